@@ -1,0 +1,15 @@
+"""Series from simulators and files, cut into windows for training, evaluation and imputation."""
+
+from datamodules.air_quality import AirQualityDataModule
+from datamodules.base import SeriesDataModule, Split
+from datamodules.files import FilesDataModule
+from datamodules.synthetic import LinearDataModule, ThresholdDataModule
+
+__all__ = [
+    "AirQualityDataModule",
+    "FilesDataModule",
+    "LinearDataModule",
+    "SeriesDataModule",
+    "Split",
+    "ThresholdDataModule",
+]

@@ -1,0 +1,314 @@
+"""From one whole series to windows: splits, masks, batches.
+
+A data module says three things of its data in :meth:`SeriesDataModule.load`: the series, which stretches of time are
+for training, validation and testing, and which observed entries are held out. All else is here. Batches are gathered
+by one indexing operation. The epoch travels with a window's index, so that what is hidden from a window depends on
+(seed, epoch, window) alone: not on workers, processes or batch size.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Int64
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from tsgen.counter_random import streams
+from tsgen.masks import Mask
+from tsgen.series import GraphSeries, SeriesBatch, SeriesSpec
+
+Stage = Literal["train", "val", "test", "predict"]
+
+
+@dataclass
+class Split:
+    """A series and what its stretches are for.
+
+    Args:
+        series: The whole series; ``observed`` includes what is held out.
+        train: Stretches of time to learn from, as slices of steps. A window never crosses the end of one.
+        val: Stretches to choose by.
+        test: Stretches to be judged on.
+        held_out: Observed entries that are hidden from a model and scored, in val and test.
+    """
+
+    series: GraphSeries
+    train: list[slice]
+    val: list[slice]
+    test: list[slice]
+    held_out: Bool[Tensor, "time nodes channels"] = field(repr=False)
+
+
+def split_in_time(steps: int, val: float, test: float) -> tuple[list[slice], list[slice], list[slice]]:
+    """Three consecutive stretches: training first, then validation, then test.
+
+    Args:
+        steps: Length of the series.
+        val: Share of the steps for validation.
+        test: Share of the steps for the test.
+
+    Raises:
+        ValueError: If a share is negative or nothing is left for training.
+    """
+    if val < 0 or test < 0 or val + test >= 1:
+        raise ValueError(f"the shares val and test must be positive and sum to less than 1; they are {val} and {test}.")
+    a, b = round(steps * (1 - val - test)), round(steps * (1 - test))
+    return [slice(0, a)], [slice(a, b)], [slice(b, steps)]
+
+
+def sliding(stretches: list[slice], window: int, stride: int) -> Int64[Tensor, "windows"]:
+    """Starts of the windows that slide over each stretch."""
+    starts = [torch.arange(s.start, s.stop - window + 1, stride) for s in stretches if s.stop - s.start >= window]
+    return torch.cat(starts) if starts else torch.empty(0, dtype=torch.int64)
+
+
+def tiling(stretches: list[slice], window: int) -> tuple[Int64[Tensor, "windows"], Int64[Tensor, "windows"]]:
+    """Windows that cover each stretch, every step at least once.
+
+    They do not overlap, but for one more at the end of a stretch whose length is no multiple of the window.
+
+    Returns:
+        The windows' starts, and for each the first step that no earlier window has covered.
+    """
+    starts, fresh = [], []
+    for s in stretches:
+        if s.stop - s.start < window:
+            raise ValueError(
+                f"every stretch must be at least one window of {window} steps long; one, from step {s.start}, has "
+                f"{s.stop - s.start}. Choose a shorter window."
+            )
+        first = torch.arange(s.start, s.stop - window + 1, window)
+        covered = int(first[-1]) + window
+        starts.append(first)
+        fresh.append(first)
+        if covered < s.stop:
+            starts.append(torch.tensor([s.stop - window]))
+            fresh.append(torch.tensor([covered]))
+    if not starts:
+        raise ValueError("a split must hold at least one stretch of time; it is empty.")
+    return torch.cat(starts), torch.cat(fresh)
+
+
+class WindowDataset(Dataset):
+    """Windows of one series, gathered a batch at a time.
+
+    An item is asked for as ``(epoch, number)``.
+
+    Args:
+        split: The series and what is held out of it.
+        starts: First step of each window.
+        window: Length of a window, in steps.
+        stage: What the masks are for. Training: everything observed is scored and ``thinning`` hides part of it from the
+            model. Validation and test: what is held out is hidden and scored, once. Prediction: everything observed
+            is visible and nothing is scored.
+        fresh: For each window the first step that is scored (an earlier window has had those before).
+        thinning: What training hides.
+        seed: Fixes what training hides.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        starts: Int64[Tensor, "windows"],
+        window: int,
+        stage: Stage,
+        fresh: Int64[Tensor, "windows"] | None = None,
+        thinning: Mask | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.series, self.held_out = split.series, split.held_out
+        self.starts, self.window, self.stage = starts, window, stage
+        self.fresh = starts if fresh is None else fresh
+        self.thinning, self.seed = thinning, seed
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, item: tuple[int, int]) -> SeriesBatch:
+        return self.__getitems__([item])
+
+    def __getitems__(self, items: list[tuple[int, int]]) -> SeriesBatch:
+        """The batch of these windows."""
+        epoch, number = torch.tensor(items).unbind(dim=1)
+        position = self.starts[number][:, None] + torch.arange(self.window)
+        values, observed = self.series.values[position], self.series.observed[position]
+        context, target = observed, torch.zeros_like(observed)
+        if self.stage == "train":
+            target = observed
+            if self.thinning is not None:
+                stream = streams(self.seed, epoch, self.starts[number])
+                context = observed & ~self.thinning.hidden(stream, observed.shape[1:])
+        elif self.stage != "predict":
+            held_out = self.held_out[position]
+            context = observed & ~held_out
+            target = held_out & (position >= self.fresh[number][:, None])[..., None, None]
+        covariates = self.series.covariates
+        return SeriesBatch(
+            values=values,
+            context=context,
+            target=target,
+            graph=self.series.graph,
+            position=position,
+            covariates=None if covariates is None else covariates[position],
+        )
+
+
+class EpochSampler(Sampler):
+    """The windows of one process, each as (epoch, number).
+
+    Training: a new order each epoch, from (seed, epoch) alone, dealt to the processes in turn and cut to a length that
+    all of them have. Evaluation: in order, every window in just one process.
+
+    Args:
+        size: Number of windows.
+        shuffle: Whether this is for training.
+        seed: Fixes the order.
+        rank: Number of this process.
+        world_size: Number of processes.
+    """
+
+    def __init__(self, size: int, shuffle: bool, seed: int = 0, rank: int = 0, world_size: int = 1) -> None:
+        self.size, self.shuffle, self.seed = size, shuffle, seed
+        self.rank, self.world_size, self.epoch = rank, world_size, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the trainer at the start of each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.size // self.world_size if self.shuffle else len(range(self.rank, self.size, self.world_size))
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = torch.arange(self.size)
+        if self.shuffle:
+            # seeded by a hash: seeds next to each other give generators that are alike in their first numbers
+            generator = torch.Generator().manual_seed(int(streams(self.seed, torch.tensor(self.epoch))))
+            order = torch.randperm(self.size, generator=generator)
+        mine = order[self.rank :: self.world_size][: len(self)]
+        return ((self.epoch, number) for number in mine.tolist())
+
+
+class SeriesDataModule(LightningDataModule):
+    """Windows of one series on a graph, for every stage.
+
+    Args:
+        window: Length of a window, in steps.
+        stride: Steps between the starts of training windows.
+        batch_size: Windows in a batch of one process.
+        thinning: What is hidden from the model while it trains, so that it learns to do without; None hides nothing.
+        seed: Fixes the order of windows and what training hides.
+        num_workers: Processes that gather batches; 0 gathers in the main process.
+        predict_on: What ``predict`` imputes: one split or the whole series.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    def __init__(
+        self,
+        window: int = 24,
+        stride: int = 1,
+        batch_size: int = 32,
+        thinning: Mask | None = None,
+        seed: int = 0,
+        num_workers: int = 0,
+        predict_on: Literal["train", "val", "test", "all"] = "all",
+    ) -> None:
+        super().__init__()
+        for name, number in (("window", window), ("stride", stride), ("batch_size", batch_size)):
+            if number < 1:
+                raise ValueError(f"{name} must be at least 1; it is {number}.")
+        if predict_on not in ("train", "val", "test", "all"):
+            raise ValueError(f"predict_on must be one of train, val, test, all; it is {predict_on!r}.")
+        self.window, self.stride, self.batch_size = window, stride, batch_size
+        self.thinning, self.seed, self.num_workers, self.predict_on = thinning, seed, num_workers, predict_on
+        self._split: Split | None = None
+        self._spec: SeriesSpec | None = None
+
+    @abstractmethod
+    def load(self) -> Split:
+        """Reads or simulates the data."""
+
+    @property
+    def split(self) -> Split:
+        """The data, loaded when first asked for."""
+        if self._split is None:
+            self._split = self.load()
+        return self._split
+
+    @property
+    def spec(self) -> SeriesSpec:
+        """What a model must know of the data, its units fitted on the training stretches."""
+        if self._spec is None:
+            self._spec = SeriesSpec.of(self.split.series, self.within(self.split.train))
+        return self._spec
+
+    def within(self, stretches: list[slice]) -> Bool[Tensor, "time nodes channels"]:
+        """Where the series lies in these stretches."""
+        inside = torch.zeros_like(self.split.series.observed)
+        for stretch in stretches:
+            inside[stretch] = True
+        return inside
+
+    def predicted(self) -> list[slice]:
+        """The stretches that ``predict`` imputes."""
+        if self.predict_on == "all":
+            return [slice(0, len(self.split.series.values))]
+        return getattr(self.split, self.predict_on)
+
+    def dataset(self, stage: Stage) -> WindowDataset:
+        """The windows of a stage."""
+        if stage == "train":
+            starts = sliding(self.split.train, self.window, self.stride)
+            if not len(starts):
+                raise ValueError(
+                    f"the training split must hold a window of {self.window} steps; its longest stretch has "
+                    f"{max((s.stop - s.start for s in self.split.train), default=0)}. Choose a shorter window."
+                )
+            return WindowDataset(
+                self.split, starts, self.window, stage, thinning=self.thinning, seed=self.seed
+            )
+        stretches = self.predicted() if stage == "predict" else getattr(self.split, stage)
+        starts, fresh = tiling(stretches, self.window)
+        return WindowDataset(self.split, starts, self.window, stage, fresh)
+
+    def _loader(self, stage: Stage) -> DataLoader:
+        dataset = self.dataset(stage)
+        world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        sampler = EpochSampler(len(dataset), stage == "train", self.seed, *world)
+        if not len(sampler):
+            raise ValueError(f"{world[1]} processes need at least {world[1]} {stage} windows; there are {len(dataset)}.")
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            collate_fn=_as_it_is,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+        )
+
+    def train_dataloader(self) -> DataLoader:
+        """Windows to learn from, in a new order each epoch."""
+        return self._loader("train")
+
+    def val_dataloader(self) -> DataLoader:
+        """Windows to choose by."""
+        return self._loader("val")
+
+    def test_dataloader(self) -> DataLoader:
+        """Windows to be judged on."""
+        return self._loader("test")
+
+    def predict_dataloader(self) -> DataLoader:
+        """Windows that cover what is imputed, every step at least once."""
+        return self._loader("predict")
+
+
+def _as_it_is(batch: SeriesBatch) -> SeriesBatch:
+    return batch

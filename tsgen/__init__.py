@@ -1,0 +1,38 @@
+"""Probabilistic imputation, forecasting and generation of multivariate time series on graphs.
+
+Everything here is one operation: given some entries of a series on a graph, the law of the others. Data goes
+one way: :class:`GraphSeries` (whole, labelled) -> :class:`SeriesBatch` (windows) -> a model -> a distribution
+for each entry -> a sampler -> :class:`Samples` -> scores, files, report. ``docs/design.md`` tells the story.
+
+Names are imported when they are first used, so that ``import tsgen`` costs nothing.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "GraphSeries": "tsgen.series",
+    "SeriesBatch": "tsgen.series",
+    "SeriesSpec": "tsgen.series",
+    "Samples": "tsgen.series",
+    "GraphVAR": "tsgen.linear",
+    "ThresholdNetwork": "tsgen.threshold",
+    "AutoregressiveModel": "tsgen.models",
+    "DensityModel": "tsgen.models",
+    "Ancestral": "tsgen.sampling",
+    "load": "tsgen.models",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'tsgen' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,395 @@
+r"""The containers that everything else passes on.
+
+* :class:`GraphSeries`: a whole series on a graph with its labels, in data units.
+* :class:`SeriesBatch`: windows cut from it, with two masks. ``context``: the model may read this entry.
+  ``target``: its truth is known and it is scored. The two carry every task: imputation, forecasting, generation.
+* :class:`SeriesSpec`: what a model must know of its data before it sees any: sizes, units, the graph.
+* :class:`Samples`: what a sampler returns.
+
+Axes always run sample, batch, time, node, channel. Checks happen here, once, when a container is made.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+import xarray as xr
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+from torch_geometric.data import Data
+
+from tsgen.graphs import check_graph, same_graph
+
+
+def _check_tensor(name: str, x: Any, kind: Literal["float", "bool"], axes: str, shape: tuple | None = None) -> None:
+    """Raises unless x is a tensor of that kind, with those axes and (where not None) those sizes."""
+    right = isinstance(x, Tensor) and (x.is_floating_point() if kind == "float" else x.dtype == torch.bool)
+    if not right:
+        came = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(f"{name} must be a {kind} tensor; it is {came}. Use torch.as_tensor(..., dtype=...).")
+    wanted = shape or (None,) * len(axes.split())
+    if x.dim() != len(wanted) or any(w is not None and w != s for s, w in zip(x.shape, wanted, strict=True)):
+        sizes = ", ".join(str(w or a) for w, a in zip(wanted, axes.split(), strict=True))
+        raise ValueError(f"{name} must have axes [{axes}] of sizes [{sizes}]; its shape is {list(x.shape)}.")
+
+
+def _check_finite(name: str, x: Tensor, where: Tensor, mask_name: str) -> None:
+    bad = where & ~torch.isfinite(x)
+    if bad.any():
+        at = [int(i) for i in bad.nonzero()[0]]
+        raise ValueError(
+            f"{name} must be finite wherever {mask_name} is True; at {at} it is {float(x[tuple(at)])} "
+            f"({int(bad.sum())} such entries). Set {mask_name} to False where nothing was measured."
+        )
+
+
+@dataclass
+class GraphSeries:
+    """A multivariate series on a graph, whole and labelled, in data units.
+
+    Args:
+        values: Measurements; anything, NaN included, where nothing was observed.
+        observed: Where a measurement exists.
+        graph: The graph, its nodes in the order of the node axis.
+        covariates: What is known at every step and node beforehand (calendar, weather), or None.
+        time: Label of each step, dates or numbers, strictly increasing and regular; 0, 1, 2, ... if not given.
+        nodes: Name of each node; their numbers if not given.
+        channels: Name of each channel; ``channel_0``, ... if not given.
+        units: Unit of each channel; empty if not given.
+        covariate_names: Name of each covariate.
+
+    Raises:
+        ValueError: If a shape, a type, a label or the graph does not fit, or an observed value is not finite.
+    """
+
+    values: Float[Tensor, "time nodes channels"]
+    observed: Bool[Tensor, "time nodes channels"]
+    graph: Data
+    covariates: Float[Tensor, "time nodes covariates"] | None = None
+    time: np.ndarray | None = None
+    nodes: Sequence[str] | None = None
+    channels: Sequence[str] | None = None
+    units: Sequence[str] | None = None
+    covariate_names: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        _check_tensor("values", self.values, "float", "time nodes channels")
+        _check_tensor("observed", self.observed, "bool", "time nodes channels", tuple(self.values.shape))
+        _check_finite("values", self.values, self.observed, "observed")
+        steps, nodes, channels = self.values.shape
+        if self.covariates is not None:
+            _check_tensor("covariates", self.covariates, "float", "time nodes covariates", (steps, nodes, None))
+            _check_finite("covariates", self.covariates, torch.ones_like(self.covariates, dtype=bool), "every entry")
+        self.graph = check_graph(self.graph, nodes)
+        self.time = _labels("time", np.arange(steps) if self.time is None else np.asarray(self.time), steps)
+        _check_regular(self.time)
+        self.nodes = _names("nodes", self.nodes, [str(v) for v in range(nodes)])
+        self.channels = _names("channels", self.channels, [f"channel_{c}" for c in range(channels)])
+        self.units = _labels("units", [""] * channels if self.units is None else list(self.units), channels)
+        width = 0 if self.covariates is None else self.covariates.shape[-1]
+        self.covariate_names = _names("covariate_names", self.covariate_names, [f"covariate_{f}" for f in range(width)])
+
+    def to_xarray(self) -> xr.Dataset:
+        """The series as a labelled dataset: values are NaN where nothing was observed, the graph is a list of edges."""
+        data = xr.Dataset(
+            {
+                "values": (("time", "node", "channel"), self.values.where(self.observed, torch.nan).numpy()),
+                "observed": (("time", "node", "channel"), self.observed.numpy()),
+                "edge_source": ("edge", self.graph.edge_index[0].numpy()),
+                "edge_target": ("edge", self.graph.edge_index[1].numpy()),
+                "edge_weight": ("edge", self.graph.edge_weight.numpy()),
+            },
+            coords={
+                "time": self.time,
+                "node": list(self.nodes),
+                "channel": list(self.channels),
+                "unit": ("channel", list(self.units)),
+            },
+        )
+        if self.covariates is not None:
+            data["covariates"] = (("time", "node", "covariate"), self.covariates.numpy())
+            data = data.assign_coords(covariate=list(self.covariate_names))
+        if self.graph.pos is not None:
+            data["position"] = (("node", "axis"), self.graph.pos.numpy())
+        return data
+
+    @classmethod
+    def from_xarray(cls, data: xr.Dataset) -> GraphSeries:
+        """The series in a dataset of the form that :meth:`to_xarray` writes.
+
+        Only ``values`` (time, node and, unless there is one channel, channel) and the edges must be there; without
+        ``observed``, what is finite is observed.
+
+        Raises:
+            ValueError: If a variable or a dimension is missing, or the series itself does not hold together.
+        """
+        for name in ("values", "edge_source", "edge_target"):
+            if name not in data:
+                raise ValueError(f"the dataset must have a variable {name!r}; it has {sorted(map(str, data))}.")
+        values = data["values"]
+        if "channel" not in values.dims:
+            values = values.expand_dims("channel", axis=-1)
+        missing = {"time", "node"} - set(values.dims)
+        if missing:
+            raise ValueError(f"'values' must have dimensions time and node; it has {values.dims}. Rename yours.")
+        order = ("time", "node", "channel")
+        number = torch.from_numpy(values.transpose(*order).values.astype(np.float32))
+        seen = torch.isfinite(number)
+        if "observed" in data:
+            flag = data["observed"]
+            flag = flag if "channel" in flag.dims else flag.expand_dims("channel", axis=-1)
+            seen = torch.from_numpy(flag.transpose(*order).values.astype(bool))
+        nodes = data.sizes["node"]
+        graph = Data(
+            edge_index=torch.from_numpy(np.stack([data["edge_source"].values, data["edge_target"].values]).astype(np.int64)),
+            num_nodes=nodes,
+        )
+        if "edge_weight" in data:
+            graph.edge_weight = torch.from_numpy(data["edge_weight"].values.astype(np.float32))
+        if "position" in data:
+            graph.pos = torch.from_numpy(data["position"].values.astype(np.float32))
+        covariates = None
+        if "covariates" in data:
+            read = data["covariates"].transpose("time", "node", "covariate").values
+            covariates = torch.from_numpy(read.astype(np.float32))
+
+        def labels(name: str) -> list[str] | None:
+            return [str(label) for label in data[name].values] if name in data.coords else None
+
+        return cls(
+            values=number,
+            observed=seen,
+            graph=graph,
+            covariates=covariates,
+            time=data["time"].values if "time" in data.coords else None,
+            nodes=labels("node"),
+            channels=labels("channel"),
+            units=labels("unit"),
+            covariate_names=labels("covariate") if covariates is not None else None,
+        )
+
+
+def _labels(name: str, labels: Any, length: int) -> Any:
+    if len(labels) != length:
+        raise ValueError(f"{name} must have {length} labels, one per entry of its axis; it has {len(labels)}.")
+    return labels
+
+
+def _names(name: str, labels: Sequence[str] | None, default: list[str]) -> list[str]:
+    if labels is None:
+        return default
+    names = _labels(name, [str(label) for label in labels], len(default))
+    twice = {label for label in names if names.count(label) > 1} if len(set(names)) < len(names) else set()
+    if twice:
+        raise ValueError(f"{name} must be unique; {sorted(twice)[0]!r} comes {names.count(sorted(twice)[0])} times.")
+    return names
+
+
+def _check_regular(time: np.ndarray) -> None:
+    if len(time) < 2:
+        return
+    steps = np.diff(pd.Index(time).values)
+    wrong = np.flatnonzero(steps != steps[0])
+    if steps[0] <= np.zeros(1, steps.dtype)[0] or len(wrong):
+        at = int(wrong[0]) + 1 if len(wrong) else 1
+        raise ValueError(
+            f"time must be strictly increasing in equal steps; {time[at - 1]} is followed by {time[at]}. "
+            "Insert the missing steps and leave them unobserved."
+        )
+
+
+@dataclass
+class SeriesBatch:
+    """Windows of a series: what a model is given.
+
+    Nothing reads a value outside ``context``, except the loss and the scores inside ``target``.
+
+    Args:
+        values: Measurements in data units; anything, NaN included, outside both masks.
+        context: The model may read this entry.
+        target: The truth of this entry is known and it is scored.
+        graph: The graph that all windows share.
+        position: Where in the series each step lies, counted in steps.
+        covariates: What is known at every step and node beforehand, or None.
+
+    Raises:
+        ValueError: If a shape, a type or the graph does not fit, or a value inside a mask is not finite.
+    """
+
+    values: Float[Tensor, "batch time nodes channels"]
+    context: Bool[Tensor, "batch time nodes channels"]
+    target: Bool[Tensor, "batch time nodes channels"]
+    graph: Data
+    position: Int64[Tensor, "batch time"]
+    covariates: Float[Tensor, "batch time nodes covariates"] | None = None
+
+    def __post_init__(self) -> None:
+        axes = "batch time nodes channels"
+        _check_tensor("values", self.values, "float", axes)
+        shape = tuple(self.values.shape)
+        _check_tensor("context", self.context, "bool", axes, shape)
+        _check_tensor("target", self.target, "bool", axes, shape)
+        _check_finite("values", self.values, self.context, "context")
+        _check_finite("values", self.values, self.target, "target")
+        if self.position.shape != shape[:2] or self.position.dtype != torch.int64:
+            raise ValueError(
+                f"position must be int64 of shape {list(shape[:2])}, one per window and step; it is "
+                f"{self.position.dtype} of shape {list(self.position.shape)}."
+            )
+        if self.covariates is not None:
+            _check_tensor("covariates", self.covariates, "float", "batch time nodes covariates", (*shape[:3], None))
+        self.graph = check_graph(self.graph, shape[2])
+
+    def _changed(self, **fields: Any) -> SeriesBatch:
+        """The batch with some fields changed to ones known to fit, so that nothing is checked twice."""
+        new = copy.copy(self)
+        for name, value in fields.items():
+            setattr(new, name, value)
+        return new
+
+    def repeat(self, times: int) -> SeriesBatch:
+        """The batch ``times`` over along the batch axis: a sample, a particle is one more row."""
+        rows = {
+            field.name: value.repeat(times, *[1] * (value.dim() - 1))
+            for field in dataclasses.fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        return self._changed(**rows)
+
+    def rows(self, chosen: slice) -> SeriesBatch:
+        """Some of the windows."""
+        return self._changed(
+            **{
+                field.name: value[chosen]
+                for field in dataclasses.fields(self)
+                if isinstance(value := getattr(self, field.name), Tensor)
+            }
+        )
+
+
+class Units(NamedTuple):
+    """Location and scale of each entry, in data units: what a head's standard units mean.
+
+    Attributes:
+        loc: What zero stands for.
+        scale: What one stands for, less ``loc``.
+    """
+
+    loc: Tensor
+    scale: Tensor
+
+    def standardise(self, values: Tensor) -> Tensor:
+        """Data units to standard units."""
+        return (values - self.loc) / self.scale
+
+
+@dataclass
+class SeriesSpec:
+    """What a model must know of its data before it sees any. Plain enough to lie in a checkpoint.
+
+    Args:
+        loc: Mean of each node and channel over the training split, in data units.
+        scale: Standard deviation of each node and channel over the training split, in data units.
+        edge_index: The graph's edges, sources in row 0.
+        edge_weight: The edges' weights.
+        num_covariates: Number of covariates an entry has.
+        nodes: The nodes' names.
+        channels: The channels' names.
+    """
+
+    loc: Float[Tensor, "nodes channels"]
+    scale: Float[Tensor, "nodes channels"]
+    edge_index: Int64[Tensor, "2 edges"]
+    edge_weight: Float[Tensor, "edges"]
+    num_covariates: int
+    nodes: list[str]
+    channels: list[str]
+
+    @classmethod
+    def of(cls, series: GraphSeries, fit_on: Bool[Tensor, "time nodes channels"]) -> SeriesSpec:
+        """The spec of a series, its units fitted on some of its observed entries.
+
+        A node whose values there are constant borrows the scale of its channel.
+
+        Args:
+            series: The series.
+            fit_on: Which entries may be used (the training split's).
+
+        Raises:
+            ValueError: If nothing may be used, or a node has no value among what may.
+        """
+        seen = series.observed & fit_on
+        count = seen.sum(dim=0).double()
+        if not seen.any():
+            raise ValueError("the series must have observed values in the training split; all are missing.")
+        if (count == 0).any():
+            v, c = (int(i) for i in (count == 0).nonzero()[0])
+            raise ValueError(
+                f"every node must be observed in the training split; {series.nodes[v]!r} has no value of "
+                f"{series.channels[c]!r} there ({int((count == 0).sum())} such). Drop it or widen the split."
+            )
+        values = torch.where(seen, series.values, 0).double()
+        loc = values.sum(dim=0) / count
+        square = torch.where(seen, values - loc, 0).square()
+        scale = (square.sum(dim=0) / count).sqrt()
+        pooled = (square.sum(dim=(0, 1)) / count.sum(dim=0)).sqrt().expand_as(scale)
+        # a constant node's deviation is rounding error, not zero
+        constant = scale <= 1e-6 * torch.maximum(loc.abs(), pooled)
+        scale = torch.where(constant, torch.where(pooled > 0, pooled, torch.ones_like(pooled)), scale)
+        return cls(
+            loc=loc.float(),
+            scale=scale.float(),
+            edge_index=series.graph.edge_index,
+            edge_weight=series.graph.edge_weight,
+            num_covariates=0 if series.covariates is None else series.covariates.shape[-1],
+            nodes=list(series.nodes),
+            channels=list(series.channels),
+        )
+
+    @property
+    def graph(self) -> Data:
+        """The graph."""
+        return Data(edge_index=self.edge_index, edge_weight=self.edge_weight, num_nodes=len(self.nodes))
+
+    def plain(self) -> dict[str, Any]:
+        """The fields as a dict of tensors, numbers and names."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    def difference(self, other: SeriesSpec) -> str | None:
+        """What keeps a model made for this spec from running on data of the other, in words; None if nothing does."""
+        for name, mine, theirs in (
+            ("channels", self.channels, other.channels),
+            ("nodes", self.nodes, other.nodes),
+        ):
+            if mine != theirs:
+                return f"its {name} are {_few(mine)}, the data's are {_few(theirs)}"
+        if self.num_covariates != other.num_covariates:
+            return f"it reads {self.num_covariates} covariates, the data has {other.num_covariates}"
+        if not same_graph(self.graph, other.graph):
+            return "its graph has other edges or weights than the data's"
+        return None
+
+
+def _few(names: list[str]) -> str:
+    return f"{len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+
+
+@dataclass
+class Samples:
+    """Joint draws of whole windows, in data units.
+
+    Args:
+        values: The draws; entries of ``context`` are the data's own.
+        law: What they were drawn from: ``"filtering"`` (each entry given what came before it) or ``"posterior"``
+            (given everything that is visible).
+    """
+
+    values: Float[Tensor, "samples batch time nodes channels"]
+    law: Literal["filtering", "posterior"]
