@@ -3,13 +3,12 @@
 from datamodules.air_quality import AirQualityDataModule
 from datamodules.base import SeriesDataModule, Split
 from datamodules.files import FilesDataModule
-from datamodules.synthetic import LinearDataModule, ThresholdDataModule
+from datamodules.synthetic import SyntheticDataModule
 
 __all__ = [
     "AirQualityDataModule",
     "FilesDataModule",
-    "LinearDataModule",
     "SeriesDataModule",
     "Split",
-    "ThresholdDataModule",
+    "SyntheticDataModule",
 ]

@@ -1,9 +1,9 @@
 """From one whole series to windows: splits, masks, batches.
 
-A data module says three things of its data in :meth:`SeriesDataModule.load`: the series, which stretches of time are
-for training, validation and testing, and which observed entries are held out. All else is here. Batches are gathered
-by one indexing operation. The epoch travels with a window's index, so that what is hidden from a window depends on
-(seed, epoch, window) alone: not on workers, processes or batch size.
+A data module says three things of its data in :meth:`SeriesDataModule.load`: the series, which stretches of
+time are for training, validation and testing, and which observed entries are held out. All else is here.
+Batches are gathered by one indexing operation. The epoch travels with a window's index, so that what is
+hidden from a window depends on (seed, epoch, window) alone: not on workers, processes or batch size.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+import pandas as pd
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Float, Int64
 from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from tsgen.counter_random import streams
+from tsgen.linear import GraphVAR
 from tsgen.masks import Mask
 from tsgen.series import GraphSeries, SeriesBatch, SeriesSpec
 
@@ -57,14 +60,31 @@ def split_in_time(steps: int, val: float, test: float) -> tuple[list[slice], lis
         ValueError: If a share is negative or nothing is left for training.
     """
     if val < 0 or test < 0 or val + test >= 1:
-        raise ValueError(f"the shares val and test must be positive and sum to less than 1; they are {val} and {test}.")
+        raise ValueError(
+            f"the shares val and test must be positive and sum to less than 1; they are {val} and {test}."
+        )
     a, b = round(steps * (1 - val - test)), round(steps * (1 - test))
     return [slice(0, a)], [slice(a, b)], [slice(b, steps)]
 
 
+def calendar(time: pd.DatetimeIndex, nodes: int) -> Float[Tensor, "time nodes 4"]:
+    """Hour of day and day of week, each as a point on a circle, the same for every node.
+
+    Args:
+        time: The label of each step.
+        nodes: The number of nodes.
+    """
+    turns = np.stack([(time.hour + time.minute / 60) / 24, (time.dayofweek + time.hour / 24) / 7], axis=-1)
+    angle = torch.from_numpy(2 * np.pi * turns).float()
+    circle = torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2)
+    return circle[:, None].expand(-1, nodes, -1)
+
+
 def sliding(stretches: list[slice], window: int, stride: int) -> Int64[Tensor, "windows"]:
     """Starts of the windows that slide over each stretch."""
-    starts = [torch.arange(s.start, s.stop - window + 1, stride) for s in stretches if s.stop - s.start >= window]
+    starts = [
+        torch.arange(s.start, s.stop - window + 1, stride) for s in stretches if s.stop - s.start >= window
+    ]
     return torch.cat(starts) if starts else torch.empty(0, dtype=torch.int64)
 
 
@@ -80,8 +100,8 @@ def tiling(stretches: list[slice], window: int) -> tuple[Int64[Tensor, "windows"
     for s in stretches:
         if s.stop - s.start < window:
             raise ValueError(
-                f"every stretch must be at least one window of {window} steps long; one, from step {s.start}, has "
-                f"{s.stop - s.start}. Choose a shorter window."
+                f"every stretch must be at least one window of {window} steps long; the one from step "
+                f"{s.start} has {s.stop - s.start}. Choose a shorter window."
             )
         first = torch.arange(s.start, s.stop - window + 1, window)
         covered = int(first[-1]) + window
@@ -104,9 +124,9 @@ class WindowDataset(Dataset):
         split: The series and what is held out of it.
         starts: First step of each window.
         window: Length of a window, in steps.
-        stage: What the masks are for. Training: everything observed is scored and ``thinning`` hides part of it from the
-            model. Validation and test: what is held out is hidden and scored, once. Prediction: everything observed
-            is visible and nothing is scored.
+        stage: What the masks are for. Training: everything observed is scored and ``thinning`` hides part of
+            it from the model. Validation and test: what is held out is hidden and scored, once. Prediction:
+            everything observed is visible and nothing is scored.
         fresh: For each window the first step that is scored (an earlier window has had those before).
         thinning: What training hides.
         seed: Fixes what training hides.
@@ -162,7 +182,8 @@ class WindowDataset(Dataset):
 class EpochSampler(Sampler):
     """The windows of one process, each as (epoch, number).
 
-    Training: a new order each epoch, from (seed, epoch) alone, dealt to the processes in turn and cut to a length that
+    Training: a new order each epoch, from (seed, epoch) alone, dealt to the processes in turn and cut to a
+        length that
     all of them have. Evaluation: in order, every window in just one process.
 
     Args:
@@ -182,12 +203,16 @@ class EpochSampler(Sampler):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.size // self.world_size if self.shuffle else len(range(self.rank, self.size, self.world_size))
+        return (
+            self.size // self.world_size
+            if self.shuffle
+            else len(range(self.rank, self.size, self.world_size))
+        )
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = torch.arange(self.size)
         if self.shuffle:
-            # seeded by a hash: seeds next to each other give generators that are alike in their first numbers
+            # one seed from two numbers
             generator = torch.Generator().manual_seed(int(streams(self.seed, torch.tensor(self.epoch))))
             order = torch.randperm(self.size, generator=generator)
         mine = order[self.rank :: self.world_size][: len(self)]
@@ -201,7 +226,8 @@ class SeriesDataModule(LightningDataModule):
         window: Length of a window, in steps.
         stride: Steps between the starts of training windows.
         batch_size: Windows in a batch of one process.
-        thinning: What is hidden from the model while it trains, so that it learns to do without; None hides nothing.
+        thinning: What is hidden from the model while it trains, so that it learns to do without; None hides
+            nothing.
         seed: Fixes the order of windows and what training hides.
         num_workers: Processes that gather batches; 0 gathers in the main process.
         predict_on: What ``predict`` imputes: one split or the whole series.
@@ -236,6 +262,11 @@ class SeriesDataModule(LightningDataModule):
         """Reads or simulates the data."""
 
     @property
+    def exact(self) -> GraphVAR | None:
+        """The law that the data was drawn from, where it is known and has exact answers."""
+        return None
+
+    @property
     def split(self) -> Split:
         """The data, loaded when first asked for."""
         if self._split is None:
@@ -268,8 +299,9 @@ class SeriesDataModule(LightningDataModule):
             starts = sliding(self.split.train, self.window, self.stride)
             if not len(starts):
                 raise ValueError(
-                    f"the training split must hold a window of {self.window} steps; its longest stretch has "
-                    f"{max((s.stop - s.start for s in self.split.train), default=0)}. Choose a shorter window."
+                    f"the training split must hold a window of {self.window} steps; the longest "
+                    f"stretch has {max((s.stop - s.start for s in self.split.train), default=0)}. "
+                    "Choose a shorter window."
                 )
             return WindowDataset(
                 self.split, starts, self.window, stage, thinning=self.thinning, seed=self.seed
@@ -283,7 +315,9 @@ class SeriesDataModule(LightningDataModule):
         world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         sampler = EpochSampler(len(dataset), stage == "train", self.seed, *world)
         if not len(sampler):
-            raise ValueError(f"{world[1]} processes need at least {world[1]} {stage} windows; there are {len(dataset)}.")
+            raise ValueError(
+                f"{world[1]} processes need at least {world[1]} {stage} windows; there are {len(dataset)}."
+            )
         return DataLoader(
             dataset,
             batch_size=self.batch_size,

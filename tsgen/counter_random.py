@@ -1,10 +1,11 @@
 r"""Random numbers that are a pure function of (seed, keys, counter).
 
-An ordinary generator hands out numbers in the order of the calls, so what a window receives depends on the batch
-it lies in, the number of processes and what was drawn before. Here every number is computed from its own address:
-a row's stream is a hash of the seed and the row's keys (window, epoch, sample), and the i-th number of the stream is a
-hash of the stream and i. Results then do not depend on batch size, workers, processes or interruption, and the CPU
-and a GPU agree. The hash is SplitMix64's finaliser over a Weyl sequence.
+An ordinary generator hands out numbers in the order of the calls, so what a window receives depends on the
+batch it lies in, the number of processes and what was drawn before. Here every number is computed from its
+own address: a row's stream is a hash of the seed and the row's keys (window, epoch, sample), and the i-th
+number of the stream is a hash of the stream and i. Results then do not depend on batch size, workers,
+processes or interruption, and the CPU and a GPU agree. The hash is SplitMix64's finaliser over a Weyl
+sequence.
 
 References:
     Fast splittable pseudorandom number generators (Steele, Lea & Flood, 2014);
@@ -40,14 +41,16 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ _shift_right(x, 31)
 
 
-def streams(seed: int, *keys: Int64[Tensor, "*rows"]) -> Int64[Tensor, "*rows"]:
+def streams(seed: int, *keys: Int64[Tensor, "..."]) -> Int64[Tensor, "..."]:
     """One stream per row, from the seed and any number of integer keys that are broadcast together.
 
     Args:
         seed: Any integer.
         keys: What tells rows apart: window, epoch, sample, ... Their order matters.
     """
-    stream = torch.full((), _signed(seed % (1 << 64)), dtype=torch.int64, device=keys[0].device if keys else None)
+    stream = torch.full(
+        (), _signed(seed % (1 << 64)), dtype=torch.int64, device=keys[0].device if keys else None
+    )
     stream = _mix(stream + _WEYL)
     for key in keys:
         stream = _mix(stream * _WEYL + _mix(key + _WEYL))
@@ -55,8 +58,8 @@ def streams(seed: int, *keys: Int64[Tensor, "*rows"]) -> Int64[Tensor, "*rows"]:
 
 
 def uniforms(
-    stream: Int64[Tensor, "*rows"], shape: Sequence[int], start: int = 0, dtype: torch.dtype = torch.float32
-) -> Float[Tensor, "*rows_and_shape"]:
+    stream: Int64[Tensor, "..."], shape: Sequence[int], start: int = 0, dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "..."]:
     """Uniform numbers in the open interval (0, 1), ``shape`` of them for each stream.
 
     Args:

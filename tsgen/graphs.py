@@ -1,8 +1,8 @@
 r"""Graphs between the nodes of a series: built from coordinates, distances or edges, and checked.
 
-A graph is a PyTorch Geometric :class:`~torch_geometric.data.Data` with ``edge_index`` (row 0 the sources, row 1
-the targets: node v hears from u along the edge u -> v), positive ``edge_weight``, ``num_nodes`` and, where known,
-``pos``. Weights from distances d are a Gaussian kernel
+A graph is a PyTorch Geometric :class:`~torch_geometric.data.Data` with ``edge_index`` (row 0 the sources, row
+1 the targets: node v hears from u along the edge u -> v), positive ``edge_weight``, ``num_nodes`` and, where
+known, ``pos``. Weights from distances d are a Gaussian kernel
 
 .. math:: w_{uv} = \exp(-(d_{uv} / \theta)^2),
 
@@ -30,7 +30,8 @@ def check_graph(graph: Data, num_nodes: int | None = None) -> Data:
         num_nodes: How many nodes it must have; the graph's own number if not given.
 
     Raises:
-        ValueError: If sizes disagree, an edge leaves the range of nodes, or a weight is not positive and finite.
+        ValueError: If sizes disagree, an edge leaves the range of nodes, or a weight is not positive and
+            finite.
     """
     edges = graph.edge_index
     if edges is None or edges.dtype != torch.int64 or edges.dim() != 2 or edges.shape[0] != 2:
@@ -38,10 +39,10 @@ def check_graph(graph: Data, num_nodes: int | None = None) -> Data:
         raise ValueError(f"graph.edge_index must be int64 of shape [2, edges]; it is {came}.")
     if graph.num_nodes is None or (num_nodes is not None and graph.num_nodes != num_nodes):
         raise ValueError(
-            f"the graph must have num_nodes={num_nodes}, one per node of the series; it has {graph.num_nodes}. "
-            "Pass num_nodes when you build it."
+            f"the graph must have num_nodes={num_nodes}, one per node of the series; it has "
+            f"{graph.num_nodes}. Pass num_nodes when you build it."
         )
-    if edges.numel() and not (0 <= int(edges.min()) and int(edges.max()) < graph.num_nodes):
+    if edges.numel() and (int(edges.min()) < 0 or int(edges.max()) >= graph.num_nodes):
         raise ValueError(
             f"graph.edge_index must lie in 0..{graph.num_nodes - 1}; it runs from {int(edges.min())} to "
             f"{int(edges.max())}. Nodes are numbered from 0 in the order of the series."
@@ -51,7 +52,8 @@ def check_graph(graph: Data, num_nodes: int | None = None) -> Data:
         weight = torch.ones(edges.shape[1])
     if weight.shape != edges.shape[1:]:
         raise ValueError(
-            f"graph.edge_weight must have one number per edge, {edges.shape[1]}; its shape is {tuple(weight.shape)}."
+            f"graph.edge_weight must have one number per edge, {edges.shape[1]}; its shape is "
+            f"{tuple(weight.shape)}."
         )
     if not bool((torch.isfinite(weight) & (weight > 0)).all()):
         raise ValueError(
@@ -93,7 +95,9 @@ def from_edges(
     unique, counts = np.unique(edges, axis=1, return_counts=True)
     if (counts > 1).any():
         u, v = unique[:, counts > 1][:, 0]
-        raise ValueError(f"every edge must be listed once; {u} -> {v} is listed {counts.max()} times. Merge them.")
+        raise ValueError(
+            f"every edge must be listed once; {u} -> {v} is listed {counts.max()} times. Merge them."
+        )
     return check_graph(
         Data(
             edge_index=torch.from_numpy(np.ascontiguousarray(edges)),
@@ -108,13 +112,13 @@ def from_distances(
 ) -> Data:
     r"""A graph whose weights are a Gaussian kernel of distances.
 
-    :math:`w_{uv} = \exp(-(d_{uv} / \theta)^2)`, dropped where it falls below the threshold; no self-loops. Row u,
-    column v is the distance from u to v; infinite means no edge.
+    :math:`w_{uv} = \exp(-(d_{uv} / \theta)^2)`, dropped where it falls below the threshold; no self-loops.
+    Row u, column v is the distance from u to v; infinite means no edge.
 
     Args:
         distances: Non-negative distances, in any unit.
-        scale: The kernel's length :math:`\theta` in the same unit; by default the standard deviation of all finite
-            distances.
+        scale: The kernel's length :math:`\theta` in the same unit; by default the standard deviation of all
+            finite distances.
         threshold: Weights below it make no edge.
 
     Raises:
@@ -160,7 +164,9 @@ def from_coordinates(
         ValueError: If a coordinate is out of range or NaN.
     """
     check_coordinates(latitude, longitude)
-    return with_positions(from_distances(haversine(latitude, longitude), scale, threshold), latitude, longitude)
+    return with_positions(
+        from_distances(haversine(latitude, longitude), scale, threshold), latitude, longitude
+    )
 
 
 def nearest_neighbours(latitude: np.ndarray, longitude: np.ndarray, k: int) -> Data:
@@ -186,7 +192,8 @@ def nearest_neighbours(latitude: np.ndarray, longitude: np.ndarray, k: int) -> D
 
 
 def check_coordinates(latitude: np.ndarray, longitude: np.ndarray) -> None:
-    """Raises ``ValueError`` unless these are degrees north in -90..90 and east in -180..360, one pair per node."""
+    """Raises ``ValueError`` unless these are degrees north in -90..90 and east in -180..360, one pair per
+    node."""
     if np.shape(latitude) != np.shape(longitude) or np.ndim(latitude) != 1:
         raise ValueError(
             f"latitude and longitude must be two lists of the same length; their shapes are "
@@ -209,7 +216,8 @@ def with_positions(graph: Data, latitude: np.ndarray, longitude: np.ndarray) -> 
 
 
 def same_graph(a: Data, b: Data) -> Bool[Tensor, ""]:
-    """Whether two checked graphs have the same nodes, edges and weights, whatever the order of their edges."""
+    """Whether two checked graphs have the same nodes, edges and weights, whatever the order of their
+    edges."""
     if a.num_nodes != b.num_nodes or a.edge_index.shape != b.edge_index.shape:
         return torch.tensor(False)
 

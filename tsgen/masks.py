@@ -1,8 +1,9 @@
 r"""Patterns of hidden entries: seeded, composable, drawn for many windows at once.
 
-A pattern answers True where an entry is hidden. The same classes thin what a model may read while it trains (a new
-draw for each window and epoch) and hold entries out for evaluation (one draw over the whole series). What is drawn
-for a window depends on its stream alone (see :mod:`tsgen.counter_random`), never on the batch that it lies in.
+A pattern answers True where an entry is hidden. The same classes thin what a model may read while it trains
+(a new draw for each window and epoch) and hold entries out for evaluation (one draw over the whole series).
+What is drawn for a window depends on its stream alone (see :mod:`tsgen.counter_random`), never on the batch
+that it lies in.
 """
 
 from __future__ import annotations
@@ -67,8 +68,9 @@ class PointMask(Mask):
 class BlockMask(Mask):
     """Failures: runs of consecutive steps of one node and channel.
 
-    A failure starts at each entry with a given probability and lasts a uniformly drawn number of steps. Failures that
-    began before the window reach into it, so that its first steps are hidden as often as its last.
+    A failure starts at each entry with a given probability and lasts a uniformly drawn number of steps.
+    Failures that began before the window reach into it, so that its first steps are hidden as often as its
+    last.
 
     Args:
         rate: The probability that a failure starts at an entry.
@@ -131,5 +133,3 @@ def hold_out(mask: Mask, observed: Bool[Tensor, "time nodes channels"], seed: in
         seed: Fixes the draw.
     """
     return mask.hidden(streams(seed, torch.zeros(1, dtype=torch.int64)), observed.shape)[0] & observed
-
-

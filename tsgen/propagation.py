@@ -4,9 +4,9 @@ The mean of a node's neighbours, weighted by the edges that enter it,
 
 .. math:: m_v = \sum_{u \to v} w_{uv} x_u / \sum_{u \to v} w_{uv},
 
-is a product with one matrix. :class:`Propagation` holds a graph made ready for it: the matrix dense for a small graph
-and sparse (CSR, applied nodes first) above, and copies of the edges side by side for any other convolution. Each is
-computed once, when first used; make one per forward pass and hand it to every layer.
+is a product with one matrix. :class:`Propagation` holds a graph made ready for it: the matrix dense for a
+small graph and sparse (CSR, applied nodes first) above, and copies of the edges side by side for any other
+convolution. Each is computed once, when first used; make one per forward pass and hand it to every layer.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ class Propagation:
         return self._mean
 
     def tiled(self, copies: int) -> tuple[Int64[Tensor, "2 edges"], Float[Tensor, "edges"]]:
-        """Edges and weights of ``copies`` graphs side by side, as one graph of ``copies`` times as many nodes."""
+        """Edges and weights of ``copies`` graphs side by side, as one graph of ``copies`` times as many
+        nodes."""
         if copies not in self._tiled:
             offset = torch.arange(copies, device=self.edge_index.device) * self.num_nodes
             edges = (self.edge_index[:, None] + offset[:, None]).flatten(1)
@@ -80,7 +81,9 @@ class GraphConvolution(MessagePassing):
         super().__init__(aggr="sum", node_dim=0)
         self.linear = nn.Linear(in_channels, out_channels, bias=False)
 
-    def forward(self, x: Float[Tensor, "*slices nodes in"], propagation: Propagation) -> Float[Tensor, "*slices nodes out"]:
+    def forward(
+        self, x: Float[Tensor, "*slices nodes in"], propagation: Propagation
+    ) -> Float[Tensor, "*slices nodes out"]:
         """The messages that every node receives, for any number of slices."""
         # whichever order multiplies the smaller width by the graph
         first = self.linear.out_features < self.linear.in_features
@@ -94,7 +97,9 @@ class GraphConvolution(MessagePassing):
             x = out.reshape(nodes_first.shape).movedim(0, -2)
         return x if first else self.linear(x)
 
-    def message_and_aggregate(self, adj_t: Float[Tensor, "nodes nodes"], x: Float[Tensor, "nodes features"]) -> Tensor:
+    def message_and_aggregate(
+        self, adj_t: Float[Tensor, "nodes nodes"], x: Float[Tensor, "nodes features"]
+    ) -> Tensor:
         """The sparse product with all slices side by side, nodes first."""
         return adj_t @ x
 
@@ -102,9 +107,9 @@ class GraphConvolution(MessagePassing):
 class Convolution(nn.Module):
     """Any PyTorch Geometric convolution over slices ``[*slices, nodes, features]``.
 
-    :class:`GraphConvolution` takes its own fast path; every other class sees the slices as one block-diagonal graph,
-    the one form in which all of them are right. Edge weights are passed to a convolution that takes ``edge_weight``, or
-    as one feature per edge to one made with ``edge_dim``.
+    :class:`GraphConvolution` takes its own fast path; every other class sees the slices as one block-diagonal
+    graph, the one form in which all of them are right. Edge weights are passed to a convolution that takes
+    ``edge_weight``, or as one feature per edge to one made with ``edge_dim``.
 
     Args:
         make: Makes the convolution from the sizes of a node's input and output.
@@ -131,14 +136,18 @@ class Convolution(nn.Module):
         try:
             shape = self(torch.zeros(1, 2, in_channels), Propagation(two)).shape
         except (RuntimeError, TypeError) as error:
-            raise ValueError(f"{name} must map (x, edge_index) to one row a node; it failed: {error}.") from error
+            raise ValueError(
+                f"{name} must map (x, edge_index) to one row a node; it failed: {error}."
+            ) from error
         if shape != (1, 2, out_channels):
             raise ValueError(
                 f"{name} must return {out_channels} numbers a node; it returned {shape[-1]}. "
                 "An attention with several heads needs concat: false."
             )
 
-    def forward(self, x: Float[Tensor, "*slices nodes in"], propagation: Propagation) -> Float[Tensor, "*slices nodes out"]:
+    def forward(
+        self, x: Float[Tensor, "*slices nodes in"], propagation: Propagation
+    ) -> Float[Tensor, "*slices nodes out"]:
         """The messages that every node receives, for any number of slices."""
         if isinstance(self.inner, GraphConvolution):
             return self.inner(x, propagation)

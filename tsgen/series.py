@@ -2,7 +2,8 @@ r"""The containers that everything else passes on.
 
 * :class:`GraphSeries`: a whole series on a graph with its labels, in data units.
 * :class:`SeriesBatch`: windows cut from it, with two masks. ``context``: the model may read this entry.
-  ``target``: its truth is known and it is scored. The two carry every task: imputation, forecasting, generation.
+  ``target``: its truth is known and it is scored. The two carry every task: imputation, forecasting,
+  generation.
 * :class:`SeriesSpec`: what a model must know of its data before it sees any: sizes, units, the graph.
 * :class:`Samples`: what a sampler returns.
 
@@ -28,12 +29,16 @@ from torch_geometric.data import Data
 from tsgen.graphs import check_graph, same_graph
 
 
-def _check_tensor(name: str, x: Any, kind: Literal["float", "bool"], axes: str, shape: tuple | None = None) -> None:
+def _check_tensor(
+    name: str, x: Any, kind: Literal["float", "bool"], axes: str, shape: tuple | None = None
+) -> None:
     """Raises unless x is a tensor of that kind, with those axes and (where not None) those sizes."""
     right = isinstance(x, Tensor) and (x.is_floating_point() if kind == "float" else x.dtype == torch.bool)
     if not right:
         came = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise ValueError(f"{name} must be a {kind} tensor; it is {came}. Use torch.as_tensor(..., dtype=...).")
+        raise ValueError(
+            f"{name} must be a {kind} tensor; it is {came}. Use torch.as_tensor(..., dtype=...)."
+        )
     wanted = shape or (None,) * len(axes.split())
     if x.dim() != len(wanted) or any(w is not None and w != s for s, w in zip(x.shape, wanted, strict=True)):
         sizes = ", ".join(str(w or a) for w, a in zip(wanted, axes.split(), strict=True))
@@ -59,7 +64,8 @@ class GraphSeries:
         observed: Where a measurement exists.
         graph: The graph, its nodes in the order of the node axis.
         covariates: What is known at every step and node beforehand (calendar, weather), or None.
-        time: Label of each step, dates or numbers, strictly increasing and regular; 0, 1, 2, ... if not given.
+        time: Label of each step, dates or numbers, strictly increasing and regular; 0, 1, 2, ... if not
+            given.
         nodes: Name of each node; their numbers if not given.
         channels: Name of each channel; ``channel_0``, ... if not given.
         units: Unit of each channel; empty if not given.
@@ -73,11 +79,11 @@ class GraphSeries:
     observed: Bool[Tensor, "time nodes channels"]
     graph: Data
     covariates: Float[Tensor, "time nodes covariates"] | None = None
-    time: np.ndarray | None = None
-    nodes: Sequence[str] | None = None
-    channels: Sequence[str] | None = None
-    units: Sequence[str] | None = None
-    covariate_names: Sequence[str] | None = None
+    time: np.ndarray | Sequence = ()
+    nodes: Sequence[str] = ()
+    channels: Sequence[str] = ()
+    units: Sequence[str] = ()
+    covariate_names: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         _check_tensor("values", self.values, "float", "time nodes channels")
@@ -85,19 +91,25 @@ class GraphSeries:
         _check_finite("values", self.values, self.observed, "observed")
         steps, nodes, channels = self.values.shape
         if self.covariates is not None:
-            _check_tensor("covariates", self.covariates, "float", "time nodes covariates", (steps, nodes, None))
-            _check_finite("covariates", self.covariates, torch.ones_like(self.covariates, dtype=bool), "every entry")
+            _check_tensor(
+                "covariates", self.covariates, "float", "time nodes covariates", (steps, nodes, None)
+            )
+            if not torch.isfinite(self.covariates).all():
+                raise ValueError("covariates must be finite everywhere; fill their holes before.")
         self.graph = check_graph(self.graph, nodes)
-        self.time = _labels("time", np.arange(steps) if self.time is None else np.asarray(self.time), steps)
-        _check_regular(self.time)
+        self.time = _labels("time", np.asarray(self.time) if len(self.time) else np.arange(steps), steps)
+        _check_regular(np.asarray(self.time))
         self.nodes = _names("nodes", self.nodes, [str(v) for v in range(nodes)])
         self.channels = _names("channels", self.channels, [f"channel_{c}" for c in range(channels)])
-        self.units = _labels("units", [""] * channels if self.units is None else list(self.units), channels)
+        self.units = _labels("units", list(self.units) or [""] * channels, channels)
         width = 0 if self.covariates is None else self.covariates.shape[-1]
-        self.covariate_names = _names("covariate_names", self.covariate_names, [f"covariate_{f}" for f in range(width)])
+        self.covariate_names = _names(
+            "covariate_names", self.covariate_names, [f"covariate_{f}" for f in range(width)]
+        )
 
     def to_xarray(self) -> xr.Dataset:
-        """The series as a labelled dataset: values are NaN where nothing was observed, the graph is a list of edges."""
+        """The series as a labelled dataset: values are NaN where nothing was observed, the graph is a list of
+        edges."""
         data = xr.Dataset(
             {
                 "values": (("time", "node", "channel"), self.values.where(self.observed, torch.nan).numpy()),
@@ -124,21 +136,25 @@ class GraphSeries:
     def from_xarray(cls, data: xr.Dataset) -> GraphSeries:
         """The series in a dataset of the form that :meth:`to_xarray` writes.
 
-        Only ``values`` (time, node and, unless there is one channel, channel) and the edges must be there; without
-        ``observed``, what is finite is observed.
+        Only ``values`` (time, node and, unless there is one channel, channel) and the edges must be there;
+        without ``observed``, what is finite is observed.
 
         Raises:
             ValueError: If a variable or a dimension is missing, or the series itself does not hold together.
         """
         for name in ("values", "edge_source", "edge_target"):
             if name not in data:
-                raise ValueError(f"the dataset must have a variable {name!r}; it has {sorted(map(str, data))}.")
+                raise ValueError(
+                    f"the dataset must have a variable {name!r}; it has {sorted(map(str, data))}."
+                )
         values = data["values"]
         if "channel" not in values.dims:
             values = values.expand_dims("channel", axis=-1)
         missing = {"time", "node"} - set(values.dims)
         if missing:
-            raise ValueError(f"'values' must have dimensions time and node; it has {values.dims}. Rename yours.")
+            raise ValueError(
+                f"'values' must have dimensions time and node; it has {values.dims}. Rename yours."
+            )
         order = ("time", "node", "channel")
         number = torch.from_numpy(values.transpose(*order).values.astype(np.float32))
         seen = torch.isfinite(number)
@@ -148,7 +164,9 @@ class GraphSeries:
             seen = torch.from_numpy(flag.transpose(*order).values.astype(bool))
         nodes = data.sizes["node"]
         graph = Data(
-            edge_index=torch.from_numpy(np.stack([data["edge_source"].values, data["edge_target"].values]).astype(np.int64)),
+            edge_index=torch.from_numpy(
+                np.stack([data["edge_source"].values, data["edge_target"].values]).astype(np.int64)
+            ),
             num_nodes=nodes,
         )
         if "edge_weight" in data:
@@ -160,35 +178,39 @@ class GraphSeries:
             read = data["covariates"].transpose("time", "node", "covariate").values
             covariates = torch.from_numpy(read.astype(np.float32))
 
-        def labels(name: str) -> list[str] | None:
-            return [str(label) for label in data[name].values] if name in data.coords else None
+        def labels(name: str) -> list[str]:
+            return [str(label) for label in data[name].values] if name in data.coords else []
 
         return cls(
             values=number,
             observed=seen,
             graph=graph,
             covariates=covariates,
-            time=data["time"].values if "time" in data.coords else None,
+            time=data["time"].values if "time" in data.coords else (),
             nodes=labels("node"),
             channels=labels("channel"),
             units=labels("unit"),
-            covariate_names=labels("covariate") if covariates is not None else None,
+            covariate_names=labels("covariate") if covariates is not None else (),
         )
 
 
 def _labels(name: str, labels: Any, length: int) -> Any:
     if len(labels) != length:
-        raise ValueError(f"{name} must have {length} labels, one per entry of its axis; it has {len(labels)}.")
+        raise ValueError(
+            f"{name} must have {length} labels, one per entry of its axis; it has {len(labels)}."
+        )
     return labels
 
 
-def _names(name: str, labels: Sequence[str] | None, default: list[str]) -> list[str]:
-    if labels is None:
+def _names(name: str, labels: Sequence[str], default: list[str]) -> list[str]:
+    if not len(labels):
         return default
     names = _labels(name, [str(label) for label in labels], len(default))
     twice = {label for label in names if names.count(label) > 1} if len(set(names)) < len(names) else set()
     if twice:
-        raise ValueError(f"{name} must be unique; {sorted(twice)[0]!r} comes {names.count(sorted(twice)[0])} times.")
+        raise ValueError(
+            f"{name} must be unique; {sorted(twice)[0]!r} comes {names.count(sorted(twice)[0])} times."
+        )
     return names
 
 
@@ -244,7 +266,9 @@ class SeriesBatch:
                 f"{self.position.dtype} of shape {list(self.position.shape)}."
             )
         if self.covariates is not None:
-            _check_tensor("covariates", self.covariates, "float", "batch time nodes covariates", (*shape[:3], None))
+            _check_tensor(
+                "covariates", self.covariates, "float", "batch time nodes covariates", (*shape[:3], None)
+            )
         self.graph = check_graph(self.graph, shape[2])
 
     def _changed(self, **fields: Any) -> SeriesBatch:
@@ -358,12 +382,9 @@ class SeriesSpec:
         """The graph."""
         return Data(edge_index=self.edge_index, edge_weight=self.edge_weight, num_nodes=len(self.nodes))
 
-    def plain(self) -> dict[str, Any]:
-        """The fields as a dict of tensors, numbers and names."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-
     def difference(self, other: SeriesSpec) -> str | None:
-        """What keeps a model made for this spec from running on data of the other, in words; None if nothing does."""
+        """What keeps a model made for this spec from running on data of the other, in words; None if nothing
+        does."""
         for name, mine, theirs in (
             ("channels", self.channels, other.channels),
             ("nodes", self.nodes, other.nodes),
@@ -387,8 +408,8 @@ class Samples:
 
     Args:
         values: The draws; entries of ``context`` are the data's own.
-        law: What they were drawn from: ``"filtering"`` (each entry given what came before it) or ``"posterior"``
-            (given everything that is visible).
+        law: What they were drawn from: ``"filtering"`` (each entry given what came before it) or
+            ``"posterior"`` (given everything that is visible).
     """
 
     values: Float[Tensor, "samples batch time nodes channels"]

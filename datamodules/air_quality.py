@@ -1,0 +1,126 @@
+"""Beijing's air: PM2.5 at 36 stations, by the published protocol of the imputation papers."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+
+from datamodules.base import SeriesDataModule, Split, calendar
+from tsgen.graphs import from_coordinates
+from tsgen.masks import AnyOf, BlockMask, Mask, PointMask, hold_out
+from tsgen.series import GraphSeries
+
+TEST_MONTHS = (3, 6, 9, 12)
+SCORED_ENTRIES = 20_434
+
+
+class AirQualityDataModule(SeriesDataModule):
+    r"""Hourly PM2.5 in µg/m³ at 36 stations in Beijing, 2014-05-01 to 2015-04-30 (the data set AQI-36).
+
+    The protocol of CSDI and PriSTI: March, June, September and December are for the test, and what is scored
+    there are the 20,434 entries that ``pm25_ground.txt`` has and ``pm25_missing.txt`` has not. Test windows
+    do not overlap; one more at the end of a month completes it, and its first entries are not scored again.
+    The other eight months are for training, but for the last tenth of each, which is for validation. The
+    graph is GRIN's: a Gaussian kernel of the distances in km, as long as their standard deviation, weights
+    below 0.1 dropped. Covariates: hour of day and day of week, each as a point on a circle.
+
+    Args:
+        root: Folder with ``pm25_ground.txt``, ``pm25_missing.txt`` and ``pm25_latlng.txt``.
+        held_out: What is hidden and scored in validation; by default single entries and failures of 3 to 36
+            hours.
+        window: Length of a window, in hours.
+        stride: Hours between the starts of training windows.
+        batch_size: Windows in a batch of one process.
+        thinning: What is hidden from the model while it trains.
+        seed: Fixes the order of windows and what is hidden.
+        num_workers: Processes that gather batches; 0 gathers in the main process.
+        predict_on: What ``predict`` imputes: one split or the whole year.
+
+    Raises:
+        ValueError: If a file is missing, damaged or another than the published one.
+
+    References:
+        Filling the g_ap_s: multivariate time series imputation by graph neural networks (Cini et al., 2022);
+        CSDI (Tashiro et al., 2021); PriSTI (Liu et al., 2023).
+    """
+
+    def __init__(
+        self,
+        root: str,
+        held_out: Mask | None = None,
+        window: int = 36,
+        stride: int = 1,
+        batch_size: int = 32,
+        thinning: Mask | None = None,
+        seed: int = 0,
+        num_workers: int = 0,
+        predict_on: Literal["train", "val", "test", "all"] = "test",
+    ) -> None:
+        super().__init__(window, stride, batch_size, thinning, seed, num_workers, predict_on)
+        self.root = Path(root)
+        self.held_out = held_out or AnyOf([PointMask(0.05), BlockMask(0.01, 3, 36)])
+
+    def load(self) -> Split:
+        """Reads the three files and splits the year by months."""
+        ground = _read(self.root / "pm25_ground.txt", "datetime")
+        visible = _read(self.root / "pm25_missing.txt", "datetime")
+        stations = _read(self.root / "pm25_latlng.txt", "sensor_id")
+        if list(ground.columns) != list(visible.columns) or list(ground.columns) != list(stations.index):
+            raise ValueError(f"the three files in {self.root} must list the same stations in the same order.")
+        time = pd.to_datetime(ground.index, format="%Y/%m/%d %H:%M:%S")
+        values = torch.from_numpy(ground.to_numpy(np.float32))[..., None]
+        series = GraphSeries(
+            values=values,
+            observed=torch.isfinite(values),
+            graph=from_coordinates(stations["latitude"].to_numpy(), stations["longitude"].to_numpy()),
+            covariates=calendar(time, len(stations)),
+            time=time.values,
+            nodes=list(ground.columns),
+            channels=["PM2.5"],
+            units=["µg/m³"],
+            covariate_names=["hour_sin", "hour_cos", "weekday_sin", "weekday_cos"],
+        )
+        train, val, test = _by_month(time)
+        scored = series.observed & ~torch.isfinite(torch.from_numpy(visible.to_numpy(np.float32)))[..., None]
+        held_out = hold_out(self.held_out, series.observed, self.seed)
+        in_test = torch.from_numpy(np.isin(time.month, TEST_MONTHS))[:, None, None]
+        held_out = torch.where(in_test, scored, held_out)
+        if int((held_out & in_test).sum()) != SCORED_ENTRIES:
+            raise ValueError(
+                f"the files in {self.root} must hide {SCORED_ENTRIES:,} entries of the test months, as "
+                f"published; they hide {int((held_out & in_test).sum()):,}."
+            )
+        return Split(series, train, val, test, held_out)
+
+
+def _read(path: Path, index: str) -> pd.DataFrame:
+    if not path.is_file():
+        raise ValueError(
+            f"{path} must be a file of the AQI-36 data set; there is none. Set data.root to its folder."
+        )
+    try:
+        return pd.read_csv(path, index_col=index, dtype={"sensor_id": str})
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{path} must be a table with a column {index!r}; it cannot be read: {error}"
+        ) from error
+
+
+def _by_month(time: pd.DatetimeIndex) -> tuple[list[slice], list[slice], list[slice]]:
+    """Test months whole; of every other month the last tenth for validation."""
+    month = np.asarray(time.year * 12 + time.month)
+    bounds = [0, *(np.flatnonzero(np.diff(month)) + 1).tolist(), len(time)]
+    train, val, test = [], [], []
+    for start, stop in pairwise(bounds):
+        if time.month[start] in TEST_MONTHS:
+            test.append(slice(start, stop))
+        else:
+            cut = start + round(0.9 * (stop - start))
+            train.append(slice(start, cut))
+            val.append(slice(cut, stop))
+    return train, val, test

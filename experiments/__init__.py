@@ -1,0 +1,1 @@
+"""The command line, the shipped configurations and the benchmarks."""

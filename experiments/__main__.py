@@ -1,0 +1,63 @@
+"""The command line: ``tsgen fit|test|predict --config NAME`` and ``tsgen report RUN``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+USAGE = """usage: tsgen COMMAND [options]
+
+  tsgen fit     --config NAME   train a model; checkpoints and logs go to runs/NAME
+  tsgen test    --config NAME   score its imputations beside baselines
+  tsgen predict --config NAME   impute, to runs/NAME/imputation.nc
+  tsgen report  runs/NAME       write runs/NAME/report.html from what the test left
+
+NAME is a YAML file or one of the shipped configurations: {configs}.
+Every option of a YAML file is one of the command line too, such as --trainer.max_epochs 5;
+`tsgen fit --help` lists them all, `tsgen fit --model.help AutoregressiveModel` those of a class.
+TSGEN_TRACEBACK=1 shows where an error came from."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        arguments: The words after ``tsgen``; those of the process if not given.
+
+    Returns:
+        The exit code: 0, or 2 for a mistake in what was asked, said in one line.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    # spinning threads slow each other down on a busy machine; must be set before torch is imported
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from experiments.configs import shipped
+
+    if not words or words[0] in ("-h", "--help"):
+        print(USAGE.format(configs=", ".join(sorted(shipped()))))
+        return 0
+    if words[0] == "--version":
+        import tsgen
+
+        print(f"tsgen {tsgen.__version__}")
+        return 0
+    from experiments import cli
+
+    try:
+        if words[0] == "report":
+            return cli.report(words[1:])
+        if words[0] not in cli.COMMANDS:
+            raise ValueError(
+                f"the command must be one of {', '.join(cli.COMMANDS)}, report; it is {words[0]!r}."
+            )
+        cli.run(words)
+    except cli.MISTAKES as error:
+        if os.environ.get("TSGEN_TRACEBACK"):
+            raise
+        print(f"tsgen: {cli.one_line(error)}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

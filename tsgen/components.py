@@ -1,0 +1,91 @@
+"""Parts of a model as plain data.
+
+A model is told its parts as *factories*: a class, or a :func:`functools.partial` of one, to which the model
+adds the sizes. A checkpoint tells the same as nested dicts: a factory is ``{"class_path": ..., "init_args":
+{...}}``, an object ``{"instance_of": ..., "init_args": {...}}``. :func:`describe` and :func:`restore` go from
+one to the other, so that a checkpoint holds plain data only, whether the model came from a YAML file or from
+Python, and is loaded without running code from it. Only classes of known packages are ever looked up.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+TRUSTED_PACKAGES = ("tsgen", "datamodules", "torch", "torch_geometric", "lightning")
+"""Packages whose classes a checkpoint may name."""
+
+
+def describe(part: Any) -> Any:
+    """A part as plain data.
+
+    Args:
+        part: A class, a partial of one, a dataclass instance, or a number, text, tensor, list or dict (whose
+            items are described).
+
+    Raises:
+        ValueError: If it is something else, such as a lambda, which a checkpoint could not hold.
+    """
+    if isinstance(part, type):
+        return {"class_path": _path(part), "init_args": {}}
+    if isinstance(part, partial):
+        # the command line wraps the class once more: partial(instantiate, ..., Class, **arguments)
+        made = next((c for c in (part.func, *part.args) if isinstance(c, type)), None)
+        if made is not None and part.args[-1:] in ((), (made,)):
+            return {"class_path": _path(made), "init_args": describe(part.keywords)}
+    if dataclasses.is_dataclass(part):
+        fields = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
+        return {"instance_of": _path(type(part)), "init_args": describe(fields)}
+    if isinstance(part, Mapping):
+        return {name: describe(value) for name, value in part.items()}
+    if isinstance(part, (list, tuple)):
+        return type(part)(describe(value) for value in part)
+    if callable(part):
+        raise ValueError(
+            f"a part of a model must be a class or functools.partial(class, argument=...); {part!r} is "
+            "neither and a checkpoint could not hold it."
+        )
+    return part
+
+
+def restore(part: Any) -> Any:
+    """What was described: factories and objects from their descriptions, anything else as it is.
+
+    Raises:
+        ValueError: If a class is not one of a trusted package.
+    """
+    if isinstance(part, Mapping):
+        items = {name: restore(value) for name, value in part.items()}
+        if "class_path" in part:
+            return partial(find_class(part["class_path"]), **items["init_args"])
+        if "instance_of" in part:
+            return find_class(part["instance_of"])(**items["init_args"])
+        return items
+    if isinstance(part, (list, tuple)):
+        return type(part)(restore(value) for value in part)
+    return part
+
+
+def _path(made: type) -> str:
+    return f"{made.__module__}.{made.__qualname__}"
+
+
+def find_class(class_path: str) -> type:
+    """The class of a trusted package with that path.
+
+    Raises:
+        ValueError: If the package is not trusted or has no such class.
+    """
+    package, _, name = class_path.rpartition(".")
+    if class_path.split(".")[0] not in TRUSTED_PACKAGES:
+        raise ValueError(f"class_path must lie in {', '.join(TRUSTED_PACKAGES)}; it is {class_path!r}.")
+    try:
+        found = getattr(import_module(package), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"no class {class_path!r} is to be found: {error}.") from error
+    if not isinstance(found, type):
+        raise ValueError(f"class_path must name a class; {class_path!r} is a {type(found).__name__}.")
+    return found

@@ -1,0 +1,76 @@
+"""The autoregressive graph neural network proper: a gated recurrence whose every step passes messages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tsgen.encoders.base import Encoder
+from tsgen.propagation import Convolution, GraphConvolution, Propagation
+
+
+class GraphGRUEncoder(Encoder):
+    r"""A gated recurrent unit over the graph: :math:`h_t^v = \mathrm{GNN}(h_{t-1}^v, \{h_{t-1}^u : u \to
+    v\})`, with the inputs :math:`x_t` of the node and of its neighbours.
+
+    With messages :math:`m_t = \mathrm{conv}(x_t)` and :math:`n_t = \mathrm{conv}'(h_{t-1})`,
+
+    .. math::
+        r, z &= \sigma(A [x_t, m_t] + B [h_{t-1}, n_t]) \\
+        c &= \tanh(A_c [x_t, m_t] + r \odot B_c [h_{t-1}, n_t]) \\
+        h_t &= z \odot h_{t-1} + (1 - z) \odot c.
+
+    What concerns the inputs alone is computed for all steps at once; only the recurrence goes step by step.
+    The state returned for step t is :math:`h_t + D [x_t, m_t]`: a law that is linear in the last slice needs
+    no gate.
+
+    Args:
+        in_features: Size of a node's input.
+        hidden: Size of a node's state.
+        convolution: Any PyTorch Geometric convolution, as a factory of the sizes of its input and output.
+
+    References:
+        Structured sequence modeling with graph convolutional recurrent networks (Seo et al., 2018);
+        Diffusion convolutional recurrent neural network (Li et al., 2018).
+    """
+
+    causal = True
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden: int = 64,
+        convolution: Callable[[int, int], nn.Module] = GraphConvolution,
+    ) -> None:
+        super().__init__(in_features, hidden)
+        self.input_messages = Convolution(convolution, in_features, hidden)
+        self.state_messages = Convolution(convolution, hidden, hidden)
+        self.from_inputs = nn.Linear(in_features + hidden, 4 * hidden)
+        self.from_state = nn.Linear(2 * hidden, 3 * hidden)
+
+    def forward(
+        self,
+        inputs: Float[Tensor, "batch time nodes features"],
+        propagation: Propagation,
+        state: Float[Tensor, "batch nodes hidden"] | None = None,
+    ) -> tuple[Float[Tensor, "batch time nodes hidden"], Float[Tensor, "batch nodes hidden"]]:
+        """Reads the next steps; ``state`` is h of the last one."""
+        batch, _, nodes, _ = inputs.shape
+        h = inputs.new_zeros(batch, nodes, self.hidden) if state is None else state
+        messages = self.input_messages(inputs, propagation)
+        read = self.from_inputs(torch.cat([inputs, messages], dim=-1))
+        gates, skip = read.split([3 * self.hidden, self.hidden], dim=-1)
+        states = []
+        for gates_t in gates.unbind(dim=1):
+            h = self._step(gates_t, h, propagation)
+            states.append(h)
+        return torch.stack(states, dim=1) + skip, h
+
+    def _step(self, gates: Tensor, h: Tensor, propagation: Propagation) -> Tensor:
+        recurrent = self.from_state(torch.cat([h, self.state_messages(h, propagation)], dim=-1))
+        (a_r, a_z, a_c), (b_r, b_z, b_c) = gates.chunk(3, dim=-1), recurrent.chunk(3, dim=-1)
+        candidate = torch.tanh(a_c + torch.sigmoid(a_r + b_r) * b_c)
+        return torch.lerp(candidate, h, torch.sigmoid(a_z + b_z))

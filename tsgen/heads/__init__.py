@@ -1,0 +1,7 @@
+"""Heads: from what an encoder knows of an entry to the entry's law, in data units."""
+
+from tsgen.heads.base import Head
+from tsgen.heads.gaussian import GaussianHead
+from tsgen.heads.mixture import MixtureHead
+
+__all__ = ["GaussianHead", "Head", "MixtureHead"]

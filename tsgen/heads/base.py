@@ -1,0 +1,91 @@
+r"""What every head promises.
+
+A head reads the state h of each node and returns a :class:`torch.distributions.Distribution` whose batch
+shape is that of the entries. It works in standard units; the :class:`~tsgen.series.Units` it is handed say
+what those mean, so that densities come out in data units and compare between models. Draws are made from
+given uniform numbers, :attr:`Head.uniforms_per_entry` of them an entry: the same numbers, the same draw, on
+any device and in any batch.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from tsgen.series import Units
+
+SCALE_FLOOR = 1e-3
+"""The least scale of a component, in standard units: none can collapse onto one value."""
+
+
+class Head(nn.Module, ABC):
+    """The law of each entry of a slice given the state of its node.
+
+    Args:
+        hidden: Size of a node's state.
+        channels: Entries of a node.
+    """
+
+    uniforms_per_entry: ClassVar[int]
+
+    def __init__(self, hidden: int, channels: int) -> None:
+        super().__init__()
+        self.hidden, self.channels = hidden, channels
+
+    @property
+    @abstractmethod
+    def num_parameters_per_entry(self) -> int:
+        """Parameters that one entry's law has of its own."""
+
+    @abstractmethod
+    def forward(
+        self,
+        h: Float[Tensor, "batch time nodes hidden"],
+        values: Float[Tensor, "batch time nodes channels"],
+        known: Bool[Tensor, "batch time nodes channels"],
+        units: Units,
+    ) -> Distribution:
+        """The law of each entry, in data units.
+
+        Args:
+            h: State of each node.
+            values: The slices' values, in data units: a head may let what is known of a slice inform the rest
+                of it.
+            known: Which of them it may read.
+            units: What standard units mean.
+        """
+
+    @abstractmethod
+    def quantile(self, law: Any, uniforms: Tensor) -> Float[Tensor, "batch time nodes channels"]:
+        """Turns uniform numbers ``[batch, time, nodes, channels, uniforms_per_entry]`` into draws from the
+        law."""
+
+    def draw(
+        self,
+        h: Float[Tensor, "batch time nodes hidden"],
+        values: Float[Tensor, "batch time nodes channels"],
+        known: Bool[Tensor, "batch time nodes channels"],
+        units: Units,
+        uniforms: Float[Tensor, "batch time nodes channels uniforms"],
+    ) -> Float[Tensor, "batch time nodes channels"]:
+        """The slices with their unknown entries drawn, all at once, in data units.
+
+        Args:
+            h: State of each node.
+            values: The slices' values, in data units.
+            known: Which of them are kept as they are.
+            units: What standard units mean.
+            uniforms: Uniform numbers in (0, 1) that decide the draw.
+        """
+        return torch.where(known, values, self.quantile(self(h, values, known, units), uniforms))
+
+
+def positive(log_scale: Tensor) -> Tensor:
+    """A scale from an unbounded number: its exponential over a floor."""
+    # beyond exp(10) standard units nothing is meant, and float32 would overflow
+    return SCALE_FLOOR + log_scale.clamp(max=10).exp()

@@ -1,0 +1,32 @@
+"""Scores of imputations and forecasts, as torchmetrics whose states are sums: any number of processes, one
+result."""
+
+from tsgen.metrics.density import NLL
+from tsgen.metrics.ensemble import (
+    CRPS,
+    MAE,
+    MRE,
+    RMSE,
+    Coverage,
+    QuantileCRPS,
+    Width,
+    crps,
+    empirical_quantiles,
+    entries,
+    scores,
+)
+
+__all__ = [
+    "CRPS",
+    "MAE",
+    "MRE",
+    "NLL",
+    "RMSE",
+    "Coverage",
+    "QuantileCRPS",
+    "Width",
+    "crps",
+    "empirical_quantiles",
+    "entries",
+    "scores",
+]

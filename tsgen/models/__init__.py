@@ -1,0 +1,6 @@
+"""Models: joint laws of a window's entries, trained by Lightning."""
+
+from tsgen.models.autoregressive import AutoregressiveModel
+from tsgen.models.density import DensityModel, load
+
+__all__ = ["AutoregressiveModel", "DensityModel", "load"]

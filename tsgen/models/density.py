@@ -1,0 +1,166 @@
+"""What every model promises, and the four steps of Lightning."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch.distributions import Distribution
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from tsgen.components import describe, find_class, restore
+from tsgen.metrics import NLL, entries, scores
+from tsgen.objectives import masked_log_prob, masked_nll
+from tsgen.sampling import Sampler
+from tsgen.series import Samples, SeriesBatch, SeriesSpec, Units
+
+OptimizerFactory = Callable[[Iterable], Optimizer]
+SchedulerFactory = Callable[[Optimizer], LRScheduler]
+
+
+class DensityModel(LightningModule, ABC):
+    """A joint law of the entries of a window, with the steps that train and judge it.
+
+    It owns training, validation, test and prediction, and nothing of any task: what is visible and what is
+    scored is said by a batch's masks alone. Its hyperparameters are plain data, so that a checkpoint alone
+    rebuilds it.
+
+    Args:
+        spec: Sizes, units and graph of the data.
+        optimizer: Makes the optimiser from the parameters.
+        scheduler: Makes the learning-rate schedule from the optimiser; it steps once an epoch. None keeps the
+            rate.
+        sampler: How unknown entries are drawn, in test and prediction.
+        parts: The parts of the subclass, remembered beside these.
+    """
+
+    loc: torch.Tensor
+    scale: torch.Tensor
+
+    def __init__(
+        self,
+        spec: SeriesSpec,
+        optimizer: OptimizerFactory,
+        scheduler: SchedulerFactory | None,
+        sampler: Sampler,
+        **parts: Any,
+    ) -> None:
+        super().__init__()
+        self.spec, self.optimizer, self.scheduler, self.sampler = spec, optimizer, scheduler, sampler
+        made_of = {"spec": spec, "optimizer": optimizer, "scheduler": scheduler, "sampler": sampler, **parts}
+        self.hparams.update({"model": describe(partial(type(self), **made_of))})
+        self.register_buffer("loc", spec.loc.clone())
+        self.register_buffer("scale", spec.scale.clone())
+        self.val_nll, self.test_nll, self.test_scores = NLL(), NLL(), scores()
+
+    @abstractmethod
+    def forward(self, batch: SeriesBatch) -> Distribution:
+        """The law of each entry given what it may depend on, in data units; batch shape ``[B, T, N, C]``."""
+
+    def units(self, batch: SeriesBatch) -> Units:
+        """What standard units mean for each entry of a batch."""
+        return Units(self.loc, self.scale)
+
+    def log_prob(self, batch: SeriesBatch) -> torch.Tensor:
+        """The log-density of each target entry in nats, ``[B, T, N, C]``, zero elsewhere."""
+        return masked_log_prob(self(batch), batch.values, batch.target)
+
+    def setup(self, stage: str) -> None:
+        """Refuses data that the model was not made for."""
+        data = getattr(self.trainer, "datamodule", None)
+        difference = self.spec.difference(data.spec) if data is not None else None
+        if difference:
+            raise ValueError(
+                f"the model was made for other data: {difference}. Use the data it was trained on."
+            )
+
+    def training_step(self, batch: SeriesBatch, index: int) -> torch.Tensor:
+        """The loss of a batch."""
+        loss = masked_nll(self(batch), batch.values, batch.target)
+        self.log(
+            "train/nll",
+            loss.detach(),
+            prog_bar=True,
+            on_epoch=True,
+            on_step=True,
+            batch_size=len(batch.values),
+        )
+        return loss
+
+    def validation_step(self, batch: SeriesBatch, index: int) -> None:
+        """Scores the densities of a batch."""
+        self.val_nll.update(self.log_prob(batch), batch.target)
+        self.log("val/nll", self.val_nll, prog_bar=True, batch_size=len(batch.values))
+
+    def test_step(self, batch: SeriesBatch, index: int) -> dict[str, Samples]:
+        """Scores the densities and the samples of a batch; returns the samples for whoever listens."""
+        self.test_nll.update(self.log_prob(batch), batch.target)
+        samples = self.sampler(self, batch)
+        self.test_scores.update(*entries(samples.values, batch))
+        self.log("test/nll", self.test_nll, batch_size=len(batch.values))
+        self.log_dict(
+            {f"test/{name}": score for name, score in self.test_scores.items()}, batch_size=len(batch.values)
+        )
+        return {"samples": samples}
+
+    def predict_step(self, batch: SeriesBatch, index: int) -> Samples:
+        """Draws what is unknown."""
+        return self.sampler(self, batch)
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser and its schedule, as the factories make them."""
+        optimizer = self.optimizer(self.parameters())
+        if self.scheduler is None:
+            return optimizer
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.scheduler(optimizer), "monitor": "val/nll"},
+        }
+
+
+def load(checkpoint: str | Path, device: str | torch.device = "cpu") -> DensityModel:
+    """The model in a checkpoint, rebuilt from nothing else, in evaluation mode.
+
+    No code of the checkpoint runs: it is read as plain data, and names only classes of trusted packages.
+
+    Args:
+        checkpoint: A file that training wrote.
+        device: Where the model goes.
+
+    Raises:
+        ValueError: If there is no such file or it is no checkpoint of a model of this library.
+    """
+    path = Path(checkpoint)
+    state = read_checkpoint(path)
+    described = state["hyper_parameters"]["model"]
+    found = find_class(described["class_path"])
+    if not issubclass(found, DensityModel):
+        raise ValueError(f"{path} must hold a DensityModel; it holds a {found.__name__}.")
+    model = restore(described)()
+    model.load_state_dict(state["state_dict"])
+    return model.to(device).eval()
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint as plain data.
+
+    Raises:
+        ValueError: If there is no such file or it is no checkpoint of a model of this library.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} must be a checkpoint; there is no such file. `tsgen fit` writes one.")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises whatever the bytes provoke
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"{path} must be a checkpoint; it cannot be read as one ({reason}).") from error
+    parts = state.get("hyper_parameters") if isinstance(state, dict) else None
+    if not parts or "model" not in parts or "state_dict" not in state:
+        raise ValueError(f"{path} must be a checkpoint of a tsgen model; it holds something else.")
+    return state

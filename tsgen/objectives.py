@@ -1,0 +1,45 @@
+r"""The masked negative log-likelihood,
+
+.. math:: L = -\sum_{(t,v,c) \in \text{target}} \log p(x_{tvc}) \, / \, |\text{target}|,
+
+the two sums taken over all processes before the division: the mean of each process' own mean is another
+number where processes hold different numbers of observed entries.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.distributions import Distribution
+
+
+def masked_log_prob(
+    law: Distribution, values: Float[Tensor, "*entries"], mask: Bool[Tensor, "*entries"]
+) -> Float[Tensor, "*entries"]:
+    """The log-density of each entry in nats, zero outside the mask.
+
+    Args:
+        law: One density an entry, in data units.
+        values: Their values in data units; anything, NaN included, outside the mask.
+        mask: Which entries count.
+    """
+    # fill first: where() alone leaves NaN in the gradient
+    filled = torch.where(mask, values, law.mean.detach())
+    return torch.where(mask, law.log_prob(filled), 0)
+
+
+def masked_nll(
+    law: Distribution, values: Float[Tensor, "*entries"], mask: Bool[Tensor, "*entries"]
+) -> Float[Tensor, ""]:
+    """The masked negative log-likelihood in nats an entry, scaled for data-parallel training.
+
+    Every process returns ``its sum * processes / all processes' count``: the mean that data-parallel training
+    takes of the gradients is then the gradient of the loss over all entries.
+    """
+    total = -masked_log_prob(law, values, mask).sum()
+    count, processes = mask.sum().to(total.dtype), 1
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(count)
+        processes = torch.distributed.get_world_size()
+    return total * processes / count.clamp(min=1)

@@ -1,0 +1,6 @@
+"""Samplers: draw the entries that are not visible from what a model implies."""
+
+from tsgen.sampling.ancestral import Ancestral
+from tsgen.sampling.base import Sampler
+
+__all__ = ["Ancestral", "Sampler"]
