@@ -74,7 +74,7 @@ def calendar(time: pd.DatetimeIndex, nodes: int) -> Float[Tensor, "time nodes 4"
         time: The label of each step.
         nodes: The number of nodes.
     """
-    turns = np.stack([(time.hour + time.minute / 60) / 24, (time.dayofweek + time.hour / 24) / 7], axis=-1)
+    turns = np.stack([(time.hour + time.minute / 60) / 24, (time.day_of_week + time.hour / 24) / 7], axis=-1)
     angle = torch.from_numpy(2 * np.pi * turns).float()
     circle = torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2)
     return circle[:, None].expand(-1, nodes, -1)

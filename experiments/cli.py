@@ -27,6 +27,7 @@ import datamodules  # noqa: F401 (so that its classes are known by their names)
 from datamodules.base import SeriesDataModule
 from experiments.configs import find
 from tsgen.callbacks import ImputationFigure, ImputationWriter
+from tsgen.components import restore
 from tsgen.evaluation import Evaluation
 from tsgen.models import DensityModel
 from tsgen.models.density import read_checkpoint
@@ -51,19 +52,31 @@ MUTED = (
 """Warnings that a user could do nothing about."""
 
 
+NO_REASON = r"Does not validate|Subtypes:|Errors:|Problem with given|Expected a NoneType|Expected a path but"
+"""Lines of the parser's messages that say nothing."""
+
+
 def one_line(error: BaseException) -> str:
     """What is wrong, in one line.
 
-    The parser reports a wrong option of a nested class once for every type it tried; the innermost reason
-    says it.
+    The parser tells of a wrong option by a tree of all the types that it tried. What says something are the
+    keys on the way and the reasons at the leaves, up to where it begins to quote what it was given.
     """
-    text = str(error)
-    reasons = re.findall(
-        r"(Option '[^']+' is not accepted|Key '[^']+' is not expected|Unrecognized arguments?: .*)", text
-    )
-    if reasons:
-        text = f"{reasons[0]}. Check its spelling: `tsgen COMMAND --help` lists the options."
-    return " ".join(text.split()) or type(error).__name__
+    keys, reasons = [], []
+    for line in str(error).splitlines():
+        key = re.search(r'Parser key "([^"]+)":', line)
+        told, *quoted = re.split(
+            r"(?:\. )?Got value: |Given value", line.strip().removeprefix("- "), maxsplit=1
+        )
+        told = re.sub(r"^Type .* expects a function or a callable class: |<class '([^']+)'>", r"\1", told)
+        if key:
+            keys.append(key[1])
+        elif told and not re.match(NO_REASON, told):
+            reasons.append(told)
+        if quoted:
+            break
+    path = ".".join(keys)
+    return " ".join((f"{path}: " * bool(path) + "; ".join(reasons)).split()) or type(error).__name__
 
 
 def run(words: Sequence[str]) -> None:
@@ -94,7 +107,7 @@ class SaveRun(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Called by the first process when the trainer starts."""
-        text = self.parser.dump(self.config, skip_none=False)
+        text = self.parser.dump(self.config, skip_unset=False)
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / self.config_filename).write_text(text, "utf-8")
@@ -123,7 +136,7 @@ class TsgenCLI(LightningCLI):
             seed_everything_default=0,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
-            parser_kwargs={"exit_on_error": False},
+            parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
             args=self.words,
         )
 
@@ -172,9 +185,12 @@ class TsgenCLI(LightningCLI):
         if self.subcommand == "test":
             options.verbose = False  # the evaluation shows the scores
         options.ckpt_path = self._checkpoint(options.get("ckpt_path"))
-        if self.subcommand == "fit" and options.ckpt_path is None:
-            _set_aside(self.folder)
-        _settle_loggers(options, self.folder, str(self.subcommand))
+        self.run_id = _run_id(self.folder, new=self._is_new)
+        _settle_loggers(options, self.folder, str(self.subcommand), self.run_id)
+
+    @property
+    def _is_new(self) -> bool:
+        return self.subcommand == "fit" and self._options.ckpt_path is None
 
     def _checkpoint(self, asked: str | None) -> str | None:
         """The checkpoint's path; ``best`` and ``last`` are the run's own, ``best`` unless asked otherwise."""
@@ -186,7 +202,9 @@ class TsgenCLI(LightningCLI):
         return str(path)
 
     def after_instantiate_classes(self) -> None:
-        """Adds what writes the results."""
+        """Holds the checkpoint against the model and adds what writes the results."""
+        if self._options.ckpt_path:
+            _check_fit(self.model, Path(self._options.ckpt_path))
         series = self.datamodule.split.series
         callbacks = {
             "fit": lambda: ImputationFigure(series),
@@ -198,7 +216,10 @@ class TsgenCLI(LightningCLI):
         self.trainer.callbacks.append(callbacks[self.subcommand]())
 
     def before_fit(self) -> None:
-        """Says where the run goes."""
+        """Makes room for the run and says where it goes."""
+        if self._is_new:
+            _set_aside(self.folder)
+        _remember(self.folder, self.run_id)
         _say(f"Run: {self.folder}")
 
 
@@ -239,7 +260,7 @@ def _set_aside(folder: Path) -> None:
     _say(f"{folder} held an earlier run: it is now {aside}.")
 
 
-def _settle_loggers(options: Namespace, folder: Path, command: str) -> None:
+def _settle_loggers(options: Namespace, folder: Path, command: str, run_id: str) -> None:
     """Gives every logger the run's folder, and W&B the run's name, its id and a mode that never asks."""
     loggers = options.trainer.logger
     if not isinstance(loggers, (list, Namespace)):
@@ -249,20 +270,40 @@ def _settle_loggers(options: Namespace, folder: Path, command: str) -> None:
         # a later test must not delete what training logged
         arguments.save_dir = str(folder / "logs" / command)
         if logger.class_path.endswith("WandbLogger"):
-            folder.mkdir(parents=True, exist_ok=True)
             arguments.save_dir = str(folder)
             arguments.name = arguments.name or folder.name
-            arguments.id = arguments.id or _run_id(folder)
+            arguments.id = arguments.id or run_id
             if not (os.environ.get("WANDB_MODE") or _has_wandb_account()):
                 os.environ["WANDB_MODE"] = "offline"
 
 
-def _run_id(folder: Path) -> str:
+def _run_id(folder: Path, new: bool) -> str:
     """The id under which W&B knows the run, the same for training, test and prediction."""
     path = folder / "wandb_id"
-    if not path.is_file():
-        path.write_text(secrets.token_hex(4), "utf-8")
-    return path.read_text("utf-8").strip()
+    return path.read_text("utf-8").strip() if path.is_file() and not new else secrets.token_hex(4)
+
+
+@rank_zero_only
+def _remember(folder: Path, run_id: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "wandb_id").write_text(run_id, "utf-8")
+
+
+def _check_fit(model: DensityModel, path: Path) -> None:
+    """Raises unless the checkpoint is one of a model of the same data and the same sizes."""
+    state = read_checkpoint(path)
+    made = restore(state["hyper_parameters"]["model"]["init_args"]["spec"])
+    difference = made.difference(model.spec)
+    if difference:
+        raise ValueError(f"{path} was trained on other data: {difference}.")
+    mine = {name: tuple(x.shape) for name, x in model.state_dict().items()}
+    its = {name: tuple(x.shape) for name, x in state["state_dict"].items()}
+    for name in sorted(mine.keys() | its.keys()):
+        if mine.get(name) != its.get(name):
+            raise ValueError(
+                f"{path} was trained with other options: its {name} is {its.get(name, 'absent')}, the "
+                f"model's {mine.get(name, 'absent')}. Use the configuration it was trained with."
+            )
 
 
 def _has_wandb_account() -> bool:

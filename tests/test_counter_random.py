@@ -19,8 +19,14 @@ def test_numbers_are_uniform(dtype):
     [
         lambda: (streams(0, torch.arange(50_000)), streams(0, torch.arange(1, 50_001))),
         lambda: (streams(0, torch.arange(50_000)), streams(1, torch.arange(50_000))),
-        lambda: (streams(0, torch.arange(50_000), torch.tensor(0)), streams(0, torch.arange(50_000), torch.tensor(1))),
-        lambda: (streams(0, torch.tensor(3), torch.arange(50_000)), streams(0, torch.arange(50_000), torch.tensor(3))),
+        lambda: (
+            streams(0, torch.arange(50_000), torch.tensor(0)),
+            streams(0, torch.arange(50_000), torch.tensor(1)),
+        ),
+        lambda: (
+            streams(0, torch.tensor(3), torch.arange(50_000)),
+            streams(0, torch.arange(50_000), torch.tensor(3)),
+        ),
     ],
     ids=["next window", "next seed", "next sample", "keys swapped"],
 )

@@ -59,7 +59,10 @@ def test_undirected_edges_go_both_ways_once():
     [
         (lambda: graphs.from_edges([0], [1], [1.0, 2.0], num_nodes=2), "one number per edge"),
         (lambda: graphs.from_edges([0, 0], [1, 1], num_nodes=2), "0 -> 1 is listed 2 times"),
-        (lambda: graphs.from_edges([0, 1], [1, 0], [1.0, 2.0], num_nodes=2, undirected=True), "listed 2 times"),
+        (
+            lambda: graphs.from_edges([0, 1], [1, 0], [1.0, 2.0], num_nodes=2, undirected=True),
+            "listed 2 times",
+        ),
         (lambda: graphs.from_edges([0], [2], num_nodes=2), r"0\.\.1"),
         (lambda: graphs.from_edges([0], [1], [-1.0], num_nodes=2), "positive"),
         (lambda: graphs.from_distances(np.zeros((2, 3))), "square"),

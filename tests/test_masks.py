@@ -16,7 +16,9 @@ MASKS = {
 
 
 def z_score(hits: torch.Tensor, probability: float) -> float:
-    return float((hits.double().mean() - probability) / (probability * (1 - probability) / hits.numel()) ** 0.5)
+    return float(
+        (hits.double().mean() - probability) / (probability * (1 - probability) / hits.numel()) ** 0.5
+    )
 
 
 @pytest.mark.parametrize("name", MASKS)
@@ -35,12 +37,16 @@ def test_points_have_their_rate():
     assert abs(z_score(hidden, 0.3)) < 5
     # neighbours in time, nodes and channels are independent
     for axis in (1, 2, 3):
-        pairs = hidden.narrow(axis, 1, hidden.shape[axis] - 1) & hidden.narrow(axis, 0, hidden.shape[axis] - 1)
+        pairs = hidden.narrow(axis, 1, hidden.shape[axis] - 1) & hidden.narrow(
+            axis, 0, hidden.shape[axis] - 1
+        )
         assert abs(z_score(pairs, 0.09)) < 8
 
 
 def test_each_window_draws_its_own_rate():
-    rates = PointMask((0.2, 0.6)).hidden(streams(0, torch.arange(400)), (100, 10, 1)).float().mean(dim=(1, 2, 3))
+    rates = (
+        PointMask((0.2, 0.6)).hidden(streams(0, torch.arange(400)), (100, 10, 1)).float().mean(dim=(1, 2, 3))
+    )
     assert abs(float(rates.mean()) - 0.4) < 5 * (0.4 / 12**0.5) / 20
     assert 0.17 < rates.min() < 0.24 and 0.56 < rates.max() < 0.63
 

@@ -39,8 +39,14 @@ BROKEN_SERIES = {
     "nodes twice": (dict(nodes=["a", "b", "c", "b", "e"]), "'b' comes 2 times"),
     "labels of units": (dict(units=["m"]), "units must have 2 labels"),
     "too few nodes": (dict(graph=directed_graph(4)), "num_nodes=5"),
-    "edge out of range": (dict(graph=with_graph(edge_index=torch.tensor([[0], [5]]), edge_weight=torch.ones(1))), r"in 0\.\.4"),
-    "negative node": (dict(graph=with_graph(edge_index=torch.tensor([[0], [-1]]), edge_weight=torch.ones(1))), r"in 0\.\.4"),
+    "edge out of range": (
+        dict(graph=with_graph(edge_index=torch.tensor([[0], [5]]), edge_weight=torch.ones(1))),
+        r"in 0\.\.4",
+    ),
+    "negative node": (
+        dict(graph=with_graph(edge_index=torch.tensor([[0], [-1]]), edge_weight=torch.ones(1))),
+        r"in 0\.\.4",
+    ),
     "weight zero": (dict(graph=with_graph(edge_weight=torch.zeros(7))), "positive and finite"),
     "weight NaN": (dict(graph=with_graph(edge_weight=torch.full((7,), torch.nan))), "positive and finite"),
     "too few weights": (dict(graph=with_graph(edge_weight=torch.ones(3))), "one number per edge, 7"),
@@ -130,7 +136,9 @@ def test_a_constant_node_borrows_the_scale_of_its_channel():
     spec = SeriesSpec.of(series, torch.ones_like(series.observed))
     others = torch.cat([spec.scale[:2], spec.scale[3:]])
     assert 0.5 * others.min() < spec.scale[2, 0] < 1.5 * others.max()
-    everything = GraphSeries(torch.full((9, 5, 1), 4.0), torch.ones(9, 5, 1, dtype=torch.bool), directed_graph())
+    everything = GraphSeries(
+        torch.full((9, 5, 1), 4.0), torch.ones(9, 5, 1, dtype=torch.bool), directed_graph()
+    )
     assert (SeriesSpec.of(everything, everything.observed).scale == 1).all()
 
 
@@ -147,7 +155,9 @@ def test_specs_tell_how_they_differ(series):
     spec = SeriesSpec.of(series, torch.ones_like(series.observed))
     assert spec.difference(spec) is None
     order = torch.randperm(7, generator=torch.Generator().manual_seed(0))
-    shuffled = dataclasses.replace(spec, edge_index=spec.edge_index[:, order], edge_weight=spec.edge_weight[order])
+    shuffled = dataclasses.replace(
+        spec, edge_index=spec.edge_index[:, order], edge_weight=spec.edge_weight[order]
+    )
     assert spec.difference(shuffled) is None
     assert "edges" in spec.difference(dataclasses.replace(spec, edge_index=spec.edge_index.flip(0)))
     assert "covariates" in spec.difference(dataclasses.replace(spec, num_covariates=0))

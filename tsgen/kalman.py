@@ -10,7 +10,7 @@ where ``context`` holds and not at all elsewhere. An autoregression of order p i
   :math:`S = H P H^\top`,
 
   .. math:: K = P H^\top S^{-1}, \quad a \leftarrow F (a + K v) + c, \quad
-            P \leftarrow F (I - K H) P (I - K H)^\top F^\top + Q.
+            P \leftarrow F (I - K H) P F^\top + Q.
 
   What was not measured has a zero innovation, zero columns in K and a unit row in S: every window of a batch
   has a pattern of its own, and none has a shape of its own. The product form keeps P positive semi-definite
@@ -245,7 +245,6 @@ def _updates(model: StateSpace, context: Bool[Tensor, "batch time observed"]) ->
         gain = torch.cholesky_solve(rows * seen[:, :, None], cholesky).mT
         updates.append(_Update(seen, rows, cholesky, gain))
         left = covariance - gain @ rows
-        left = left - left[..., :size] @ gain.mT
         # what was seen has no variance left, not even rounding error
         open_ = pad(~seen, (0, len(transition) - size), value=True)
         left = left * (open_[:, :, None] & open_[:, None])

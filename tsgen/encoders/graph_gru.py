@@ -48,8 +48,9 @@ class GraphGRUEncoder(Encoder):
         super().__init__(in_features, hidden)
         self.input_messages = Convolution(convolution, in_features, hidden)
         self.state_messages = Convolution(convolution, hidden, hidden)
-        self.from_inputs = nn.Linear(in_features + hidden, 4 * hidden)
-        self.from_state = nn.Linear(2 * hidden, 3 * hidden)
+        self.gates_from_inputs = nn.Linear(in_features + hidden, 3 * hidden)
+        self.gates_from_state = nn.Linear(2 * hidden, 3 * hidden)
+        self.skip = nn.Linear(in_features + hidden, hidden)
 
     def forward(
         self,
@@ -60,17 +61,16 @@ class GraphGRUEncoder(Encoder):
         """Reads the next steps; ``state`` is h of the last one."""
         batch, _, nodes, _ = inputs.shape
         h = inputs.new_zeros(batch, nodes, self.hidden) if state is None else state
-        messages = self.input_messages(inputs, propagation)
-        read = self.from_inputs(torch.cat([inputs, messages], dim=-1))
-        gates, skip = read.split([3 * self.hidden, self.hidden], dim=-1)
-        states = []
-        for gates_t in gates.unbind(dim=1):
+        x = inputs.transpose(0, 1).contiguous()  # time first: every step then reads and writes one block
+        x = torch.cat([x, self.input_messages(x, propagation)], dim=-1)
+        gates, states = self.gates_from_inputs(x), []
+        for gates_t in gates.unbind():
             h = self._step(gates_t, h, propagation)
             states.append(h)
-        return torch.stack(states, dim=1) + skip, h
+        return (torch.stack(states) + self.skip(x)).transpose(0, 1), h
 
     def _step(self, gates: Tensor, h: Tensor, propagation: Propagation) -> Tensor:
-        recurrent = self.from_state(torch.cat([h, self.state_messages(h, propagation)], dim=-1))
+        recurrent = self.gates_from_state(torch.cat([h, self.state_messages(h, propagation)], dim=-1))
         (a_r, a_z, a_c), (b_r, b_z, b_c) = gates.chunk(3, dim=-1), recurrent.chunk(3, dim=-1)
         candidate = torch.tanh(a_c + torch.sigmoid(a_r + b_r) * b_c)
         return torch.lerp(candidate, h, torch.sigmoid(a_z + b_z))

@@ -34,7 +34,7 @@ class MixtureHead(Head):
             raise ValueError(f"components must be at least 1; it is {components}.")
         self.components = components
         self.linear = nn.Linear(hidden, 3 * components * channels)
-        # the first means lie at the quantiles of a standard normal, each component as wide as its share of the line
+        # the first means are spread like a standard normal, each component as wide as its share
         quantiles = torch.special.ndtri((torch.arange(components) + 0.5) / components)
         log_scale = torch.full_like(quantiles, -1.0 if components > 1 else 0.0)
         bias = torch.stack([torch.zeros(components), quantiles, log_scale])
@@ -62,7 +62,9 @@ class MixtureHead(Head):
             validate_args=False,
         )
 
-    def quantile(self, law: MixtureSameFamily, uniforms: Tensor) -> Float[Tensor, "batch time nodes channels"]:
+    def quantile(
+        self, law: MixtureSameFamily, uniforms: Float[Tensor, "*entry uniforms"]
+    ) -> Float[Tensor, "*entry"]:
         """Draws a component with the first number, and its normal quantile with the second."""
         component: Any = law.component_distribution
         below = uniforms[..., :1] > law.mixture_distribution.probs.cumsum(dim=-1)[..., :-1]

@@ -56,11 +56,12 @@ def crps(
     samples: Float[Tensor, "samples *entries"], truth: Float[Tensor, "*entries"]
 ) -> Float[Tensor, "*entries"]:
     """The fair CRPS of each entry, in data units; of a single draw, its absolute error."""
-    error = (samples - truth).abs().mean(dim=0)
+    errors = samples - truth
+    error = errors.abs().mean(dim=0)
     size = len(samples)
     if size == 1:
         return error
-    ordered = samples.sort(dim=0).values
+    ordered = errors.sort(dim=0).values
     # sum over pairs i<j of x_j - x_i = sum over i of (2 i - S + 1) x_i, i from 0
     weight = 2 * torch.arange(size, device=ordered.device, dtype=ordered.dtype) - (size - 1)
     return error - torch.tensordot(weight, ordered, dims=1) / (size * (size - 1))

@@ -87,8 +87,6 @@ class DensityModel(LightningModule, ABC):
             "train/nll",
             loss.detach(),
             prog_bar=True,
-            on_epoch=True,
-            on_step=True,
             batch_size=len(batch.values),
         )
         return loss

@@ -66,6 +66,7 @@ _STYLE: dict[Any, Any] = {
     "lines.solid_capstyle": "round",
 }
 
+_STEPS = [1, 2, 5, 10]  # between ticks, so that their labels are short
 _P = ParamSpec("_P")
 
 
@@ -229,8 +230,8 @@ class Panel(NamedTuple):
 def choose_panels(evaluation: xr.Dataset, channel: int = 0, count: int = 6, longest: int = 96) -> list[Panel]:
     """Chooses panels spread evenly over the score, from the lowest mean CRPS to the highest.
 
-    Candidates are all nodes in all windows that have at least as many scored entries as the median one: one
-    lucky entry makes no best window. If nothing at all is scored, panels are spread evenly over the data.
+    Candidates are all nodes in all windows that have at least half as many scored entries as the median one:
+    one lucky entry makes no best window. If nothing at all is scored, panels are spread evenly over the data.
 
     Args:
         evaluation: The evaluation.
@@ -248,7 +249,7 @@ def choose_panels(evaluation: xr.Dataset, channel: int = 0, count: int = 6, long
     total = np.add.reduceat(np.where(scored, crps, 0), starts, axis=1, dtype=np.float64)
     score = total / np.maximum(entries, 1)
     if scored.any():
-        usual = entries >= np.median(entries[entries > 0])
+        usual = entries >= max(np.median(entries[entries > 0]) / 2, 1)
         candidates = np.flatnonzero(usual)[np.argsort(score[usual], kind="stable")]
     else:
         candidates = np.arange(windows * pieces * nodes)
@@ -324,14 +325,15 @@ def _draw_fan(ax: Axes, evaluation: xr.Dataset, panel: Panel) -> None:
         ax.xaxis.set_major_locator(locator)
         ax.xaxis.set_major_formatter(ConciseDateFormatter(locator, show_offset=False))
     else:
-        ax.xaxis.set_major_locator(MaxNLocator(6))
-    ax.yaxis.set_major_locator(MaxNLocator(5))
+        ax.xaxis.set_major_locator(MaxNLocator(6, steps=_STEPS))
+    ax.yaxis.set_major_locator(MaxNLocator(5, steps=_STEPS))
     ax.grid(axis="y", color=PALE, lw=0.5)
-    when = str(np.datetime_as_string(time[0], unit="m")).replace("T", " ") if dated else f"from {time[0]}"
+    when = str(np.datetime_as_string(time[0], unit="m")).replace("T", " ") if dated else f"time {time[0]}"
     crps = part["crps"].values[target]
     crps = crps[np.isfinite(crps)]
     words = [when, f"CRPS {crps.mean():.3g}" if crps.size else "not scored", panel.place]
-    ax.set_title(printable(evaluation["node"].values[panel.node], 36), pad=17)
+    name = printable(evaluation["node"].values[panel.node], 36)
+    ax.set_title(f"node {name}" if name.isdecimal() else name, pad=17)
     ax.annotate(
         " · ".join(filter(None, words)),
         (0, 1),
@@ -378,7 +380,7 @@ def network(evaluation: xr.Dataset, columns: int = 2) -> Figure:
     # a scale from zero, and wide: where nothing is missing, no node is to look worst
     highest = max(float(np.nanmax(np.append(missing, 0.01))), 0.01)
     bar = _draw_network(axes[0], evaluation, missing, "YlGnBu", (0.0, highest))
-    bar.formatter = PercentFormatter(1, decimals=0 if highest > 0.08 else 1, symbol=" %")
+    bar.formatter = PercentFormatter(1, decimals=0 if highest >= 0.03 else 1, symbol=" %")
     bar.update_ticks()
     bar.set_label("share of all entries", color=GREY)
     axes[0].set_title("Never observed")
@@ -399,7 +401,7 @@ def _draw_network(
 ) -> Colorbar:
     """Draws the graph, its nodes coloured by a number, white where it is NaN."""
     place, aspect = _layout(evaluation)
-    names = evaluation["node"].values if len(place) <= 12 else []
+    names: Any = evaluation["node"].values if len(place) <= 12 else []
     middle, extent = (place.max(axis=0) + place.min(axis=0)) / 2, np.ptp(place, axis=0)
     # names want room; and nodes may stand in a line, or be one
     reach = np.maximum((0.72 if len(names) else 0.56) * extent, 0.3 * (extent.max() or 1))
@@ -430,7 +432,7 @@ def _draw_network(
     bar = figure.colorbar(dots, ax=ax, shrink=0.75, aspect=28, pad=0.02)
     bar.outline.set_visible(False)
     bar.ax.tick_params(colors=GREY, labelsize=8, length=2)
-    bar.locator = MaxNLocator(5)
+    bar.locator = MaxNLocator(5, steps=_STEPS)
     bar.update_ticks()
     return bar
 
@@ -529,7 +531,7 @@ def score_bars(scores: Mapping[str, Any], columns: int = 2) -> Figure:
         ax.tick_params(axis="y", length=0, labelcolor=INK, labelsize=8.5)
         ax.invert_yaxis()
         ax.set_xlim(0, max(1.18 * length.max(initial=0), 1e-12))
-        ax.xaxis.set_major_locator(MaxNLocator(5))
+        ax.xaxis.set_major_locator(MaxNLocator(5, steps=_STEPS))
         ax.spines["left"].set_visible(False)
         ax.set_title(key.upper())
     return figure

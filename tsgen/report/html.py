@@ -4,7 +4,7 @@ The page needs nothing beside it: style and images lie inside, and it runs no sc
 named (nodes, channels, units, the run, its files) is escaped.
 
 A run's folder holds ``evaluation.nc`` and ``scores.json``, which ``tsgen test`` writes, and may hold
-``metrics.csv`` (training) and the configurations ``config_fit.yaml`` and ``config_test.yaml``.
+``logs/fit/metrics.csv`` (training) and the configurations ``config_fit.yaml`` and ``config_test.yaml``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import html
 import io
 import json
 import math
+import statistics
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -55,11 +56,11 @@ _LAWS = {
     "posterior": "each hidden entry is drawn given everything visible in the window, before it and after it",
 }
 _SCORES = {  # key: heading, what is best (None: nothing by itself), what it means
-    "mae": ("MAE", 0.0, "mean absolute error"),
-    "rmse": ("RMSE", 0.0, "root of the mean squared error"),
+    "mae": ("MAE", 0.0, "mean absolute error of the median of the samples"),
+    "rmse": ("RMSE", 0.0, "root of the mean squared error of the median"),
     "mre": ("MRE", 0.0, "sum of absolute errors over the sum of absolute truths"),
     "crps": ("CRPS", 0.0, "continuous ranked probability score: the absolute error of a whole distribution"),
-    "crps_quantile": ("CRPS, normalised", 0.0, "CRPS from quantiles, over the mean absolute truth"),
+    "crps_quantile": ("CRPS, normalised", 0.0, "from 19 quantiles, over the mean absolute truth"),
     "nll": ("NLL", -math.inf, "negative log-likelihood of the truth, in nats per scored entry"),
     "coverage_50": ("50 % coverage", 0.5, "share of truths inside the central 50 % interval: best at 50 %"),
     "coverage_90": ("90 % coverage", 0.9, "share of truths inside the central 90 % interval: best at 90 %"),
@@ -129,7 +130,7 @@ def write_report(run: Path) -> Path:
         _calibration_section(evaluation),
         _network_section(evaluation),
         _node_section(scores, evaluation),
-        _training_section(run / "metrics.csv"),
+        _training_section(run / "logs" / "fit" / "metrics.csv"),
         _configuration_section(run),
     ]
     page = (
@@ -222,7 +223,7 @@ def _plural(count: int, noun: str) -> str:
 def _column(values: Sequence[float], percent: bool = False) -> list[str]:
     """The numbers of a table's column, all to one decimal place: four digits in the middle one."""
     known = [abs(v) for v in values if math.isfinite(v) and v != 0]
-    middle = float(np.median(known)) if known else 1.0
+    middle = statistics.median_low(known) if known else 1.0
     decimals = 1 if percent else min(max(3 - math.floor(math.log10(middle)), 0), 9)
 
     def show(value: float) -> str:
@@ -372,7 +373,7 @@ def _fan_section(evaluation: xr.Dataset) -> str:
         if scored and len(panels) > 1:
             caption += (
                 ", from the lowest mean CRPS to the highest, evenly spread over all pairs of a node and a "
-                "window with at least the usual number of scored entries"
+                "window with at least half the usual number of scored entries"
             )
         caption += ". Bands are central intervals of the samples; they close on what is visible."
         draw = functools.partial(figures.fan_chart, evaluation, panels)

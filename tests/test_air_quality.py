@@ -1,0 +1,77 @@
+"""The published protocol on the real files, where they are; damaged files everywhere."""
+
+import pytest
+import torch
+from conftest import AQI36, needs_aqi36
+
+from datamodules import AirQualityDataModule
+from tsgen.baselines import linear_interpolation, node_mean
+from tsgen.metrics import MAE, entries
+from tsgen.series import Units
+
+
+@pytest.fixture(scope="module")
+def data():
+    return AirQualityDataModule(str(AQI36))
+
+
+def whole(data, stage):
+    dataset = data.dataset(stage)
+    return dataset.__getitems__([(0, i) for i in range(len(dataset))])
+
+
+@needs_aqi36
+def test_the_protocol_has_its_numbers(data):
+    test = whole(data, "test")
+    assert test.values.shape == (82, 36, 36, 1)
+    assert int(test.target.sum()) == 20_434
+    scored = test.position[:, :, None, None].expand_as(test.target)[test.target]
+    months = data.split.series.time.astype("datetime64[M]").astype(int) % 12 + 1
+    assert set(months[scored.numpy()]) == {3, 6, 9, 12}
+    # 166 hours of the test months have no visible station
+    hours = {
+        int(p): bool(c.any())
+        for w in range(82)
+        for p, c in zip(test.position[w], test.context[w], strict=True)
+    }
+    assert sum(not seen for seen in hours.values()) == 166
+    assert data.split.series.graph.num_edges == 2 * 327
+    assert float(1 - data.split.series.observed.float().mean()) == pytest.approx(0.1325, abs=5e-5)
+
+
+@needs_aqi36
+def test_no_split_touches_another(data):
+    train, val, test = (
+        {t for s in getattr(data.split, name) for t in range(s.start, s.stop)}
+        for name in ("train", "val", "test")
+    )
+    assert not (train & val or train & test or val & test)
+    assert len(train | val | test) == 8759
+    assert max(data.dataset("train").starts + 36) <= 8759
+    assert {int(p) for p in whole(data, "val").position.flatten()} == val
+
+
+@needs_aqi36
+def test_baselines_score_as_published(data):
+    test, units = whole(data, "test"), Units(data.spec.loc, data.spec.scale)
+    for answer, published in ((linear_interpolation, 15.38), (node_mean, 54.5)):
+        score = MAE()
+        score.update(*entries(answer(test, units), test))
+        assert float(score.compute()) == pytest.approx(published, abs=0.01)
+
+
+@needs_aqi36
+def test_covariates_are_the_calendar(data):
+    # the series begins on Thursday 2014-05-01 at 01:00
+    first = data.split.series.covariates[0, 0]
+    hour, day = torch.tensor(2 * torch.pi / 24), torch.tensor(2 * torch.pi * (3 + 1 / 24) / 7)
+    torch.testing.assert_close(first, torch.stack([hour.sin(), hour.cos(), day.sin(), day.cos()]))
+
+
+def test_missing_and_damaged_files_say_so(tmp_path):
+    with pytest.raises(ValueError, match=r"pm25_ground\.txt must be a file"):
+        _ = AirQualityDataModule(str(tmp_path)).split
+    for name in ("pm25_ground", "pm25_missing", "pm25_latlng"):
+        (tmp_path / f"{name}.txt").write_text("")
+    with pytest.raises(ValueError, match="must be a table"):
+        _ = AirQualityDataModule(str(tmp_path)).split

@@ -1,0 +1,284 @@
+"""The command line as a user meets it: the whole way, and every mistake in one line with exit code 2."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+import yaml
+from conftest import AQI36
+from wandb_file import OfflineRun
+
+from experiments.__main__ import main
+from experiments.configs import find, shipped
+
+ROOT = Path(__file__).parents[1]
+SMALL = ["--data.steps", "400", "--data.num_nodes", "6", "--model.encoder.hidden", "8"]
+SHORT = [
+    "--trainer.max_epochs",
+    "2",
+    "--trainer.log_every_n_steps",
+    "2",
+    "--trainer.enable_progress_bar",
+    "false",
+]
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of a small run that was fitted, tested, predicted and reported."""
+    folder = tmp_path_factory.mktemp("whole")
+    common = ["--config", "demo", "--runs", str(folder), *SMALL, "--model.sampler.num_samples", "9"]
+    assert main(["fit", *common, *SHORT]) == 0
+    assert main(["test", *common, *SHORT]) == 0
+    assert main(["predict", *common, *SHORT]) == 0
+    assert main(["report", str(folder / "demo")]) == 0
+    return folder / "demo"
+
+
+def test_a_run_leaves_its_files(run):
+    for name in (
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+        "config_fit.yaml",
+        "config_test.yaml",
+        "scores.json",
+    ):
+        assert (run / name).is_file(), name
+    assert not list(run.glob("*.parts"))
+    page = (run / "report.html").read_text("utf-8")
+    assert "exact posterior" in page and "filtering" in page and page.count("<img") + page.count("<svg") >= 4
+    losses = (run / "logs/fit/metrics.csv").read_text()
+    assert "train/nll" in losses and "val/nll" in losses
+
+
+def test_the_table_compares_on_the_same_entries(run):
+    table = json.loads((run / "scores.json").read_text("utf-8"))
+    rows = {row["name"]: row for row in table["rows"]}
+    assert list(rows) == [
+        "AutoregressiveModel",
+        "node mean",
+        "linear interpolation",
+        "exact filtering",
+        "exact posterior",
+    ]
+    assert rows["AutoregressiveModel"]["law"] == "filtering"
+    for score in ("mae", "crps", "nll"):
+        assert rows["exact posterior"][score] < rows["AutoregressiveModel"][score]
+    assert rows["node mean"]["nll"] is None and rows["node mean"]["mae"] > 0
+    data = xr.open_dataset(run / "evaluation.nc")
+    assert int(data["target"].sum()) == table["entries"] == sum(node["entries"] for node in table["by_node"])
+    assert not (data["target"] & data["context"]).any()
+    crps = float(data["crps"].sum() / data["target"].sum())
+    assert crps == pytest.approx(rows["AutoregressiveModel"]["crps"], rel=1e-4)
+
+
+def test_predictions_lose_nothing_and_touch_nothing_observed(run):
+    from datamodules import SyntheticDataModule
+
+    config = yaml.safe_load((run / "config_predict.yaml").read_text("utf-8"))["data"]["init_args"]
+    series = SyntheticDataModule(
+        process="linear", steps=config["steps"], num_nodes=config["num_nodes"]
+    ).split.series
+    written = xr.open_dataset(run / "imputation.nc")
+    assert dict(written.sizes) == {"time": 400, "node": 6, "channel": 1, "sample": 9}
+    assert written["imputation"].dims == ("sample", "time", "node", "channel")
+    values = written["imputation"].values
+    assert np.isfinite(values).all()
+    observed = series.observed.numpy()
+    assert np.array_equal(written["observed"].values.astype(bool), observed)
+    assert np.array_equal(
+        values[:, observed], np.broadcast_to(series.values.numpy()[observed], (9, observed.sum()))
+    )
+    assert (values[:, ~observed].std(axis=0) > 0).all()
+    assert written.attrs["law"] == "filtering" and written["node"].values.tolist() == list(series.nodes)
+    assert written["unit"].values.tolist() == list(series.units)
+
+
+def test_a_seed_fixes_the_predictions(run):
+    first = xr.load_dataset(run / "imputation.nc")["imputation"].values
+    common = [
+        "--config",
+        "demo",
+        "--runs",
+        str(run.parent),
+        *SMALL,
+        *SHORT,
+        "--model.sampler.num_samples",
+        "9",
+    ]
+    assert main(["predict", *common, "--data.batch_size", "3"]) == 0
+    again = xr.load_dataset(run / "imputation.nc")["imputation"].values
+    np.testing.assert_allclose(again, first, rtol=1e-4, atol=1e-4)
+
+
+def test_wandb_holds_config_losses_scores_figures_and_checkpoint(run):
+    fit, test = sorted(run.glob("wandb/offline-run-*/run-*.wandb"))[:2]
+    trained, tested = OfflineRun(fit), OfflineRun(test)
+    assert trained.id == tested.id == (run / "wandb_id").read_text()
+    config = trained.config["cli"]
+    assert config["model"]["init_args"]["encoder"]["init_args"]["hidden"] == 8
+    assert config["data"]["init_args"]["steps"] == 400
+    assert len(trained.history["val/nll"]) == 2 and len(trained.history["train/nll"]) > 2
+    assert all(np.isfinite(trained.history["train/nll"]))
+    assert trained.history["trainer/global_step"] == sorted(trained.history["trainer/global_step"])
+    assert any(key.startswith("val/imputation") for key in trained.history)
+    assert any("model.ckpt" in paths for paths in trained.artifacts.values())
+    scores = json.loads((run / "scores.json").read_text("utf-8"))["rows"][0]
+    for name in ("mae", "crps", "nll", "coverage_90"):
+        assert tested.history[f"test/{name}"] == [pytest.approx(scores[name], rel=1e-4)]
+    figures = [f for key, values in tested.history.items() if key.endswith("filenames") for f in values[0]]
+    assert len(figures) == 2
+    assert all((test.parent / "files" / figure).stat().st_size > 10_000 for figure in figures)
+    assert any(key.startswith("test/scores") for key in tested.history)
+
+
+def test_a_checkpoint_alone_rebuilds_the_model_in_a_fresh_process(run):
+    script = (
+        "import sys, tsgen; m = tsgen.load(sys.argv[1]); print(type(m).__name__, m.encoder.hidden, "
+        "len(m.spec.nodes), m.spec.graph.num_edges, float(m.loc.mean()))"
+    )
+    path = run / "checkpoints/best.ckpt"
+    out = subprocess.run(
+        [sys.executable, "-c", script, path], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    name, hidden, nodes, edges, loc = out.stdout.split()
+    saved = torch.load(path, weights_only=True)
+    assert (name, hidden, nodes, edges) == ("AutoregressiveModel", "8", "6", "18")
+    assert float(loc) == pytest.approx(float(saved["state_dict"]["loc"].mean()))
+
+
+def test_a_second_fit_keeps_the_first(run, capsys):
+    config = run.parent / "again.yaml"
+    config.write_text((run / "config_fit.yaml").read_text("utf-8"), "utf-8")
+    words = ["fit", "--config", str(config), "--runs", "here", "--name", "x", "--trainer.max_epochs", "1"]
+    words += ["--trainer.limit_train_batches", "1"]
+    assert main(words) == 0
+    first = Path("here/x/checkpoints/best.ckpt").read_bytes()
+    assert main(words) == 0
+    assert Path("here/x.1/checkpoints/best.ckpt").read_bytes() == first
+    assert "held an earlier run" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", sorted(shipped()))
+def test_every_config_trains_one_batch(name):
+    words = ["fit", "--config", name, "--runs", "runs", *SHORT, "--trainer.max_epochs", "1"]
+    words += ["--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "1"]
+    words += ["--model.sampler.num_samples", "2"]
+    if "AirQuality" in shipped()[name].read_text("utf-8"):
+        if not AQI36.is_dir():
+            pytest.skip(f"the AQI-36 files are not at {AQI36}")
+        words += ["--data.root", str(AQI36)]
+    assert main(words) == 0
+    assert Path(f"runs/{name}/checkpoints/last.ckpt").is_file()
+
+
+def test_a_path_is_as_good_as_a_name(tmp_path):
+    own = tmp_path / "mine.yaml"
+    own.write_text(find("demo").read_text("utf-8"), "utf-8")
+    assert find(str(own)) == own and find("demo").name == "demo.yaml"
+
+
+GOOD = ["--config", "demo", *SMALL, *SHORT]
+MISTAKES = {
+    "no such command": (["fitt", *GOOD], "must be one of fit"),
+    "no such config": (["fit", "--config", "dmo"], "demo"),
+    "config without a name": (["fit", "--config"], "--config"),
+    "misspelt option": (["fit", *GOOD, "--trainer.max_epoch", "3"], "max_epoch"),
+    "misspelt option of the data": (["fit", *GOOD, "--data.windw", "3"], "windw"),
+    "misspelt option of the encoder": (["fit", *GOOD, "--model.encoder.hiden", "3"], "hiden"),
+    "text for a number": (["fit", *GOOD, "--data.window", "long"], "window"),
+    "window longer than the data": (["fit", *GOOD, "--data.window", "390"], "window"),
+    "no such class": (["fit", *GOOD, "--model.head", "tsgen.heads.NoHead"], "NoHead"),
+    "bad rate": (["fit", *GOOD, "--data.thinning.rate", "7"], "rate must lie in"),
+    "missing folder": (["fit", "--config", "aqi36", "--data.root", "nowhere"], "nowhere"),
+    "no checkpoint yet": (["test", *GOOD], "best.ckpt"),
+    "report of nothing": (["report", "nowhere"], "nowhere"),
+    "report without a run": (["report"], ""),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_mistake_is_one_line_and_exit_code_2(case, capsys, as_a_user):
+    words, message = MISTAKES[case]
+    assert main(words) == 2
+    shown = capsys.readouterr()
+    assert message in shown.err
+    assert len(shown.err.strip().splitlines()) <= 1
+    assert len(shown.err) < 500
+    assert not Path("runs").exists() or not list(Path("runs").rglob("*.ckpt"))
+
+
+def test_a_yaml_with_a_misspelt_option_is_one_line(tmp_path, capsys):
+    config = yaml.safe_load(find("demo").read_text("utf-8"))
+    config["model"]["init_args"]["encoder"]["init_args"]["hiddn"] = 3
+    Path("typo.yaml").write_text(yaml.safe_dump(config))
+    assert main(["fit", "--config", "typo.yaml"]) == 2
+    shown = capsys.readouterr().err
+    assert "hiddn" in shown and len(shown.strip().splitlines()) == 1
+    Path("broken.yaml").write_text("model: [unclosed")
+    assert main(["fit", "--config", "broken.yaml"]) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_what_is_no_checkpoint_is_one_line(capsys):
+    Path("text.ckpt").write_text("no checkpoint")
+    assert main(["test", *GOOD, "--ckpt_path", "text.ckpt"]) == 2
+    assert "cannot be read as one" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_other_data_is_refused(run, capsys):
+    words = ["test", "--config", "demo", *SHORT, "--data.steps", "400", "--data.num_nodes", "7"]
+    assert (
+        main([*words, "--model.encoder.hidden", "8", "--ckpt_path", str(run / "checkpoints/best.ckpt")]) == 2
+    )
+    shown = capsys.readouterr().err
+    assert "nodes" in shown and len(shown.strip().splitlines()) == 1
+
+
+def test_help_is_readable(capsys):
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("fit", "test", "predict", "report", "demo", "aqi36"))
+    assert main(["report", "--help"]) == 0
+    for command in ("fit", "test", "predict"):
+        with pytest.raises(SystemExit) as end:
+            main([command, "--help"])
+        assert end.value.code == 0
+        assert "--trainer.max_epochs" in capsys.readouterr().out
+
+
+def test_the_module_and_the_console_script_start(tmp_path):
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    words = [sys.executable, "-m", "experiments"]
+    good = subprocess.run([*words, "--version"], capture_output=True, text=True, env=env, cwd=tmp_path)
+    assert good.returncode == 0 and good.stdout.startswith("tsgen ")
+    bad = subprocess.run(
+        [*words, "fit", "--config", "nothing"], capture_output=True, text=True, env=env, cwd=tmp_path
+    )
+    assert bad.returncode == 2 and len(bad.stderr.strip().splitlines()) == 1
+
+
+def test_without_an_account_wandb_is_offline(monkeypatch, tmp_path):
+    from experiments import cli
+
+    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    assert not cli._has_wandb_account()
+    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password secret\n")
+    assert cli._has_wandb_account()
+    (tmp_path / "netrc").write_text("broken")
+    assert not cli._has_wandb_account()
+    monkeypatch.setenv("WANDB_API_KEY", "key")
+    assert cli._has_wandb_account()

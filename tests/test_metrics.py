@@ -1,0 +1,115 @@
+"""Scores against scoringrules, against definitions written out, and in pieces."""
+
+import numpy as np
+import pytest
+import scoringrules
+import torch
+
+from tsgen.metrics import (
+    CRPS,
+    MAE,
+    MRE,
+    NLL,
+    RMSE,
+    Coverage,
+    QuantileCRPS,
+    Width,
+    crps,
+    empirical_quantiles,
+    scores,
+)
+
+
+@pytest.fixture
+def drawn():
+    generator = torch.Generator().manual_seed(0)
+    samples = torch.randn(40, 300, generator=generator) * 3 + 5
+    truth = torch.randn(300, generator=generator) * 4 + 5
+    return samples, truth
+
+
+def test_crps_is_the_fair_one(drawn):
+    samples, truth = drawn
+    expected = scoringrules.crps_ensemble(truth.numpy(), samples.T.numpy(), estimator="fair")
+    np.testing.assert_allclose(crps(samples, truth), expected, rtol=1e-4, atol=1e-5)
+    three = torch.tensor([-1.0, 0.0, 0.5, 2.0])[:, None]
+    assert float(crps(three, torch.tensor([0.3]))) == pytest.approx(0.0833333333)
+    assert float(crps(torch.tensor([[2.0]]), torch.tensor([0.5]))) == 1.5
+
+
+def test_quantiles_are_numpys(drawn):
+    samples, _ = drawn
+    levels = torch.tensor([0.0, 0.05, 0.5, 0.77, 1.0])
+    mine = empirical_quantiles(samples.sort(dim=0).values, levels)
+    np.testing.assert_allclose(
+        mine, np.quantile(samples.numpy(), levels.numpy(), axis=0), rtol=1e-5, atol=1e-5
+    )
+    single = empirical_quantiles(samples[:1], levels)
+    assert torch.equal(single, samples[:1].expand(5, -1))
+
+
+def test_scores_are_their_definitions(drawn):
+    samples, truth = drawn
+    x, y = samples.double().numpy(), truth.double().numpy()
+    error = np.median(x, axis=0) - y
+    levels = np.arange(0.05, 0.96, 0.05)
+    quantile = np.quantile(x, levels, axis=0)
+    pinball = 2 * np.abs((quantile - y) * ((y <= quantile) - levels[:, None]))
+    low, high = np.quantile(x, [0.05, 0.95], axis=0)
+    expected = {
+        "mae": np.abs(error).mean(),
+        "rmse": np.sqrt((error**2).mean()),
+        "mre": np.abs(error).sum() / np.abs(y).sum(),
+        "crps": scoringrules.crps_ensemble(y, x.T, estimator="fair").mean(),
+        "crps_quantile": (pinball.sum(axis=1) / np.abs(y).sum()).mean(),
+        "coverage_90": ((low <= y) & (y <= high)).mean(),
+        "width_90": (high - low).mean(),
+    }
+    together = scores()
+    together.update(samples, truth)
+    computed = together.compute()
+    for name, value in expected.items():
+        assert float(computed[name]) == pytest.approx(value, rel=1e-4), name
+
+
+@pytest.mark.parametrize(
+    "metric", [MAE, RMSE, MRE, CRPS, QuantileCRPS, lambda: Coverage(0.5), lambda: Width(0.5)]
+)
+def test_pieces_add_up_whatever_their_size(metric, drawn):
+    samples, truth = drawn
+    whole, pieces = metric(), metric()
+    whole.update(samples, truth)
+    for cut in (slice(0, 1), slice(1, 1), slice(1, 200), slice(200, 300)):
+        pieces.update(samples[:, cut], truth[cut])
+    assert float(pieces.compute()) == pytest.approx(float(whole.compute()), rel=1e-6)
+
+
+def test_perfect_and_calibrated_forecasts():
+    generator = torch.Generator().manual_seed(1)
+    samples = torch.randn(99, 40_000, generator=generator)
+    calibrated = Coverage(0.5)
+    calibrated.update(samples, torch.randn(40_000, generator=generator))
+    assert abs(float(calibrated.compute()) - 0.5) < 0.015
+    exact = scores()
+    exact.update(samples[:1].expand(9, -1), samples[0])
+    assert all(
+        float(exact.compute()[name]) == 0 for name in ("mae", "rmse", "crps", "crps_quantile", "width_90")
+    )
+
+
+def test_nll_is_a_mean_over_scored_entries():
+    nll = NLL()
+    nll.update(torch.tensor([-1.0, 0.0, -3.0]), torch.tensor([True, False, True]))
+    nll.update(torch.zeros(2), torch.zeros(2, dtype=torch.bool))
+    assert float(nll.compute()) == 2.0
+
+
+def test_nothing_scored_is_not_a_perfect_score():
+    empty = MAE()
+    empty.update(torch.zeros(3, 0), torch.zeros(0))
+    assert torch.isnan(empty.compute())
+
+
+def test_levels_lie_between_0_and_1(as_a_user):
+    with pytest.raises(ValueError, match="level must lie"):
+        Coverage(90)

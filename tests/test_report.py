@@ -1,0 +1,604 @@
+"""The report: figures show what the data say, and the page holds together whatever the data are named."""
+
+import json
+import math
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import matplotlib
+import numpy as np
+import pytest
+import xarray as xr
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+
+from tsgen.report import figures, write_report
+from tsgen.report.html import _best, _column
+
+ENTRY = ("window", "step", "node", "channel")
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "\"><img src=x onerror='alert(2)'>",
+    "$\\frac{1}$ & \x07\n",
+    "n" * 300,
+]
+VOID = {"meta", "img", "source", "br", "link"}
+
+
+def make_evaluation(
+    windows=3, steps=12, nodes=4, channels=1, samples=19, names=None, positions=True, law="posterior", seed=0
+) -> xr.Dataset:
+    """Calibrated samples of independent entries: visible, scored, unknown ones.
+
+    Of several windows, the first has nothing to score.
+    """
+    random = np.random.default_rng(seed)
+    shape = (windows, steps, nodes, channels)
+    truth = random.normal(50, 7, shape).astype(np.float32)
+    draws = random.normal(50, 7, (samples, *shape))
+    kind = random.choice(3, shape, p=[0.5, 0.4, 0.1])
+    kind[0] = np.where(kind[0] == 1, 2, kind[0]) if windows > 1 else kind[0]
+    context, target = kind == 0, kind == 1
+    spread = np.abs(draws[:, None] - draws[None]).mean(axis=(0, 1)) / 2
+    crps = np.abs(draws - truth).mean(axis=0) - spread
+    levels = [0.05, 0.25, 0.5, 0.75, 0.95]
+    quantiles = np.where(context, truth, np.quantile(draws, levels, axis=0)).astype(np.float32)
+    source = np.append(np.arange(nodes), 0)[: 0 if nodes == 1 else None]  # directed, and with unequal weights
+    target_node = (source + np.append(np.ones(nodes, int), 2)[: len(source)]) % nodes
+    steps_since = np.arange(windows * steps).reshape(windows, steps)
+    evaluation = xr.Dataset(
+        {
+            "truth": (ENTRY, np.where(kind == 2, np.nan, truth).astype(np.float32)),
+            "context": (ENTRY, context),
+            "target": (ENTRY, target),
+            "rank": (ENTRY, np.where(target, (draws < truth).sum(axis=0), -1).astype(np.int32)),
+            "crps": (ENTRY, np.where(target, crps, np.nan).astype(np.float32)),
+            "quantiles": (("quantile", *ENTRY), quantiles),
+            "edge_source": ("edge", source),
+            "edge_target": ("edge", target_node),
+            "edge_weight": ("edge", np.linspace(0.2, 1.5, len(source)).astype(np.float32)),
+            "share_missing": ("node", random.random(nodes)),
+        },
+        coords={
+            "quantile": levels,
+            "node": (names or [f"station {v}" for v in range(nodes)])[:nodes],
+            "channel": [f"PM{c}" for c in range(channels)],
+            "unit": ("channel", ["µg/m³"] * channels),
+            "time": (
+                ("window", "step"),
+                np.datetime64("2015-03-01", "ns") + steps_since * np.timedelta64(1, "h"),
+            ),
+        },
+        attrs={"model": "AnyOrderModel", "law": law, "num_samples": samples, "run": "example"},
+    )
+    if positions:
+        evaluation["position"] = (("node", "axis"), random.random((nodes, 2)) + np.array([116, 39]))
+    return evaluation
+
+
+def make_scores(evaluation: xr.Dataset) -> dict:
+    crps = evaluation["crps"].values
+    entries = np.isfinite(crps).sum(axis=(0, 1, 3))
+    mean = figures.node_scores(crps)
+    row = {"name": "AnyOrderModel", "law": "posterior", "mae": 5.0, "rmse": 7.0, "mre": 0.1, "crps": 3.5}
+    row |= {"coverage_50": 0.47, "coverage_90": 0.95, "width_50": 9.5, "width_90": 23.0, "nll": math.nan}
+    return {
+        "run": "example",
+        "rows": [
+            row,
+            {
+                "name": "node mean",
+                "law": None,
+                "mae": 6.5,
+                "crps": None,
+                "coverage_50": 0.52,
+                "width_50": 5.0,
+            },
+            {"name": "exact posterior", "law": "posterior", "mae": 4.5, "crps": 3.25, "coverage_50": 0.5},
+        ],
+        "by_node": [
+            {"node": str(name), "entries": int(count), "crps": float(score), "mae": None}
+            for name, count, score in zip(evaluation["node"].values, entries, mean, strict=True)
+        ],
+    }
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    def make(evaluation: xr.Dataset, **scores):
+        evaluation.to_netcdf(tmp_path / "evaluation.nc")
+        (tmp_path / "scores.json").write_text(json.dumps(make_scores(evaluation) | scores))
+        return tmp_path
+
+    return make
+
+
+class Page(HTMLParser):
+    """What a page is made of; its tags must nest."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict]] = []
+        self.text: list[str] = []
+        self.rows: list[list[str]] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.text.append(data)
+        if {"td", "th"} & set(self.open):
+            self.rows[-1][-1] += data
+
+    def count(self, tag: str) -> int:
+        return sum(found == tag for found, _ in self.tags)
+
+
+# ------------------------------------------------------------------------------------------------ calibration
+
+
+@pytest.mark.parametrize(("samples", "bins"), [(19, 20), (100, 20), (99, 7), (1, 20), (4, 20)])
+def test_every_rank_once_makes_a_flat_histogram(samples, bins):
+    rank = np.repeat(np.arange(samples + 1), 3)
+    rank = np.append(rank, [-1] * 50).reshape(1, -1)
+    counts, edges = figures.rank_histogram(rank, samples, bins)
+    assert (edges[0], edges[-1]) == (0, samples + 1)
+    assert len(counts) == min(bins, samples + 1)
+    assert np.ptp(np.diff(edges)) <= 1
+    np.testing.assert_array_equal(counts, 3 * np.diff(edges))
+
+
+def test_ranks_fall_into_their_bins():
+    counts, edges = figures.rank_histogram(np.array([0, 0, 4, 5, 9, -1]), 9, bins=2)
+    np.testing.assert_array_equal(edges, [0, 5, 10])
+    np.testing.assert_array_equal(counts, [3, 2])
+    with pytest.raises(ValueError, match="num_samples = 9; there is 10"):
+        figures.rank_histogram(np.array([10]), 9)
+
+
+@pytest.mark.parametrize("samples", [1, 4, 19, 100])
+def test_coverage_counts_the_truths_between_order_statistics(samples):
+    random = np.random.default_rng(samples)
+    truth, draws = random.normal(size=300), np.sort(1.3 * random.normal(size=(samples, 300)), axis=0)
+    level, share = figures.central_coverage((draws < truth).sum(axis=0), samples)
+    for k in range(1, len(level)):
+        assert level[k] == pytest.approx(1 - 2 * k / (samples + 1))
+        inside = (draws[k - 1] < truth) & (truth <= draws[samples - k])
+        assert share[k] == pytest.approx(inside.mean() if 2 * k <= samples else 0)
+    assert (level[0], share[0]) == (1, 1)
+    level, share = figures.central_coverage(np.arange(samples + 1), samples)
+    np.testing.assert_allclose(share, level, atol=1e-12)  # uniform ranks are calibrated exactly
+
+
+def test_the_bars_are_a_density():
+    evaluation = make_evaluation(samples=100)
+    left, right = figures.calibration(evaluation).axes
+    bars = left.patches
+    assert sum(bar.get_width() * bar.get_height() for bar in bars) == pytest.approx(1)
+    assert right.lines[1].get_xdata()[0] == 1
+
+
+# ------------------------------------------------------------------------------------------------- fan charts
+
+
+def test_panels_run_from_best_to_worst():
+    evaluation = make_evaluation(windows=8)
+    evaluation["target"][1, :, 0] = False
+    evaluation["target"][1, 0, 0] = True  # a single entry, and perfect: no best window
+    evaluation["crps"][1, 0, 0] = 0
+    panels = figures.choose_panels(evaluation)
+    scored = evaluation["crps"].where(evaluation["target"]).mean("step")
+    mean = [float(scored[p.window, p.node, 0]) for p in panels]
+    assert mean == sorted(mean)
+    assert mean[0] > 0
+    assert [p.place for p in panels] == ["best", *(f"{n} % are better" for n in (20, 40, 60, 80)), "worst"]
+    assert len({(p.window, p.node) for p in panels}) == 6
+    assert all(p.window > 0 for p in panels)  # nothing of window 0 is scored
+
+
+def test_a_long_window_is_cut_into_stretches():
+    panels = figures.choose_panels(make_evaluation(windows=1, steps=100, nodes=1), longest=30)
+    assert sorted(p.start for p in panels) == [0, 25, 50, 75]
+    assert all(p.stop == p.start + 25 for p in panels)
+
+
+def test_panels_without_a_score():
+    evaluation = make_evaluation(windows=1, nodes=2)
+    evaluation["target"][:] = False
+    panels = figures.choose_panels(evaluation)
+    assert [(p.node, p.place) for p in panels] == [(0, ""), (1, "")]
+    assert "not scored" in figures.fan_chart(evaluation).axes[0].texts[0].get_text()
+
+
+def test_bands_close_on_what_is_visible():
+    evaluation = make_evaluation()
+    truth, context, target = (evaluation[name][1, :, 2, 0].values for name in ("truth", "context", "target"))
+    evaluation["quantiles"] = evaluation["quantiles"].where(
+        ~evaluation["context"]
+    )  # what a writer may leave out
+    figure = figures.fan_chart(evaluation, [figures.Panel(window=1, node=2)])
+    (ax,) = figure.axes
+    median, visible, hidden = ax.lines
+    np.testing.assert_array_equal(median.get_ydata()[context], truth[context])
+    np.testing.assert_array_equal(visible.get_ydata(), truth[context])
+    np.testing.assert_array_equal(hidden.get_ydata(), truth[target])
+    np.testing.assert_array_equal(hidden.get_xdata(), evaluation["time"][1].values[target])
+    vertices = ax.collections[0].get_paths()[0].vertices  # the 90 % band, there and back
+    when = matplotlib.dates.date2num(evaluation["time"][1].values)
+    for at in np.flatnonzero(context):
+        np.testing.assert_allclose(vertices[np.abs(vertices[:, 0] - when[at]) < 1e-3, 1], truth[at])
+    unseen = np.flatnonzero(~context)[0]
+    assert np.ptp(vertices[np.abs(vertices[:, 0] - when[unseen]) < 1e-3, 1]) > 0
+    assert ax.get_title(loc="left") == "station 2"
+    assert "2015-03-01 12:00" in ax.texts[0].get_text()
+    crps = float(evaluation["crps"][1, :, 2, 0].mean())
+    assert f"CRPS {crps:.3g}" in ax.texts[0].get_text()
+    assert ax.get_ylabel() == "PM0 [µg/m³]"
+
+
+@pytest.mark.parametrize("time", ["number", "calendar", "single"])
+def test_fan_charts_of_other_times(time, tmp_path):
+    evaluation = make_evaluation(steps=1 if time == "single" else 12)
+    if time != "single":
+        number = np.arange(36).reshape(3, 12)
+        other = number if time == "number" else number.astype("timedelta64[D]")
+        evaluation = evaluation.assign_coords(time=(("window", "step"), other))
+    figures.fan_chart(evaluation).savefig(tmp_path / "fan.png")
+
+
+# ---------------------------------------------------------------------------------------------------- network
+
+
+def lines_of(evaluation: xr.Dataset) -> tuple[int, int]:
+    """The numbers of lines and of arrows that the graph is drawn with."""
+    ax = figures.network(evaluation).axes[0]
+    lines = sum(len(c.get_segments()) for c in ax.collections if isinstance(c, LineCollection))
+    return lines, sum(text.arrow_patch is not None for text in ax.texts)
+
+
+def with_edges(evaluation: xr.Dataset, source, target) -> xr.Dataset:
+    weight = np.linspace(0.2, 1.5, len(source)).astype(np.float32)
+    edges = {"edge_source": source, "edge_target": target, "edge_weight": weight}
+    rest = evaluation.drop_dims("edge")
+    return rest.assign({name: ("edge", np.asarray(value)) for name, value in edges.items()})
+
+
+def test_mutual_edges_are_one_line_and_others_arrows():
+    evaluation = make_evaluation(nodes=30)
+    assert lines_of(with_edges(evaluation, [0, 1, 1, 2, 3], [1, 0, 2, 1, 3])) == (2, 0)  # 3 -> 3 is no line
+    assert lines_of(with_edges(evaluation, [0, 1, 1], [1, 0, 2])) == (0, 3)
+    assert lines_of(with_edges(evaluation, [], [])) == (0, 0)
+    many = np.array([(s, t) for s in range(30) for t in range(30) if s < t or (s, t) == (5, 2)])
+    assert lines_of(with_edges(evaluation, *many.T)) == (435, 0)
+
+
+def test_arrows_point_from_source_to_target():
+    evaluation = with_edges(make_evaluation(nodes=30), [4], [7])
+    arrow = figures.network(evaluation).axes[0].texts[0]
+    place = evaluation["position"].values
+    np.testing.assert_allclose(arrow.xyann, place[4])
+    np.testing.assert_allclose(arrow.xy, place[7])
+
+
+@pytest.mark.parametrize("positions", [None, "holes", "line"])
+def test_nodes_without_positions_stand_on_a_circle(positions):
+    evaluation = make_evaluation(positions=positions is not None)
+    if positions == "holes":
+        evaluation["position"][1, 0] = np.nan
+    if positions == "line":
+        evaluation["position"][:, 1] = 39.9
+    place = figures.network(evaluation).axes[0].collections[-1].get_offsets()
+    radius = np.hypot(*np.asarray(place).T)
+    assert np.allclose(radius, 1) == (positions != "line")
+
+
+def test_node_scores():
+    crps = np.full((2, 3, 3, 2), np.nan)
+    crps[0, 0, 0] = [1, 100]
+    crps[1, 2, 0] = [3, 300]
+    crps[:, :, 1, 0] = 6
+    np.testing.assert_allclose(figures.node_scores(crps[..., :1]), [2, 6, np.nan])
+    # the first channel's mean is (1 + 3 + 6 * 6) / 8 = 5, the second's 200
+    np.testing.assert_allclose(figures.node_scores(crps), [(4 / 5 + 400 / 200) / 4, 6 / 5, np.nan])
+
+
+def test_nodes_that_are_not_scored_are_white():
+    evaluation = make_evaluation()
+    evaluation["crps"][:, :, 3] = np.nan
+    figure = figures.network(evaluation)
+    assert figure.axes[1].get_title(loc="left") == "CRPS by node (white: not scored)"
+    evaluation["crps"][:] = np.nan
+    assert len(figures.network(evaluation).axes) == 2  # the graph and its colour bar
+
+
+# ------------------------------------------------------------------------------------------- scores, training
+
+
+def test_score_bars_have_the_scores_lengths():
+    scores = make_scores(make_evaluation())
+    crps, mae = figures.score_bars(scores).axes
+    assert [bar.get_width() for bar in crps.patches] == [3.5, 0, 3.25]
+    assert [bar.get_width() for bar in mae.patches] == [5, 6.5, 4.5]
+    assert [text.get_text() for text in crps.texts] == ["3.500", "–", "3.250"]
+    assert [label.get_text() for label in crps.get_yticklabels()] == [
+        "AnyOrderModel",
+        "node mean",
+        "exact posterior",
+    ]
+
+
+LOG = (
+    "epoch,step,train/nll_step,train/nll_epoch,val/nll,lr-Adam\n0,0,9.0,,,0.1\n0,10,5.0,,,\n0,19,,6.0,4.5,\n"
+)
+
+
+def test_curves_are_read_through_the_holes(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_text(LOG + "1,29,4.0,,,\n1,39,,4.0,3.5,\n2,59,,3.9,3.75,\n")
+    curves = figures.read_curves(path)
+    assert curves["train, each step"].to_dict() == {0: 9, 10: 5, 29: 4}
+    assert curves["train"].to_dict() == {19: 6, 39: 4, 59: 3.9}
+    assert curves["validation"].to_dict() == {19: 4.5, 39: 3.5, 59: 3.75}
+    (ax,) = figures.training_curve(path).axes
+    assert [text.get_text() for text in ax.texts] == ["3.5"]  # the best validation
+    path.write_text("epoch,step,train/loss\n0,0,2.0\n0,1,1.0\n")
+    assert figures.training_curve(path).axes[0].get_ylabel() == "loss"
+
+
+def test_wild_first_steps_do_not_press_the_rest_flat(tmp_path):
+    path = tmp_path / "metrics.csv"
+    values = [1e6, *np.linspace(4, 3, 200)]
+    path.write_text("step,train/nll\n" + "".join(f"{i},{v}\n" for i, v in enumerate(values)))
+    (ax,) = figures.training_curve(path).axes
+    assert ax.get_ylim()[1] < 5
+    assert ax.get_title(loc="right") == "1 points lie above"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "epoch,train/nll\n0,1\n", "step,train/nll\n0,1\n0,1,2,3\n", "step\nx\n", "step\n1\n"]
+)
+def test_a_log_without_curves_is_an_error(tmp_path, text):
+    path = tmp_path / "metrics.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"metrics.csv must") as error:
+        figures.training_curve(path)
+    assert "\n" not in str(error.value)
+
+
+def test_figures_leave_no_trace():
+    code = (
+        "import sys, matplotlib as m, tsgen.report.figures as f;"
+        # to ask for the backend loads pyplot
+        "state = lambda: {k: m.rcParams[k] for k in m.rcParams if k != 'backend'};"
+        "before = state(); f.score_bars({'rows': [{'name': 'a', 'mae': 1.0}]}); assert state() == before;"
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# --------------------------------------------------------------------------------------------------- the page
+
+
+def check(path) -> Page:
+    """The page, after what must hold of any."""
+    text = path.read_text(encoding="utf-8")
+    page = Page(text)
+    assert page.count("script") == 0
+    for _, attributes in page.tags:
+        assert not [name for name in attributes if name.startswith("on")]
+        for name in ("src", "href", "srcset"):
+            assert attributes.get(name, "data:").startswith("data:")
+    assert "@import" not in text
+    assert "url(" not in text
+    assert "http://" not in text
+    assert "https://" not in text
+    return page
+
+
+def test_page_of_an_evaluation(make_run):
+    run = make_run(make_evaluation())
+    (run / "config_fit.yaml").write_text("seed: 1 # <b>&</b>\n")
+    write("logs/fit/metrics.csv", LOG)(run)
+    path = write_report(run)
+    assert path == run / "report.html"
+    page = check(path)
+    text = " ".join("".join(page.text).split())
+    evaluation = make_evaluation()
+    assert "On 3 windows of 12 steps and 4 nodes, between 2015‑03‑01 and 2015‑03‑02, " in text
+    assert f" {int(evaluation['target'].sum())} entries of known truth were hidden from AnyOrderModel" in text
+    assert "against 19 joint samples" in text
+    assert "Its law is posterior: each hidden entry is drawn given everything visible" in text
+    assert "seed: 1 # <b>&</b>" in text
+    assert page.count("details") == 2
+    assert page.count("img") == 5
+    assert page.rows[0][:6] == ["method", "law", "MAE", "RMSE", "MRE", "CRPS"]
+    assert page.rows[1][:6] == ["AnyOrderModel", "posterior", "5.000", "7.000", "10.0 %", "3.500"]
+    assert page.rows[2][:6] == ["node mean", "–", "6.500", "–", "–", "–"]
+    assert page.rows[3][0] == "exact posterior (bound)"
+    assert "NLL" not in page.rows[0]  # nobody has one
+    nodes = [row for row in page.rows[4:] if row[0].startswith("station")]
+    assert len(nodes) == 4
+    assert [row[2] for row in nodes] == sorted((row[2] for row in nodes), key=float, reverse=True)
+    first = path.read_bytes()
+    assert write_report(run).read_bytes() == first
+
+
+def test_filtering_is_said_in_plain_words(make_run):
+    page = check(write_report(make_run(make_evaluation(law="filtering"))))
+    assert "what is observed later is not seen" in "".join(page.text)
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "best"),
+    [
+        ("mae", [3.0, 2.0, math.nan], {1}),
+        ("nll", [-3.0, 2.0], {0}),
+        ("coverage_90", [0.95, 0.88, 0.5], {1}),
+        ("width_50", [1.0, 2.0], set()),  # narrow is not good by itself
+        ("mae", [3.0, math.nan], set()),  # alone is not best
+        ("mae", [2.0, 2.0, 5.0], {0, 1}),
+    ],
+)
+def test_the_best_of_a_column(key, values, best):
+    assert _best(key, values) == best
+
+
+def test_exact_rows_are_never_bold(make_run):
+    text = write_report(make_run(make_evaluation())).read_text()
+    exact = text[text.index('<tr class="exact">') :]
+    assert "<strong>" not in exact[: exact.index("</tr>")]
+    assert "<strong>5.000</strong>" in text
+
+
+def test_numbers_of_a_column_share_their_decimals():
+    assert _column([6.8194, 7.1, 17.73, math.nan, math.inf]) == ["6.819", "7.100", "17.730", "–", "∞"]
+    assert _column([-0.51234, 12345.6]) == ["−0.5123", "12,345.6000"]
+    assert _column([0.9, 0.0], percent=True) == ["90.0 %", "0.0 %"]
+    assert _column([1234567.0, 1e12]) == ["1,234,567", "1.000e+12"]
+
+
+def test_names_are_escaped(make_run):
+    evaluation = make_evaluation(names=HOSTILE)
+    evaluation.attrs |= {"model": HOSTILE[0], "run": HOSTILE[1]}
+    evaluation = evaluation.assign_coords(channel=[HOSTILE[0]], unit=("channel", [HOSTILE[1]]))
+    rows = make_scores(evaluation)["rows"]
+    rows[0] |= {"name": HOSTILE[0], "law": HOSTILE[1]}
+    run = make_run(evaluation, run=HOSTILE[1], rows=rows)
+    (run / "config_test.yaml").write_text(HOSTILE[0])
+    path = write_report(run)
+    page = check(path)
+    text = path.read_text(encoding="utf-8")
+    assert "<script" not in text
+    assert "<img src=x" not in text
+    assert "\x07" not in text
+    assert page.rows[1][0] == HOSTILE[0]
+    assert {HOSTILE[0], HOSTILE[1]} <= {row[0] for row in page.rows}
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        {"nodes": 1, "positions": False},
+        {"samples": 1},
+        {"windows": 1, "steps": 1},
+        {"channels": 5},
+        {"nodes": 40, "windows": 2},
+    ],
+    ids=str,
+)
+def test_pages_of_unusual_evaluations(make_run, case):
+    page = check(write_report(make_run(make_evaluation(**case))))
+    text = "".join(page.text)
+    assert ("one sample has no spread" in text) == (case.get("samples") == 1)
+    assert ("The first 4 of 5 channels" in text) == (case.get("channels") == 5)
+    assert ("The 30 worst of 40 nodes, by CRPS" in text) == (case.get("nodes") == 40)
+    assert len(page.rows) == 4 + 1 + min(case.get("nodes", 4), 30)
+
+
+def test_page_where_nothing_is_scored(make_run):
+    evaluation = make_evaluation()
+    evaluation["target"][:] = False
+    evaluation["crps"][:] = np.nan
+    evaluation["rank"][:] = -1
+    run = make_run(evaluation, rows=[{"name": "AnyOrderModel", "law": "posterior", "mae": None}], by_node=[])
+    text = "".join(check(write_report(run)).text)
+    assert "Nothing was scored" in text
+    assert "Calibration" not in text
+
+
+def test_a_log_without_curves_is_left_out(make_run):
+    run = make_run(make_evaluation())
+    write("logs/fit/metrics.csv", "epoch,step,test/mae\n0,0,1.0\n")(run)
+    assert "Training" not in check(write_report(run)).text
+
+
+def drop(name):
+    return lambda run: xr.load_dataset(run / "evaluation.nc").drop_vars(name).to_netcdf(run / "evaluation.nc")
+
+
+def mark(**attributes):
+    return lambda run: (
+        xr.load_dataset(run / "evaluation.nc").assign_attrs(attributes).to_netcdf(run / "evaluation.nc")
+    )
+
+
+def write(name, text):
+    def damage(run):
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_text(text)
+
+    return damage
+
+
+def cut(run):
+    content = (run / "evaluation.nc").read_bytes()
+    (run / "evaluation.nc").write_bytes(content[: len(content) // 2])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda run: (run / "evaluation.nc").unlink(), "evaluation.nc is missing"),
+        (lambda run: (run / "scores.json").unlink(), "scores.json is missing"),
+        (write("evaluation.nc", "not netCDF\n"), "evaluation.nc is damaged"),
+        (cut, "evaluation.nc is damaged"),
+        (drop("rank"), "must have a variable 'rank'"),
+        (drop("unit"), "must have a variable 'unit'"),
+        (mark(law="smoothing"), "must be filtering or posterior; it is 'smoothing'"),
+        (mark(num_samples=0), "num_samples"),
+        (mark(num_samples=3), "must not exceed num_samples = 3"),
+        (write("scores.json", '{"rows": ['), "scores.json is damaged"),
+        (write("scores.json", "[]"), "must have a list 'rows'"),
+        (write("scores.json", '{"rows": [{"mae": 1}], "by_node": []}'), "must have a list 'rows'"),
+        (write("scores.json", '{"rows": [{"name": "a"}]}'), "must have a list 'by_node'"),
+        (write("logs/fit/metrics.csv", "\n"), "metrics.csv must be a table"),
+    ],
+)
+def test_errors_are_one_line(make_run, damage, message):
+    run = make_run(make_evaluation())
+    damage(run)
+    with pytest.raises(ValueError, match=r".") as error:
+        write_report(run)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert "tsgen test --config" in str(error.value) or "metrics.csv" in str(error.value)
+    assert not (run / "report.html").exists()
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"must be the folder of a run; there is none\. Write it with: tsgen test"
+    ):
+        write_report(tmp_path / "nowhere")
+
+
+def test_each_figure_is_a_figure():
+    evaluation = make_evaluation()
+    drawn = [figures.fan_chart, figures.calibration, figures.network]
+    assert all(isinstance(draw(evaluation, columns=1), Figure) for draw in drawn)
+
+
+@pytest.mark.slow
+def test_a_year_of_many_nodes(make_run):
+    """500 nodes and 8,736 hours take seconds."""
+    small = make_evaluation(windows=52, steps=168, nodes=20)
+    several = xr.concat([small] * 25, dim="node", data_vars="minimal").assign_coords(
+        node=[str(v) for v in range(500)]
+    )
+    page = check(write_report(make_run(several)))
+    assert "The 30 worst of 500 nodes, by CRPS" in "".join(page.text)

@@ -1,0 +1,190 @@
+"""Training itself: the loss, processes, interruption, and what a trained model reaches."""
+
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import make_batch, make_model, make_series
+from lightning import Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.distributions import Normal
+
+from datamodules import SyntheticDataModule
+from tsgen.encoders import GraphGRUEncoder
+from tsgen.heads import GaussianHead, MixtureHead
+from tsgen.masks import PointMask
+from tsgen.models import AutoregressiveModel
+from tsgen.objectives import masked_log_prob, masked_nll
+from tsgen.propagation import GraphConvolution
+
+ROOT = Path(__file__).parents[1]
+QUIET = {
+    "accelerator": "cpu",
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "use_distributed_sampler": False,
+}
+
+
+def test_the_loss_is_a_mean_over_targets_and_blind_elsewhere():
+    values = torch.tensor([1.0, torch.nan, 3.0, 5.0])
+    mask = torch.tensor([True, False, True, False])
+    loc = torch.zeros(4, requires_grad=True)
+    law = Normal(loc, torch.ones(4))
+    loss = masked_nll(law, values, mask)
+    expected = -(law.log_prob(torch.tensor([1.0, 0, 3.0, 0]))[mask]).mean()
+    assert float(loss) == pytest.approx(float(expected))
+    loss.backward()
+    torch.testing.assert_close(loc.grad, torch.tensor([-0.5, 0.0, -1.5, 0.0]))
+    nothing = masked_nll(Normal(loc, torch.ones(4)), values, torch.zeros(4, dtype=torch.bool))
+    assert float(nothing) == 0
+    assert (masked_log_prob(law, values, mask)[~mask] == 0).all()
+
+
+def run_on(processes: int, path: Path) -> dict:
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tests/ddp_script.py"), str(processes), str(path)],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return torch.load(path, weights_only=True)
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_score_as_one(tmp_path):
+    one, two = run_on(1, tmp_path / "one.pt"), run_on(2, tmp_path / "two.pt")
+    for name, weight in one["state"].items():
+        torch.testing.assert_close(two["state"][name], weight, atol=1e-5, rtol=1e-4, msg=name)
+    for name, score in one["scores"].items():
+        assert two["scores"][name] == pytest.approx(score, rel=1e-3), name
+
+
+@pytest.mark.slow
+def test_the_command_line_trains_on_two_processes(tmp_path):
+    words = [
+        "fit",
+        "--config",
+        "demo",
+        "--runs",
+        str(tmp_path),
+        "--data.steps",
+        "400",
+        "--data.num_nodes",
+        "6",
+    ]
+    words += ["--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false"]
+    words += ["--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.accelerator", "cpu"]
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments", *words], env=env, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "demo/checkpoints/best.ckpt").is_file()
+    assert len(list((tmp_path / "demo/wandb").glob("offline-run-*"))) == 1
+    assert not (tmp_path / "demo.1").exists()
+
+
+def small():
+    data = SyntheticDataModule(
+        num_nodes=5, steps=300, window=12, thinning=PointMask((0.0, 0.9)), batch_size=16
+    )
+    seed_everything(1)
+    model = AutoregressiveModel(
+        data.spec,
+        partial(GraphGRUEncoder, hidden=8),
+        partial(MixtureHead, components=2),
+        partial(torch.optim.AdamW, lr=0.01),
+        partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.7),
+    )
+    return model, data
+
+
+def test_a_resumed_run_continues_exactly(tmp_path):
+    straight, data = small()
+    Trainer(max_epochs=4, logger=False, enable_checkpointing=False, **QUIET).fit(straight, data)
+    first, data = small()
+    checkpoint = ModelCheckpoint(tmp_path, filename="half")
+    Trainer(max_epochs=2, logger=False, callbacks=[checkpoint], **QUIET).fit(first, data)
+    second, data = small()
+    trainer = Trainer(max_epochs=4, logger=False, enable_checkpointing=False, **QUIET)
+    trainer.fit(second, data, ckpt_path=tmp_path / "half.ckpt", weights_only=True)
+    for (name, a), b in zip(straight.state_dict().items(), second.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    assert not torch.equal(first.encoder.skip.weight, second.encoder.skip.weight)
+
+
+def test_a_model_refuses_data_it_was_not_made_for():
+    model, _ = small()
+    other = SyntheticDataModule(num_nodes=6, steps=300, window=12)
+    trainer = Trainer(max_epochs=1, logger=False, enable_checkpointing=False, **QUIET)
+    with pytest.raises(ValueError, match="made for other data: its nodes are 5"):
+        trainer.fit(model, other)
+
+
+def test_validation_does_not_depend_on_the_batch_size():
+    model, data = small()
+    trainer = Trainer(logger=False, enable_checkpointing=False, **QUIET)
+    results = []
+    for size in (1, 5, 64):
+        data.batch_size = size
+        results.append(trainer.validate(model, data, verbose=False)[0]["val/nll"])
+    assert results[1:] == pytest.approx(results[:1] * 2, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_trained_model_reaches_the_law_of_its_data():
+    """One-step densities on unseen data: within 0.02 nats of the law that drew it, not better than chance."""
+    data = SyntheticDataModule(num_nodes=12, steps=4000, window=24, stride=2, missing=PointMask(0.0))
+    seed_everything(1)
+    model = AutoregressiveModel(
+        data.spec,
+        partial(GraphGRUEncoder, hidden=24, convolution=GraphConvolution),
+        GaussianHead,
+        partial(torch.optim.AdamW, lr=0.005, weight_decay=0.0),
+        partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=15),
+    )
+    Trainer(max_epochs=15, logger=False, enable_checkpointing=False, gradient_clip_val=1.0, **QUIET).fit(
+        model, data
+    )
+    dataset = data.dataset("test")
+    batch = dataset.__getitems__([(0, i) for i in range(len(dataset))])
+    batch = batch._changed(context=torch.ones_like(batch.context), target=torch.ones_like(batch.target))
+    with torch.no_grad():
+        ours = model.log_prob(batch).double()
+    exact = masked_log_prob(data.exact.predictive(batch), batch.values, batch.target).double()
+    worse = (exact - ours).mean(dim=(1, 2, 3))
+    error = float(worse.std() / len(worse) ** 0.5)
+    assert float(worse.mean()) < 0.02
+    assert float(worse.mean()) > -error
+
+
+def test_a_swapped_graph_is_noticed():
+    """The law itself, told the edges the wrong way round, predicts worse: the data knows the direction."""
+    data = SyntheticDataModule(num_nodes=12, steps=1500, window=24)
+    dataset = data.dataset("test")
+    batch = dataset.__getitems__([(0, i) for i in range(len(dataset))])
+    right = data.exact
+    wrong = type(right)(right.coefficients.transpose(1, 2) * 0.9, right.intercept, right.covariance)
+    scores = [
+        masked_log_prob(law.predictive(batch), batch.values, batch.target).mean() for law in (right, wrong)
+    ]
+    assert scores[0] > scores[1] + 0.01
+
+
+def test_every_parameter_moves_in_training():
+    series = make_series()
+    model, batch = make_model(series), make_batch(series)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    optimizer = model.configure_optimizers()
+    loss = masked_nll(model(batch), batch.values, batch.target)
+    loss.backward()
+    optimizer.step()
+    assert all(not torch.equal(before[name], p) for name, p in model.named_parameters())
