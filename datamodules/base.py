@@ -183,8 +183,7 @@ class EpochSampler(Sampler):
     """The windows of one process, each as (epoch, number).
 
     Training: a new order each epoch, from (seed, epoch) alone, dealt to the processes in turn and cut to a
-        length that
-    all of them have. Evaluation: in order, every window in just one process.
+    length that all of them have. Evaluation: in order, every window in just one process.
 
     Args:
         size: Number of windows.

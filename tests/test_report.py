@@ -14,7 +14,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from tsgen.report import figures, write_report
-from tsgen.report.html import _best, _column
+from tsgen.report.html import _best, _column, _introduction, _score_section, _training_section
 
 ENTRY = ("window", "step", "node", "channel")
 HOSTILE = [
@@ -438,9 +438,9 @@ def test_page_of_an_evaluation(make_run):
     assert write_report(run).read_bytes() == first
 
 
-def test_filtering_is_said_in_plain_words(make_run):
-    page = check(write_report(make_run(make_evaluation(law="filtering"))))
-    assert "what is observed later is not seen" in "".join(page.text)
+def test_filtering_is_said_in_plain_words():
+    evaluation = make_evaluation(law="filtering")
+    assert "what is observed later is not seen" in _introduction(evaluation, make_scores(evaluation))
 
 
 @pytest.mark.parametrize(
@@ -458,8 +458,9 @@ def test_the_best_of_a_column(key, values, best):
     assert _best(key, values) == best
 
 
-def test_exact_rows_are_never_bold(make_run):
-    text = write_report(make_run(make_evaluation())).read_text()
+def test_exact_rows_are_never_bold():
+    evaluation = make_evaluation()
+    text = _score_section(make_scores(evaluation), evaluation)
     exact = text[text.index('<tr class="exact">') :]
     assert "<strong>" not in exact[: exact.index("</tr>")]
     assert "<strong>5.000</strong>" in text
@@ -521,10 +522,11 @@ def test_page_where_nothing_is_scored(make_run):
     assert "Calibration" not in text
 
 
-def test_a_log_without_curves_is_left_out(make_run):
-    run = make_run(make_evaluation())
-    write("logs/fit/metrics.csv", "epoch,step,test/mae\n0,0,1.0\n")(run)
-    assert "Training" not in check(write_report(run)).text
+def test_a_log_without_curves_is_left_out(tmp_path):
+    (tmp_path / "metrics.csv").write_text("epoch,step,test/mae\n0,0,1.0\n")
+    assert _training_section(tmp_path / "metrics.csv") == ""
+    (tmp_path / "metrics.csv").write_text(LOG)
+    assert "<h2>Training</h2>" in _training_section(tmp_path / "metrics.csv")
 
 
 def drop(name):
@@ -550,6 +552,17 @@ def cut(run):
     (run / "evaluation.nc").write_bytes(content[: len(content) // 2])
 
 
+def spoil(run):
+    """Damages what is stored, not where: it shows when the values are read."""
+    path = run / "evaluation.nc"
+    noise = np.random.default_rng(0).random((5, 3, 12, 4, 1))
+    whole = xr.load_dataset(path).assign(quantiles=(("quantile", *ENTRY), noise))
+    whole.to_netcdf(path, encoding={"quantiles": {"zlib": True, "chunksizes": noise.shape}})
+    content = path.read_bytes()
+    begin = content.index(b"\x78\x5e") + 2  # of the compressed stream
+    path.write_bytes(content[:begin] + bytes(500) + content[begin + 500 :])
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -557,6 +570,7 @@ def cut(run):
         (lambda run: (run / "scores.json").unlink(), "scores.json is missing"),
         (write("evaluation.nc", "not netCDF\n"), "evaluation.nc is damaged"),
         (cut, "evaluation.nc is damaged"),
+        (spoil, "evaluation.nc is damaged"),
         (drop("rank"), "must have a variable 'rank'"),
         (drop("unit"), "must have a variable 'unit'"),
         (mark(law="smoothing"), "must be filtering or posterior; it is 'smoothing'"),

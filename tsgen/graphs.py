@@ -11,6 +11,7 @@ small ones dropped. How messages travel along the edges is in :mod:`tsgen.propag
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -60,8 +61,9 @@ def check_graph(graph: Data, num_nodes: int | None = None) -> Data:
             "graph.edge_weight must be positive and finite; it holds "
             f"{float(weight[~(torch.isfinite(weight) & (weight > 0))][0])}. Drop edges of weight zero."
         )
-    graph.edge_weight = weight.float()
-    return graph
+    checked = copy.copy(graph)
+    checked.edge_weight = weight.float()
+    return checked
 
 
 def from_edges(

@@ -13,8 +13,8 @@ where ``context`` holds and not at all elsewhere. An autoregression of order p i
             P \leftarrow F (I - K H) P F^\top + Q.
 
   What was not measured has a zero innovation, zero columns in K and a unit row in S: every window of a batch
-  has a pattern of its own, and none has a shape of its own. The product form keeps P positive semi-definite
-  for any number of steps.
+  has a pattern of its own, and none has a shape of its own. At each step P is made symmetric and exactly zero
+  where an entry was measured, so that rounding errors do not gather however long the series.
 * :func:`smooth`: the law of each entry given the whole context, by the backward recursions of Durbin and
   Koopman,
 
