@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import xarray as xr
@@ -170,11 +171,62 @@ def test_a_second_fit_keeps_the_first(run, capsys):
     assert "held an earlier run" in capsys.readouterr().out
 
 
+def write_table(rows=lambda table: table) -> Path:
+    """A table of three nodes over 300 hours, changed by ``rows``."""
+    time = pd.date_range("2024-01-01", periods=300, freq="1h").strftime("%Y-%m-%dT%H:%M")
+    value = 20 + 5 * np.random.default_rng(0).standard_normal(900)
+    table = pd.DataFrame({"time": np.repeat(time, 3), "node": ["a", "b", "c"] * 300, "value": value.round(2)})
+    rows(table.astype({"value": object})).to_csv("series.csv", index=False)
+    return Path("series.csv")
+
+
+def write_edges(target: str = "c") -> Path:
+    Path("edges.csv").write_text(f"source,target,weight\na,b,1.0\nb,{target},0.5\nc,a,0.2\n")
+    return Path("edges.csv")
+
+
+def put(row, column, value):
+    def change(table):
+        table.loc[row, column] = value
+        return table
+
+    return change
+
+
+BROKEN_FILES = {
+    "empty": (lambda: Path("series.csv").write_text(""), "series.csv"),
+    "all missing": (lambda: write_table(lambda table: table.assign(value=np.nan)), "missing"),
+    "a node never observed": (
+        lambda: write_table(lambda t: t.assign(value=t.value.where(t.node != "b"))),
+        "'b'",
+    ),
+    "text for a number": (lambda: write_table(put(4, "value", "n. a.")), "6"),
+    "irregular times": (lambda: write_table(put(slice(3, 5), "time", "2024-01-01T01:07")), "series.csv"),
+    "a row twice": (lambda: write_table(put(4, "node", "a")), "6"),
+    "edges to an unknown node": (lambda: write_edges("nowhere"), "nowhere"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN_FILES)
+def test_broken_files_are_one_line_and_exit_code_2(case, capsys, as_a_user):
+    breaks, message = BROKEN_FILES[case]
+    write_table()
+    write_edges()
+    breaks()
+    assert main(["fit", "--config", "files", "--data.path", "series.csv", "--data.edges", "edges.csv"]) == 2
+    shown = capsys.readouterr().err
+    assert message in shown
+    assert len(shown.strip().splitlines()) == 1
+    assert not Path("runs").exists()
+
+
 @pytest.mark.parametrize("name", sorted(shipped()))
 def test_every_config_trains_one_batch(name):
     words = ["fit", "--config", name, "--runs", "runs", *SHORT, "--trainer.max_epochs", "1"]
     words += ["--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "1"]
     words += ["--model.sampler.num_samples", "2"]
+    if name == "files":
+        words += ["--data.path", str(write_table()), "--data.edges", str(write_edges())]
     if "AirQuality" in shipped()[name].read_text("utf-8"):
         if not AQI36.is_dir():
             pytest.skip(f"the AQI-36 files are not at {AQI36}")
@@ -202,6 +254,7 @@ MISTAKES = {
     "no such class": (["fit", *GOOD, "--model.head", "tsgen.heads.NoHead"], "NoHead"),
     "bad rate": (["fit", *GOOD, "--data.thinning.rate", "7"], "rate must lie in"),
     "missing folder": (["fit", "--config", "aqi36", "--data.root", "nowhere"], "nowhere"),
+    "no data named": (["fit", "--config", "files"], "path"),
     "no checkpoint yet": (["test", *GOOD], "best.ckpt"),
     "report of nothing": (["report", "nowhere"], "nowhere"),
     "report without a run": (["report"], ""),

@@ -262,6 +262,13 @@ def test_dialects_of_csv(tmp_path, change):
     same(read(tmp_path, change(GOOD), change(EDGES)), read(tmp_path, GOOD, EDGES))
 
 
+def test_line_breaks_in_quotes_of_a_file_of_several_megabytes(tmp_path):
+    note = '"' + "x\n" * 500 + '"'
+    text = "time,node,pm,note\n" + "".join(f"{t},a,{t},{note}\n" for t in range(5000))
+    series = read(tmp_path, text, "source,target\na,a\n", value_columns=["pm"])
+    assert torch.equal(series.values.flatten(), torch.arange(5000.0))
+
+
 def test_columns_are_chosen_by_name(tmp_path):
     text = csv_of(long_table().rename(columns={"time": "when", "node": "where"}).assign(note="text"))
     names = {
@@ -355,7 +362,8 @@ def test_the_command_line_shows_every_argument():
         "--data.held_out=tsgen.masks.PointMask",
         "--data.held_out.rate=0.5",
     ]
-    module = parser.instantiate_classes(parser.parse_args(given)).data
+    instantiate = getattr(parser, "instantiate", parser.instantiate_classes)  # the new name and the old
+    module = instantiate(parser.parse_args(given)).data
     assert (module.path, module.step, module.window, module.seed) == ("x.csv", "1h", 12, 3)
     assert (module.columns.values, module.held_out) == (["a", "b"], PointMask(0.5))
 
