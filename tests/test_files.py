@@ -2,6 +2,7 @@
 
 import re
 import tempfile
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonargparse import ArgumentParser
 
+from datamodules.base import SeriesDataModule
 from datamodules.files import FilesDataModule
 from tsgen.graphs import from_coordinates, from_edges, nearest_neighbours, same_graph
 from tsgen.masks import BlockMask, PointMask
@@ -353,6 +355,21 @@ def test_batches_of_every_stage(tmp_path):
     assert scored == int(module.split.held_out[module.split.test[0]].sum())
 
 
+def test_all_that_data_modules_share_is_passed_on():
+    shared = {
+        "window": 5,
+        "stride": 2,
+        "batch_size": 3,
+        "thinning": PointMask(0.5),
+        "seed": 7,
+        "num_workers": 1,
+    }
+    shared |= {"predict_on": "val"}
+    assert set(shared) == set(signature(SeriesDataModule).parameters)
+    module = FilesDataModule("data.nc", **shared)
+    assert {name: getattr(module, name) for name in shared} == shared
+
+
 def test_the_command_line_shows_every_argument():
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(FilesDataModule, "data")
@@ -458,6 +475,16 @@ def test_a_users_own_netcdf(tmp_path):
     assert series.units == ["µg/m³", "", "", ""]
     assert series.values[2, 1].tolist() == [6, 15, 16, 17]
     assert series.covariates[2].tolist() == [[1, 1], [2, 1]]
+
+
+def test_values_of_netcdf_count_where_observed_and_alone(tmp_path):
+    values, observed = np.arange(8.0).reshape(4, 2), np.arange(8).reshape(4, 2) != 3
+    plane = {
+        name: (("time", "node"), x) for name, x in [("values", values), ("observed", observed), ("q", values)]
+    }
+    series = read(tmp_path, xr.Dataset(plane), "source,target\n0,1\n", "data.nc")
+    assert series.channels == ["values"]
+    assert torch.equal(series.observed[..., 0], torch.from_numpy(observed))
 
 
 def test_a_netcdf_without_labels_counts(tmp_path):

@@ -171,7 +171,8 @@ def calibration(evaluation: xr.Dataset, columns: int = 2) -> Figure:
     """
     samples = int(evaluation.attrs["num_samples"])
     rank = evaluation["rank"].values
-    counts, edges = rank_histogram(rank, samples)
+    bins = int(np.clip((rank >= 0).sum() // 10, 5, 20))
+    counts, edges = rank_histogram(rank, samples, bins)
     total = max(int(counts.sum()), 1)
     figure, (left, right) = _grid(2, columns, 4.2, 3.3)
 
@@ -320,7 +321,9 @@ def _draw_fan(ax: Axes, evaluation: xr.Dataset, panel: Panel) -> None:
     ax.margins(x=0.02)
 
     dated = np.issubdtype(time.dtype, np.datetime64)
-    if dated:
+    if len(time) == 1:
+        ax.set_xticks([])  # the title says when
+    elif dated:
         locator = AutoDateLocator(minticks=3, maxticks=6)
         ax.xaxis.set_major_locator(locator)
         ax.xaxis.set_major_formatter(ConciseDateFormatter(locator, show_offset=False))
