@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from tsgen.counter_random import streams
-from tsgen.linear import GraphVAR
+from tsgen.linear import VARProcess
 from tsgen.masks import Mask
 from tsgen.series import GraphSeries, SeriesBatch, SeriesSpec
 
@@ -261,7 +261,7 @@ class SeriesDataModule(LightningDataModule):
         """Reads or simulates the data."""
 
     @property
-    def exact(self) -> GraphVAR | None:
+    def exact(self) -> VARProcess | None:
         """The law that the data was drawn from, where it is known and has exact answers."""
         return None
 

@@ -4,7 +4,7 @@ The nodes lie at random in a region; each hears from the nodes nearest to it, wi
 the graph is directed and sparse. Two processes run on it, with P the weighted mean over a node's
 in-neighbours:
 
-* ``linear``: a :class:`~tsgen.linear.GraphVAR` of order 2 with
+* ``linear``: a :class:`~tsgen.linear.VARProcess` of order 2 with
 
   .. math:: A_1 = 0.1\, I + 0.9\, P, \qquad A_2 = -0.3\, I + 0.24\, P,
 
@@ -28,7 +28,7 @@ from torch_geometric.data import Data
 from datamodules.base import SeriesDataModule, Split, split_in_time
 from tsgen.counter_random import streams, uniforms
 from tsgen.graphs import check_graph, haversine, nearest_neighbours
-from tsgen.linear import GraphVAR
+from tsgen.linear import VARProcess
 from tsgen.masks import AnyOf, BlockMask, Mask, PointMask, hold_out
 from tsgen.propagation import Propagation
 from tsgen.series import GraphSeries
@@ -73,7 +73,7 @@ def geometric_graph(num_nodes: int, seed: int) -> Data:
     return check_graph(graph)
 
 
-def linear_process(graph: Data, seed: int) -> GraphVAR:
+def linear_process(graph: Data, seed: int) -> VARProcess:
     """The linear process on a graph, in data units.
 
     Each node has a stationary mean between 10 and 50 and a stationary standard deviation between 2 and 12.
@@ -87,12 +87,12 @@ def linear_process(graph: Data, seed: int) -> GraphVAR:
     coefficients = torch.stack(
         [own * unit + coupling * neighbours for own, coupling in zip(OWN, COUPLING, strict=True)]
     )
-    standard = GraphVAR(coefficients, torch.zeros(graph.num_nodes), unit)
+    standard = VARProcess(coefficients, torch.zeros(graph.num_nodes), unit)
     loc = 10 + 40 * _numbers(seed, 3, graph.num_nodes)
     scale = 2 * 6 ** _numbers(seed, 4, graph.num_nodes)
     scale = scale / standard.state_space().initial_covariance.diagonal()[: graph.num_nodes].sqrt()
     coefficients = scale[:, None] * coefficients / scale
-    return GraphVAR(coefficients, loc - coefficients.sum(dim=0) @ loc, torch.diag(scale**2))
+    return VARProcess(coefficients, loc - coefficients.sum(dim=0) @ loc, torch.diag(scale**2))
 
 
 class SyntheticDataModule(SeriesDataModule):
@@ -152,16 +152,16 @@ class SyntheticDataModule(SeriesDataModule):
         self.graph = geometric_graph(num_nodes, process_seed)
 
     @cached_property
-    def law(self) -> GraphVAR | ThresholdNetwork:
+    def law(self) -> VARProcess | ThresholdNetwork:
         """The law that the series was drawn from, in data units."""
         if self.process == "linear":
             return linear_process(self.graph, self.process_seed)
         return ThresholdNetwork(self.graph)
 
     @property
-    def exact(self) -> GraphVAR | None:
+    def exact(self) -> VARProcess | None:
         """The law, where it answers every task exactly: the linear process."""
-        return self.law if isinstance(self.law, GraphVAR) else None
+        return self.law if isinstance(self.law, VARProcess) else None
 
     def load(self) -> Split:
         """Simulates the series and draws what is missing and what is held out."""

@@ -12,19 +12,19 @@ from statsmodels.tsa.statespace.varmax import VARMAX
 from torch import Tensor
 from torch_geometric.data import Data
 
-from tsgen.linear import CONTEXT_FLOOR, GraphVAR
+from tsgen.linear import CONTEXT_FLOOR, VARProcess
 from tsgen.series import SeriesBatch
 
 REFERENCES = json.loads((Path(__file__).parent / "references.json").read_text())
 NODES = 3
 
 
-def make_var(order: int) -> GraphVAR:
+def make_var(order: int) -> VARProcess:
     """Node 0 drives node 1, which drives node 2: a directed chain with unequal weights."""
     first = torch.tensor([[0.5, 0.0, 0.0], [0.8, -0.3, 0.0], [0.0, 0.4, 0.2]])
     second = torch.tensor([[-0.3, 0.0, 0.0], [0.0, 0.2, 0.0], [0.0, -0.5, 0.1]])
     noise = torch.tensor([[1.0, 0.3, 0.0], [0.3, 0.5, -0.1], [0.0, -0.1, 2.0]])
-    return GraphVAR(torch.stack([first, second])[:order], torch.tensor([1.0, -2.0, 0.5]), noise)
+    return VARProcess(torch.stack([first, second])[:order], torch.tensor([1.0, -2.0, 0.5]), noise)
 
 
 def make_batch(windows: int = 4, steps: int = 6, dtype: torch.dtype = torch.float64) -> SeriesBatch:
@@ -40,7 +40,7 @@ def make_batch(windows: int = 4, steps: int = 6, dtype: torch.dtype = torch.floa
     )
 
 
-def autocovariances(var: GraphVAR, steps: int) -> tuple[np.ndarray, np.ndarray]:
+def autocovariances(var: VARProcess, steps: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean and covariance of a stationary stretch, from the Lyapunov equation solved as one linear system."""
     order, nodes = var.order, var.num_nodes
     coefficients = var.coefficients.numpy()
@@ -77,7 +77,7 @@ def test_presidents_with_an_ar3_equal_the_published_answers():
     reference = REFERENCES["presidents"]
     phi = torch.tensor(reference["phi"], dtype=torch.float64)
     noise = torch.tensor([[reference["noise_variance"]]], dtype=torch.float64)
-    var = GraphVAR(phi[:, None, None], reference["mean"] * (1 - phi.sum())[None], noise)
+    var = VARProcess(phi[:, None, None], reference["mean"] * (1 - phi.sum())[None], noise)
     values = torch.tensor([math.nan if x is None else x for x in reference["values"]]).double()[None, :, None]
     context = values.isfinite()
     assert float(var.log_prob(values, context)) == pytest.approx(reference["log_likelihood"], abs=1e-6)
@@ -129,7 +129,7 @@ def test_likelihood_and_smoother_equal_statsmodels_for_a_var_with_missing_values
 
 def test_likelihood_equals_statsmodels_for_an_ar_with_missing_values():
     phi = torch.tensor([0.6, -0.4, 0.2], dtype=torch.float64)
-    var = GraphVAR(phi[:, None, None], torch.tensor([0.5]), torch.tensor([[2.0]]))
+    var = VARProcess(phi[:, None, None], torch.tensor([0.5]), torch.tensor([[2.0]]))
     values = var.simulate(50, seed=2)
     values[[0, 7, 8, 9, 30, 49]] = torch.nan
     fitted = SARIMAX(values[:, 0].numpy(), order=(3, 0, 0), trend="c").filter(
@@ -230,7 +230,7 @@ def test_simulated_series_follow_the_recursion(order):
 
 
 def test_the_stationary_law_solves_its_equation_up_to_the_unit_circle():
-    var = GraphVAR(torch.tensor([[[0.5, 0.0], [0.3, 0.99999]]]), torch.ones(2), torch.eye(2))
+    var = VARProcess(torch.tensor([[[0.5, 0.0], [0.3, 0.99999]]]), torch.ones(2), torch.eye(2))
     law = var.state_space()
     gamma = law.initial_covariance
     again = law.transition @ gamma @ law.transition.T + law.noise_covariance
@@ -247,22 +247,22 @@ def test_the_stationary_law_solves_its_equation_up_to_the_unit_circle():
 def test_what_is_no_stationary_process_is_refused(as_a_user):
     unit = torch.eye(2)
     with pytest.raises(ValueError, match=r"largest root must be below 1; it is 1\.1\."):
-        GraphVAR(1.1 * unit[None], torch.zeros(2), unit)
+        VARProcess(1.1 * unit[None], torch.zeros(2), unit)
     with pytest.raises(ValueError, match=r"positive definite; its smallest eigenvalue is -1\."):
-        GraphVAR(0.5 * unit[None], torch.zeros(2), torch.tensor([[1.0, 2.0], [2.0, 1.0]]))
+        VARProcess(0.5 * unit[None], torch.zeros(2), torch.tensor([[1.0, 2.0], [2.0, 1.0]]))
     with pytest.raises(ValueError, match="covariance must be symmetric"):
-        GraphVAR(0.5 * unit[None], torch.zeros(2), torch.tensor([[1.0, 0.5], [0.0, 1.0]]))
+        VARProcess(0.5 * unit[None], torch.zeros(2), torch.tensor([[1.0, 0.5], [0.0, 1.0]]))
     with pytest.raises(ValueError, match=r"coefficients must have shape \[1, 2, 2\] for 2 nodes"):
-        GraphVAR(torch.zeros(0, 2, 2), torch.zeros(2), unit)
+        VARProcess(torch.zeros(0, 2, 2), torch.zeros(2), unit)
     with pytest.raises(ValueError, match=r"covariance must have shape \[2, 2\] for 2 nodes"):
-        GraphVAR(0.5 * unit[None], torch.zeros(2), torch.eye(3))
+        VARProcess(0.5 * unit[None], torch.zeros(2), torch.eye(3))
     with pytest.raises(ValueError, match="intercept must be finite"):
-        GraphVAR(0.5 * unit[None], torch.tensor([0.0, torch.nan]), unit)
+        VARProcess(0.5 * unit[None], torch.tensor([0.0, torch.nan]), unit)
 
 
 def test_batches_that_do_not_fit_are_refused():
     batch = make_batch()
-    with pytest.raises(ValueError, match="must have 1 nodes and 1 channel; it has 3 and 1"):
-        GraphVAR(torch.zeros(1, 1, 1), torch.zeros(1), torch.ones(1, 1)).posterior(batch)
+    with pytest.raises(ValueError, match="must have 1 entries in a slice; it has 3 nodes"):
+        VARProcess(torch.zeros(1, 1, 1), torch.zeros(1), torch.ones(1, 1)).posterior(batch)
     with pytest.raises(ValueError, match="num_samples must be at least 1; it is 0"):
         make_var(1).impute(batch, 0)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from datamodules import SyntheticDataModule
 from datamodules.synthetic import LATITUDE, LONGITUDE, geometric_graph, linear_process
-from tsgen.linear import GraphVAR
+from tsgen.linear import VARProcess
 from tsgen.masks import PointMask
 from tsgen.threshold import ThresholdNetwork
 
@@ -165,7 +165,7 @@ def test_the_data_module_hides_and_splits(process):
     assert torch.equal(split.held_out, again.held_out)
     other = SyntheticDataModule(process, num_nodes=8, steps=1000, process_seed=1).split
     assert not torch.equal(series.observed, other.series.observed)
-    assert (data.exact is data.law) == isinstance(data.law, GraphVAR) == (process == "linear")
+    assert (data.exact is data.law) == isinstance(data.law, VARProcess) == (process == "linear")
     batch = next(iter(data.train_dataloader()))
     assert batch.values.shape == (32, 24, 8, 1)
 

@@ -17,11 +17,13 @@ _HOMES = {
     "SeriesBatch": "tsgen.series",
     "SeriesSpec": "tsgen.series",
     "Samples": "tsgen.series",
-    "GraphVAR": "tsgen.linear",
+    "VARProcess": "tsgen.linear",
     "ThresholdNetwork": "tsgen.threshold",
     "AutoregressiveModel": "tsgen.models",
+    "GraphVAR": "tsgen.models",
     "DensityModel": "tsgen.models",
     "Ancestral": "tsgen.sampling",
+    "Exact": "tsgen.sampling",
     "load": "tsgen.models",
 }
 

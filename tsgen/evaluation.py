@@ -24,7 +24,7 @@ from torch.distributions import Distribution, Normal
 
 from tsgen.baselines import linear_interpolation, node_mean
 from tsgen.counter_random import streams, uniforms
-from tsgen.linear import GraphVAR
+from tsgen.linear import VARProcess
 from tsgen.metrics import NLL, crps, empirical_quantiles, entries, scores
 from tsgen.objectives import masked_log_prob
 from tsgen.parts import Parts
@@ -134,7 +134,7 @@ class Evaluation(Callback):
             are two more lines of the table.
     """
 
-    def __init__(self, folder: Path, series: GraphSeries, run: str, exact: GraphVAR | None = None) -> None:
+    def __init__(self, folder: Path, series: GraphSeries, run: str, exact: VARProcess | None = None) -> None:
         self.folder, self.series, self.run, self.exact = folder, series, run, exact
         self.parts = Parts(folder / "evaluation.parts")
         self.rows: dict[str, _Row] = {}

@@ -99,8 +99,10 @@ class _Update(NamedTuple):
     """One step's update, whatever the values: it depends on the pattern of the context alone."""
 
     seen: Bool[Tensor, "batch observed"]
+    covariance: Float[Tensor, "batch state state"]
+    """The predicted covariance P."""
     rows: Float[Tensor, "batch observed state"]
-    """The predicted covariance of the series with the state, H P."""
+    """Its rows of the series, H P; a view."""
     cholesky: Float[Tensor, "batch observed observed"]
     """The factor of S, with a unit row for what was not seen."""
     gain: Float[Tensor, "batch state observed"]
@@ -126,16 +128,11 @@ def kalman_filter(
     """
     values = _filled(model, values, context)
     updates = _updates(model, context)
-    mean = _predicted(model, updates, values[..., None]).squeeze(-1)
-    cholesky = torch.stack([update.cholesky for update in updates], dim=1)
-    innovation = torch.where(context, values - mean, 0)
-    whitened = torch.linalg.solve_triangular(cholesky, innovation[..., None], upper=False).squeeze(-1)
-    log_density = -0.5 * (whitened.square() + math.log(2 * math.pi))
-    log_density = log_density - cholesky.diagonal(dim1=-2, dim2=-1).log()
+    mean = _predicted(model, updates, values[..., None])[..., : model.observed_size, 0]
     return Filtered(
         mean=mean,
         covariance=torch.stack([update.rows[..., : model.observed_size] for update in updates], dim=1),
-        log_likelihood=torch.where(context, log_density, 0).sum(dim=(1, 2)),
+        log_likelihood=_log_likelihood(updates, torch.where(context, values - mean, 0)),
     )
 
 
@@ -158,6 +155,64 @@ def smooth(
     updates = _updates(model, context)
     mean = _smoothed_mean(model, updates, values[..., None]).squeeze(-1)
     return Smoothed(torch.where(context, values, mean), _smoothed_variance(model, updates))
+
+
+class Moments(NamedTuple):
+    """What the smoothed states of some windows sum up to: all that a regression on them needs.
+
+    Attributes:
+        first: Sum of the states' posterior means.
+        second: Sum of the posterior means of each state's outer product with itself.
+        steps: How many states were summed.
+        log_likelihood: The log-density of the windows' context, in nats.
+    """
+
+    first: Float[Tensor, "state"]
+    second: Float[Tensor, "state state"]
+    steps: int
+    log_likelihood: Float[Tensor, ""]
+
+
+def smoothed_moments(
+    model: StateSpace,
+    values: Float[Tensor, "batch time observed"],
+    context: Bool[Tensor, "batch time observed"],
+    skip: int = 0,
+) -> Moments:
+    """Sums of the states' first and second moments given the whole context, the E-step of an EM algorithm.
+
+    Args:
+        model: The law of the series.
+        values: Measurements in the model's units; anything, NaN included, outside the context.
+        context: What was measured.
+        skip: Steps at the start of each window whose states are left out.
+
+    Raises:
+        ValueError: If a shape does not fit.
+    """
+    values = _filled(model, values, context)
+    updates = _updates(model, context)
+    predicted = _predicted(model, updates, values[..., None]).squeeze(-1)
+    size, lags = model.observed_size, len(model.offset) - model.observed_size
+    innovation = torch.where(context, values - predicted[..., :size], 0)
+    unit = torch.eye(len(model.offset)).to(model.offset)
+    adjoint, information = torch.zeros_like(predicted[:, 0]), torch.zeros_like(unit)
+    first, second = torch.zeros_like(model.offset), torch.zeros_like(unit)
+    for t in reversed(range(skip, len(updates))):
+        seen, covariance, _, cholesky, gain = updates[t]
+        kept = model.transition @ (unit - pad(gain, (0, lags)))
+        whitening = torch.linalg.solve_triangular(cholesky, torch.diag_embed(seen.to(gain)), upper=False)
+        whitened = whitening @ innovation[:, t, :, None]
+        adjoint = (kept.mT @ adjoint[..., None]).squeeze(-1) + pad(
+            (whitening.mT @ whitened).squeeze(-1), (0, lags)
+        )
+        information = pad(whitening.mT @ whitening, (0, lags, 0, lags)) + kept.mT @ information @ kept
+        mean = predicted[:, t] + (covariance @ adjoint[..., None]).squeeze(-1)
+        left = covariance - covariance @ information @ covariance
+        first = first + mean.sum(dim=0)
+        second = second + mean.mT @ mean + left.sum(dim=0)
+    steps = len(values) * (len(updates) - skip)
+    return Moments(first, (second + second.mT) / 2, steps, _log_likelihood(updates, innovation).sum())
 
 
 def posterior_samples(
@@ -243,7 +298,7 @@ def _updates(model: StateSpace, context: Bool[Tensor, "batch time observed"]) ->
             torch.where(seen[:, :, None] & seen[:, None], rows[..., :size], unit)
         )
         gain = torch.cholesky_solve(rows * seen[:, :, None], cholesky).mT
-        updates.append(_Update(seen, rows, cholesky, gain))
+        updates.append(_Update(seen, covariance, rows, cholesky, gain))
         left = covariance - gain @ rows
         # what was seen has no variance left, not even rounding error
         open_ = pad(~seen, (0, len(transition) - size), value=True)
@@ -253,13 +308,23 @@ def _updates(model: StateSpace, context: Bool[Tensor, "batch time observed"]) ->
     return updates
 
 
+def _log_likelihood(
+    updates: list[_Update], innovation: Float[Tensor, "batch time observed"]
+) -> Float[Tensor, "batch"]:
+    cholesky = torch.stack([update.cholesky for update in updates], dim=1)
+    whitened = torch.linalg.solve_triangular(cholesky, innovation[..., None], upper=False).squeeze(-1)
+    density = -0.5 * (whitened.square() + math.log(2 * math.pi)) - cholesky.diagonal(dim1=-2, dim2=-1).log()
+    seen = torch.stack([update.seen for update in updates], dim=1)
+    return torch.where(seen, density, 0).sum(dim=(1, 2))
+
+
 def _predicted(
     model: StateSpace, updates: list[_Update], values: Float[Tensor, "batch time observed draws"]
-) -> Float[Tensor, "batch time observed draws"]:
+) -> Float[Tensor, "batch time state draws"]:
     size, predicted = model.observed_size, []
     mean = model.initial_mean[:, None].expand(len(values), -1, values.shape[-1])
     for update, value in zip(updates, values.unbind(dim=1), strict=True):
-        predicted.append(mean[:, :size])
+        predicted.append(mean)
         innovation = (value - mean[:, :size]) * update.seen[..., None]
         mean = model.transition @ (mean + update.gain @ innovation) + model.offset[:, None]
     return torch.stack(predicted, dim=1)
@@ -268,11 +333,11 @@ def _predicted(
 def _smoothed_mean(
     model: StateSpace, updates: list[_Update], values: Float[Tensor, "batch time observed draws"]
 ) -> Float[Tensor, "batch time observed draws"]:
-    predicted = _predicted(model, updates, values)
+    predicted = _predicted(model, updates, values)[:, :, : model.observed_size]
     smoothed = []
     adjoint = values.new_zeros(len(values), len(model.offset), values.shape[-1])
     for t in reversed(range(len(updates))):
-        _, rows, cholesky, gain = update = updates[t]
+        _, _, rows, cholesky, gain = update = updates[t]
         innovation = (values[:, t] - predicted[:, t]) * update.seen[..., None]
         adjoint = model.transition.mT @ adjoint
         change = torch.cholesky_solve(innovation, cholesky) - gain.mT @ adjoint
@@ -285,7 +350,7 @@ def _smoothed_variance(model: StateSpace, updates: list[_Update]) -> Float[Tenso
     lags = len(model.offset) - model.observed_size
     unit = torch.eye(len(model.offset)).to(model.offset)
     information, variance = torch.zeros_like(unit), []
-    for seen, rows, cholesky, gain in reversed(updates):
+    for seen, _, rows, cholesky, gain in reversed(updates):
         kept = model.transition @ (unit - pad(gain, (0, lags)))
         whitening = torch.linalg.solve_triangular(cholesky, torch.diag_embed(seen.to(rows)), upper=False)
         information = pad(whitening.mT @ whitening, (0, lags, 0, lags)) + kept.mT @ information @ kept

@@ -2,5 +2,6 @@
 
 from tsgen.models.autoregressive import AutoregressiveModel
 from tsgen.models.density import DensityModel, load
+from tsgen.models.graph_var import GraphVAR
 
-__all__ = ["AutoregressiveModel", "DensityModel", "load"]
+__all__ = ["AutoregressiveModel", "DensityModel", "GraphVAR", "load"]

@@ -50,7 +50,7 @@ class AutoregressiveModel(DensityModel):
         scheduler: SchedulerFactory | None = None,
         sampler: Sampler = Ancestral(),
     ) -> None:
-        super().__init__(spec, optimizer, scheduler, sampler, encoder=encoder, head=head)
+        super().__init__(spec, sampler, optimizer, scheduler, encoder=encoder, head=head)
         channels = len(self.spec.channels)
         self.encoder = encoder(2 * channels + self.spec.num_covariates)
         if not self.encoder.causal:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from lightning import LightningModule
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Independent
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -46,14 +47,17 @@ class DensityModel(LightningModule, ABC):
     def __init__(
         self,
         spec: SeriesSpec,
-        optimizer: OptimizerFactory,
-        scheduler: SchedulerFactory | None,
         sampler: Sampler,
+        optimizer: OptimizerFactory | None = None,
+        scheduler: SchedulerFactory | None = None,
         **parts: Any,
     ) -> None:
         super().__init__()
         self.spec, self.optimizer, self.scheduler, self.sampler = spec, optimizer, scheduler, sampler
-        made_of = {"spec": spec, "optimizer": optimizer, "scheduler": scheduler, "sampler": sampler, **parts}
+        sampler.check(self)
+        made_of = {"spec": spec, "sampler": sampler, **parts}
+        if optimizer is not None:
+            made_of |= {"optimizer": optimizer, "scheduler": scheduler}
         self.hparams.update({"model": describe(partial(type(self), **made_of))})
         self.register_buffer("loc", spec.loc.clone())
         self.register_buffer("scale", spec.scale.clone())
@@ -70,6 +74,18 @@ class DensityModel(LightningModule, ABC):
     def log_prob(self, batch: SeriesBatch) -> torch.Tensor:
         """The log-density of each target entry in nats, ``[B, T, N, C]``, zero elsewhere."""
         return masked_log_prob(self(batch), batch.values, batch.target)
+
+    def log_likelihood(self, batch: SeriesBatch) -> Float[torch.Tensor, "batch"]:
+        """The joint log-density of what is visible of each window, in nats."""
+        return masked_log_prob(self(batch), batch.values, batch.context).sum(dim=(1, 2, 3))
+
+    def slices(self, batch: SeriesBatch) -> Distribution:
+        """The joint law of each slice given what is visible before it, batch shape ``[B, T]``.
+
+        Of a window that is visible whole, the log-densities of its slices sum to :meth:`log_likelihood`. The
+        event is a slice ``[N, C]``, or its entries side by side.
+        """
+        return Independent(self(batch), 2)
 
     def setup(self, stage: str) -> None:
         """Refuses data that the model was not made for."""
@@ -98,7 +114,8 @@ class DensityModel(LightningModule, ABC):
 
     def test_step(self, batch: SeriesBatch, index: int) -> dict[str, Samples]:
         """Scores the densities and the samples of a batch; returns the samples for whoever listens."""
-        self.test_nll.update(self.log_prob(batch), batch.target)
+        law = self.sampler.law(self, batch)
+        self.test_nll.update(masked_log_prob(law, batch.values, batch.target), batch.target)
         samples = self.sampler(self, batch)
         self.test_scores.update(*entries(samples.values, batch))
         self.log("test/nll", self.test_nll, batch_size=len(batch.values))

@@ -2,5 +2,6 @@
 
 from tsgen.sampling.ancestral import Ancestral
 from tsgen.sampling.base import Sampler
+from tsgen.sampling.exact import Exact
 
-__all__ = ["Ancestral", "Sampler"]
+__all__ = ["Ancestral", "Exact", "Sampler"]

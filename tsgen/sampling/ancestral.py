@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from torch.distributions import Distribution
 
 from tsgen.counter_random import streams, uniforms
 from tsgen.propagation import Propagation
@@ -37,9 +38,17 @@ class Ancestral(Sampler):
     num_samples: int = 100
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        if self.num_samples < 1:
-            raise ValueError(f"num_samples must be at least 1; it is {self.num_samples}.")
+    def check(self, model: object) -> None:
+        """Raises ``ValueError`` unless the model goes forward slice by slice."""
+        if not hasattr(type(model), "inputs"):
+            raise ValueError(
+                f"ancestral sampling needs an autoregressive model; {type(model).__name__} is none. "
+                "Use tsgen.sampling.Exact."
+            )
+
+    def law(self, model: AutoregressiveModel, batch: SeriesBatch) -> Distribution:  # type: ignore[override]
+        """The law of each entry given what is visible before it."""
+        return model(batch)
 
     @torch.no_grad()
     def __call__(self, model: AutoregressiveModel, batch: SeriesBatch) -> Samples:  # type: ignore[override]

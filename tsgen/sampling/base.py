@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
+from torch.distributions import Distribution
+
 from tsgen.series import Samples, SeriesBatch
 
 if TYPE_CHECKING:
@@ -19,6 +21,18 @@ class Sampler(ABC):
 
     num_samples: int
     seed: int
+
+    def __post_init__(self) -> None:
+        if self.num_samples < 1:
+            raise ValueError(f"num_samples must be at least 1; it is {self.num_samples}.")
+
+    @abstractmethod
+    def check(self, model: object) -> None:
+        """Raises ``ValueError`` unless the model can be sampled in this way."""
+
+    @abstractmethod
+    def law(self, model: DensityModel, batch: SeriesBatch) -> Distribution:
+        """The law of each entry given what the draws are conditioned on, one density an entry."""
 
     @abstractmethod
     def __call__(self, model: DensityModel, batch: SeriesBatch) -> Samples:

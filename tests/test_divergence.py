@@ -1,0 +1,149 @@
+"""Monte Carlo divergences against the closed form of the joint law."""
+
+import dataclasses
+from functools import partial
+
+import pytest
+import torch
+from conftest import directed_graph, make_model, make_series
+from torch.distributions import MultivariateNormal, kl_divergence
+
+from tsgen.divergence import monte_carlo_kl
+from tsgen.heads import GaussianHead
+from tsgen.linear import VARProcess
+from tsgen.models import GraphVAR
+from tsgen.series import GraphSeries, SeriesBatch, SeriesSpec
+
+NODES, STEPS = 5, 4
+
+
+@pytest.fixture(scope="module")
+def spec():
+    values = torch.randn(30, NODES, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    series = GraphSeries(values, torch.ones_like(values, dtype=torch.bool), directed_graph(NODES))
+    return SeriesSpec.of(series, series.observed)
+
+
+def make_var(spec, seed, noise="full", size=0.1):
+    generator = torch.Generator().manual_seed(seed)
+    model = GraphVAR(spec, 2, noise)
+    coefficients = size * torch.randn(2, NODES, NODES, generator=generator).double() * model.support
+    factor = 0.2 * torch.randn(NODES, NODES, generator=generator).double()
+    covariance = torch.eye(NODES).double() + factor @ factor.mT
+    if noise == "diagonal":
+        covariance = torch.diag(covariance.diagonal())
+    model.process = VARProcess(
+        coefficients, 0.2 * torch.randn(NODES, generator=generator).double(), covariance
+    )
+    return model
+
+
+def windows(spec, batch=1):
+    nothing = torch.zeros(batch, STEPS, NODES, 1, dtype=torch.bool)
+    position = torch.arange(STEPS) + 7 * torch.arange(batch)[:, None]
+    return SeriesBatch(nothing.double(), nothing, nothing, spec.graph, position)
+
+
+def joint(model) -> MultivariateNormal:
+    """The law of a whole window, built from the recursion of its covariances."""
+    state = model.process.state_space()
+    mean, covariance = state.initial_mean, state.initial_covariance
+    means, blocks = [], torch.zeros(STEPS, NODES, STEPS, NODES, dtype=torch.float64)
+    for t in range(STEPS):
+        means.append(mean[:NODES])
+        ahead = covariance
+        for u in range(t, STEPS):
+            blocks[u, :, t] = ahead[:NODES, :NODES]
+            blocks[t, :, u] = ahead[:NODES, :NODES].mT
+            ahead = state.transition @ ahead
+        mean = state.transition @ mean + state.offset
+        covariance = state.transition @ covariance @ state.transition.mT + state.noise_covariance
+    size = STEPS * NODES
+    return MultivariateNormal(torch.cat(means), blocks.reshape(size, size))
+
+
+@pytest.mark.parametrize("rao_blackwell", [False, True])
+@pytest.mark.parametrize("noise", ["full", "diagonal"])
+def test_estimates_cover_the_exact_divergence(spec, rao_blackwell, noise):
+    p, q = make_var(spec, 1, noise), make_var(spec, 2, noise)
+    exact = float(kl_divergence(joint(p), joint(q)))
+    estimate = partial(monte_carlo_kl, p, q, windows(spec), rao_blackwell=rao_blackwell, max_draws=64)
+    results = [estimate(seed=seed) for seed in range(100)]
+    covered = sum(abs(r.value - exact) < 2 * r.standard_error for r in results)
+    assert 90 <= covered <= 99
+    together = torch.tensor([r.value for r in results])
+    assert abs(float(together.mean()) - exact) < 5 * float(together.std()) / 10
+
+
+def test_rao_blackwell_has_the_smaller_variance(spec):
+    p, q = make_var(spec, 1), make_var(spec, 2)
+    plain, closed = (
+        monte_carlo_kl(p, q, windows(spec), rao_blackwell=rb, max_draws=512) for rb in (False, True)
+    )
+    assert closed.standard_error < 0.8 * plain.standard_error
+    assert abs(plain.value - closed.value) < 5 * plain.standard_error
+
+
+def test_a_model_is_no_distance_from_itself(spec):
+    p = make_var(spec, 1)
+    assert monte_carlo_kl(p, p, windows(spec), max_draws=8).value == 0
+    assert abs(monte_carlo_kl(p, p, windows(spec), rao_blackwell=True, max_draws=8).value) < 1e-12
+
+
+def test_draws_stop_at_the_wanted_error_or_the_cap(spec):
+    p, q = make_var(spec, 1), make_var(spec, 2)
+    loose = monte_carlo_kl(p, q, windows(spec), standard_error=0.2, max_draws=100_000)
+    assert loose.standard_error <= 0.2 and loose.draws < 5_000
+    capped = monte_carlo_kl(p, q, windows(spec), standard_error=1e-9, max_draws=300)
+    assert capped.draws == 300
+
+
+def test_windows_of_a_batch_are_averaged_and_seeds_fix_the_result(spec):
+    p, q = make_var(spec, 1), make_var(spec, 2)
+    one, four = windows(spec), windows(spec, batch=4)
+    assert monte_carlo_kl(p, q, one, seed=3, max_draws=16) == monte_carlo_kl(p, q, one, seed=3, max_draws=16)
+    assert monte_carlo_kl(p, q, one, seed=3, max_draws=16) != monte_carlo_kl(p, q, one, seed=4, max_draws=16)
+    exact = float(kl_divergence(joint(p), joint(q)))
+    averaged = monte_carlo_kl(p, q, four, max_draws=256)
+    assert abs(averaged.value - exact) < 5 * averaged.standard_error
+
+
+def test_conditional_neural_models_share_their_covariates():
+    series = make_series(channels=1)
+    p, q = make_model(series, head=GaussianHead, seed=1), make_model(series, head=GaussianHead, seed=2)
+    position = torch.arange(6)[None]
+    nothing = torch.zeros(1, 6, 5, 1, dtype=torch.bool)
+    batch = SeriesBatch(
+        torch.zeros(1, 6, 5, 1), nothing, nothing, series.graph, position, series.covariates[position]
+    )
+    plain, closed = (monte_carlo_kl(p, q, batch, rao_blackwell=rb, max_draws=1024) for rb in (False, True))
+    assert closed.value > 0 and closed.standard_error < plain.standard_error
+    assert abs(plain.value - closed.value) < 5 * (plain.standard_error**2 + closed.standard_error**2) ** 0.5
+    elsewhere = dataclasses.replace(batch, covariates=batch.covariates + 1)
+    assert monte_carlo_kl(p, q, elsewhere, rao_blackwell=True).value != pytest.approx(closed.value, rel=1e-3)
+
+
+def test_a_neural_model_and_a_linear_one(spec):
+    values = torch.randn(60, NODES, 1, generator=torch.Generator().manual_seed(0))
+    series = GraphSeries(values, torch.ones_like(values, dtype=torch.bool), directed_graph(NODES))
+    p = make_model(series, head=GaussianHead)
+    q = GraphVAR(p.spec, 1)
+    nothing = torch.zeros(2, 6, NODES, 1, dtype=torch.bool)
+    position = torch.arange(6) + 7 * torch.arange(2)[:, None]
+    batch = SeriesBatch(nothing.float(), nothing, nothing, series.graph, position)
+    plain, closed = (monte_carlo_kl(p, q, batch, rao_blackwell=rb, max_draws=1024) for rb in (False, True))
+    assert abs(plain.value - closed.value) < 5 * (plain.standard_error**2 + closed.standard_error**2) ** 0.5
+
+
+def test_what_has_no_answer_is_refused(spec):
+    p = make_var(spec, 1)
+    with pytest.raises(ValueError, match="max_draws"):
+        monte_carlo_kl(p, p, windows(spec), max_draws=1)
+    series = make_series(channels=1, covariates=0)
+    mixture, other = make_model(series), make_model(series, seed=9)
+    batch = windows(spec)._changed(values=torch.zeros(1, STEPS, NODES, 1))
+    with pytest.raises(ValueError, match="rao_blackwell=False"):
+        monte_carlo_kl(mixture, other, batch, rao_blackwell=True)
+    bigger = make_model(make_series(channels=2, covariates=0))
+    with pytest.raises(ValueError, match="same data"):
+        monte_carlo_kl(mixture, bigger, batch)

@@ -1,0 +1,171 @@
+r"""The linear-Gaussian model of a graph: everything about it is exact.
+
+:math:`x_t = c + \sum_k A_k x_{t-k} + \epsilon_t` with :math:`A_k` supported on the graph's edges and the
+diagonal. The likelihood, the laws of missing entries and joint draws come from the Kalman filter and
+smoother; it is fitted by conditional least squares, or by EM where values are missing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.distributions import MultivariateNormal, Normal
+
+from tsgen.kalman import Moments, kalman_filter
+from tsgen.linear import Noise, Start, VARProcess
+from tsgen.models.density import DensityModel
+from tsgen.sampling import Exact, Sampler
+from tsgen.series import SeriesBatch, SeriesSpec
+
+
+class IterationCount(torch.optim.Optimizer):
+    """Counts steps for a trainer; what a step does is its closure's affair.
+
+    Args:
+        parameters: What is being fitted.
+    """
+
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters, {})
+
+    def step(self, closure: Any = None) -> None:
+        """Calls the closure."""
+        closure()
+
+
+class GraphVAR(DensityModel):
+    """A vector autoregression on the graph, in float64.
+
+    Each epoch of training is one iteration of EM over the training windows: the E-step of each batch as it
+    comes, the M-step after the last. Where nothing is missing the first epoch is conditional least squares
+    and the rest repeat it. A node's channels hear from each other and from all channels of its neighbours.
+
+    Args:
+        spec: Sizes, units and graph of the data.
+        order: The number of lags.
+        noise: Whether the covariance of the noise is diagonal or full.
+        sampler: How unknown entries are drawn, in test and prediction.
+
+    Raises:
+        ValueError: If an option is out of range or the data has covariates.
+    """
+
+    def __init__(
+        self,
+        spec: SeriesSpec,
+        order: int = 1,
+        noise: Noise = "diagonal",
+        sampler: Sampler = Exact(),
+    ) -> None:
+        super().__init__(spec, sampler, order=order, noise=noise)
+        if order < 1:
+            raise ValueError(f"order must be at least 1; it is {order}.")
+        if noise not in ("diagonal", "full"):
+            raise ValueError(f"noise must be 'diagonal' or 'full'; it is {noise!r}.")
+        if spec.num_covariates:
+            raise ValueError(
+                f"a GraphVAR reads no covariates; the data has {spec.num_covariates}. Leave them out, or use an "
+                "AutoregressiveModel."
+            )
+        self.automatic_optimization = False
+        self.order, self.noise = order, noise
+        self._moments: Moments | None = None
+        size = spec.loc.numel()
+        for name, shape in (
+            ("coefficients", (order, size, size)),
+            ("intercept", (size,)),
+            ("covariance", (size, size)),
+            ("start_mean", (order * size,)),
+            ("start_covariance", (order * size, order * size)),
+        ):
+            # parameters, so that they travel with the model; fitted in closed form, never by a gradient
+            self.register_parameter(
+                name, nn.Parameter(torch.zeros(shape, dtype=torch.float64), requires_grad=False)
+            )
+        self.process = VARProcess.white_noise(
+            order, spec.loc.flatten().double(), spec.scale.flatten().double()
+        )
+
+    @property
+    def process(self) -> VARProcess:
+        """The process, in data units; nodes and channels side by side."""
+        start = Start(self.start_mean, self.start_covariance) if self.start_covariance.any() else None
+        return VARProcess(self.coefficients, self.intercept, self.covariance, start)
+
+    @process.setter
+    def process(self, process: VARProcess) -> None:
+        start = process.start or Start(
+            torch.zeros_like(self.start_mean), torch.zeros_like(self.start_covariance)
+        )
+        for mine, new in (
+            (self.coefficients, process.coefficients),
+            (self.intercept, process.intercept),
+            (self.covariance, process.covariance),
+            (self.start_mean, start.mean),
+            (self.start_covariance, start.covariance),
+        ):
+            mine.copy_(new)
+
+    @property
+    def support(self) -> Bool[Tensor, "entries entries"]:
+        """Row v, column u: whether entry v of a slice may hear from entry u."""
+        nodes, channels = self.spec.loc.shape
+        source, target = self.spec.edge_index
+        hears = torch.eye(nodes, dtype=torch.bool)
+        hears[target.cpu(), source.cpu()] = True
+        every = torch.ones(channels, channels, dtype=torch.bool)
+        return torch.kron(hears, every).bool().to(self.intercept.device)
+
+    def forward(self, batch: SeriesBatch) -> Normal:
+        """The law of each entry given what is visible in the slices before it, in data units."""
+        return self.process.predictive(batch)
+
+    def posterior(self, batch: SeriesBatch) -> Normal:
+        """The law of each entry given everything visible, in data units."""
+        return self.process.posterior(batch)
+
+    def log_likelihood(self, batch: SeriesBatch) -> Float[Tensor, "batch"]:
+        """The joint log-density of what is visible of each window, in nats; the rest is integrated out."""
+        return self.process.log_prob(batch.values.flatten(2), batch.context.flatten(2))
+
+    def slices(self, batch: SeriesBatch) -> MultivariateNormal:
+        """The joint law of each slice given what is visible before it; nodes and channels side by side."""
+        values, context = batch.values.flatten(2), batch.context.flatten(2)
+        filtered = kalman_filter(self.process.state_space(), values, context)
+        return MultivariateNormal(filtered.mean, filtered.covariance)
+
+    def training_step(self, batch: SeriesBatch, index: int) -> None:
+        """The E-step of a batch; after the last one of an epoch, the M-step."""
+        values, context = (x.flatten(2).to(self.intercept.device) for x in (batch.values, batch.target))
+        loc, scale = (x.flatten().double() for x in (self.loc, self.scale))
+        moments = self._standard.expectation((values.double() - loc) / scale, context)
+        self._moments = moments if self._moments is None else _sum(self._moments, moments)
+        density = moments.log_likelihood - (context.sum(dim=(0, 1)) * scale.log()).sum()
+        self.log("train/nll", (-density / context.sum()).float(), prog_bar=True, batch_size=len(values))
+        if self.trainer.is_last_batch:
+            self.optimizers().step(self._maximise)
+
+    @property
+    def _standard(self) -> VARProcess:
+        """The process in standard units, in which moments of nodes of any unit are of one size."""
+        loc, scale = (x.flatten().double() for x in (self.loc, self.scale))
+        return self.process.in_units(-loc / scale, 1 / scale)
+
+    def _maximise(self) -> None:
+        loc, scale = (x.flatten().double() for x in (self.loc, self.scale))
+        assert self._moments is not None
+        self.process = self._standard.maximisation(self._moments, self.support, self.noise).in_units(
+            loc, scale
+        )
+        self._moments = None
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """A counter of iterations: the fit is closed-form."""
+        return IterationCount(self.parameters())
+
+
+def _sum(a: Moments, b: Moments) -> Moments:
+    return Moments(*(x + y for x, y in zip(a, b, strict=True)))
