@@ -261,7 +261,7 @@ class _Contents(NamedTuple):
 
 
 def _few(names: Sequence[str]) -> str:
-    return ", ".join(repr(name) for name in names[:10]) + (", ..." if len(names) > 10 else "")
+    return ", ".join(_shown(name) for name in names[:10]) + (", ..." if len(names) > 10 else "")
 
 
 def _more(wrong: np.ndarray) -> str:
@@ -504,7 +504,9 @@ class _ParquetTable(_Table):
 
     def _load(self, names: list[str]) -> pa.Table:
         with _reading(self.path), parquet.ParquetFile(self.path) as file:
-            return file.read(columns=names)
+            table = file.read(columns=names)
+            table.validate(full=True)  # text that is not UTF-8 is let through otherwise
+        return table
 
 
 def _open_table(path: str | Path) -> _Table:
@@ -878,7 +880,8 @@ def _degrees(table: _Table, column: str, low: int, high: int) -> Float[np.ndarra
 def _open_netcdf(path: Path) -> xr.Dataset:
     try:
         return xr.load_dataset(path, engine="netcdf4", decode_timedelta=False)
-    except (OSError, RuntimeError, ValueError) as error:
+    # what decoding a broken file raises is anyone's guess
+    except (OSError, RuntimeError, ValueError, TypeError, ArithmeticError, LookupError) as error:
         raise ValueError(f"{path} cannot be read as netCDF: {_first_line(error)}.") from error
 
 
