@@ -306,6 +306,10 @@ class SeriesDataModule(LightningDataModule):
                 self.split, starts, self.window, stage, thinning=self.thinning, seed=self.seed
             )
         stretches = self.predicted() if stage == "predict" else getattr(self.split, stage)
+        if not any(len(range(s.start, s.stop)) for s in stretches):
+            raise ValueError(
+                f"the {stage} split must hold at least one window; it is empty. Give it a share."
+            )
         starts, fresh = tiling(stretches, self.window)
         return WindowDataset(self.split, starts, self.window, stage, fresh)
 

@@ -615,9 +615,17 @@ def table(**columns) -> pd.DataFrame:
     return pd.DataFrame({"time": [0, 0, 1], "node": ["a", "b", "a"], "pm": [1.0, 2, 3]} | columns)
 
 
+def parquet_bytes() -> bytes:
+    return table(node=["node-a", "node-b", "node-a"]).to_parquet(compression=None)
+
+
 BROKEN_PARQUET = {
     "no parquet": (GOOD, ["not a well-formed .parquet file"]),
     "cut off": (b"PAR1" + bytes(50), ["not a well-formed .parquet file"]),
+    "latin-1": (
+        parquet_bytes().replace(b"node-a", b"n\xf6de-a"),
+        ["not a well-formed .parquet file", "UTF8"],
+    ),
     "no rows": (table().iloc[:0], ["header but no rows"]),
     "no column": (table().rename(columns={"node": "nodes"}), ["no column 'node'", "Did you mean 'nodes'?"]),
     "text": (table(pm=["1", "x", "3"]), ["row 1 (counted from 0)", "column 'pm'", "'x' is no number"]),

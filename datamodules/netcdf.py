@@ -1,0 +1,213 @@
+"""A netCDF file of measurements: the channels, the covariates and the graph that it may carry.
+
+A channel is a variable with dimensions time and node, or an entry of a third dimension that a variable has
+besides. What :meth:`tsgen.series.GraphSeries.to_xarray` made is read back whole: ``values`` where
+``observed`` holds, ``covariates``, units, and the graph in ``edge_source``, ``edge_target``, ``edge_weight``
+and ``position``. Steps and nodes in errors are counted from 0.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import xarray as xr
+from jaxtyping import Float, Int64
+from torch_geometric.data import Data
+
+from datamodules.regular_times import Contents, check_complete, check_values, moment, moments, regular
+from datamodules.tables import Columns, close, few, first_line, shown
+from tsgen.graphs import check_graph
+
+
+def read_netcdf(path: Path, columns: Columns, step: str | int | None) -> Contents:
+    """The series in a netCDF file, and the graph if it has one.
+
+    Args:
+        path: The file.
+        columns: Which dimensions are times and nodes, and which variables to read.
+        step: The sampling step; the smallest difference between times if not given.
+
+    Returns:
+        What the file holds, the nodes in its own order.
+
+    Raises:
+        ValueError: If something in the file is wrong: one line that says where, and what to do.
+    """
+    data = _open_netcdf(path)
+    found = _channels(path, data, columns)
+    known = _covariates(path, data, columns)
+    nodes = _node_names(path, data, columns.node)
+    width = len(nodes) * (len(found) + len(known))
+    position, time = _netcdf_grid(path, data, columns.time, step, width)
+
+    def spread(variables: dict[str, xr.DataArray]) -> Float[np.ndarray, "time nodes columns"]:
+        filled = np.full((len(time), len(nodes), len(variables)), np.nan, dtype=np.float32)
+        for c, (name, variable) in enumerate(variables.items()):
+            filled[position, :, c] = _numbers(path, name, variable.transpose(columns.time, columns.node))
+        return filled
+
+    values = spread(found)
+    check_values(path, values, list(found))
+    covariates = spread(known) if known else None
+    if covariates is not None:
+        check_complete(path, covariates, list(known), time, nodes)
+    return Contents(
+        time=time,
+        nodes=nodes,
+        channels=list(found),
+        values=values,
+        covariates=covariates,
+        covariate_names=list(known),
+        units=[str(channel.attrs.get("units", "")) for channel in found.values()],
+        graph=_own_graph(path, data, len(nodes)),
+    )
+
+
+def _open_netcdf(path: Path) -> xr.Dataset:
+    try:
+        return xr.load_dataset(path, engine="netcdf4", decode_timedelta=False)
+    # what decoding a broken file raises is anyone's guess
+    except (OSError, RuntimeError, ValueError, TypeError, ArithmeticError, LookupError) as error:
+        raise ValueError(f"{path} cannot be read as netCDF: {first_line(error)}.") from error
+
+
+def _netcdf_grid(
+    path: Path, data: xr.Dataset, dimension: str, step: str | int | None, width: int
+) -> tuple[Int64[np.ndarray, "steps"], np.ndarray]:
+    """For each step of a file its place on the regular grid of times, and the times of the grid."""
+
+    def fault(index: int, what: str) -> ValueError:
+        return ValueError(f"{path}, step {index} (counted from 0), dimension {dimension!r}: {what}")
+
+    labels = data[dimension].values  # 0, 1, 2, ... if the file gives none
+    if labels.dtype.kind == "M" and np.dtype(data[dimension].encoding.get("dtype", "i8")).kind == "f":
+        # days since some day as floats are off by a microsecond
+        labels = pd.DatetimeIndex(labels).round("ms").to_numpy()
+    position, time = regular(moments(labels, fault), step, width, fault)
+    twice = pd.Series(position).duplicated().to_numpy()
+    if twice.any():
+        index = int(twice.argmax())
+        raise fault(index, f"duplicate time {moment(time[position[index]])}. Keep one.")
+    return position, time
+
+
+def _node_names(path: Path, data: xr.Dataset, dimension: str) -> list[str]:
+    labels = data[dimension].values
+    if labels.dtype.kind not in "iuOSUT":
+        raise ValueError(
+            f"{path}, dimension {dimension!r}: names must be text or whole numbers, not {labels.dtype}."
+        )
+    names = pd.Index([label.decode() if isinstance(label, bytes) else str(label) for label in labels])
+    if names.has_duplicates:
+        raise ValueError(
+            f"{path}, dimension {dimension!r}: the node {shown(names[names.duplicated()][0])} comes twice."
+        )
+    return list(names)
+
+
+def _channels(path: Path, data: xr.Dataset, columns: Columns) -> dict[str, xr.DataArray]:
+    """The channels of a dataset, each with dimensions time and node."""
+    plane = {columns.time, columns.node}
+    fitting = {
+        str(name): variable
+        for name, variable in data.data_vars.items()
+        if plane <= set(variable.dims)
+        and variable.ndim <= 3
+        and variable.dtype.kind in "fiub"
+        and name not in ("observed", "covariates", *columns.covariates)
+    }
+    if not fitting:
+        there = [
+            f"{name} ({', '.join(map(str, variable.dims))})" for name, variable in data.data_vars.items()
+        ]
+        raise ValueError(
+            f"{path} has no variable of numbers with dimensions {columns.time!r} and {columns.node!r}; it "
+            f"has {', '.join(there[:10]) or 'none'}. Tell with time_column and node_column what yours are."
+        )
+    if not all(data.sizes[dimension] for dimension in plane):
+        raise ValueError(f"{path} has no {'nodes' if data.sizes[columns.time] else 'steps'}; add the data.")
+    if "values" in fitting and "observed" in data:
+        fitting["values"] = fitting["values"].where(data["observed"].astype(bool))
+    if columns.values is None:
+        return _apart({"values": fitting["values"]} if "values" in fitting else fitting, plane)
+    return _chosen(path, "channel", _apart(fitting, plane), columns.values)
+
+
+def _covariates(path: Path, data: xr.Dataset, columns: Columns) -> dict[str, xr.DataArray]:
+    """The covariates of a dataset, each with dimensions time and node."""
+    plane = {columns.time, columns.node}
+    own = {}
+    if "covariates" in data and data["covariates"].ndim == 3 and plane < set(data["covariates"].dims):
+        own = _apart({"covariates": data["covariates"]}, plane)
+    if not columns.covariates:
+        return own
+    single = {
+        str(name): variable
+        for name, variable in data.data_vars.items()
+        if variable.dims and set(variable.dims) <= plane and variable.dtype.kind in "fiub"
+    }
+    sizes = {dimension: data.sizes[dimension] for dimension in plane}
+    return {
+        name: variable.expand_dims({d: n for d, n in sizes.items() if d not in variable.dims})
+        for name, variable in _chosen(path, "covariate", own | single, columns.covariates).items()
+    }
+
+
+def _apart(variables: dict[str, xr.DataArray], plane: set[str]) -> dict[str, xr.DataArray]:
+    """The channels that variables consist of, named by label; by variable too if there are several."""
+    found = {}
+    for name, variable in variables.items():
+        third = next((dimension for dimension in variable.dims if dimension not in plane), None)
+        if third is None:
+            found[name] = variable
+            continue
+        for i in range(variable.sizes[third]):
+            channel = variable.isel({third: i})
+            label = str(channel.coords[third].item()) if third in channel.coords else f"{third}_{i}"
+            if "unit" in channel.coords:
+                channel = channel.assign_attrs(units=str(channel.coords["unit"].item()))
+            found[label if len(variables) == 1 else f"{name}_{label}"] = channel
+    return found
+
+
+def _chosen(
+    path: Path, kind: str, variables: dict[str, xr.DataArray], names: list[str]
+) -> dict[str, xr.DataArray]:
+    for name in names:
+        if name not in variables:
+            there = list(variables)
+            hint = close(name, there)
+            raise ValueError(f"{path} has no {kind} {name!r}; it has {few(there) or 'none'}.{hint}")
+    return {name: variables[name] for name in names}
+
+
+def _numbers(path: Path, name: str, variable: xr.DataArray) -> Float[np.ndarray, "time nodes"]:
+    """A variable's numbers, NaN where there is none."""
+    with np.errstate(over="ignore"):
+        numbers = variable.values.astype(np.float32)
+    if np.isinf(numbers).any():
+        t, v = np.unravel_index(int(np.isinf(numbers).argmax()), numbers.shape)
+        raise ValueError(
+            f"{path}, step {t} and node {v} (counted from 0), variable {name!r}: "
+            f"{float(variable.values[t, v])} is infinite or beyond 3e38; use NaN for missing values."
+        )
+    return numbers
+
+
+def _own_graph(path: Path, data: xr.Dataset, nodes: int) -> Data | None:
+    """The graph that a dataset carries, if it carries one."""
+    if not {"edge_source", "edge_target"} <= set(data.variables):
+        return None
+    ends = np.stack([data["edge_source"].values, data["edge_target"].values]).astype(np.int64)
+    graph = Data(edge_index=torch.from_numpy(ends), num_nodes=nodes)
+    if "edge_weight" in data:
+        graph.edge_weight = torch.from_numpy(data["edge_weight"].values.astype(np.float32))
+    if "position" in data:
+        graph.pos = torch.from_numpy(data["position"].values.astype(np.float32))
+    try:
+        return check_graph(graph)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
