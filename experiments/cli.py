@@ -48,6 +48,7 @@ MUTED = (
     ".*args parameter is intended to run from within Python.*",
     ".*instantiate_classes.*",
     ".*LeafSpec.*",
+    ".*Previous log files.*",  # a test repeated replaces its own log
 )
 """Warnings that a user could do nothing about."""
 

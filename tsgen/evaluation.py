@@ -25,11 +25,14 @@ from torch.distributions import Distribution, Normal
 from tsgen.baselines import linear_interpolation, node_mean
 from tsgen.counter_random import streams, uniforms
 from tsgen.linear import VARProcess
-from tsgen.metrics import NLL, crps, empirical_quantiles, entries, scores
+from tsgen.metrics import NLL, RMSE, crps, empirical_quantiles, entries, scores
 from tsgen.objectives import masked_log_prob
 from tsgen.parts import Parts
 from tsgen.report.figures import calibration, fan_chart
 from tsgen.series import GraphSeries, Samples, SeriesBatch
+
+MODEL = "model"
+"""How the model under test is called among the other answers."""
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 COLUMNS = {
@@ -43,8 +46,10 @@ COLUMNS = {
     "coverage_90": "in 90 %",
     "width_50": "width 50",
     "width_90": "width 90",
+    "from_exact": "from exact",
 }
-"""The table's scores and their headings."""
+"""The table's scores and their headings. ``from_exact`` is there where the exact posterior is known: the root
+mean squared distance of the median to the exact posterior mean, in exact posterior standard deviations."""
 
 
 def summarise(samples: Samples, batch: SeriesBatch) -> dict[str, np.ndarray]:
@@ -109,15 +114,16 @@ class _Row:
         if density is not None:
             self.nll.update(masked_log_prob(density, batch.values, batch.target), batch.target)
 
-    def compute(self, certain: bool) -> dict[str, Any]:
-        return as_row(self.name, self.law, self.scores.compute(), None if certain else self.nll.compute())
+    def compute(self, more: Mapping[str, Tensor]) -> dict[str, Any]:
+        nll = None if self.law is None else self.nll.compute()
+        return as_row(self.name, self.law, {**self.scores.compute(), **more}, nll)
 
 
 def as_row(name: str, law: str | None, computed: Mapping[str, Tensor], nll: Tensor | None) -> dict[str, Any]:
     """One line of the table. An answer without a density has no NLL, coverage or width."""
     row: dict[str, Any] = {"name": name, "law": law}
     for key in COLUMNS:
-        value = nll if key == "nll" else computed[key]
+        value = nll if key == "nll" else computed.get(key)
         without = nll is None and key.startswith(("nll", "coverage", "width"))
         row[key] = None if without or value is None or not torch.isfinite(value) else round(float(value), 6)
     return row
@@ -138,6 +144,7 @@ class Evaluation(Callback):
         self.folder, self.series, self.run, self.exact = folder, series, run, exact
         self.parts = Parts(folder / "evaluation.parts")
         self.rows: dict[str, _Row] = {}
+        self.distances: dict[str, RMSE] = {}
 
     def on_test_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Starts afresh."""
@@ -145,6 +152,7 @@ class Evaluation(Callback):
         if self.exact is not None:
             names |= {"exact filtering": "filtering", "exact posterior": "posterior"}
         self.rows = {name: _Row(name, law, module.device) for name, law in names.items()}
+        self.distances = {name: RMSE().to(module.device) for name in (MODEL, *names)} if self.exact else {}
         if trainer.is_global_zero:
             self.parts.clear()
         trainer.strategy.barrier()
@@ -157,24 +165,31 @@ class Evaluation(Callback):
             "node mean": node_mean,
             "linear interpolation": linear_interpolation,
         }
-        for name, answer in answers.items():
-            self.rows[name].update(batch, answer(batch, module.units(batch)))
+        samples: Samples = outputs["samples"]
+        drawn = {name: answer(batch, module.units(batch)) for name, answer in answers.items()}
+        laws: dict[str, Normal] = {}
         if self.exact is not None:
             size, seed = module.sampler.num_samples, module.sampler.seed
-            filtering = self.exact.predictive(batch)
-            self.rows["exact filtering"].update(
-                batch, independent_draws(filtering, batch, size, seed), filtering
-            )
-            posterior = self.exact.impute(batch, size, seed).values
-            self.rows["exact posterior"].update(batch, posterior, self.exact.posterior(batch))
-        samples = outputs["samples"]
+            laws = {
+                "exact filtering": self.exact.predictive(batch),
+                "exact posterior": self.exact.posterior(batch),
+            }
+            drawn["exact filtering"] = independent_draws(laws["exact filtering"], batch, size, seed)
+            drawn["exact posterior"] = self.exact.impute(batch, size, seed).values
+        for name, values in drawn.items():
+            self.rows[name].update(batch, values, laws.get(name))
+        for name, distance in self.distances.items():
+            values, truth = drawn.get(name, samples.values), laws["exact posterior"]
+            standard, _ = entries((values - truth.mean) / truth.stddev, batch)
+            distance.update(standard, torch.zeros_like(standard[0]))
         arrays = summarise(samples, batch) | {"law": np.array(samples.law)}
         self.parts.write(trainer.global_rank, batch_idx, arrays)
 
     def on_test_epoch_end(self, trainer: Trainer, module: Any) -> None:
         """Computes the table (all processes), writes the files and shows it (the first process)."""
-        own = (module.test_scores.compute(), module.test_nll.compute())
-        others = [row.compute(certain=row.law is None) for row in self.rows.values()]
+        distances = {name: {"from_exact": metric.compute()} for name, metric in self.distances.items()}
+        own = ({**module.test_scores.compute(), **distances.get(MODEL, {})}, module.test_nll.compute())
+        others = [row.compute(distances.get(name, {})) for name, row in self.rows.items()]
         trainer.strategy.barrier()
         if not trainer.is_global_zero or trainer.sanity_checking:
             return
@@ -183,8 +198,8 @@ class Evaluation(Callback):
         model = type(module).__name__
         about = {"run": self.run, "model": model, "law": law, "num_samples": module.sampler.num_samples}
         data = as_dataset(arrays, self.series, **about)
-        self.parts.clear()
         data.to_netcdf(self.folder / "evaluation.nc")
+        self.parts.clear()
         table = {
             **about,
             "windows": data.sizes["window"],
@@ -218,7 +233,10 @@ def show(table: Mapping[str, Any]) -> None:
     console = Console()
     shown = Table(title=f"{table['run']}: {table['entries']:,} hidden entries in {table['windows']} windows")
     shown.add_column("")
-    for heading in COLUMNS.values():
+    columns = {
+        key: heading for key, heading in COLUMNS.items() if any(row[key] is not None for row in table["rows"])
+    }
+    for heading in columns.values():
         shown.add_column(heading, justify="right", no_wrap=True)
     for row in table["rows"]:
         name = (
@@ -226,9 +244,9 @@ def show(table: Mapping[str, Any]) -> None:
             if row["law"] is None or row["name"].startswith("exact")
             else f"{row['name']} ({row['law']})"
         )
-        shown.add_row(name, *("–" if row[key] is None else f"{row[key]:.4g}" for key in COLUMNS))
+        shown.add_row(name, *("–" if row[key] is None else f"{row[key]:.4g}" for key in columns))
     if not console.is_terminal:
-        console.width = 140
+        console.width = 150
     console.print(shown)
     console.print(
         "Filtering uses what came before an entry; interpolation and the posterior also what came after."

@@ -146,7 +146,8 @@ class GraphVAR(DensityModel):
         density = moments.log_likelihood - (context.sum(dim=(0, 1)) * scale.log()).sum()
         self.log("train/nll", (-density / context.sum()).float(), prog_bar=True, batch_size=len(values))
         if self.trainer.is_last_batch:
-            self.optimizers().step(self._maximise)
+            counter: Any = self.optimizers()
+            counter.step(self._maximise)
 
     @property
     def _standard(self) -> VARProcess:
@@ -168,4 +169,6 @@ class GraphVAR(DensityModel):
 
 
 def _sum(a: Moments, b: Moments) -> Moments:
-    return Moments(*(x + y for x, y in zip(a, b, strict=True)))
+    return Moments(
+        a.first + b.first, a.second + b.second, a.steps + b.steps, a.log_likelihood + b.log_likelihood
+    )

@@ -66,6 +66,11 @@ _SCORES = {  # key: heading, what is best (None: nothing by itself), what it mea
     "coverage_90": ("90 % coverage", 0.9, "share of truths inside the central 90 % interval: best at 90 %"),
     "width_50": ("50 % width", None, "mean width of the 50 % interval: narrow is good if coverage is right"),
     "width_90": ("90 % width", None, "mean width of the 90 % interval"),
+    "from_exact": (
+        "from exact",
+        0.0,
+        "root mean squared distance of the median to the exact posterior mean, in its standard deviations",
+    ),
 }
 _PERCENT = {"mre", "coverage_50", "coverage_90", "share_missing"}
 _MOST_NODES, _MOST_CHANNELS = 30, 4
