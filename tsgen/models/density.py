@@ -96,7 +96,7 @@ class DensityModel(LightningModule, ABC):
                 f"the model was made for other data: {difference}. Use the data it was trained on."
             )
 
-    def training_step(self, batch: SeriesBatch, index: int) -> torch.Tensor:
+    def training_step(self, batch: SeriesBatch, index: int) -> torch.Tensor | None:
         """The loss of a batch."""
         loss = masked_nll(self(batch), batch.values, batch.target)
         self.log(

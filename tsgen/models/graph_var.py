@@ -31,9 +31,9 @@ class IterationCount(torch.optim.Optimizer):
     def __init__(self, parameters: Any) -> None:
         super().__init__(parameters, {})
 
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         """Calls the closure."""
-        closure()
+        return closure()
 
 
 class GraphVAR(DensityModel):
@@ -53,6 +53,12 @@ class GraphVAR(DensityModel):
         ValueError: If an option is out of range or the data has covariates.
     """
 
+    coefficients: Tensor
+    intercept: Tensor
+    covariance: Tensor
+    start_mean: Tensor
+    start_covariance: Tensor
+
     def __init__(
         self,
         spec: SeriesSpec,
@@ -67,8 +73,8 @@ class GraphVAR(DensityModel):
             raise ValueError(f"noise must be 'diagonal' or 'full'; it is {noise!r}.")
         if spec.num_covariates:
             raise ValueError(
-                f"a GraphVAR reads no covariates; the data has {spec.num_covariates}. Leave them out, or use an "
-                "AutoregressiveModel."
+                f"a GraphVAR reads no covariates; the data has {spec.num_covariates}. Leave them out, or "
+                "use an AutoregressiveModel."
             )
         self.automatic_optimization = False
         self.order, self.noise = order, noise
