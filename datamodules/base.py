@@ -310,6 +310,10 @@ class SeriesDataModule(LightningDataModule):
             raise ValueError(
                 f"the {stage} split must hold at least one window; it is empty. Give it a share."
             )
+        if stage != "predict" and not (self.split.held_out & self.within(stretches)).any():
+            raise ValueError(
+                f"the {stage} split must have entries held out to score; there are none. Hold out more."
+            )
         starts, fresh = tiling(stretches, self.window)
         return WindowDataset(self.split, starts, self.window, stage, fresh)
 
@@ -317,7 +321,7 @@ class SeriesDataModule(LightningDataModule):
         dataset = self.dataset(stage)
         world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         sampler = EpochSampler(len(dataset), stage == "train", self.seed, *world)
-        if not len(sampler):
+        if len(dataset) < world[1]:  # on every process alike, so that none waits for another
             raise ValueError(
                 f"{world[1]} processes need at least {world[1]} {stage} windows; there are {len(dataset)}."
             )

@@ -14,8 +14,10 @@ USAGE = """usage: tsgen COMMAND [options]
   tsgen report  runs/NAME       write runs/NAME/report.html from what the test left
 
 NAME is a YAML file or one of the shipped configurations: {configs}.
-Every option of a YAML file is one of the command line too, such as --trainer.max_epochs 5;
-`tsgen fit --help` lists them all, `tsgen fit --model.help AutoregressiveModel` those of a class.
+Every option of a YAML file is one of the command line too, such as --trainer.max_epochs 5 or
+--model.encoder.hidden 128. `tsgen fit --help` lists those of the trainer; those of a class are listed by
+--data.help CLASS and --model.help CLASS (SyntheticDataModule, AirQualityDataModule, FilesDataModule;
+AutoregressiveModel, GraphVAR).
 TSGEN_TRACEBACK=1 shows where an error came from."""
 
 

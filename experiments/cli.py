@@ -7,12 +7,15 @@ import netrc
 import os
 import re
 import secrets
+import signal
+import sys
 import warnings
 from argparse import ArgumentError
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlparse
 
+import torch
 import wandb
 import yaml
 from jsonargparse import Namespace, set_parsing_settings
@@ -20,17 +23,16 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 import datamodules  # noqa: F401 (so that its classes are known by their names)
 from datamodules.base import SeriesDataModule
 from experiments.configs import find
 from tsgen.callbacks import ImputationFigure, ImputationWriter
-from tsgen.components import restore
 from tsgen.evaluation import Evaluation
 from tsgen.models import DensityModel
-from tsgen.models.density import read_checkpoint
+from tsgen.models.density import read_checkpoint, spec_of
 from tsgen.report import write_report
 from tsgen.series import SeriesSpec
 
@@ -38,7 +40,7 @@ from tsgen.series import SeriesSpec
 set_parsing_settings(subclasses_enabled=[SeriesSpec])
 
 COMMANDS = ("fit", "test", "predict")
-MISTAKES = (ValueError, ArgumentError, MisconfigurationException, FileNotFoundError, PermissionError)
+MISTAKES = (ValueError, ArgumentError, MisconfigurationException, OSError)
 """What a user's mistake raises: said in one line."""
 
 
@@ -89,6 +91,9 @@ def run(words: Sequence[str]) -> None:
             warnings.filterwarnings("ignore", message)
         try:
             TsgenCLI(words)
+        except SIGTERMException:
+            # it would exit with 0; whoever sent the signal must learn that the run is not done
+            sys.exit(128 + signal.SIGTERM)
         finally:
             # a run left open would be written on by the next one
             wandb.finish()
@@ -181,17 +186,31 @@ class TsgenCLI(LightningCLI):
         options.trainer.default_root_dir = str(self.folder)
         options.checkpoint.dirpath = str(self.folder / "checkpoints")
         options.weights_only = True
+        if options.checkpoint.save_top_k != 1:
+            raise ValueError(
+                "checkpoint.save_top_k must be 1: a run keeps its best checkpoint and its last one; it is "
+                f"{options.checkpoint.save_top_k}."
+            )
+        options.checkpoint.filename = "best"
+        if options.trainer.accelerator == "auto" and torch.backends.mps.is_available():
+            options.trainer.accelerator = "cpu"  # Apple's GPUs have no float64, in which scores are summed
         if self.subcommand == "predict":
             options.return_predictions = False
         if self.subcommand == "test":
             options.verbose = False  # the evaluation shows the scores
         options.ckpt_path = self._checkpoint(options.get("ckpt_path"))
         self.run_id = _run_id(self.folder, new=self._is_new)
-        _settle_loggers(options, self.folder, str(self.subcommand), self.run_id)
+        # what an earlier command logged is kept, but for the folder that is set aside whole
+        log = self.folder / "logs" / str(self.subcommand)
+        _settle_loggers(options, self.folder, log if self._is_new else _free(log), self.run_id)
 
     @property
     def _is_new(self) -> bool:
-        return self.subcommand == "fit" and self._options.ckpt_path is None
+        """Whether a new run begins: a fit that does not continue from one of the run's own checkpoints."""
+        start = self._options.ckpt_path
+        return self.subcommand == "fit" and (
+            start is None or Path(start).parent != self.folder / "checkpoints"
+        )
 
     def _checkpoint(self, asked: str | None) -> str | None:
         """The checkpoint's path; ``best`` and ``last`` are the run's own, ``best`` unless asked otherwise."""
@@ -254,22 +273,28 @@ def _set_aside(folder: Path) -> None:
     """Renames the folder of an earlier run of the same name: nothing of it is overwritten."""
     if not folder.exists():
         return
-    number = 1
-    while (aside := folder.with_name(f"{folder.name}.{number}")).exists():
-        number += 1
+    aside = _free(folder)
     folder.rename(aside)
     _say(f"{folder} held an earlier run: it is now {aside}.")
 
 
-def _settle_loggers(options: Namespace, folder: Path, command: str, run_id: str) -> None:
+def _free(path: Path) -> Path:
+    """The path, or the first of path.1, path.2, ... that does not exist."""
+    number, free = 0, path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.name}.{number}")
+    return free
+
+
+def _settle_loggers(options: Namespace, folder: Path, log: Path, run_id: str) -> None:
     """Gives every logger the run's folder, and W&B the run's name, its id and a mode that never asks."""
     loggers = options.trainer.logger
     if not isinstance(loggers, (list, Namespace)):
         return
     for logger in loggers if isinstance(loggers, list) else [loggers]:
         arguments = logger.init_args
-        # a later test must not delete what training logged
-        arguments.save_dir = str(folder / "logs" / command)
+        arguments.save_dir = str(log)
         if logger.class_path.endswith("WandbLogger"):
             arguments.save_dir = str(folder)
             arguments.name = arguments.name or folder.name
@@ -293,8 +318,7 @@ def _remember(folder: Path, run_id: str) -> None:
 def _check_fit(model: DensityModel, path: Path) -> None:
     """Raises unless the checkpoint is one of a model of the same data and the same sizes."""
     state = read_checkpoint(path)
-    made = restore(state["hyper_parameters"]["model"]["init_args"]["spec"])
-    difference = made.difference(model.spec)
+    difference = spec_of(state).difference(model.spec)
     if difference:
         raise ValueError(f"{path} was trained on other data: {difference}.")
     mine = {name: tuple(x.shape) for name, x in model.state_dict().items()}

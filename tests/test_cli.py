@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -220,6 +221,75 @@ def test_broken_files_are_one_line_and_exit_code_2(case, capsys, as_a_user):
     assert not Path("runs").exists()
 
 
+def test_resuming_keeps_the_log_and_another_start_sets_the_run_aside(run):
+    words = [
+        "fit",
+        "--config",
+        "demo",
+        "--runs",
+        "here",
+        *SMALL,
+        *SHORT,
+        "--trainer.limit_train_batches",
+        "2",
+    ]
+    assert main(words) == 0
+    log = Path("here/demo/logs/fit/metrics.csv").read_text()
+    assert main([*words, "--ckpt_path", "last", "--trainer.max_epochs", "3"]) == 0
+    assert Path("here/demo/logs/fit/metrics.csv").read_text() == log
+    assert Path("here/demo/logs/fit.1/metrics.csv").is_file()
+    assert not Path("here/demo.1").exists()
+    best = Path("here/demo/checkpoints/best.ckpt").read_bytes()
+    elsewhere = str(run / "checkpoints/last.ckpt")
+    assert main([*words, "--ckpt_path", elsewhere, "--trainer.max_epochs", "3"]) == 0
+    assert Path("here/demo.1/checkpoints/best.ckpt").read_bytes() == best
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
+def test_other_precisions_train_and_sample(precision):
+    words = [
+        "--config",
+        "demo",
+        *SMALL,
+        *SHORT,
+        "--trainer.precision",
+        precision,
+        "--trainer.max_epochs",
+        "1",
+    ]
+    words += ["--trainer.limit_train_batches", "2", "--model.sampler.num_samples", "3"]
+    assert main(["fit", *words]) == 0
+    assert main(["test", *words]) == 0
+    scores = json.loads(Path("runs/demo/scores.json").read_text("utf-8"))["rows"][0]
+    assert all(np.isfinite(scores[key]) for key in ("crps", "nll", "width_90"))
+
+
+@pytest.mark.slow
+def test_a_terminated_fit_says_so():
+    words = [
+        "fit",
+        "--config",
+        "demo",
+        *SMALL,
+        "--trainer.max_epochs",
+        "100000",
+        "--early_stopping.patience",
+        "99999",
+    ]
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "experiments", *words, "--trainer.enable_progress_bar", "false"]
+    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(600):
+            if Path("runs/demo/checkpoints/last.ckpt").exists():
+                break
+            time.sleep(0.1)
+        process.terminate()
+        assert process.wait(60) == 143
+    finally:
+        process.kill()
+
+
 @pytest.mark.parametrize("name", sorted(shipped()))
 def test_every_config_trains_one_batch(name):
     words = ["fit", "--config", name, "--runs", "runs", *SHORT, "--trainer.max_epochs", "1"]
@@ -255,6 +325,12 @@ MISTAKES = {
     "bad rate": (["fit", *GOOD, "--data.thinning.rate", "7"], "rate must lie in"),
     "missing folder": (["fit", "--config", "aqi36", "--data.root", "nowhere"], "nowhere"),
     "no data named": (["fit", "--config", "files"], "path"),
+    "several best checkpoints": (["fit", *GOOD, "--checkpoint.save_top_k", "3"], "save_top_k must be 1"),
+    "nothing to score": (
+        ["fit", *GOOD, "--data.held_out", "PointMask", "--data.held_out.rate", "0"],
+        "held out",
+    ),
+    "runs in a file": (["fit", *GOOD, "--runs", "/dev/null"], "/dev/null"),
     "no checkpoint yet": (["test", *GOOD], "best.ckpt"),
     "report of nothing": (["report", "nowhere"], "nowhere"),
     "report without a run": (["report"], ""),

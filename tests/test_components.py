@@ -13,6 +13,8 @@ from tsgen import load
 from tsgen.components import describe, find_class, restore
 from tsgen.encoders import Encoder, GraphGRUEncoder
 from tsgen.heads import MixtureHead
+from tsgen.models import AutoregressiveModel
+from tsgen.models.density import PARTS
 from tsgen.sampling import Ancestral
 
 FACTORY = partial(GraphGRUEncoder, hidden=8, convolution=partial(GATv2Conv, heads=2, concat=False))
@@ -30,8 +32,8 @@ PLAIN = {
 
 def test_a_factory_from_python_is_plain_data():
     assert describe(FACTORY) == PLAIN
-    assert describe(restore(PLAIN)) == PLAIN
-    assert restore(PLAIN)(3).state_messages.inner.heads == 2
+    assert describe(restore(PLAIN, PARTS)) == PLAIN
+    assert restore(PLAIN, PARTS)(3).state_messages.inner.heads == 2
 
 
 def test_a_factory_from_yaml_is_the_same_plain_data():
@@ -50,13 +52,13 @@ def test_a_factory_from_yaml_is_the_same_plain_data():
     assert inner["class_path"] == PLAIN["init_args"]["convolution"]["class_path"]
     assert inner["init_args"]["heads"] == 2
     assert inner["init_args"]["concat"] is False
-    assert restore(described)(3).hidden == 8
+    assert restore(described, PARTS)(3).hidden == 8
 
 
 def test_objects_come_back():
     sampler = Ancestral(num_samples=7, seed=2)
-    assert restore(describe(sampler)) == sampler
-    assert restore(describe({"a": [1, (sampler, None)]})) == {"a": [1, (sampler, None)]}
+    assert restore(describe(sampler), PARTS) == sampler
+    assert restore(describe({"a": [1, (sampler, None)]}), PARTS) == {"a": [1, (sampler, None)]}
 
 
 def test_what_a_checkpoint_could_not_hold_is_refused_when_it_is_made():
@@ -64,12 +66,21 @@ def test_what_a_checkpoint_could_not_hold_is_refused_when_it_is_made():
         describe(lambda size: MixtureHead(size, 1))
 
 
-@pytest.mark.parametrize(
-    "path", ["os.system", "subprocess.Popen", "tsgen.components.describe", "tsgen.Nothing"]
-)
-def test_only_classes_of_known_packages_are_looked_up(path):
+SHELL = "torch.distributed.elastic.multiprocessing.subprocess_handler.subprocess_handler.SubprocessHandler"
+OTHERS = [
+    "os.system",
+    "subprocess.Popen",
+    "tsgen.components.describe",
+    "tsgen.Nothing",
+    "torch.nn.Linear",
+    "x",
+]
+
+
+@pytest.mark.parametrize("path", [*OTHERS, SHELL])
+def test_only_parts_of_models_of_known_packages_are_looked_up(path):
     with pytest.raises(ValueError, match=r"class"):
-        find_class(path)
+        find_class(path, PARTS)
 
 
 def save(model, path, **changes):
@@ -108,3 +119,43 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(series, tmp_path):
         with pytest.raises(ValueError, match=message) as error:
             load(path)
         assert "\n" not in str(error.value)
+
+
+def test_a_checkpoint_cannot_start_a_process(series, tmp_path):
+    touched = tmp_path / "touched"
+    command = {
+        "entrypoint": "/bin/sh",
+        "args": ("-c", f"touch {touched}"),
+        "env": {},
+        "stdout": "",
+        "stderr": "",
+    }
+    evil = {"instance_of": SHELL, "init_args": command | {"local_rank_id": 0, "numa_options": None}}
+    around = {"class_path": "tsgen.models.AutoregressiveModel", "init_args": {"spec": evil}}
+    for model in (evil, around):
+        path = save(make_model(series), tmp_path / "evil.ckpt", hyper_parameters={"model": model})
+        with pytest.raises(ValueError, match="must name a"):
+            load(path)
+        assert not touched.exists()
+
+
+class OwnHead(MixtureHead):
+    """A head of a user's own."""
+
+
+def test_a_users_own_parts_are_loaded_when_trusted(series, tmp_path):
+    path = save(make_model(series, head=OwnHead), tmp_path / "own.ckpt")
+    with pytest.raises(ValueError, match=r"trusted=\('test_components',\)"):
+        load(path)
+    assert isinstance(load(path, trusted=("test_components",)).head, OwnHead)
+
+
+def test_lightnings_own_way_of_loading_works(series, tmp_path):
+    model = make_model(series)
+    loaded = AutoregressiveModel.load_from_checkpoint(save(model, tmp_path / "a.ckpt"))
+    assert torch.equal(loaded.head.linear.weight, model.head.linear.weight)
+
+
+def test_models_do_not_share_what_can_be_changed(series):
+    with pytest.raises(AttributeError):
+        make_model(series).sampler.seed = 4

@@ -1,6 +1,7 @@
 """What every encoder and every head promises, each pair of them in the same tests."""
 
 import copy
+import dataclasses
 from functools import partial
 
 import pytest
@@ -124,8 +125,7 @@ def test_sampling_a_visible_window_sees_what_the_whole_window_sees(model, batch)
         batch.covariates,
     )
     law = model(full)
-    sampler = copy.copy(model.sampler)
-    sampler.num_samples = 2000
+    sampler = dataclasses.replace(model.sampler, num_samples=2000)
     with torch.no_grad():
         last = sampler(model, full).values[:, :, -1]
         z = (last.mean(dim=0) - law.mean[:, -1]) / (law.stddev[:, -1] / 2000**0.5)
@@ -236,8 +236,8 @@ def test_samples_do_not_depend_on_the_batch(series):
     torch.testing.assert_close(alone, whole[:, 2:3], atol=1e-4, rtol=1e-5)
     assert torch.equal(whole[:, batch.context], batch.values[batch.context].expand(5, -1))
     assert not torch.equal(whole[0], whole[1])
-    model.sampler.seed += 1
-    assert not torch.equal(model.sampler(model, batch).values, whole)
+    other = dataclasses.replace(model.sampler, seed=8)
+    assert not torch.equal(other(model, batch).values, whole)
 
 
 def test_a_window_with_nothing_visible_is_generated():

@@ -47,7 +47,7 @@ def test_least_squares_reaches_the_published_likelihood(growth, noise, order, ex
 
 
 def test_a_restricted_fit_with_full_noise_is_the_restricted_maximum(growth):
-    """Generalised least squares: no step along any free coefficient, and none of the noise, makes it likelier."""
+    """Generalised least squares: no free coefficient, and no change of the noise, makes it likelier."""
     support = torch.tensor([[1, 1, 0], [0, 1, 0], [1, 0, 1]]).bool()
     fit = VARProcess.fit(growth, 2, support, "full")
     process = fit.process
@@ -73,8 +73,8 @@ def test_a_restricted_fit_with_full_noise_is_the_restricted_maximum(growth):
 
 
 @pytest.mark.parametrize("noise", ["full", "diagonal"])
-def test_em_climbs_and_reaches_the_maximum_given_the_first_slices(growth, noise):
-    """With holes after the first slices: the likelihood never falls, and its gradient vanishes where EM stops."""
+def test_em_climbs(growth, noise):
+    """With holes after the first slices the likelihood never falls."""
     holes = torch.rand(growth.shape, generator=torch.Generator().manual_seed(0)) < 0.2
     holes[:2] = False
     values = growth.where(~holes, torch.nan)

@@ -17,6 +17,9 @@ from tsgen.parts import Parts
 from tsgen.report.figures import fan_chart
 from tsgen.series import GraphSeries, Samples, SeriesBatch
 
+CHUNK_STEPS = 16
+"""Steps in one compressed chunk of the file: windows are written, and read again, without touching others."""
+
 
 class ImputationWriter(Callback):
     """Writes what ``predict`` draws to one netCDF file, every step and node of the stretches once.
@@ -70,8 +73,9 @@ class ImputationWriter(Callback):
         covered = np.zeros(len(self.series.values), dtype=bool)
         with netCDF4.Dataset(written, "a") as file:
             shape = ("sample", "time", "node", "channel")
+            chunks = (num_samples, min(CHUNK_STEPS, len(self.steps)), *self.series.values.shape[1:])
             variable = file.createVariable(
-                "imputation", "f4", shape, zlib=True, complevel=1, fill_value=np.nan
+                "imputation", "f4", shape, zlib=True, complevel=1, fill_value=np.nan, chunksizes=chunks
             )
             variable.coordinates = "unit"
             variable.long_name = "draws of the series; observed entries are the data's own"
@@ -99,6 +103,10 @@ class ImputationWriter(Callback):
         return xr.Dataset({"observed": whole["observed"]}).assign_coords(sample=np.arange(num_samples))
 
 
+FIGURE_WINDOWS = 6
+"""Validation windows that the figure is made of."""
+
+
 class ImputationFigure(Callback):
     """A fan chart of validation windows to W&B when training ends.
 
@@ -115,7 +123,7 @@ class ImputationFigure(Callback):
         if not loggers or not trainer.is_global_zero or not trainer.val_dataloaders:
             return
         batch: SeriesBatch = next(iter(trainer.val_dataloaders))
-        batch = module.transfer_batch_to_device(batch, module.device, 0)
+        batch = module.transfer_batch_to_device(batch.rows(slice(0, FIGURE_WINDOWS)), module.device, 0)
         was_training = module.training
         module.eval()
         with torch.no_grad():

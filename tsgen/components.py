@@ -10,7 +10,7 @@ Python, and is loaded without running code from it. Only classes of known packag
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -51,21 +51,32 @@ def describe(part: Any) -> Any:
     return part
 
 
-def restore(part: Any) -> Any:
+def restore(part: Any, bases: tuple[type, ...], trusted: Sequence[str] = ()) -> Any:
     """What was described: factories and objects from their descriptions, anything else as it is.
 
+    Args:
+        part: What :func:`describe` returned.
+        bases: What a described class must descend from. Packages as large as torch have classes whose making
+            does anything at all, so that a known package is not enough.
+        trusted: Further packages whose classes may be named.
+
     Raises:
-        ValueError: If a class is not one of a trusted package.
+        ValueError: If a class is not one of a trusted package, not of the bases, or does not take the
+            arguments.
     """
     if isinstance(part, Mapping):
-        items = {name: restore(value) for name, value in part.items()}
+        items = {name: restore(value, bases, trusted) for name, value in part.items()}
         if "class_path" in part:
-            return partial(find_class(part["class_path"]), **items["init_args"])
+            return partial(find_class(part["class_path"], bases, trusted), **items["init_args"])
         if "instance_of" in part:
-            return find_class(part["instance_of"])(**items["init_args"])
+            made = find_class(part["instance_of"], bases, trusted)
+            try:
+                return made(**items["init_args"])
+            except TypeError as error:
+                raise ValueError(f"{made.__name__} cannot be made of what is described: {error}.") from error
         return items
     if isinstance(part, (list, tuple)):
-        return type(part)(restore(value) for value in part)
+        return type(part)(restore(value, bases, trusted) for value in part)
     return part
 
 
@@ -73,19 +84,25 @@ def _path(made: type) -> str:
     return f"{made.__module__}.{made.__qualname__}"
 
 
-def find_class(class_path: str) -> type:
+def find_class(class_path: str, bases: tuple[type, ...], trusted: Sequence[str] = ()) -> type:
     """The class of a trusted package with that path.
 
     Raises:
-        ValueError: If the package is not trusted or has no such class.
+        ValueError: If the package is not trusted, or has no such class of those bases.
     """
-    package, _, name = class_path.rpartition(".")
-    if class_path.split(".")[0] not in TRUSTED_PACKAGES:
-        raise ValueError(f"class_path must lie in {', '.join(TRUSTED_PACKAGES)}; it is {class_path!r}.")
+    package, _, name = str(class_path).rpartition(".")
+    allowed = (*TRUSTED_PACKAGES, *trusted)
+    if package.split(".")[0] not in allowed:
+        raise ValueError(
+            f"class_path must lie in {', '.join(allowed)}; it is {class_path!r}. If you trust it, call "
+            f"tsgen.load(..., trusted=({package.split('.')[0]!r},))."
+        )
     try:
         found = getattr(import_module(package), name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"no class {class_path!r} is to be found: {error}.") from error
-    if not isinstance(found, type):
-        raise ValueError(f"class_path must name a class; {class_path!r} is a {type(found).__name__}.")
+    if not (isinstance(found, type) and issubclass(found, bases)):
+        raise ValueError(
+            f"class_path must name a {', '.join(base.__name__ for base in bases)}; {class_path!r} is none."
+        )
     return found

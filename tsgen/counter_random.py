@@ -67,7 +67,12 @@ def uniforms(
         shape: The shape of each row's numbers.
         start: Where in the stream to begin, counted in numbers.
         dtype: float32 carries 23 random bits a number, float64 carries 52.
+
+    Raises:
+        ValueError: If the dtype is another.
     """
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"dtype must be float32 or float64; in {dtype} a uniform number can round to 1.")
     count = int(torch.Size(shape).numel())
     counter = torch.arange(start + 1, start + count + 1, device=stream.device) * _WEYL
     bits = 52 if dtype == torch.float64 else 23

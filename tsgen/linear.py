@@ -392,8 +392,8 @@ class VARProcess:
         nodes, channels = batch.values.shape[2:]
         if nodes * channels != self.num_nodes:
             raise ValueError(
-                f"the batch must have {self.num_nodes} entries in a slice; it has {nodes} nodes of {channels} "
-                "channels."
+                f"the batch must have {self.num_nodes} entries in a slice; it has {nodes} nodes of "
+                f"{channels} channels."
             )
         values, context = batch.values.flatten(2), batch.context.flatten(2)
         return values.to(self.intercept), context.to(self.intercept.device)

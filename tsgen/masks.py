@@ -50,6 +50,9 @@ class PointMask(Mask):
     rate: float | tuple[float, float] = 0.25
 
     def __post_init__(self) -> None:
+        if not isinstance(self.rate, (int, float)):
+            low, high = self.rate
+            self.rate = (low, high)
         for rate in self._bounds():
             _check_rate("rate", rate)
 

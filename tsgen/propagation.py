@@ -93,7 +93,11 @@ class GraphConvolution(MessagePassing):
             x = matrix @ x
         else:
             nodes_first = x.movedim(-2, 0)
-            out = self.propagate(matrix, x=nodes_first.flatten(1))
+            # sparse products know no half precision
+            with torch.autocast(x.device.type, enabled=False):
+                out = self.propagate(
+                    matrix.to(self.linear.weight.dtype), x=nodes_first.flatten(1).to(self.linear.weight.dtype)
+                )
             x = out.reshape(nodes_first.shape).movedim(0, -2)
         return x if first else self.linear(x)
 

@@ -96,7 +96,7 @@ def measure(nodes: int, windows: int, samples: int, device: torch.device) -> str
         few = to(batch.rows(slice(0, 2)), device)
         with torch.no_grad():
             density = (there.log_prob(few).cpu() - model.log_prob(batch.rows(slice(0, 2)))).abs().max()
-            model.sampler.num_samples = there.sampler.num_samples = 2
+            model.sampler = there.sampler = Ancestral(2)
             drawn = (
                 there.sampler(there, few).values.cpu() - model.sampler(model, batch.rows(slice(0, 2))).values
             ).abs()

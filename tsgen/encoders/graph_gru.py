@@ -60,10 +60,10 @@ class GraphGRUEncoder(Encoder):
     ) -> tuple[Float[Tensor, "batch time nodes hidden"], Float[Tensor, "batch nodes hidden"]]:
         """Reads the next steps; ``state`` is h of the last one."""
         batch, _, nodes, _ = inputs.shape
-        h = inputs.new_zeros(batch, nodes, self.hidden) if state is None else state
         x = inputs.transpose(0, 1).contiguous()  # time first: every step then reads and writes one block
         x = torch.cat([x, self.input_messages(x, propagation)], dim=-1)
         gates, states = self.gates_from_inputs(x), []
+        h = gates.new_zeros(batch, nodes, self.hidden) if state is None else state
         for gates_t in gates.unbind():
             h = self._step(gates_t, h, propagation)
             states.append(h)

@@ -85,6 +85,11 @@ class Head(nn.Module, ABC):
         return torch.where(known, values, self.quantile(self(h, values, known, units), uniforms))
 
 
+def full_precision(h: Tensor) -> torch.autocast:
+    """Densities and draws are computed in full precision, whatever the encoder was run in."""
+    return torch.autocast(h.device.type, enabled=False)
+
+
 def positive(log_scale: Tensor) -> Tensor:
     """A scale from an unbounded number: its exponential over a floor."""
     # beyond exp(10) standard units nothing is meant, and float32 would overflow

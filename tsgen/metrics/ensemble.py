@@ -10,7 +10,9 @@ Every score takes draws ``[samples, entries]`` and truth ``[entries]`` (see :fun
 
 * the normalised quantile CRPS of the imputation papers, :math:`\operatorname{mean}_q 2 \sum |(x_q - y)(1\{y
   \le x_q\} - q)| / \sum |y|` over q = 0.05, 0.10, .., 0.95;
-* how often the central interval of a level covers the truth, and how wide it is.
+* how often the central interval of a level covers the truth, and how wide it is. Its ends are order
+  statistics at position p (S + 1), between which a calibrated truth lies with exactly that probability; the
+  quantiles of most libraries, at 1 + p (S - 1), would cover only level (S - 1) / (S + 1).
 
 References:
     Strictly proper scoring rules, prediction, and estimation (Gneiting & Raftery, 2007);
@@ -50,6 +52,21 @@ def empirical_quantiles(
     above = (below + 1).clamp(max=len(ordered) - 1)
     share = (at - below).view(-1, *[1] * (ordered.dim() - 1))
     return torch.lerp(ordered[below], ordered[above], share)
+
+
+def central_interval(
+    ordered: Float[Tensor, "samples *entries"], level: float
+) -> tuple[Float[Tensor, "*entries"], Float[Tensor, "*entries"]]:
+    """Ends of the central interval that a calibrated truth lies in with probability ``level``.
+
+    Args:
+        ordered: Draws, sorted along their first axis. With too few for the level the interval is their range.
+        level: Nominal coverage, in (0, 1).
+    """
+    size = len(ordered)
+    place = [((1 + side * level) / 2 * (size + 1) - 1) / max(size - 1, 1) for side in (-1, 1)]
+    low, high = empirical_quantiles(ordered, torch.tensor(place, dtype=torch.float64).clamp(0, 1))
+    return low, high
 
 
 def crps(
@@ -175,9 +192,8 @@ class _CentralInterval(_MeanScore):
             raise ValueError(f"level must lie between 0 and 1; it is {level}.")
         self.level = level
 
-    def _bounds(self, samples: Tensor) -> Tensor:
-        levels = torch.tensor([(1 - self.level) / 2, (1 + self.level) / 2])
-        return empirical_quantiles(samples.sort(dim=0).values, levels)
+    def _bounds(self, samples: Tensor) -> tuple[Tensor, Tensor]:
+        return central_interval(samples.sort(dim=0).values, self.level)
 
 
 class Coverage(_CentralInterval):

@@ -15,6 +15,7 @@ from torch.distributions import Distribution
 
 from tsgen.encoders import Encoder, GraphGRUEncoder
 from tsgen.heads import Head, MixtureHead
+from tsgen.heads.base import full_precision
 from tsgen.models.density import DensityModel, OptimizerFactory, SchedulerFactory
 from tsgen.propagation import Propagation
 from tsgen.sampling import Ancestral, Sampler
@@ -66,7 +67,8 @@ class AutoregressiveModel(DensityModel):
         seen = batch.context.to(x.dtype)
         inputs = self.inputs(_delayed(x), _delayed(seen), batch.covariates, like=x)
         h, _ = self.encoder(inputs, Propagation(batch.graph))
-        return self.head(h, batch.values, batch.context, units)
+        with full_precision(h):
+            return self.head(h.to(units.loc.dtype), batch.values, batch.context, units)
 
     def inputs(
         self,
@@ -83,9 +85,9 @@ class AutoregressiveModel(DensityModel):
             covariates: The step's own covariates.
             like: A tensor of the slice's shape.
         """
-        zeros = torch.zeros_like(like)
+        zeros = torch.zeros_like(like, dtype=self.loc.dtype)
         parts = [zeros if x is None else x, zeros if seen is None else seen]
-        return torch.cat(parts if covariates is None else [*parts, covariates], dim=-1)
+        return torch.cat(parts if covariates is None else [*parts, covariates.to(zeros.dtype)], dim=-1)
 
 
 def _delayed(x: Float[Tensor, "batch time *entry"]) -> Float[Tensor, "batch time *entry"]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,11 @@ from lightning import LightningModule
 from torch.distributions import Distribution, Independent
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch_geometric.nn import MessagePassing
 
-from tsgen.components import describe, find_class, restore
+from tsgen.components import describe, restore
+from tsgen.encoders import Encoder
+from tsgen.heads import Head
 from tsgen.metrics import NLL, entries, scores
 from tsgen.objectives import masked_log_prob, masked_nll
 from tsgen.sampling import Sampler
@@ -63,6 +66,11 @@ class DensityModel(LightningModule, ABC):
         self.register_buffer("scale", spec.scale.clone())
         self.val_nll, self.test_nll, self.test_scores = NLL(), NLL(), scores()
 
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, map_location: Any = "cpu", **_: Any) -> Any:  # type: ignore[override]
+        """Lightning's name for :func:`load`."""
+        return load(checkpoint_path, map_location or "cpu")
+
     @abstractmethod
     def forward(self, batch: SeriesBatch) -> Distribution:
         """The law of each entry given what it may depend on, in data units; batch shape ``[B, T, N, C]``."""
@@ -103,6 +111,7 @@ class DensityModel(LightningModule, ABC):
             "train/nll",
             loss.detach(),
             prog_bar=True,
+            sync_dist=True,
             batch_size=len(batch.values),
         )
         return loss
@@ -130,6 +139,7 @@ class DensityModel(LightningModule, ABC):
 
     def configure_optimizers(self) -> Any:
         """The optimiser and its schedule, as the factories make them."""
+        assert self.optimizer is not None  # a model that brings its own overrides this method
         optimizer = self.optimizer(self.parameters())
         if self.scheduler is None:
             return optimizer
@@ -139,27 +149,44 @@ class DensityModel(LightningModule, ABC):
         }
 
 
-def load(checkpoint: str | Path, device: str | torch.device = "cpu") -> DensityModel:
+PARTS = (DensityModel, Encoder, Head, MessagePassing, Optimizer, LRScheduler, Sampler, SeriesSpec)
+"""What a model is made of: all that a checkpoint may name."""
+
+
+def load(
+    checkpoint: str | Path, device: str | torch.device = "cpu", trusted: Sequence[str] = ()
+) -> DensityModel:
     """The model in a checkpoint, rebuilt from nothing else, in evaluation mode.
 
-    No code of the checkpoint runs: it is read as plain data, and names only classes of trusted packages.
+    No code of the checkpoint runs: it is read as plain data, and the classes that it names are parts of
+    models, of known packages.
 
     Args:
         checkpoint: A file that training wrote.
         device: Where the model goes.
+        trusted: Packages of your own whose encoders, heads, ... the checkpoint may name.
 
     Raises:
         ValueError: If there is no such file or it is no checkpoint of a model of this library.
     """
     path = Path(checkpoint)
     state = read_checkpoint(path)
-    described = state["hyper_parameters"]["model"]
-    found = find_class(described["class_path"])
-    if not issubclass(found, DensityModel):
-        raise ValueError(f"{path} must hold a DensityModel; it holds a {found.__name__}.")
-    model = restore(described)()
-    model.load_state_dict(state["state_dict"])
-    return model.to(device).eval()
+    model = restore(state["hyper_parameters"]["model"], PARTS, trusted)
+    made: Any = getattr(model, "func", None)
+    if not (isinstance(made, type) and issubclass(made, DensityModel)):
+        raise ValueError(f"{path} must hold a DensityModel; it holds something else.")
+    rebuilt = model()
+    rebuilt.load_state_dict(state["state_dict"])
+    return rebuilt.to(device).eval()
+
+
+def spec_of(checkpoint: Mapping[str, Any]) -> SeriesSpec:
+    """The spec of the model in a checkpoint.
+
+    Args:
+        checkpoint: What :func:`read_checkpoint` returned.
+    """
+    return restore(checkpoint["hyper_parameters"]["model"]["init_args"]["spec"], (SeriesSpec,))
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
 from torch.distributions import Distribution
 
 from tsgen.counter_random import streams, uniforms
+from tsgen.heads.base import full_precision
 from tsgen.propagation import Propagation
 from tsgen.sampling.base import Sampler
 from tsgen.series import Samples, SeriesBatch
@@ -17,15 +21,22 @@ if TYPE_CHECKING:
     from tsgen.models.autoregressive import AutoregressiveModel
 
 
-@dataclass
+NODES_AT_ONCE = 2**18
+"""Nodes of all windows and samples together that are drawn at once: a state of 64 numbers then takes 64
+MiB."""
+
+
+@dataclass(frozen=True)
 class Ancestral(Sampler):
     r"""Draws each unknown entry given what came before it:
     :math:`x_t^v \sim p(x_t^v \mid x_{<t}^v, x_{<t}^{N(v)}, c_{1:t})`.
 
     An entry that was drawn counts as seen from then on; one that is visible keeps its value. The encoder's
-    state is carried, so that a step costs the same wherever it lies. The draws ignore what is visible later:
-    they follow the FILTERING law, not the posterior. Where nothing is visible after the first gap
-    (forecasting, generation) the two are the same.
+    state is carried, so that a step costs the same wherever it lies, and samples are drawn in portions of
+    bounded memory. The draws ignore what is visible later: a FILTERING method, not the posterior. They are
+    the model's exact law where nothing is visible after the first gap (forecasting, generation). Elsewhere
+    they are a little worse than the filtering law itself, since what was drawn at one step is not weighed by
+    what turns out to be visible at the next.
 
     Args:
         num_samples: Draws of each window.
@@ -58,21 +69,29 @@ class Ancestral(Sampler):
             model: The model.
             batch: Windows in data units; entries outside ``batch.context`` are drawn.
         """
-        window = batch.position[:, 0]
-        sample = torch.arange(self.num_samples, device=window.device)[:, None]
-        stream = streams(self.seed, window, sample).flatten()
-        rows = batch.repeat(self.num_samples)
+        windows, _, nodes, _ = batch.values.shape
+        portion = max(1, NODES_AT_ONCE // (windows * nodes))
+        samples = torch.arange(self.num_samples, device=batch.position.device)
+        drawn = [self._draw(model, batch, few) for few in samples.split(portion)]
+        return Samples(values=torch.cat(drawn), law="filtering")
+
+    def _draw(
+        self, model: AutoregressiveModel, batch: SeriesBatch, samples: Int64[Tensor, "samples"]
+    ) -> Float[Tensor, "samples batch time nodes channels"]:
+        stream = streams(self.seed, batch.position[:, 0], samples[:, None]).flatten()
+        rows = batch.repeat(len(samples))
         units, propagation = model.units(rows), Propagation(rows.graph)
         shape = (*rows.values.shape[2:], model.head.uniforms_per_entry)
         x, seen, state, drawn = None, None, None, []
         for t in range(rows.values.shape[1]):
             now = slice(t, t + 1)
+            values, known = rows.values[:, now], rows.context[:, now]
             covariates = None if rows.covariates is None else rows.covariates[:, now]
-            inputs = model.inputs(x, seen, covariates, like=rows.values[:, now])
+            inputs = model.inputs(x, seen, covariates, like=values)
             h, state = model.encoder(inputs, propagation, state)
-            noise = uniforms(stream, (1, *shape), start=t * torch.Size(shape).numel(), dtype=h.dtype)
-            values = model.head.draw(h, rows.values[:, now], rows.context[:, now], units, noise)
+            noise = uniforms(stream, (1, *shape), start=t * math.prod(shape), dtype=units.loc.dtype)
+            with full_precision(h):
+                values = model.head.draw(h.to(units.loc.dtype), values, known, units, noise)
             drawn.append(values)
             x, seen = units.standardise(values), torch.ones_like(values)
-        values = torch.cat(drawn, dim=1).unflatten(0, (self.num_samples, -1))
-        return Samples(values=values, law="filtering")
+        return torch.cat(drawn, dim=1).unflatten(0, (len(samples), -1))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tsgen.models.graph_var import GraphVAR
 
 
-@dataclass
+@dataclass(frozen=True)
 class Exact(Sampler):
     r"""Draws the unknown entries jointly from :math:`p(x_{\text{unknown}} \mid x_{\text{visible}})`: the
     POSTERIOR.
@@ -37,8 +37,8 @@ class Exact(Sampler):
         """Raises ``ValueError`` unless the model knows its posterior."""
         if not hasattr(type(model), "posterior"):
             raise ValueError(
-                f"the exact sampler needs a model that knows its posterior, a GraphVAR; {type(model).__name__} "
-                "does not. Use tsgen.sampling.Ancestral."
+                f"the exact sampler needs a model that knows its posterior, a GraphVAR; "
+                f"{type(model).__name__} does not. Use tsgen.sampling.Ancestral."
             )
 
     def law(self, model: GraphVAR, batch: SeriesBatch) -> Distribution:  # type: ignore[override]
