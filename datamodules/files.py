@@ -19,6 +19,7 @@ netCDF file, and :mod:`datamodules.regular_times` finds the grid. What is wrong 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -36,6 +37,8 @@ from datamodules.tables import Columns, Table, checked_path, close, few, more, o
 from tsgen.graphs import from_coordinates, from_edges, nearest_neighbours
 from tsgen.masks import Mask, PointMask, hold_out
 from tsgen.series import GraphSeries
+
+logger = logging.getLogger(__name__)
 
 
 class FilesDataModule(SeriesDataModule):
@@ -164,6 +167,14 @@ class FilesDataModule(SeriesDataModule):
             units=self._units(path, contents),
             covariate_names=contents.covariate_names,
         )
+        deaf = series.graph.num_nodes - len(series.graph.edge_index[1].unique())
+        if deaf:
+            logger.warning(
+                "%d of %d nodes hear from no other. If that is not meant, raise data.kernel_scale_km, lower "
+                "data.threshold or set data.neighbours.",
+                deaf,
+                series.graph.num_nodes,
+            )
         train, val, test = split_in_time(len(series.values), self.val, self.test)
         held_out = hold_out(self.held_out, series.observed, self.seed)
         for stretch in train:
