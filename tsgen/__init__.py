@@ -17,6 +17,8 @@ _HOMES = {
     "SeriesBatch": "tsgen.series",
     "SeriesSpec": "tsgen.series",
     "Samples": "tsgen.series",
+    "ARProcess": "tsgen.ar",
+    "Gaussian": "tsgen.gaussian",
     "VARProcess": "tsgen.linear",
     "ThresholdNetwork": "tsgen.threshold",
     "AutoregressiveModel": "tsgen.models",
@@ -25,6 +27,7 @@ _HOMES = {
     "Ancestral": "tsgen.sampling",
     "Exact": "tsgen.sampling",
     "load": "tsgen.models",
+    "monte_carlo_kl": "tsgen.divergence",
 }
 
 __all__ = ["__version__", *_HOMES]
