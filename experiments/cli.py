@@ -296,7 +296,7 @@ def _settle_loggers(options: Namespace, folder: Path, log: Path, run_id: str) ->
         arguments = logger.init_args
         arguments.save_dir = str(log)
         if logger.class_path.endswith("WandbLogger"):
-            arguments.save_dir = str(folder)
+            arguments.save_dir = str(folder.resolve())  # its service may run in another folder
             arguments.name = arguments.name or folder.name
             arguments.id = arguments.id or run_id
             if not (os.environ.get("WANDB_MODE") or _has_wandb_account()):
