@@ -145,7 +145,7 @@ def test_a_sum_is_an_affine_map_of_both(size, seed, batch, other_batch, a, b):
     unit = torch.eye(size).double()
     stacked = Gaussian(both, apart).affine(torch.cat([a * unit, b * unit], dim=-1))
     assert_same(a * x + b * y, stacked)
-    assert_same(x * torch.tensor(a) - torch.tensor(-b) * y, stacked, 1e-6)  # numbers of single precision
+    assert_same(x * torch.tensor(a, dtype=torch.float64) - torch.tensor(-b, dtype=torch.float64) * y, stacked)
     constant = normals(seed, size)
     assert_same(constant - (a * x) + 1, (-a * x).affine(unit, constant + 1))
 
@@ -272,9 +272,12 @@ def test_the_posterior_is_that_of_the_information_form(pair):
 
 def exact_condition(loc, covariance, known, values):
     """Mean and covariance of the rest, to fifty digits."""
+
+    def part(rows, columns):
+        return mpmath.matrix([[covariance[i][j] for j in columns] for i in rows])
+
     with mpmath.workdps(50):
         rest = [i for i in range(len(loc)) if i not in known]
-        part = lambda rows, columns: mpmath.matrix([[covariance[i][j] for j in columns] for i in rows])  # noqa: E731
         inverse = part(known, known) ** -1
         gap = mpmath.matrix([mpmath.mpf(values[k]) - loc[i] for k, i in enumerate(known)])
         mean = part(rest, known) * (inverse * gap)
