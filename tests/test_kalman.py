@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tsgen.counter_random import streams
-from tsgen.kalman import StateSpace, kalman_filter, posterior_samples, simulate, smooth
+from tsgen.kalman import StateSpace, kalman_filter, posterior_samples, simulate, smooth, smoothed_moments
 
 NODES = 3
 
@@ -100,6 +100,32 @@ def test_filter_smoother_and_likelihood_equal_dense_conditioning(order, seed):
         assert float(filtered.log_likelihood[b]) == pytest.approx(log_density, abs=1e-8)
     assert torch.equal(smoothed.mean[context], values[context])
     assert (smoothed.variance[context] == 0).all()
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_moments_of_states_are_sums_of_dense_conditionals(order):
+    """A state is NODES * order entries, for t >= order - 1 all of the series itself."""
+    steps, skip, model = 7, order, make_model(order)
+    values, context = make_windows(steps)
+    moments = smoothed_moments(model, values, context, skip)
+    mean, covariance = dense_law(model, steps)
+    first, second = 0.0, 0.0
+    for b in range(len(values)):
+        x, known = values[b].flatten().numpy(), context[b].flatten().numpy()
+        m, c = dense_conditional(mean, covariance, known, x)
+        for t in range(skip, steps):
+            state = np.concatenate([np.arange((t - k) * NODES, (t - k + 1) * NODES) for k in range(order)])
+            first = first + m[state]
+            second = second + np.outer(m[state], m[state]) + c[np.ix_(state, state)]
+    log_likelihood = float(kalman_filter(model, values, context).log_likelihood.sum())
+    np.testing.assert_allclose(moments.first, first, rtol=0, atol=1e-8)
+    np.testing.assert_allclose(moments.second, second, rtol=0, atol=1e-8)
+    assert moments.steps == len(values) * (steps - skip)
+    assert float(moments.log_likelihood) == pytest.approx(log_likelihood, abs=1e-9)
+    halves = [
+        smoothed_moments(model, values[part], context[part], skip) for part in (slice(0, 2), slice(2, 5))
+    ]
+    np.testing.assert_allclose(halves[0].second + halves[1].second, moments.second, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("order", [1, 2])
