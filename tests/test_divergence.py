@@ -147,3 +147,39 @@ def test_what_has_no_answer_is_refused(spec):
     bigger = make_model(make_series(channels=2, covariates=0))
     with pytest.raises(ValueError, match="same data"):
         monte_carlo_kl(mixture, bigger, batch)
+
+
+def test_rounds_draw_new_paths_and_windows_of_one_position_their_own(spec):
+    """512 draws in two rounds are as good as they say: the spread over seeds is the standard error."""
+    p, q = make_var(spec, 1), make_var(spec, 2)
+    exact = float(kl_divergence(joint(p), joint(q)))
+    results = [monte_carlo_kl(p, q, windows(spec), max_draws=512, seed=seed) for seed in range(150)]
+    spread = torch.tensor([r.value for r in results]).std()
+    claimed = torch.tensor([r.standard_error for r in results]).mean()
+    # the ratio of 150 results strays by 6 %
+    assert 0.75 < float(spread / claimed) < 1.3
+    assert sum(abs(r.value - exact) < 2 * r.standard_error for r in results) >= 134
+    same = windows(spec, batch=3)._changed(position=torch.zeros(3, STEPS, dtype=torch.int64))
+    three = [monte_carlo_kl(p, q, same, max_draws=60, seed=seed) for seed in range(150)]
+    spread = torch.tensor([r.value for r in three]).std()
+    claimed = torch.tensor([r.standard_error for r in three]).mean()
+    assert 0.75 < float(spread / claimed) < 1.3
+    assert float(claimed) == pytest.approx(float(results[0].standard_error) * (512 / 180) ** 0.5, rel=0.25)
+
+
+def test_each_window_keeps_its_own_covariates():
+    """The mean over three windows with different covariates is the mean of what each gives alone."""
+    series = make_series(channels=1)
+    p, q = make_model(series, head=GaussianHead, seed=1), make_model(series, head=GaussianHead, seed=2)
+    position = torch.arange(6) + 20 * torch.arange(3)[:, None]
+    nothing = torch.zeros(3, 6, 5, 1, dtype=torch.bool)
+    covariates = series.covariates[position] + torch.tensor([0.0, 3.0, -3.0])[:, None, None, None]
+    batch = SeriesBatch(torch.zeros(3, 6, 5, 1), nothing, nothing, series.graph, position, covariates)
+    together = monte_carlo_kl(p, q, batch, rao_blackwell=True, max_draws=600)
+    alone = [
+        monte_carlo_kl(p, q, batch.rows(slice(i, i + 1)), rao_blackwell=True, max_draws=600) for i in range(3)
+    ]
+    mean = sum(r.value for r in alone) / 3
+    error = sum(r.standard_error**2 for r in alone) ** 0.5 / 3
+    assert max(r.value for r in alone) - min(r.value for r in alone) > 20 * error
+    assert abs(together.value - mean) < 5 * (error**2 + together.standard_error**2) ** 0.5

@@ -678,3 +678,17 @@ def test_the_page_is_true():
     blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
     assert len(blocks) > 5
     exec("\n".join(blocks), {})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_the_known_entries_determine_has_no_density(dtype):
+    """Eight entries made of five: given five of them the other three are certain."""
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        matrix = torch.randn(8, 5, generator=generator, dtype=dtype)
+        law = Gaussian(torch.zeros(5, dtype=dtype), torch.eye(5, dtype=dtype)).affine(matrix)
+        values = law.sample()
+        rest = law.condition(range(5), values[:5])
+        assert (rest.variance == 0).all()
+        with pytest.raises(ValueError, match="rank 0 and size 3"):
+            rest.entropy()

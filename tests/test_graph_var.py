@@ -3,13 +3,19 @@
 import json
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import directed_graph, make_batch, make_model, make_series
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from statsmodels.datasets import macrodata
+from statsmodels.tsa.api import VAR
+from statsmodels.tsa.statespace.varmax import VARMAX
 
 from datamodules import SyntheticDataModule
 from tsgen import load
@@ -94,7 +100,7 @@ def test_em_climbs(growth, noise):
     assert reached[-1] > reached[0] + 5
 
 
-def test_a_fit_of_a_series_that_grows_without_bound_starts_where_the_data_starts():
+def test_a_fit_of_a_series_that_grows_without_bound_starts_anywhere_in_the_data():
     growing = torch.cumsum(torch.ones(80, 2).double(), dim=0) + 0.1 * torch.randn(
         80, 2, generator=torch.Generator().manual_seed(0)
     )
@@ -112,6 +118,8 @@ def test_a_fit_of_a_series_that_grows_without_bound_starts_where_the_data_starts
     [
         (torch.zeros(20, 2), 0, "order must be at least 1"),
         (torch.randn(3, 2), 2, "needs more than 3 steps"),
+        (torch.randn(8, 3), 2, "needs at least 12 steps"),
+        (torch.randn(40, 1).repeat(1, 2), 1, "copies of each other"),
         (torch.ones(20, 2), 1, "node 0 is"),
         (torch.full((20, 2), torch.inf), 1, "infinite"),
         (torch.full((20, 2), torch.nan), 1, "observed at least twice"),
@@ -221,6 +229,15 @@ def test_slices_sum_to_the_joint_density(trained):
     )
 
 
+def test_a_fit_by_several_processes_is_refused(monkeypatch):
+    data = SyntheticDataModule(num_nodes=5, steps=300)
+    model = GraphVAR(data.spec)
+    monkeypatch.setattr(GraphVAR, "trainer", SimpleNamespace(world_size=2, datamodule=data))
+    with pytest.raises(ValueError, match=r"Set trainer\.devices to 1"):
+        model.setup("fit")
+    model.setup("test")
+
+
 def test_wrong_combinations_are_refused(series, as_a_user):
     spec = SeriesSpec.of(series, torch.ones_like(series.observed))
     with pytest.raises(ValueError, match="reads no covariates"):
@@ -248,3 +265,92 @@ def test_a_series_on_the_graph_is_needed():
     other = partial(GraphVAR, SeriesSpec.of(series, series.observed))
     with pytest.raises(ValueError, match="entries in a slice"):
         other()(make_batch(make_series(covariates=0)))
+
+
+@pytest.mark.parametrize("noise", ["diagonal", "full"])
+def test_an_epoch_is_one_iteration_over_all_its_batches(noise, tmp_path):
+    """Two epochs of several batches equal two iterations over all windows; the logged loss is theirs."""
+    data = SyntheticDataModule(num_nodes=5, steps=300, window=20, stride=13, batch_size=6)
+    model = GraphVAR(data.spec, order=1, noise=noise)
+    logger = CSVLogger(tmp_path, name="", version="")
+    options = QUIET | {"logger": logger, "log_every_n_steps": 1, "limit_val_batches": 0}
+    Trainer(max_epochs=2, enable_checkpointing=False, **options).fit(model, data)
+    dataset = data.dataset("train")
+    everything = dataset.__getitems__([(0, i) for i in range(len(dataset))])
+    assert len(dataset) > 2 * data.batch_size
+    values, seen = everything.values.flatten(2).double(), everything.target.flatten(2)
+    process = GraphVAR(data.spec, order=1, noise=noise).process
+    for _ in range(2):
+        process = process.maximisation(process.expectation(values, seen), model.support, noise)
+    torch.testing.assert_close(model.process.coefficients, process.coefficients, atol=1e-7, rtol=1e-6)
+    torch.testing.assert_close(model.process.covariance, process.covariance, atol=1e-6, rtol=1e-6)
+    assert bool((process.covariance - torch.diag(process.covariance.diagonal())).any()) == (noise == "full")
+    white = GraphVAR(data.spec, order=1, noise=noise)
+    first = data.train_dataloader()
+    batch = next(iter(first))
+    logged = pd.read_csv(tmp_path / "metrics.csv")["train/nll"].dropna().iloc[0]
+    expected = -float(white.log_likelihood(batch).sum() / batch.context.sum())
+    assert logged == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_model_without_a_stationary_law_keeps_its_start(tmp_path):
+    graph = directed_graph()
+    generator = torch.Generator().manual_seed(0)
+    steps = torch.arange(120.0)[:, None, None]
+    values = (1.03**steps) * (10 + torch.randn(120, 5, 1, generator=generator))
+    series = GraphSeries(values, torch.ones_like(values, dtype=torch.bool), graph)
+    spec = SeriesSpec.of(series, series.observed)
+    model = GraphVAR(spec, order=1)
+    model.process = VARProcess.fit(values[..., 0], 1, model.support, "diagonal").process
+    assert model.process.radius >= 1 and model.process.start is not None
+    path = tmp_path / "growing.ckpt"
+    torch.save({"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams)}, path)
+    batch = make_batch(series)
+    assert torch.equal(load(path).log_likelihood(batch), model.log_likelihood(batch))
+    loc, scale = torch.arange(5.0).double(), torch.arange(1.0, 6.0).double()
+    moved = model.process.in_units(loc, scale)
+    there = (loc + scale * values[None, :20, :, 0]).double()
+    here = model.process.log_prob(values[None, :20, :, 0].double())
+    torch.testing.assert_close(moved.log_prob(there), here - 20 * scale.log().sum())
+    start = model.process.start
+    past = values[:-1, :, 0].double()
+    torch.testing.assert_close(start.mean, past.mean(dim=0), atol=1e-3, rtol=1e-3)
+
+
+def test_low_precision_is_refused(trained):
+    _, data, _ = trained
+    low = GraphVAR(data.spec).to(torch.bfloat16)
+    with pytest.raises(ValueError, match="computes in float64"):
+        Trainer(max_epochs=1, enable_checkpointing=False, **QUIET).fit(low, data)
+
+
+@pytest.fixture(scope="module")
+def economy() -> torch.Tensor:
+    """Growth of US consumption and investment, quarterly (statsmodels' macrodata)."""
+    table = macrodata.load_pandas().data[["realcons", "realinv"]]
+    return 100 * torch.from_numpy(table.to_numpy()).log().diff(dim=0)
+
+
+def test_least_squares_equals_statsmodels(economy):
+    theirs = VAR(economy.numpy()).fit(2, trend="c")
+    process = VARProcess.fit(economy, 2).process
+    np.testing.assert_allclose(process.coefficients, theirs.coefs, atol=1e-9)
+    np.testing.assert_allclose(process.intercept, theirs.intercept, atol=1e-9)
+    np.testing.assert_allclose(process.covariance, theirs.sigma_u_mle, atol=1e-9)
+
+
+def test_em_reaches_the_maximum_of_statsmodels(economy):
+    """Their numerical maximum of the exact likelihood, with holes, is hardly higher."""
+    holes = torch.rand(economy.shape, generator=torch.Generator().manual_seed(1)) < 0.2
+    holes[:1] = False
+    values = economy.where(~holes, torch.nan)
+    process = VARProcess.fit(values, 1).process
+    model = VARMAX(values.numpy(), order=(1, 0), trend="c")
+    factor = torch.linalg.cholesky(process.covariance)[torch.tril_indices(2, 2).unbind()]
+    ours = torch.cat([process.intercept, process.coefficients.flatten(), factor]).numpy()
+    exact = float(process.log_prob(values[None]))
+    assert float(model.loglike(ours)) == pytest.approx(exact, abs=1e-6)
+    best = model.fit(ours, disp=False, maxiter=200)
+    # EM leaves out the stationary law of the first slice: a difference of the order of one slice's density
+    assert exact <= best.llf + 1e-6
+    assert exact > best.llf - 0.1

@@ -51,7 +51,8 @@ class ARProcess:
     r"""The process :math:`y_t = c + \sum_i \phi_i y_{t-i} + \epsilon_t` with Gaussian noise, in float64.
 
     One process, any number of series: a series is the last axis of a tensor, and leading axes count series.
-    NaN is a missing value. Parameters may carry gradients, and every law is differentiable in them.
+    NaN is a missing value. Parameters may carry gradients: laws and densities are differentiable in them,
+    draws are not.
 
     Args:
         coefficients: The weights of the last p values, lag 1 first.

@@ -22,8 +22,8 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 from tsgen.models import DensityModel
 from tsgen.series import SeriesBatch
 
-DRAWS_AT_ONCE = 256
-"""Paths of each window that are drawn and scored together."""
+PATHS_AT_ONCE = 256
+"""Paths of all windows together that are drawn and scored at once."""
 
 
 class KLEstimate(NamedTuple):
@@ -73,7 +73,7 @@ def monte_carlo_kl(
     score = _closed_form if rao_blackwell else _log_ratio
     terms, reached = torch.empty(0, dtype=torch.float64), torch.inf
     while len(terms) < max_draws and not reached <= standard_error:
-        more = min(DRAWS_AT_ONCE, max_draws - len(terms))
+        more = min(max(1, PATHS_AT_ONCE // len(windows.values)), max_draws - len(terms))
         paths = _paths(p, windows, more, seed, len(terms))
         with torch.no_grad():
             drawn = score(p, q, paths).double().cpu().unflatten(0, (more, -1)).mean(dim=1)
@@ -85,7 +85,9 @@ def monte_carlo_kl(
 def _paths(p: DensityModel, windows: SeriesBatch, draws: int, seed: int, before: int) -> SeriesBatch:
     """Paths of every window drawn from p, as one batch in which everything is visible."""
     nothing = torch.zeros_like(windows.context)
-    empty = dataclasses.replace(windows, context=nothing, target=nothing)
+    # draws are told apart by position: windows of one position are to have paths of their own
+    position = torch.arange(windows.position.numel(), device=nothing.device).view_as(windows.position)
+    empty = dataclasses.replace(windows, context=nothing, target=nothing, position=position)
     # a seed of its own for each round, so that no path comes twice
     sampler = dataclasses.replace(p.sampler, num_samples=draws, seed=seed + 1_000_003 * before)  # type: ignore[type-var]
     values = sampler(p, empty).values.flatten(0, 1)

@@ -309,7 +309,12 @@ class Gaussian(Distribution):
         projected = rest_root @ basis
         gain = torch.linalg.solve_triangular(upper.mT, projected, upper=False, left=False)
         loc = self.loc[..., rest] + _apply(gain, values - self.loc[..., known])
-        return Gaussian._from_root(loc, rest_root - projected @ basis.mT)
+        left = rest_root - projected @ basis.mT
+        # what the known entries determine has no variance left, not even rounding error
+        scale = rest_root.detach().norm(dim=-1, keepdim=True)
+        noise = 8 * self._size * torch.finfo(left.dtype).eps * scale
+        left = torch.where(left.detach().norm(dim=-1, keepdim=True) > noise, left, 0)
+        return Gaussian._from_root(loc, left)
 
     def predict(
         self,

@@ -38,6 +38,7 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -131,7 +132,7 @@ def kalman_filter(
     mean = _predicted(model, updates, values[..., None])[..., : model.observed_size, 0]
     return Filtered(
         mean=mean,
-        covariance=torch.stack([update.rows[..., : model.observed_size] for update in updates], dim=1),
+        covariance=_of_all(values, [update.rows[..., : model.observed_size] for update in updates]),
         log_likelihood=_log_likelihood(updates, torch.where(context, values - mean, 0)),
     )
 
@@ -154,7 +155,8 @@ def smooth(
     values = _filled(model, values, context)
     updates = _updates(model, context)
     mean = _smoothed_mean(model, updates, values[..., None]).squeeze(-1)
-    return Smoothed(torch.where(context, values, mean), _smoothed_variance(model, updates))
+    variance = _smoothed_variance(model, updates)
+    return Smoothed(torch.where(context, values, mean), variance.expand_as(values))
 
 
 class Moments(NamedTuple):
@@ -195,22 +197,16 @@ def smoothed_moments(
     predicted = _predicted(model, updates, values[..., None]).squeeze(-1)
     size, lags = model.observed_size, len(model.offset) - model.observed_size
     innovation = torch.where(context, values - predicted[..., :size], 0)
-    unit = torch.eye(len(model.offset)).to(model.offset)
-    adjoint, information = torch.zeros_like(predicted[:, 0]), torch.zeros_like(unit)
-    first, second = torch.zeros_like(model.offset), torch.zeros_like(unit)
-    for t in reversed(range(skip, len(updates))):
-        seen, covariance, _, cholesky, gain = updates[t]
-        kept = model.transition @ (unit - pad(gain, (0, lags)))
-        whitening = torch.linalg.solve_triangular(cholesky, torch.diag_embed(seen.to(gain)), upper=False)
-        whitened = whitening @ innovation[:, t, :, None]
-        adjoint = (kept.mT @ adjoint[..., None]).squeeze(-1) + pad(
-            (whitening.mT @ whitened).squeeze(-1), (0, lags)
-        )
-        information = pad(whitening.mT @ whitening, (0, lags, 0, lags)) + kept.mT @ information @ kept
+    adjoint = torch.zeros_like(predicted[:, 0])
+    first, second = torch.zeros_like(model.offset), torch.zeros_like(model.transition)
+    for t, kept, whitening, information in _backward(model, updates, skip):
+        whitened = whitening.mT @ (whitening @ innovation[:, t, :, None])
+        adjoint = (kept.mT @ adjoint[..., None]).squeeze(-1) + pad(whitened.squeeze(-1), (0, lags))
+        covariance = updates[t].covariance
         mean = predicted[:, t] + (covariance @ adjoint[..., None]).squeeze(-1)
         left = covariance - covariance @ information @ covariance
         first = first + mean.sum(dim=0)
-        second = second + mean.mT @ mean + left.sum(dim=0)
+        second = second + mean.mT @ mean + left.expand(len(mean), -1, -1).sum(dim=0)
     steps = len(values) * (len(updates) - skip)
     return Moments(first, (second + second.mT) / 2, steps, _log_likelihood(updates, innovation).sum())
 
@@ -287,8 +283,16 @@ def _filled(model: StateSpace, values: Tensor, context: Tensor) -> Tensor:
     return torch.where(context, values.to(model.offset), 0)
 
 
+def _of_all(values: Tensor, steps: list[Tensor]) -> Tensor:
+    """Something of each step, side by side, for every window even if all share it."""
+    stacked = torch.stack(steps, dim=1)
+    return stacked.expand(len(values), *stacked.shape[1:])
+
+
 def _updates(model: StateSpace, context: Bool[Tensor, "batch time observed"]) -> list[_Update]:
     size, transition = model.observed_size, model.transition
+    if len(context) > 1 and bool((context == context[:1]).all()):
+        context = context[:1]  # windows of one pattern share everything that depends on it
     unit = torch.eye(size).to(transition)
     covariance = model.initial_covariance.expand(len(context), -1, -1)
     updates = []
@@ -347,13 +351,24 @@ def _smoothed_mean(
 
 
 def _smoothed_variance(model: StateSpace, updates: list[_Update]) -> Float[Tensor, "batch time observed"]:
-    lags = len(model.offset) - model.observed_size
-    unit = torch.eye(len(model.offset)).to(model.offset)
-    information, variance = torch.zeros_like(unit), []
-    for seen, _, rows, cholesky, gain in reversed(updates):
-        kept = model.transition @ (unit - pad(gain, (0, lags)))
-        whitening = torch.linalg.solve_triangular(cholesky, torch.diag_embed(seen.to(rows)), upper=False)
-        information = pad(whitening.mT @ whitening, (0, lags, 0, lags)) + kept.mT @ information @ kept
+    variance = []
+    for t, _, _, information in _backward(model, updates):
+        seen, rows = updates[t].seen, updates[t].rows
         left = rows.diagonal(dim1=-2, dim2=-1) - ((rows @ information) * rows).sum(dim=-1)
         variance.append(torch.where(seen, 0, left.clamp(min=0)))
     return torch.stack(variance[::-1], dim=1)
+
+
+def _backward(
+    model: StateSpace, updates: list[_Update], skip: int = 0
+) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+    """From the last step to the first that is not skipped: its number, L, a root of H' S^-1 H, and N."""
+    lags = len(model.offset) - model.observed_size
+    unit = torch.eye(len(model.offset)).to(model.offset)
+    information = torch.zeros_like(unit)
+    for t in reversed(range(skip, len(updates))):
+        seen, _, _, cholesky, gain = updates[t]
+        kept = model.transition @ (unit - pad(gain, (0, lags)))
+        whitening = torch.linalg.solve_triangular(cholesky, torch.diag_embed(seen.to(gain)), upper=False)
+        information = pad(whitening.mT @ whitening, (0, lags, 0, lags)) + kept.mT @ information @ kept
+        yield t, kept, whitening, information

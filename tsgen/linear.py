@@ -46,7 +46,7 @@ Noise = Literal["diagonal", "full"]
 
 
 class Start(NamedTuple):
-    """The law of the slices that a window begins with, lag by lag, the latest first."""
+    """The law of the first slice of a window and of those before it, lag by lag, the latest first."""
 
     mean: Float[Tensor, "state"]
     covariance: Float[Tensor, "state state"]
@@ -54,7 +54,7 @@ class Start(NamedTuple):
 
 @dataclass(eq=False)
 class VARProcess:
-    """A stationary vector autoregression with Gaussian noise, in data units.
+    """A vector autoregression with Gaussian noise, in data units: stationary, or with a start of its own.
 
     Computes in float64 where its tensors lie, and answers in a batch's own precision and on its device.
 
@@ -62,8 +62,8 @@ class VARProcess:
         coefficients: One matrix per lag, lag 1 first; row v, column u is what node v hears from node u.
         intercept: What is added at each step.
         covariance: Covariance of the noise.
-        start: The law of the slices that a window begins with, lag by lag, the latest first; the stationary
-            one if not given.
+        start: The law of the first slice of a window and of the p - 1 before it, the latest first; the
+            stationary one if not given.
 
     Raises:
         ValueError: If a shape does not fit, the covariance is not positive definite, or the process is not
@@ -186,8 +186,15 @@ class VARProcess:
         observed = ~torch.isnan(values)
         loc, scale = _units(values, observed, order)
         standard = ((values - loc) / scale)[None]
-        allowed = torch.ones(len(loc), len(loc), dtype=torch.bool) if support is None else support.clone()
-        allowed.fill_diagonal_(True)
+        allowed = _support(support, len(loc))
+        if noise not in ("diagonal", "full"):
+            raise ValueError(f"noise must be 'diagonal' or 'full'; it is {noise!r}.")
+        needed = 1 + order * int(allowed.sum(dim=1).max()) + (len(loc) if noise == "full" else 1)
+        if len(values) - order < needed:
+            raise ValueError(
+                f"a fit of order {order} to {len(loc)} nodes needs at least {needed + order} steps; there "
+                f"are {len(values)}. Lower the order or restrict the support."
+            )
         process = cls.white_noise(order, torch.zeros_like(loc), torch.ones_like(scale))
         done, rounds = False, 0
         while not done and rounds < iterations:
@@ -195,6 +202,7 @@ class VARProcess:
             better = process.maximisation(moments, allowed, noise)
             moved = max(
                 float((better.coefficients - process.coefficients).abs().max()),
+                float((better.intercept - process.intercept).abs().max()),
                 float((better.covariance - process.covariance).abs().max()),
             )
             process, rounds, done = better, rounds + 1, moved < tolerance
@@ -330,12 +338,12 @@ class VARProcess:
 
         Args:
             values: Windows in data units; anything, NaN included, outside the context.
-            context: What is known; everything if not given. The rest is integrated out.
+            context: What is known; what is not NaN if not given. The rest is integrated out.
 
         Raises:
             ValueError: If a shape does not fit.
         """
-        context = torch.ones_like(values, dtype=torch.bool) if context is None else context
+        context = ~values.isnan() if context is None else context
         return kalman_filter(self.state_space(), values, context).log_likelihood
 
     def predictive(self, batch: SeriesBatch) -> Normal:
@@ -418,6 +426,28 @@ class VARFit(NamedTuple):
     converged: bool
 
 
+def _support(support: Tensor | None, nodes: int) -> Bool[Tensor, "nodes nodes"]:
+    """Who may hear from whom, everyone from itself."""
+    if support is None:
+        return torch.ones(nodes, nodes, dtype=torch.bool)
+    if support.shape != (nodes, nodes) or support.dtype != torch.bool:
+        raise ValueError(
+            f"support must be bool of shape [{nodes}, {nodes}]; it is {support.dtype} of shape "
+            f"{list(support.shape)}."
+        )
+    return support | torch.eye(nodes, dtype=torch.bool)
+
+
+def _solved(systems: Tensor, right: Tensor) -> Tensor:
+    try:
+        return torch.linalg.solve(systems, right)
+    except torch.linalg.LinAlgError as error:
+        raise ValueError(
+            "what the nodes hear must not be copies of each other; the normal equations are singular. "
+            "Leave one of the copies out."
+        ) from error
+
+
 def _units(values: Tensor, observed: Tensor, order: int) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each node; raises if there is nothing to fit."""
     if order < 1:
@@ -445,7 +475,7 @@ def _solve_apart(gram: Tensor, cross: Tensor, allowed: Tensor) -> Tensor:
     gram, cross = gram / (scale[:, None] * scale), cross / scale
     pairs = allowed[:, :, None] & allowed[:, None]
     systems = torch.where(pairs, gram, torch.diag_embed((~allowed).to(gram)))
-    solved = torch.linalg.solve(systems, torch.where(allowed, cross, 0)[..., None]).squeeze(-1)
+    solved = _solved(systems, torch.where(allowed, cross, 0)[..., None]).squeeze(-1)
     return torch.where(allowed, solved, 0) / scale
 
 
@@ -458,7 +488,7 @@ def _solve_jointly(gram: Tensor, cross: Tensor, allowed: Tensor, covariance: Ten
     row, column = allowed.nonzero().unbind(dim=1)
     system = weight[row][:, row] * gram[column][:, column]
     solution = torch.zeros_like(cross)
-    solution[row, column] = torch.linalg.solve(system, (weight @ cross)[row, column])
+    solution[row, column] = _solved(system, (weight @ cross)[row, column])
     return solution / scale * row_scale[:, None]
 
 

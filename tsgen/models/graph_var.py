@@ -40,8 +40,9 @@ class GraphVAR(DensityModel):
     """A vector autoregression on the graph, in float64.
 
     Each epoch of training is one iteration of EM over the training windows: the E-step of each batch as it
-    comes, the M-step after the last. Where nothing is missing the first epoch is conditional least squares
-    and the rest repeat it. A node's channels hear from each other and from all channels of its neighbours.
+    comes, the M-step after the last. Where nothing is missing the first epoch is conditional least squares,
+    and the rest repeat it unless full noise couples the nodes. A node's channels hear from each other and
+    from all channels of its neighbours.
 
     Args:
         spec: Sizes, units and graph of the data.
@@ -142,6 +143,20 @@ class GraphVAR(DensityModel):
         values, context = batch.values.flatten(2), batch.context.flatten(2)
         filtered = kalman_filter(self.process.state_space(), values, context)
         return MultivariateNormal(filtered.mean, filtered.covariance)
+
+    def setup(self, stage: str) -> None:
+        """Refuses data that the model was not made for, and a fit by several processes."""
+        super().setup(stage)
+        if self.coefficients.dtype != torch.float64:
+            raise ValueError(
+                f"a GraphVAR computes in float64; its coefficients are {self.coefficients.dtype}. Set "
+                "trainer.precision to 32-true or 64-true."
+            )
+        if stage == "fit" and self.trainer.world_size > 1:
+            raise ValueError(
+                f"a GraphVAR is fitted by one process; there are {self.trainer.world_size}. Set "
+                "trainer.devices to 1; test and predict may use more."
+            )
 
     def training_step(self, batch: SeriesBatch, index: int) -> None:
         """The E-step of a batch; after the last one of an epoch, the M-step."""
