@@ -207,7 +207,7 @@ def test_an_exact_fit_is_a_maximum():
 
 @pytest.mark.parametrize("method", ["conditional", "yule_walker"])
 def test_standard_errors_are_the_spread_of_the_estimates(method):
-    process = make_process(2)
+    process = ARProcess([0.6, -0.5], 0.3, 1.7)
     truth, repeats = parameters(process), 200
     series = process.sample(2000, repeats, seed=4)
     fits = [ARProcess.fit(y, 2, method) for y in series]
@@ -258,7 +258,8 @@ def test_a_fit_needs_no_gradients_and_makes_none():
     with torch.no_grad():
         found = ARProcess.fit(y, 1, "exact")
     assert found.process.coefficients.dtype == torch.float64
-    assert not any(x.requires_grad for x in (found.process.coefficients, found.standard_errors))
+    for fit in (found, ARProcess.fit(y, 1), ARProcess.fit(y, 1, "exact")):
+        assert not any(x.requires_grad for x in (fit.process.coefficients, fit.standard_errors))
     assert y.grad is None
 
 
@@ -358,10 +359,10 @@ def test_log_prob_equals_the_dense_density(order, holes):
 
 
 def test_series_shorter_than_the_order_have_a_density():
-    process, y = make_process(4), torch.tensor([3.0, nan, 5.0])
-    assert float(process.log_prob(y)) == pytest.approx(
-        log_density(dense_law(process, 3), y.numpy()), abs=1e-9
-    )
+    process = make_process(4)
+    for y in ([3.0, nan, 5.0], [3.0, 4.0], [3.0, 4.0, 2.0, 5.0]):
+        expected = log_density(dense_law(process, len(y)), np.array(y))
+        assert float(process.log_prob(torch.tensor(y))) == pytest.approx(expected, abs=1e-9)
     assert float(process.log_prob(torch.full((5,), nan))) == 0
 
 
@@ -607,6 +608,8 @@ def test_series_that_cannot_be_fitted_are_refused(as_a_user):
             ARProcess.fit(torch.full((9,), 0.1), 1, method)
         with pytest.raises(ValueError, match="y must hold observed values; all 9 are missing"):
             ARProcess.fit(torch.full((9,), nan), 1, method)
+        with pytest.raises(ValueError, match=r"at least 5 observed values beyond the first 3.* y has 4"):
+            ARProcess.fit(y[:10].reshape(2, 5), 3, method)
     for method in ("conditional", "yule_walker"):
         with pytest.raises(
             ValueError, match=r"needs every value; 6 of 120 are missing.*'exact' takes missing"
@@ -618,7 +621,16 @@ def test_series_that_cannot_be_fitted_are_refused(as_a_user):
             ARProcess.fit(noiseless, 2)
         with pytest.raises(ValueError, match="likelihood of order 2 has no maximum that float64 can find"):
             ARProcess.fit(noiseless, 2, "exact")
+    with pytest.raises(ValueError, match="the series must be noisy"):
+        ARProcess.fit((steps == 49).double(), 2)
     ARProcess.fit(y[:8], 3)  # the shortest that will do
+
+
+def test_a_search_that_is_cut_short_is_refused(monkeypatch):
+    full = torch.optim.LBFGS
+    monkeypatch.setattr(torch.optim, "LBFGS", lambda x, **options: full(x, **{**options, "max_iter": 4}))
+    with pytest.raises(ValueError, match="has no maximum that float64 can find"):
+        ARProcess.fit(series_named("log10_lynx"), 2, "exact")
 
 
 # ---------------------------------------------------------------------------------------- what is written

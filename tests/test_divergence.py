@@ -175,11 +175,9 @@ def test_each_window_keeps_its_own_covariates():
     nothing = torch.zeros(3, 6, 5, 1, dtype=torch.bool)
     covariates = series.covariates[position] + torch.tensor([0.0, 3.0, -3.0])[:, None, None, None]
     batch = SeriesBatch(torch.zeros(3, 6, 5, 1), nothing, nothing, series.graph, position, covariates)
-    together = monte_carlo_kl(p, q, batch, rao_blackwell=True, max_draws=600)
-    alone = [
-        monte_carlo_kl(p, q, batch.rows(slice(i, i + 1)), rao_blackwell=True, max_draws=600) for i in range(3)
-    ]
+    together = monte_carlo_kl(p, q, batch, max_draws=2000)
+    alone = [monte_carlo_kl(p, q, batch.rows(slice(i, i + 1)), max_draws=2000) for i in range(3)]
     mean = sum(r.value for r in alone) / 3
     error = sum(r.standard_error**2 for r in alone) ** 0.5 / 3
-    assert max(r.value for r in alone) - min(r.value for r in alone) > 20 * error
+    assert max(r.value for r in alone) - min(r.value for r in alone) > 10 * error
     assert abs(together.value - mean) < 5 * (error**2 + together.standard_error**2) ** 0.5

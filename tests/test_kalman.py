@@ -122,6 +122,17 @@ def test_moments_of_states_are_sums_of_dense_conditionals(order):
     np.testing.assert_allclose(moments.second, second, rtol=0, atol=1e-8)
     assert moments.steps == len(values) * (steps - skip)
     assert float(moments.log_likelihood) == pytest.approx(log_likelihood, abs=1e-9)
+    alike = context[:1].expand_as(context)
+    shared = smoothed_moments(model, values, alike, skip)
+    apart = [smoothed_moments(model, values[[b]], alike[[b]], skip) for b in range(len(values))]
+    np.testing.assert_allclose(sum(a.second for a in apart), shared.second, rtol=0, atol=1e-9)
+    filtered, smoothed = kalman_filter(model, values, alike), smooth(model, values, alike)
+    for b in range(len(values)):
+        alone = kalman_filter(model, values[[b]], alike[[b]])
+        np.testing.assert_allclose(filtered.covariance[[b]], alone.covariance, rtol=0, atol=1e-10)
+        np.testing.assert_allclose(filtered.log_likelihood[[b]], alone.log_likelihood, rtol=0, atol=1e-9)
+        variance = smooth(model, values[[b]], alike[[b]]).variance
+        np.testing.assert_allclose(smoothed.variance[[b]], variance, rtol=0, atol=1e-10)
     halves = [
         smoothed_moments(model, values[part], context[part], skip) for part in (slice(0, 2), slice(2, 5))
     ]

@@ -341,7 +341,7 @@ class ARProcess:
         _check_enough(values, observed, order, method)
         known = values[observed]
         # in standard units, so that neither a far mean nor a large unit costs digits
-        centre, scale = known.mean(), known.std(correction=0)
+        centre, scale = known.mean(), known.std()
         standard = torch.where(observed, (values - centre) / scale, torch.nan)
         parameters, covariance = _ESTIMATORS[method](standard, order)
         coefficients, intercept, variance = parameters.split([order, 1, 1])
@@ -374,7 +374,7 @@ class ARProcess:
         return torch.cat([self.coefficients[None], shift])
 
     def _radius(self) -> float:
-        return torch.linalg.eigvals(self._companion().detach()).abs().max().item()
+        return torch.linalg.eigvals(self._companion()).abs().max().item()
 
     def _check_stationary(self) -> None:
         radius = self._radius()
@@ -482,7 +482,6 @@ def _with_error(
     return torch.cat([weights, variance[None]]), error
 
 
-@torch.enable_grad()
 def _exact_maximum(
     y: Float[Tensor, "batch time"], order: int
 ) -> tuple[Float[Tensor, "parameters"], Float[Tensor, "parameters parameters"]]:
