@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn.functional import pad
 
+from experiments.figures.style import STYLE, WIDTH_50, WIDTH_90
 from tsgen.ar import ARProcess
 from tsgen.report.figures import BAND_50, BAND_90, BLUE, GREY, INK, VERMILLION
 
@@ -28,23 +29,8 @@ SERIES = ROOT / "tests" / "ar_references.json"
 IMAGE = ROOT / "docs" / "images" / "ar_presidents.png"
 ORDER, HORIZON, DRAWS, MARGIN = 3, 12, 5, 4
 FIRST_YEAR = 1945
-WIDTH_50, WIDTH_90 = 0.6745, 1.6449
-"""Half the width of a central interval, in standard deviations."""
 
 MISSING: dict[str, Any] = {"marker": "o", "color": VERMILLION, "mfc": "white", "ms": 4.5, "mew": 1.2, "lw": 0}
-STYLE = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#999999",
-    "axes.labelcolor": GREY,
-    "axes.titlelocation": "left",
-    "axes.titleweight": "bold",
-    "axes.titlesize": 9.5,
-    "xtick.color": GREY,
-    "ytick.color": GREY,
-    "legend.frameon": False,
-}
 
 
 def draw(

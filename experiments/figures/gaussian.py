@@ -14,26 +14,11 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.figures.style import STYLE, WIDTH_50, WIDTH_90
 from tsgen.gaussian import Gaussian
 from tsgen.report.figures import BAND_50, BAND_90, BLUE, GREY, INK, VERMILLION
 
 IMAGE = Path(__file__).parents[2] / "docs" / "images" / "gaussian.png"
-WIDTH_50, WIDTH_90 = 0.6745, 1.6449
-"""Half the width of a central interval, in standard deviations."""
-
-STYLE = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#999999",
-    "axes.labelcolor": GREY,
-    "axes.titlelocation": "left",
-    "axes.titleweight": "bold",
-    "axes.titlesize": 9.5,
-    "xtick.color": GREY,
-    "ytick.color": GREY,
-    "legend.frameon": False,
-}
 
 
 def observation(ax: Axes) -> None:
