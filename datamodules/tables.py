@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -179,7 +180,7 @@ class Columns:
         return [self.time, self.node, *(self.values or []), *self.covariates]
 
 
-class Table:
+class Table(ABC):
     """A CSV or Parquet file, of which chosen columns are read as they stand.
 
     Attributes:
@@ -192,12 +193,13 @@ class Table:
         self.header: list[str] = []
         self._entries = pa.table({})
 
+    @abstractmethod
     def where(self, row: int) -> str:
         """A row's place in the file, in words."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _load(self, names: list[str]) -> pa.Table:
-        raise NotImplementedError
+        """The columns of these names, as the file has them."""
 
     def read(self, names: list[str]) -> None:
         """Reads these columns.
