@@ -206,11 +206,10 @@ class TsgenCLI(LightningCLI):
 
     @property
     def _is_new(self) -> bool:
-        """Whether a new run begins: a fit that does not continue from one of the run's own checkpoints."""
+        """Whether a new run begins: a fit that does not start from a checkpoint in the run's own folder."""
         start = self._options.ckpt_path
-        return self.subcommand == "fit" and (
-            start is None or Path(start).parent != self.folder / "checkpoints"
-        )
+        own = start is not None and self.folder.resolve() in Path(start).resolve().parents
+        return self.subcommand == "fit" and not own
 
     def _checkpoint(self, asked: str | None) -> str | None:
         """The checkpoint's path; ``best`` and ``last`` are the run's own, ``best`` unless asked otherwise."""

@@ -239,6 +239,9 @@ def test_resuming_keeps_the_log_and_another_start_sets_the_run_aside(run):
     assert Path("here/demo/logs/fit/metrics.csv").read_text() == log
     assert Path("here/demo/logs/fit.1/metrics.csv").is_file()
     assert not Path("here/demo.1").exists()
+    absolute = str(Path("here/demo/checkpoints/last.ckpt").resolve())
+    assert main([*words, "--ckpt_path", absolute, "--trainer.max_epochs", "4"]) == 0
+    assert not Path("here/demo.1").exists()
     best = Path("here/demo/checkpoints/best.ckpt").read_bytes()
     elsewhere = str(run / "checkpoints/last.ckpt")
     assert main([*words, "--ckpt_path", elsewhere, "--trainer.max_epochs", "3"]) == 0

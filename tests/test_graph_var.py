@@ -177,6 +177,16 @@ def test_without_holes_one_epoch_is_least_squares():
     torch.testing.assert_close(model.process.covariance, expected.covariance, atol=1e-6, rtol=1e-5)
 
 
+def test_a_process_once_read_does_not_change(growth):
+    graph = directed_graph(3)
+    values = growth[:, :, None]
+    series = GraphSeries(values, torch.ones_like(values, dtype=torch.bool), graph)
+    model = GraphVAR(SeriesSpec.of(series, series.observed))
+    before = model.process
+    model.process = VARProcess.fit(growth, 1).process
+    assert (before.coefficients == 0).all() and model.process.coefficients.abs().sum() > 0
+
+
 def test_a_checkpoint_rebuilds_it(trained):
     _, data, path = trained
     loaded = load(path)

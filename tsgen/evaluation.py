@@ -191,7 +191,7 @@ class Evaluation(Callback):
         own = ({**module.test_scores.compute(), **distances.get(MODEL, {})}, module.test_nll.compute())
         others = [row.compute(distances.get(name, {})) for name, row in self.rows.items()]
         trainer.strategy.barrier()
-        if not trainer.is_global_zero or trainer.sanity_checking:
+        if not trainer.is_global_zero:
             return
         arrays = self.parts.read()
         law = str(arrays.pop("law"))

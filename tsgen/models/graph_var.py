@@ -98,9 +98,10 @@ class GraphVAR(DensityModel):
 
     @property
     def process(self) -> VARProcess:
-        """The process, in data units; nodes and channels side by side."""
-        start = Start(self.start_mean, self.start_covariance) if self.start_covariance.any() else None
-        return VARProcess(self.coefficients, self.intercept, self.covariance, start)
+        """The process, in data units; nodes and channels side by side. A later fit does not change it."""
+        names = ("coefficients", "intercept", "covariance", "start_mean", "start_covariance")
+        coefficients, intercept, covariance, *start = (getattr(self, n).detach().clone() for n in names)
+        return VARProcess(coefficients, intercept, covariance, Start(*start) if start[1].any() else None)
 
     @process.setter
     def process(self, process: VARProcess) -> None:
