@@ -40,6 +40,9 @@ class AirQualityDataModule(SeriesDataModule):
         seed: Fixes the order of windows and what is hidden.
         num_workers: Processes that gather batches; 0 gathers in the main process.
         predict_on: What ``predict`` imputes: one split or the whole year.
+        horizon: Steps at the end of each window that are unknown, in every stage but training: a forecast. As
+            many as the window has: generation. With 0 nothing is hidden, and validation and test score every
+            entry one step ahead. None imputes what is held out or missing.
 
     Raises:
         ValueError: If a file is missing, damaged or another than the published one.
@@ -60,8 +63,9 @@ class AirQualityDataModule(SeriesDataModule):
         seed: int = 0,
         num_workers: int = 0,
         predict_on: Literal["train", "val", "test", "all"] = "test",
+        horizon: int | None = None,
     ) -> None:
-        super().__init__(window, stride, batch_size, thinning, seed, num_workers, predict_on)
+        super().__init__(window, stride, batch_size, thinning, seed, num_workers, predict_on, horizon)
         self.root = Path(root)
         self.held_out = held_out or AnyOf([PointMask(0.05), BlockMask(0.01, 3, 36)])
 

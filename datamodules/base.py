@@ -125,11 +125,14 @@ class WindowDataset(Dataset):
         starts: First step of each window.
         window: Length of a window, in steps.
         stage: What the masks are for. Training: everything observed is scored and ``thinning`` hides part of
-            it from the model. Validation and test: what is held out is hidden and scored, once. Prediction:
-            everything observed is visible and nothing is scored.
+            it from the model. Validation and test: what is held out is hidden and scored, once; or, with a
+            horizon, the last steps of each window. Prediction: everything observed is visible and nothing is
+            scored; with a horizon, its last steps are unknown.
         fresh: For each window the first step that is scored (an earlier window has had those before).
         thinning: What training hides.
         seed: Fixes what training hides.
+        horizon: Steps at the end of a window that are hidden and scored in validation and test, instead of
+            what is held out; with 0 nothing is hidden and every entry is scored. None for what is held out.
     """
 
     def __init__(
@@ -141,11 +144,12 @@ class WindowDataset(Dataset):
         fresh: Int64[Tensor, "windows"] | None = None,
         thinning: Mask | None = None,
         seed: int = 0,
+        horizon: int | None = None,
     ) -> None:
         self.series, self.held_out = split.series, split.held_out
         self.starts, self.window, self.stage = starts, window, stage
         self.fresh = starts if fresh is None else fresh
-        self.thinning, self.seed = thinning, seed
+        self.thinning, self.seed, self.horizon = thinning, seed, horizon
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -164,10 +168,12 @@ class WindowDataset(Dataset):
             if self.thinning is not None:
                 stream = streams(self.seed, epoch, self.starts[number])
                 context = observed & ~self.thinning.hidden(stream, observed.shape[1:])
-        elif self.stage != "predict":
-            held_out = self.held_out[position]
+        else:
+            held_out = self._hidden(position, observed)
             context = observed & ~held_out
-            target = held_out & (position >= self.fresh[number][:, None])[..., None, None]
+            if self.stage != "predict":
+                scored = observed if self.horizon == 0 else held_out
+                target = scored & (position >= self.fresh[number][:, None])[..., None, None]
         covariates = self.series.covariates
         return SeriesBatch(
             values=values,
@@ -177,6 +183,13 @@ class WindowDataset(Dataset):
             position=position,
             covariates=None if covariates is None else covariates[position],
         )
+
+    def _hidden(self, position: Tensor, observed: Tensor) -> Bool[Tensor, "batch time nodes channels"]:
+        """The observed entries that are hidden, in every stage but training."""
+        if self.horizon is None:
+            return torch.zeros_like(observed) if self.stage == "predict" else self.held_out[position]
+        future = torch.arange(self.window) >= self.window - self.horizon
+        return observed & future[:, None, None]
 
 
 class EpochSampler(Sampler):
@@ -230,6 +243,9 @@ class SeriesDataModule(LightningDataModule):
         seed: Fixes the order of windows and what training hides.
         num_workers: Processes that gather batches; 0 gathers in the main process.
         predict_on: What ``predict`` imputes: one split or the whole series.
+        horizon: Steps at the end of each window that are unknown, in every stage but training: a forecast. As
+            many as the window has: generation. With 0 nothing is hidden, and validation and test score every
+            entry one step ahead. None imputes what is held out or missing.
 
     Raises:
         ValueError: If a number is out of range.
@@ -244,6 +260,7 @@ class SeriesDataModule(LightningDataModule):
         seed: int = 0,
         num_workers: int = 0,
         predict_on: Literal["train", "val", "test", "all"] = "all",
+        horizon: int | None = None,
     ) -> None:
         super().__init__()
         for name, number in (("window", window), ("stride", stride), ("batch_size", batch_size)):
@@ -251,7 +268,11 @@ class SeriesDataModule(LightningDataModule):
                 raise ValueError(f"{name} must be at least 1; it is {number}.")
         if predict_on not in ("train", "val", "test", "all"):
             raise ValueError(f"predict_on must be one of train, val, test, all; it is {predict_on!r}.")
-        self.window, self.stride, self.batch_size = window, stride, batch_size
+        if horizon is not None and not 0 <= horizon <= window:
+            raise ValueError(
+                f"horizon must lie in 0..{window}, the steps of a window, or be null; it is {horizon}."
+            )
+        self.window, self.stride, self.batch_size, self.horizon = window, stride, batch_size, horizon
         self.thinning, self.seed, self.num_workers, self.predict_on = thinning, seed, num_workers, predict_on
         self._split: Split | None = None
         self._spec: SeriesSpec | None = None
@@ -310,12 +331,13 @@ class SeriesDataModule(LightningDataModule):
             raise ValueError(
                 f"the {stage} split must hold at least one window; it is empty. Give it a share."
             )
-        if stage != "predict" and not (self.split.held_out & self.within(stretches)).any():
+        scored = self.horizon is not None or (self.split.held_out & self.within(stretches)).any()
+        if stage != "predict" and not scored:
             raise ValueError(
                 f"the {stage} split must have entries held out to score; there are none. Hold out more."
             )
         starts, fresh = tiling(stretches, self.window)
-        return WindowDataset(self.split, starts, self.window, stage, fresh)
+        return WindowDataset(self.split, starts, self.window, stage, fresh, horizon=self.horizon)
 
     def _loader(self, stage: Stage) -> DataLoader:
         dataset = self.dataset(stage)

@@ -80,6 +80,9 @@ class FilesDataModule(SeriesDataModule):
         seed: Fixes the order of windows, what training hides and what is held out.
         num_workers: Processes that gather batches; 0 gathers in the main process.
         predict_on: What ``predict`` imputes: one split or the whole series.
+        horizon: Steps at the end of each window that are unknown, in every stage but training: a forecast. As
+            many as the window has: generation. With 0 nothing is hidden, and validation and test score every
+            entry one step ahead. None imputes what is held out or missing.
 
     Raises:
         ValueError: If options contradict each other. What is wrong in a file comes once data is asked for.
@@ -110,6 +113,7 @@ class FilesDataModule(SeriesDataModule):
         seed: int = 0,
         num_workers: int = 0,
         predict_on: Literal["train", "val", "test", "all"] = "all",
+        horizon: int | None = None,
     ) -> None:
         super().__init__(
             window=window,
@@ -119,6 +123,7 @@ class FilesDataModule(SeriesDataModule):
             seed=seed,
             num_workers=num_workers,
             predict_on=predict_on,
+            horizon=horizon,
         )
         self.path, self.edges, self.coordinates = path, edges, coordinates
         self.columns = Columns(time_column, node_column, value_columns, covariate_columns or [])

@@ -117,6 +117,9 @@ class SyntheticDataModule(SeriesDataModule):
         seed: Fixes the order of windows and what training hides.
         num_workers: Processes that gather batches; 0 gathers in the main process.
         predict_on: What ``predict`` imputes: one split or the whole series.
+        horizon: Steps at the end of each window that are unknown, in every stage but training: a forecast. As
+            many as the window has: generation. With 0 nothing is hidden, and validation and test score every
+            entry one step ahead. None imputes what is held out or missing.
 
     Raises:
         ValueError: If a number is out of range.
@@ -139,8 +142,9 @@ class SyntheticDataModule(SeriesDataModule):
         seed: int = 0,
         num_workers: int = 0,
         predict_on: Literal["train", "val", "test", "all"] = "all",
+        horizon: int | None = None,
     ) -> None:
-        super().__init__(window, stride, batch_size, thinning, seed, num_workers, predict_on)
+        super().__init__(window, stride, batch_size, thinning, seed, num_workers, predict_on, horizon)
         if process not in ("linear", "threshold"):
             raise ValueError(f"process must be one of linear, threshold; it is {process!r}.")
         if steps < 1:

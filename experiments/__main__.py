@@ -14,6 +14,10 @@ USAGE = """usage: tsgen COMMAND [options]
   tsgen report  runs/NAME       write runs/NAME/report.html from what the test left
 
 NAME is a YAML file or one of the shipped configurations: {configs}.
+More than one --config may be given, the later laid over the earlier, such as these fragments:
+{fragments}.
+A configuration may hold several variants of a run. All of them run, in runs/NAME/VARIANT, or those named by
+--variant VARIANT.
 Every option of a YAML file is one of the command line too, such as --trainer.max_epochs 5 or
 --model.encoder.hidden 128. `tsgen fit --help` lists those of the trainer; those of a class are listed by
 --data.help CLASS and --model.help CLASS (SyntheticDataModule, AirQualityDataModule, FilesDataModule;
@@ -33,10 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     # spinning threads slow each other down on a busy machine; must be set before torch is imported
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from experiments.configs import shipped
+    from experiments.configs import fragments, shipped
 
     if not words or words[0] in ("-h", "--help"):
-        print(USAGE.format(configs=", ".join(sorted(shipped()))))
+        print(USAGE.format(configs=", ".join(shipped()), fragments=", ".join(fragments())))
         return 0
     if words[0] == "--version":
         import tsgen

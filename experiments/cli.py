@@ -11,7 +11,8 @@ import signal
 import sys
 import warnings
 from argparse import ArgumentError
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -28,7 +29,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 import datamodules  # noqa: F401 (so that its classes are known by their names)
 from datamodules.base import SeriesDataModule
-from experiments.configs import find
+from experiments.variants import Study, read_study, summarise
 from tsgen.callbacks import ImputationFigure, ImputationWriter
 from tsgen.evaluation import Evaluation
 from tsgen.models import DensityModel
@@ -83,20 +84,56 @@ def one_line(error: BaseException) -> str:
 
 
 def run(words: Sequence[str]) -> None:
-    """Runs fit, test or predict."""
+    """Runs fit, test or predict, once or for each variant of a study."""
     # devices and tips
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    study = read_study(words)
     with warnings.catch_warnings():
         for message in MUTED:
             warnings.filterwarnings("ignore", message)
-        try:
-            TsgenCLI(words)
-        except SIGTERMException:
-            # it would exit with 0; whoever sent the signal must learn that the run is not done
-            sys.exit(128 + signal.SIGTERM)
-        finally:
-            # a run left open would be written on by the next one
-            wandb.finish()
+        if not study.variants:
+            _run_one(study.command(), study.name)
+            return
+        folder = _rehearse(study)
+        for variant in study.chosen:
+            with _naming(variant):
+                _run_one(study.command(variant), study.name, variant)
+        if study.words[0] == "test":
+            rank_zero_only(summarise)(folder, list(study.variants), study.replicates)
+
+
+def _run_one(words: Sequence[str], name: str, variant: str | None = None) -> None:
+    """Runs a command to its end."""
+    try:
+        TsgenCLI(words, name, variant)
+    except SIGTERMException:
+        # it would exit with 0; whoever sent the signal must learn that the run is not done
+        sys.exit(128 + signal.SIGTERM)
+    finally:
+        # a run left open would be written on by the next one
+        wandb.finish()
+
+
+def _rehearse(study: Study) -> Path:
+    """Parses the options of all variants, so that a mistake in the last one costs no night; their folder."""
+    folder = Path()
+    for variant in study.chosen:
+        with _naming(variant):
+            folder = Rehearsal(study.command(variant), study.name, variant).folder.parent
+    if (folder / "checkpoints").exists():
+        raise ValueError(
+            f"{folder} must be free for a study's variants; it holds a run. Give another --name."
+        )
+    return folder
+
+
+@contextmanager
+def _naming(variant: str) -> Iterator[None]:
+    """A mistake inside is said to be the variant's."""
+    try:
+        yield
+    except MISTAKES as error:
+        raise ValueError(f"variant {variant}: {one_line(error)}") from error
 
 
 def report(words: Sequence[str]) -> int:
@@ -104,7 +141,13 @@ def report(words: Sequence[str]) -> int:
     if len(words) != 1 or words[0] in ("-h", "--help"):
         print("usage: tsgen report RUN\n\nRUN is the folder of a run that was tested, such as runs/demo.")
         return 0 if words and words[0] in ("-h", "--help") else 2
-    print(f"Report: {write_report(Path(words[0]))}")
+    folder = Path(words[0])
+    variants = [str(path.parent) for path in sorted(folder.glob("*/evaluation.nc"))]
+    if variants and not (folder / "evaluation.nc").exists():
+        raise ValueError(
+            f"{folder} must be the folder of one run; it is a study's. Name one of {', '.join(variants)}."
+        )
+    print(f"Report: {write_report(folder)}")
     return 0
 
 
@@ -127,10 +170,12 @@ class TsgenCLI(LightningCLI):
 
     Args:
         words: The command and its options.
+        name: The run's name, unless the options give one.
+        variant: Which one of a study it is, if any: its folder lies in the study's.
     """
 
-    def __init__(self, words: Sequence[str]) -> None:
-        self.words, self.stem = _with_configs(words)
+    def __init__(self, words: Sequence[str], name: str, variant: str | None = None) -> None:
+        self.name, self.variant = name, variant
         super().__init__(
             DensityModel,
             SeriesDataModule,
@@ -143,7 +188,7 @@ class TsgenCLI(LightningCLI):
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
-            args=self.words,
+            args=list(words),
         )
 
     @staticmethod
@@ -154,7 +199,7 @@ class TsgenCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The run's name, and the two callbacks that every training has."""
         parser.add_argument(
-            "--name", type=str | None, default=None, help="the run's name; by default the config's"
+            "--name", type=str | None, default=None, help="the run's name; by default the configs'"
         )
         parser.add_argument("--runs", type=str, default="runs", help="the folder of all runs")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
@@ -181,7 +226,8 @@ class TsgenCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Settles where the run lives and which checkpoint it starts from."""
         options = self._options
-        options.name = options.name or self.stem
+        study = options.name or self.name
+        options.name = f"{study}/{self.variant}" if self.variant else study
         self.folder = Path(options.runs) / options.name
         options.trainer.default_root_dir = str(self.folder)
         options.checkpoint.dirpath = str(self.folder / "checkpoints")
@@ -202,7 +248,8 @@ class TsgenCLI(LightningCLI):
         self.run_id = _run_id(self.folder, new=self._is_new)
         # what an earlier command logged is kept, but for the folder that is set aside whole
         log = self.folder / "logs" / str(self.subcommand)
-        _settle_loggers(options, self.folder, log if self._is_new else _free(log), self.run_id)
+        group = study if self.variant else None
+        _settle_loggers(options, self.folder, log if self._is_new else _free(log), self.run_id, group)
 
     @property
     def _is_new(self) -> bool:
@@ -227,7 +274,13 @@ class TsgenCLI(LightningCLI):
         series = self.datamodule.split.series
         callbacks = {
             "fit": lambda: ImputationFigure(series),
-            "test": lambda: Evaluation(self.folder, series, self._options.name, self.datamodule.exact),
+            "test": lambda: Evaluation(
+                self.folder,
+                series,
+                self._options.name,
+                self.datamodule.exact,
+                self.datamodule.horizon,
+            ),
             "predict": lambda: ImputationWriter(
                 self.folder / "imputation.nc", series, self.datamodule.predicted()
             ),
@@ -242,24 +295,20 @@ class TsgenCLI(LightningCLI):
         _say(f"Run: {self.folder}")
 
 
-def _with_configs(words: Sequence[str]) -> tuple[list[str], str]:
-    """The words with each --config's bare name made a path, and the name of the last one."""
-    settled, stem = list(words), "run"
-    for i, word in enumerate(settled):
-        flag, equals, value = word.partition("=")
-        if flag not in ("--config", "-c"):
-            continue
-        if not equals and i + 1 == len(settled):
-            raise ValueError(
-                "--config must be followed by a YAML file or the name of a shipped configuration."
-            )
-        path = find(value if equals else settled[i + 1])
-        stem = path.stem
-        if equals:
-            settled[i] = f"{flag}={path}"
-        else:
-            settled[i + 1] = str(path)
-    return settled, stem
+class Rehearsal(TsgenCLI):
+    """Parses a command, settles its run and stops before anything is built or written."""
+
+    def _set_seed(self) -> None:
+        """Draws nothing."""
+
+    def instantiate_classes(self) -> None:
+        """Builds nothing."""
+
+    def after_instantiate_classes(self) -> None:
+        """Has nothing to check."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Runs nothing."""
 
 
 @rank_zero_only
@@ -286,8 +335,8 @@ def _free(path: Path) -> Path:
     return free
 
 
-def _settle_loggers(options: Namespace, folder: Path, log: Path, run_id: str) -> None:
-    """Gives every logger the run's folder, and W&B the run's name, its id and a mode that never asks."""
+def _settle_loggers(options: Namespace, folder: Path, log: Path, run_id: str, group: str | None) -> None:
+    """Gives every logger the run's folder, and W&B the run's name, group, id and a mode that never asks."""
     loggers = options.trainer.logger
     if not isinstance(loggers, (list, Namespace)):
         return
@@ -298,6 +347,7 @@ def _settle_loggers(options: Namespace, folder: Path, log: Path, run_id: str) ->
             arguments.save_dir = str(folder.resolve())  # its service may run in another folder
             arguments.name = arguments.name or folder.name
             arguments.id = arguments.id or run_id
+            arguments.group = arguments.group or group
             if not (os.environ.get("WANDB_MODE") or _has_wandb_account()):
                 os.environ["WANDB_MODE"] = "offline"
 

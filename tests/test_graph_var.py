@@ -22,7 +22,7 @@ from tsgen import load
 from tsgen.linear import VARProcess
 from tsgen.masks import PointMask
 from tsgen.models import GraphVAR
-from tsgen.objectives import masked_log_prob
+from tsgen.likelihood import masked_log_prob
 from tsgen.sampling import Ancestral, Exact
 from tsgen.series import GraphSeries, SeriesBatch, SeriesSpec
 

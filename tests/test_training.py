@@ -18,7 +18,7 @@ from tsgen.encoders import GraphGRUEncoder
 from tsgen.heads import GaussianHead, MixtureHead
 from tsgen.masks import PointMask
 from tsgen.models import AutoregressiveModel
-from tsgen.objectives import masked_log_prob, masked_nll
+from tsgen.likelihood import masked_log_prob, masked_nll
 from tsgen.propagation import GraphConvolution
 
 ROOT = Path(__file__).parents[1]

@@ -8,7 +8,7 @@ quantiles of every window.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,12 @@ from torch.distributions import Distribution, Normal
 
 from tsgen.baselines import linear_interpolation, node_mean
 from tsgen.counter_random import streams, uniforms
+from tsgen.likelihood import masked_log_prob
 from tsgen.linear import VARProcess
-from tsgen.metrics import NLL, RMSE, crps, empirical_quantiles, entries, scores
-from tsgen.objectives import masked_log_prob
+from tsgen.metrics import NLL, RMSE, LeadTimeScores, crps, empirical_quantiles, entries, scores
 from tsgen.parts import Parts
 from tsgen.report.figures import calibration, fan_chart
+from tsgen.sampling import Sampler
 from tsgen.series import GraphSeries, Samples, SeriesBatch
 
 MODEL = "model"
@@ -47,22 +48,25 @@ COLUMNS = {
     "width_50": "width 50",
     "width_90": "width 90",
     "from_exact": "from exact",
+    "log_likelihood": "log-lik. a window",
 }
 """The table's scores and their headings. ``from_exact`` is there where the exact posterior is known: the root
-mean squared distance of the median to the exact posterior mean, in exact posterior standard deviations."""
+mean squared distance of the median to the exact posterior mean, in exact posterior standard deviations.
+``log_likelihood`` is there where nothing is hidden: the mean joint log-density of a window, in nats."""
 
 
 def summarise(samples: Samples, batch: SeriesBatch) -> dict[str, np.ndarray]:
     """What the figures need of a batch, by window, step, node and channel (see :func:`as_dataset`)."""
     ordered = samples.values.sort(dim=0).values
     truth = torch.where(batch.context | batch.target, batch.values, torch.nan)
-    rank = torch.where(batch.target, (ordered < truth).sum(dim=0), -1)
-    score = torch.where(batch.target, crps(ordered, torch.where(batch.target, truth, 0)), torch.nan)
+    scored = batch.hidden
+    rank = torch.where(scored, (ordered < truth).sum(dim=0), -1)
+    score = torch.where(scored, crps(ordered, torch.where(scored, truth, 0)), torch.nan)
     arrays = {
         "position": batch.position,
         "truth": truth,
         "context": batch.context,
-        "target": batch.target,
+        "target": scored,
         "quantiles": empirical_quantiles(ordered, torch.tensor(QUANTILES)).movedim(0, 1),
         "rank": rank.int(),
         "crps": score,
@@ -103,34 +107,61 @@ def independent_draws(law: Normal, batch: SeriesBatch, num_samples: int, seed: i
 
 
 class _Row:
-    """The scores of one answer to the same questions."""
+    """The scores of one answer to the same questions.
 
-    def __init__(self, name: str, law: str | None, device: torch.device) -> None:
-        self.name, self.law = name, law
-        self.scores, self.nll = scores().to(device), NLL().to(device)
+    Args:
+        name: How the answer is called.
+        law: What its draws follow; None for an answer without a density.
+        horizon: Steps at the end of a window whose scores are kept apart.
+        module: The model under test.
+        kept: Whether the model itself keeps the scores of this answer.
+    """
 
-    def update(self, batch: SeriesBatch, samples: Tensor, density: Distribution | None = None) -> None:
-        self.scores.update(*entries(samples, batch))
+    def __init__(
+        self, name: str, law: str | None, horizon: int, module: LightningModule, kept: bool = False
+    ) -> None:
+        self.name, self.law, self.kept, device = name, law, kept, module.device
+        own: Any = module
+        self.scores = own.test_scores if kept else scores().to(device)
+        self.nll = own.test_nll if kept else NLL().to(device)
+        self.by_lead_time = LeadTimeScores(horizon).to(device) if horizon else None
+        self.from_exact, self.windows = RMSE().to(device), NLL().to(device)
+        self.measured = False
+
+    def update(self, batch: SeriesBatch, samples: Tensor | None, density: Distribution | None) -> None:
+        """Scores an answer to a batch: draws where something is hidden, densities where there are any."""
+        log_prob = None
         if density is not None:
-            self.nll.update(masked_log_prob(density, batch.values, batch.target), batch.target)
+            log_prob = masked_log_prob(density, batch.values, batch.target)
+            if not self.kept:
+                self.nll.update(log_prob, batch.target)
+            self.windows.update(log_prob, batch.target.flatten(1).any(dim=1))
+        if samples is not None:
+            if not self.kept:
+                self.scores.update(*entries(samples, batch))
+            if self.by_lead_time is not None:
+                self.by_lead_time.update(samples, batch.values, batch.hidden, log_prob)
 
-    def compute(self, more: Mapping[str, Tensor]) -> dict[str, Any]:
-        nll = None if self.law is None else self.nll.compute()
-        return as_row(self.name, self.law, {**self.scores.compute(), **more}, nll)
-
-
-def as_row(name: str, law: str | None, computed: Mapping[str, Tensor], nll: Tensor | None) -> dict[str, Any]:
-    """One line of the table. An answer without a density has no NLL, coverage or width."""
-    row: dict[str, Any] = {"name": name, "law": law}
-    for key in COLUMNS:
-        value = nll if key == "nll" else computed.get(key)
-        without = nll is None and key.startswith(("nll", "coverage", "width"))
-        row[key] = None if without or value is None or not torch.isfinite(value) else round(float(value), 6)
-    return row
+    def compute(self, nothing_hidden: bool) -> dict[str, Any]:
+        """One line of the table. An answer without a density has no NLL, coverage or width."""
+        computed = {"log_likelihood": -self.windows.compute()} if nothing_hidden else self.scores.compute()
+        if self.law is not None:
+            computed["nll"] = self.nll.compute()
+        if self.measured:
+            computed["from_exact"] = self.from_exact.compute()
+        row: dict[str, Any] = {"name": self.name, "law": self.law}
+        for key in COLUMNS:
+            value = computed.get(key)
+            without = self.law is None and key.startswith(("coverage", "width"))
+            missing = without or value is None or not torch.isfinite(value)
+            row[key] = None if missing else round(float(value), 6)
+        return row
 
 
 class Evaluation(Callback):
     """Scores baselines beside the model and writes what the report is made of.
+
+    Where nothing is hidden there are no draws to judge: the table then has densities alone.
 
     Args:
         folder: Where ``scores.json`` and ``evaluation.nc`` go.
@@ -138,21 +169,33 @@ class Evaluation(Callback):
         run: The run's name.
         exact: The law that the data was drawn from, where it is known: its filtering and posterior answers
             are two more lines of the table.
+        horizon: Steps at the end of a window that are forecast, for scores by lead time.
     """
 
-    def __init__(self, folder: Path, series: GraphSeries, run: str, exact: VARProcess | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        series: GraphSeries,
+        run: str,
+        exact: VARProcess | None = None,
+        horizon: int | None = None,
+    ) -> None:
         self.folder, self.series, self.run, self.exact = folder, series, run, exact
+        self.nothing_hidden, self.horizon = horizon == 0, horizon or 0
         self.parts = Parts(folder / "evaluation.parts")
         self.rows: dict[str, _Row] = {}
-        self.distances: dict[str, RMSE] = {}
 
     def on_test_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Starts afresh."""
-        names: dict[str, str | None] = {"node mean": None, "linear interpolation": None}
+        names: dict[str, str | None] = {}
+        if not self.nothing_hidden:
+            names |= {"node mean": None, "linear interpolation": None}
         if self.exact is not None:
-            names |= {"exact filtering": "filtering", "exact posterior": "posterior"}
-        self.rows = {name: _Row(name, law, module.device) for name, law in names.items()}
-        self.distances = {name: RMSE().to(module.device) for name in (MODEL, *names)} if self.exact else {}
+            names |= {"exact filtering": "filtering"}
+            names |= {} if self.nothing_hidden else {"exact posterior": "posterior"}
+        model = _Row(type(module).__name__, "filtering", self.horizon, module, kept=True)
+        others = {name: _Row(name, law, self.horizon, module) for name, law in names.items()}
+        self.rows = {MODEL: model, **others}
         if trainer.is_global_zero:
             self.parts.clear()
         trainer.strategy.barrier()
@@ -160,58 +203,84 @@ class Evaluation(Callback):
     def on_test_batch_end(
         self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Scores the other answers to the same batch and keeps the model's quantiles."""
-        answers: dict[str, Callable[..., Tensor]] = {
-            "node mean": node_mean,
-            "linear interpolation": linear_interpolation,
-        }
-        samples: Samples = outputs["samples"]
-        drawn = {name: answer(batch, module.units(batch)) for name, answer in answers.items()}
-        laws: dict[str, Normal] = {}
+        """Scores all answers to the same batch and keeps the model's quantiles."""
+        laws: dict[str, Distribution] = {MODEL: outputs["law"]}
         if self.exact is not None:
-            size, seed = module.sampler.num_samples, module.sampler.seed
-            laws = {
-                "exact filtering": self.exact.predictive(batch),
-                "exact posterior": self.exact.posterior(batch),
-            }
-            drawn["exact filtering"] = independent_draws(laws["exact filtering"], batch, size, seed)
-            drawn["exact posterior"] = self.exact.impute(batch, size, seed).values
+            laws["exact filtering"] = self.exact.predictive(batch)
+        if self.nothing_hidden:
+            for name, law in laws.items():
+                self.rows[name].update(batch, None, law)
+            return
+        samples: Samples = outputs["samples"]
+        self.rows[MODEL].law = samples.law
+        units = module.units(batch)
+        drawn = {
+            MODEL: samples.values,
+            "node mean": node_mean(batch, units),
+            "linear interpolation": linear_interpolation(batch, units),
+        }
+        if self.exact is not None:
+            self._add_exact(batch, laws, drawn, module.sampler)
         for name, values in drawn.items():
             self.rows[name].update(batch, values, laws.get(name))
-        for name, distance in self.distances.items():
-            values, truth = drawn.get(name, samples.values), laws["exact posterior"]
-            standard, _ = entries((values - truth.mean) / truth.stddev, batch)
-            distance.update(standard, torch.zeros_like(standard[0]))
         arrays = summarise(samples, batch) | {"law": np.array(samples.law)}
         self.parts.write(trainer.global_rank, batch_idx, arrays)
 
+    def _add_exact(
+        self, batch: SeriesBatch, laws: dict[str, Distribution], drawn: dict[str, Tensor], sampler: Sampler
+    ) -> None:
+        """The exact answers, and how far every answer lies from the posterior."""
+        assert self.exact is not None
+        size, seed = sampler.num_samples, sampler.seed
+        filtering: Any = laws["exact filtering"]
+        posterior = laws["exact posterior"] = self.exact.posterior(batch)
+        drawn["exact filtering"] = independent_draws(filtering, batch, size, seed)
+        drawn["exact posterior"] = self.exact.impute(batch, size, seed).values
+        for name, values in drawn.items():
+            standard, _ = entries((values - posterior.mean) / posterior.stddev, batch)
+            self.rows[name].from_exact.update(standard, torch.zeros_like(standard[0]))
+            self.rows[name].measured = True
+
     def on_test_epoch_end(self, trainer: Trainer, module: Any) -> None:
         """Computes the table (all processes), writes the files and shows it (the first process)."""
-        distances = {name: {"from_exact": metric.compute()} for name, metric in self.distances.items()}
-        own = ({**module.test_scores.compute(), **distances.get(MODEL, {})}, module.test_nll.compute())
-        others = [row.compute(distances.get(name, {})) for name, row in self.rows.items()]
+        rows = [row.compute(self.nothing_hidden) for row in self.rows.values()]
+        leads = {name: row.by_lead_time.table() for name, row in self.rows.items() if row.by_lead_time}
+        count = {"windows": int(self.rows[MODEL].windows.count), "entries": int(self.rows[MODEL].nll.count)}
         trainer.strategy.barrier()
         if not trainer.is_global_zero:
             return
-        arrays = self.parts.read()
-        law = str(arrays.pop("law"))
-        model = type(module).__name__
-        about = {"run": self.run, "model": model, "law": law, "num_samples": module.sampler.num_samples}
-        data = as_dataset(arrays, self.series, **about)
-        data.to_netcdf(self.folder / "evaluation.nc")
-        self.parts.clear()
-        table = {
-            **about,
-            "windows": data.sizes["window"],
-            "entries": int(data["target"].sum()),
-            "rows": [as_row(model, law, *own), *others],
-            "by_node": by_node(data),
+        about = {
+            "run": self.run,
+            "model": type(module).__name__,
+            "law": rows[0]["law"],
+            "num_samples": module.sampler.num_samples,
         }
+        data = None if self.nothing_hidden else self._written(about)
+        table = {**about, **count, "rows": rows}
+        if data is not None:
+            table |= {
+                "windows": data.sizes["window"],
+                "entries": int(data["target"].sum()),
+                "by_node": by_node(data),
+            }
+        if leads:
+            table["by_lead_time"] = leads.pop(MODEL)
+            if "exact posterior" in leads:
+                table["by_lead_time_exact"] = leads["exact posterior"]
         (self.folder / "scores.json").write_text(
             json.dumps(table, indent=1, ensure_ascii=False) + "\n", "utf-8"
         )
         show(table)
         log_to_wandb(trainer, data, table)
+
+    def _written(self, about: Mapping[str, Any]) -> xr.Dataset:
+        """All windows, written to ``evaluation.nc``."""
+        arrays = self.parts.read()
+        law = str(arrays.pop("law"))
+        data = as_dataset(arrays, self.series, **{**about, "law": law})
+        data.to_netcdf(self.folder / "evaluation.nc")
+        self.parts.clear()
+        return data
 
 
 def by_node(data: xr.Dataset) -> list[dict[str, Any]]:
@@ -231,7 +300,10 @@ def by_node(data: xr.Dataset) -> list[dict[str, Any]]:
 def show(table: Mapping[str, Any]) -> None:
     """Prints the table of scores."""
     console = Console()
-    shown = Table(title=f"{table['run']}: {table['entries']:,} hidden entries in {table['windows']} windows")
+    hidden = "hidden " * ("by_node" in table)
+    shown = Table(
+        title=f"{table['run']}: {table['entries']:,} {hidden}entries in {table['windows']:,} windows"
+    )
     shown.add_column("")
     columns = {
         key: heading for key, heading in COLUMNS.items() if any(row[key] is not None for row in table["rows"])
@@ -248,16 +320,18 @@ def show(table: Mapping[str, Any]) -> None:
     if not console.is_terminal:
         console.width = 150
     console.print(shown)
-    console.print(
-        "Filtering uses what came before an entry; interpolation and the posterior also what came after."
-    )
+    if hidden:
+        console.print(
+            "Filtering uses what came before an entry; interpolation and the posterior also what came after."
+        )
 
 
-def log_to_wandb(trainer: Trainer, data: xr.Dataset, table: Mapping[str, Any]) -> None:
+def log_to_wandb(trainer: Trainer, data: xr.Dataset | None, table: Mapping[str, Any]) -> None:
     """The table and the figures, to every W&B logger there is."""
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             columns = ["name", "law", *COLUMNS]
             logger.log_table("test/scores", columns, [[row[c] for c in columns] for row in table["rows"]])
-            logger.log_image("test/imputation", [fan_chart(data)])
-            logger.log_image("test/calibration", [calibration(data)])
+            if data is not None:
+                logger.log_image("test/imputation", [fan_chart(data)])
+                logger.log_image("test/calibration", [calibration(data)])

@@ -289,6 +289,13 @@ class SeriesBatch:
 
     def rows(self, chosen: slice) -> SeriesBatch:
         """Some of the windows."""
+        return self._cut(chosen)
+
+    def steps(self, chosen: slice) -> SeriesBatch:
+        """Some of the time steps of every window."""
+        return self._cut((slice(None), chosen))
+
+    def _cut(self, chosen: slice | tuple[slice, slice]) -> SeriesBatch:
         return self._changed(
             **{
                 field.name: value[chosen]
@@ -296,6 +303,11 @@ class SeriesBatch:
                 if isinstance(value := getattr(self, field.name), Tensor)
             }
         )
+
+    @property
+    def hidden(self) -> Bool[Tensor, "batch time nodes channels"]:
+        """What is scored and not visible: the entries by which draws are judged."""
+        return self.target & ~self.context
 
 
 class Units(NamedTuple):
@@ -312,6 +324,20 @@ class Units(NamedTuple):
     def standardise(self, values: Tensor) -> Tensor:
         """Data units to standard units."""
         return (values - self.loc) / self.scale
+
+
+class Sizes(NamedTuple):
+    """How many numbers a slice holds.
+
+    Attributes:
+        nodes: The number of nodes.
+        channels: Entries of a node.
+        covariates: Covariates of a node.
+    """
+
+    nodes: int
+    channels: int
+    covariates: int = 0
 
 
 @dataclass
@@ -376,6 +402,11 @@ class SeriesSpec:
             nodes=list(series.nodes),
             channels=list(series.channels),
         )
+
+    @property
+    def sizes(self) -> Sizes:
+        """How many numbers a slice holds."""
+        return Sizes(len(self.nodes), len(self.channels), self.num_covariates)
 
     @property
     def graph(self) -> Data:

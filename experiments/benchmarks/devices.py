@@ -25,7 +25,7 @@ from tsgen.encoders import GraphGRUEncoder
 from tsgen.graphs import from_edges
 from tsgen.heads import MixtureHead
 from tsgen.models import AutoregressiveModel
-from tsgen.objectives import masked_nll
+from tsgen.likelihood import masked_nll
 from tsgen.sampling import Ancestral
 from tsgen.series import GraphSeries, SeriesBatch, SeriesSpec
 

@@ -1,6 +1,30 @@
-"""Encoders: from what may be read of a window to a state for each node and step."""
+"""Encoders: from what may be read of a window to a state for each node and step.
 
+============================= ======================================= =====================================
+encoder                       reads                                   for
+============================= ======================================= =====================================
+:class:`WindowEncoder`        the last p slices                       few lags; a linear autoregression
+:class:`ConvolutionEncoder`   a long, bounded past                    many lags, all steps at once
+:class:`GraphGRUEncoder`      all the past, slice by slice            the autoregressive graph network proper
+:class:`AttentionEncoder`     all the past, or the whole window       many lags; any-order models
+:class:`BidirectionalEncoder` the whole window, from both ends        any-order models
+============================= ======================================= =====================================
+
+Each works with or without messages over the graph, by its ``convolution``.
+"""
+
+from tsgen.encoders.attention import AttentionEncoder
 from tsgen.encoders.base import Encoder
+from tsgen.encoders.bidirectional import BidirectionalEncoder
+from tsgen.encoders.convolution import ConvolutionEncoder
 from tsgen.encoders.graph_gru import GraphGRUEncoder
+from tsgen.encoders.window import WindowEncoder
 
-__all__ = ["Encoder", "GraphGRUEncoder"]
+__all__ = [
+    "AttentionEncoder",
+    "BidirectionalEncoder",
+    "ConvolutionEncoder",
+    "Encoder",
+    "GraphGRUEncoder",
+    "WindowEncoder",
+]

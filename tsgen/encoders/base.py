@@ -7,7 +7,8 @@ reads a whole window (training) or one slice with the carried state (sampling), 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -16,15 +17,21 @@ from tsgen.propagation import Propagation
 
 
 class Encoder(nn.Module, ABC):
-    """A state for each node and step from the inputs up to that step.
+    """A state for each node and step from the inputs.
 
     Args:
         in_features: Size of a node's input.
         hidden: Size of a node's state.
+
+    Raises:
+        ValueError: If ``hidden`` is below 1.
     """
 
-    causal: ClassVar[bool]
-    """Whether the state of a step depends on no later input."""
+    causal: bool = True
+    """Whether the state of a step depends on no later input. Only then can a state be carried."""
+
+    receptive_field: int | None = None
+    """Steps that the state of a step depends on, its own among them; None where there is no bound."""
 
     def __init__(self, in_features: int, hidden: int) -> None:
         super().__init__()
@@ -41,8 +48,32 @@ class Encoder(nn.Module, ABC):
         Args:
             inputs: Inputs of one or more steps.
             propagation: The graph.
-            state: What the last call returned; None at the start of a window.
+            state: What the last call returned; None at the start of a window. Nested tuples and lists of
+                tensors whose first axis is the batch, so that rows can be repeated and chosen.
 
         Returns:
-            The state of each node at each of the steps, and what the next call must be given.
+            The state of each node at each of the steps, and what the next call must be given: None from an
+            encoder that is not causal.
         """
+
+
+def map_state(change: Callable[[Tensor], Tensor], state: Any) -> Any:
+    """An encoder's state with every tensor changed.
+
+    Args:
+        change: What is done to a tensor, whose first axis is the batch.
+        state: What an encoder returned.
+    """
+    if state is None:
+        return None
+    if isinstance(state, Tensor):
+        return change(state)
+    return type(state)(map_state(change, part) for part in state)
+
+
+def refuse_state(state: Any) -> None:
+    """Raises ``ValueError`` if a state is given to an encoder that is not causal."""
+    if state is not None:
+        raise ValueError(
+            "an encoder that is not causal reads a window at once; a state was given. Pass the whole window."
+        )

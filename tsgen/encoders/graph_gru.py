@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tsgen.encoders.base import Encoder
-from tsgen.propagation import Convolution, GraphConvolution, Propagation
+from tsgen.propagation import GraphConvolution, Messages, Propagation
 
 
 class GraphGRUEncoder(Encoder):
@@ -31,6 +31,10 @@ class GraphGRUEncoder(Encoder):
         in_features: Size of a node's input.
         hidden: Size of a node's state.
         convolution: Any PyTorch Geometric convolution, as a factory of the sizes of its input and output.
+            None for no messages: a gated recurrent unit at each node by itself.
+
+    Raises:
+        ValueError: If ``hidden`` is below 1, or the convolution does not fit.
 
     References:
         Structured sequence modeling with graph convolutional recurrent networks (Seo et al., 2018);
@@ -43,14 +47,14 @@ class GraphGRUEncoder(Encoder):
         self,
         in_features: int,
         hidden: int = 64,
-        convolution: Callable[[int, int], nn.Module] = GraphConvolution,
+        convolution: Callable[[int, int], nn.Module] | None = GraphConvolution,
     ) -> None:
         super().__init__(in_features, hidden)
-        self.input_messages = Convolution(convolution, in_features, hidden)
-        self.state_messages = Convolution(convolution, hidden, hidden)
-        self.gates_from_inputs = nn.Linear(in_features + hidden, 3 * hidden)
-        self.gates_from_state = nn.Linear(2 * hidden, 3 * hidden)
-        self.skip = nn.Linear(in_features + hidden, hidden)
+        self.input_messages = Messages(convolution, in_features, hidden)
+        self.state_messages = Messages(convolution, hidden, hidden)
+        self.gates_from_inputs = nn.Linear(self.input_messages.out_features, 3 * hidden)
+        self.gates_from_state = nn.Linear(self.state_messages.out_features, 3 * hidden)
+        self.skip = nn.Linear(self.input_messages.out_features, hidden)
 
     def forward(
         self,
@@ -61,7 +65,7 @@ class GraphGRUEncoder(Encoder):
         """Reads the next steps; ``state`` is h of the last one."""
         batch, _, nodes, _ = inputs.shape
         x = inputs.transpose(0, 1).contiguous()  # time first: every step then reads and writes one block
-        x = torch.cat([x, self.input_messages(x, propagation)], dim=-1)
+        x = self.input_messages(x, propagation)
         gates, states = self.gates_from_inputs(x), []
         h = gates.new_zeros(batch, nodes, self.hidden) if state is None else state
         for gates_t in gates.unbind():
@@ -70,7 +74,7 @@ class GraphGRUEncoder(Encoder):
         return (torch.stack(states) + self.skip(x)).transpose(0, 1), h
 
     def _step(self, gates: Tensor, h: Tensor, propagation: Propagation) -> Tensor:
-        recurrent = self.gates_from_state(torch.cat([h, self.state_messages(h, propagation)], dim=-1))
+        recurrent = self.gates_from_state(self.state_messages(h, propagation))
         (a_r, a_z, a_c), (b_r, b_z, b_c) = gates.chunk(3, dim=-1), recurrent.chunk(3, dim=-1)
         candidate = torch.tanh(a_c + torch.sigmoid(a_r + b_r) * b_c)
         return torch.lerp(candidate, h, torch.sigmoid(a_z + b_z))

@@ -10,14 +10,14 @@ any device and in any batch.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from tsgen.series import Units
+from tsgen.series import Sizes, Units
 
 SCALE_FLOOR = 1e-3
 """The least scale of a component, in standard units: none can collapse onto one value."""
@@ -28,14 +28,18 @@ class Head(nn.Module, ABC):
 
     Args:
         hidden: Size of a node's state.
-        channels: Entries of a node.
+        sizes: How many numbers a slice holds.
     """
 
-    uniforms_per_entry: ClassVar[int]
+    uniforms_per_entry: int
+    """Uniform numbers that decide the draw of an entry."""
 
-    def __init__(self, hidden: int, channels: int) -> None:
+    known_first: bool = False
+    """Whether what is known of a slice comes before what is not, rather than each entry in its place."""
+
+    def __init__(self, hidden: int, sizes: Sizes) -> None:
         super().__init__()
-        self.hidden, self.channels = hidden, channels
+        self.hidden, self.sizes = hidden, sizes
 
     @property
     @abstractmethod
@@ -49,8 +53,12 @@ class Head(nn.Module, ABC):
         values: Float[Tensor, "batch time nodes channels"],
         known: Bool[Tensor, "batch time nodes channels"],
         units: Units,
+        covariates: Float[Tensor, "batch time nodes covariates"] | None = None,
     ) -> Distribution:
-        """The law of each entry, in data units.
+        """The law of each entry given what is known of its slice, in data units.
+
+        An entry that is itself known is given those known entries alone that come before it in the head's
+        order, so that the log-densities of a slice that is known whole sum to its joint log-density.
 
         Args:
             h: State of each node.
@@ -58,6 +66,8 @@ class Head(nn.Module, ABC):
                 of it.
             known: Which of them it may read.
             units: What standard units mean.
+            covariates: The slices' own covariates; most heads have no use for them, since the encoder has
+                read them.
         """
 
     @abstractmethod
@@ -72,8 +82,11 @@ class Head(nn.Module, ABC):
         known: Bool[Tensor, "batch time nodes channels"],
         units: Units,
         uniforms: Float[Tensor, "batch time nodes channels uniforms"],
+        covariates: Float[Tensor, "batch time nodes covariates"] | None = None,
     ) -> Float[Tensor, "batch time nodes channels"]:
-        """The slices with their unknown entries drawn, all at once, in data units.
+        """The slices with their unknown entries drawn jointly, in data units.
+
+        The draws are differentiable in the parameters of the laws, wherever those are continuous.
 
         Args:
             h: State of each node.
@@ -81,8 +94,10 @@ class Head(nn.Module, ABC):
             known: Which of them are kept as they are.
             units: What standard units mean.
             uniforms: Uniform numbers in (0, 1) that decide the draw.
+            covariates: The slices' own covariates.
         """
-        return torch.where(known, values, self.quantile(self(h, values, known, units), uniforms))
+        law = self(h, values, known, units, covariates)
+        return torch.where(known, values, self.quantile(law, uniforms))
 
 
 def full_precision(h: Tensor) -> torch.autocast:

@@ -2,35 +2,54 @@
 
 from __future__ import annotations
 
+import math
+from typing import Literal
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.distributions import Distribution, Normal
 
 from tsgen.heads.base import Head, positive
-from tsgen.series import Units
+from tsgen.series import Sizes, Units
 
 
 class GaussianHead(Head):
-    r"""A Gaussian whose mean and log-scale are affine in the state:
-    :math:`x \sim N(v \cdot h + b, \sigma^2)` with :math:`\sigma = \exp(u \cdot h + d)`.
+    r"""A Gaussian whose mean is affine in the state: :math:`x \sim N(v \cdot h + b, \sigma^2)`.
+
+    Its deviation sigma is one of three:
+
+    * ``"state"``: :math:`\sigma = \exp(u \cdot h + d)`, log-affine in the state;
+    * ``"node"``: a learned number for each node and channel, whatever the state;
+    * a number: fixed, in shares of the node's own deviation.
 
     Args:
         hidden: Size of a node's state.
-        channels: Entries of a node.
+        sizes: How many numbers a slice holds.
+        scale: Where sigma comes from, or sigma itself in standard units.
+
+    Raises:
+        ValueError: If ``scale`` is another word, or a number that is not positive.
     """
 
     uniforms_per_entry = 1
 
-    def __init__(self, hidden: int, channels: int) -> None:
-        super().__init__(hidden, channels)
-        self.linear = nn.Linear(hidden, 2 * channels)
+    def __init__(self, hidden: int, sizes: Sizes, scale: Literal["state", "node"] | float = "state") -> None:
+        super().__init__(hidden, sizes)
+        if scale not in ("state", "node") and (isinstance(scale, str) or not 0 < scale < math.inf):
+            raise ValueError(f"scale must be 'state', 'node' or a positive number; it is {scale!r}.")
+        self.scale = scale
+        self.linear = nn.Linear(hidden, (2 if scale == "state" else 1) * sizes.channels)
         nn.init.zeros_(self.linear.bias)
+        if scale == "node":
+            self.log_scale = nn.Parameter(torch.zeros(sizes.nodes, sizes.channels))
 
     @property
     def num_parameters_per_entry(self) -> int:
-        """2 (hidden + 1): an affine map each for mean and log-scale."""
-        return 2 * (self.hidden + 1)
+        """2 (hidden + 1): an affine map each for mean and log-scale; hidden + 2 where the scale is the
+        node's own, hidden + 1 where it is fixed."""
+        mean = self.hidden + 1
+        return mean + {"state": mean, "node": 1}.get(str(self.scale), 0)
 
     def forward(
         self,
@@ -38,10 +57,18 @@ class GaussianHead(Head):
         values: Float[Tensor, "batch time nodes channels"],
         known: Bool[Tensor, "batch time nodes channels"],
         units: Units,
+        covariates: Float[Tensor, "batch time nodes covariates"] | None = None,
     ) -> Distribution:
         """The law of each entry, in data units."""
-        mean, log_scale = self.linear(h).unflatten(-1, (self.channels, 2)).unbind(-1)
-        return Normal(units.loc + units.scale * mean, units.scale * positive(log_scale), validate_args=False)
+        numbers = self.linear(h).unflatten(-1, (self.sizes.channels, -1))
+        loc, scale = units.loc + units.scale * numbers[..., 0], units.scale * self._scale(numbers)
+        return Normal(loc, scale, validate_args=False)
+
+    def _scale(self, numbers: Float[Tensor, "batch time nodes channels numbers"]) -> Tensor | float:
+        """Sigma in standard units."""
+        if isinstance(self.scale, str):
+            return positive(numbers[..., 1] if self.scale == "state" else self.log_scale)
+        return self.scale
 
     def quantile(self, law: Normal, uniforms: Tensor) -> Float[Tensor, "batch time nodes channels"]:
         """Draws by the normal quantile function."""

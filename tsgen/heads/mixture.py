@@ -1,4 +1,9 @@
-"""A mixture of Gaussians an entry."""
+r"""A mixture of Gaussians an entry, :math:`p(x) = \sum_k \pi_k N(x; \mu_k, \sigma_k^2)`.
+
+Three numbers a component decide it: a logit, a mean and a log-scale, the last two in standard units.
+:func:`mixture_law` makes the law of them and :func:`mixture_quantile` draws from it, for every head whose
+laws are mixtures; they differ in where the numbers come from.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +15,48 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, MixtureSameFamily, Normal
 
 from tsgen.heads.base import Head, positive
-from tsgen.series import Units
+from tsgen.series import Sizes, Units
+
+
+def mixture_law(numbers: Float[Tensor, "*entry 3 components"], units: Units) -> MixtureSameFamily:
+    """The mixture that logits, means and log-scales decide, in data units.
+
+    Args:
+        numbers: Logit, mean and log-scale of each component; mean and scale in standard units.
+        units: What those mean.
+    """
+    logits, mean, log_scale = numbers.unbind(-2)
+    loc, scale = units.loc[..., None], units.scale[..., None]
+    return MixtureSameFamily(
+        Categorical(logits=logits, validate_args=False),
+        Normal(loc + scale * mean, scale * positive(log_scale), validate_args=False),
+        validate_args=False,
+    )
+
+
+def mixture_quantile(
+    law: MixtureSameFamily, uniforms: Float[Tensor, "*entry uniforms"]
+) -> Float[Tensor, "*entry"]:
+    """Draws a component with the first number, and its normal quantile with the second."""
+    component: Any = law.component_distribution
+    below = uniforms[..., :1] > law.mixture_distribution.probs.cumsum(dim=-1)[..., :-1]
+    chosen = below.sum(dim=-1, keepdim=True)
+    mean, scale = (x.gather(-1, chosen).squeeze(-1) for x in (component.loc, component.scale))
+    return mean + scale * torch.special.ndtri(uniforms[..., 1])
+
+
+def first_numbers(components: int) -> Float[Tensor, "3 components"]:
+    """What training starts from: equal weights, means spread like a standard normal's quantiles, and each
+    component as wide as its share.
+
+    Raises:
+        ValueError: If ``components`` is below 1.
+    """
+    if components < 1:
+        raise ValueError(f"components must be at least 1; it is {components}.")
+    mean = torch.special.ndtri((torch.arange(components) + 0.5) / components)
+    log_scale = torch.full_like(mean, -1.0 if components > 1 else 0.0)
+    return torch.stack([torch.zeros(components), mean, log_scale])
 
 
 class MixtureHead(Head):
@@ -19,7 +65,7 @@ class MixtureHead(Head):
 
     Args:
         hidden: Size of a node's state.
-        channels: Entries of a node.
+        sizes: How many numbers a slice holds.
         components: The number K of Gaussians.
 
     Raises:
@@ -28,18 +74,13 @@ class MixtureHead(Head):
 
     uniforms_per_entry = 2
 
-    def __init__(self, hidden: int, channels: int, components: int = 3) -> None:
-        super().__init__(hidden, channels)
-        if components < 1:
-            raise ValueError(f"components must be at least 1; it is {components}.")
+    def __init__(self, hidden: int, sizes: Sizes, components: int = 3) -> None:
+        super().__init__(hidden, sizes)
+        first = first_numbers(components)
         self.components = components
-        self.linear = nn.Linear(hidden, 3 * components * channels)
-        # the first means are spread like a standard normal, each component as wide as its share
-        quantiles = torch.special.ndtri((torch.arange(components) + 0.5) / components)
-        log_scale = torch.full_like(quantiles, -1.0 if components > 1 else 0.0)
-        bias = torch.stack([torch.zeros(components), quantiles, log_scale])
+        self.linear = nn.Linear(hidden, 3 * components * sizes.channels)
         with torch.no_grad():
-            self.linear.bias.copy_(bias.repeat(channels, 1, 1).flatten())
+            self.linear.bias.copy_(first.repeat(sizes.channels, 1, 1).flatten())
 
     @property
     def num_parameters_per_entry(self) -> int:
@@ -52,22 +93,13 @@ class MixtureHead(Head):
         values: Float[Tensor, "batch time nodes channels"],
         known: Bool[Tensor, "batch time nodes channels"],
         units: Units,
+        covariates: Float[Tensor, "batch time nodes covariates"] | None = None,
     ) -> Distribution:
         """The law of each entry, in data units."""
-        logits, mean, log_scale = self.linear(h).unflatten(-1, (self.channels, 3, self.components)).unbind(-2)
-        loc, scale = units.loc[..., None], units.scale[..., None]
-        return MixtureSameFamily(
-            Categorical(logits=logits, validate_args=False),
-            Normal(loc + scale * mean, scale * positive(log_scale), validate_args=False),
-            validate_args=False,
-        )
+        return mixture_law(self.linear(h).unflatten(-1, (self.sizes.channels, 3, self.components)), units)
 
     def quantile(
         self, law: MixtureSameFamily, uniforms: Float[Tensor, "*entry uniforms"]
     ) -> Float[Tensor, "*entry"]:
         """Draws a component with the first number, and its normal quantile with the second."""
-        component: Any = law.component_distribution
-        below = uniforms[..., :1] > law.mixture_distribution.probs.cumsum(dim=-1)[..., :-1]
-        chosen = below.sum(dim=-1, keepdim=True)
-        mean, scale = (x.gather(-1, chosen).squeeze(-1) for x in (component.loc, component.scale))
-        return mean + scale * torch.special.ndtri(uniforms[..., 1])
+        return mixture_quantile(law, uniforms)

@@ -15,6 +15,7 @@ from tsgen.metrics.ensemble import (
     entries,
     scores,
 )
+from tsgen.metrics.lead_time import LeadTimeScores
 
 __all__ = [
     "CRPS",
@@ -23,6 +24,7 @@ __all__ = [
     "NLL",
     "RMSE",
     "Coverage",
+    "LeadTimeScores",
     "QuantileCRPS",
     "Width",
     "crps",

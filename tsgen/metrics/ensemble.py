@@ -36,8 +36,8 @@ from tsgen.series import SeriesBatch
 def entries(
     samples: Float[Tensor, "samples batch time nodes channels"], batch: SeriesBatch
 ) -> tuple[Float[Tensor, "samples entries"], Float[Tensor, "entries"]]:
-    """Draws and truth of the entries that are scored."""
-    return samples[:, batch.target], batch.values[batch.target]
+    """Draws and truth of the entries that are hidden and scored."""
+    return samples[:, batch.hidden], batch.values[batch.hidden]
 
 
 def empirical_quantiles(

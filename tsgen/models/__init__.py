@@ -1,7 +1,8 @@
-"""Models: joint laws of a window's entries, trained by Lightning."""
+"""Models: joint laws of the entries of a window, trained and judged by the same steps."""
 
+from tsgen.models.any_order import AnyOrderModel
 from tsgen.models.autoregressive import AutoregressiveModel
 from tsgen.models.density import DensityModel, load
 from tsgen.models.graph_var import GraphVAR
 
-__all__ = ["AutoregressiveModel", "DensityModel", "GraphVAR", "load"]
+__all__ = ["AnyOrderModel", "AutoregressiveModel", "DensityModel", "GraphVAR", "load"]

@@ -7,22 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.distributions import Distribution
 
 from tsgen.encoders import Encoder, GraphGRUEncoder
+from tsgen.encoders.base import map_state
 from tsgen.heads import Head, MixtureHead
-from tsgen.heads.base import full_precision
-from tsgen.models.density import DensityModel, OptimizerFactory, SchedulerFactory
+from tsgen.models.density import OptimizerFactory, SchedulerFactory
+from tsgen.models.neural import NeuralModel
+from tsgen.objectives import MaskedNLL, Objective
 from tsgen.propagation import Propagation
 from tsgen.sampling import Ancestral, Sampler
-from tsgen.series import SeriesBatch, SeriesSpec
+from tsgen.series import SeriesBatch, SeriesSpec, Sizes
 
 
-class AutoregressiveModel(DensityModel):
+class AutoregressiveModel(NeuralModel):
     """An encoder of the past and a head for the next slice.
 
     The encoder reads, for each step, the slice before it (in standard units, zero where not visible), which
@@ -32,62 +34,100 @@ class AutoregressiveModel(DensityModel):
     Args:
         spec: Sizes, units and graph of the data.
         encoder: Makes the encoder from the size of a node's input.
-        head: Makes the head from the size of a node's state and the number of channels.
+        head: Makes the head from the size of a node's state and the sizes of a slice.
         optimizer: Makes the optimiser from the parameters.
         scheduler: Makes the learning-rate schedule from the optimiser; it steps once an epoch. None keeps the
             rate.
         sampler: How unknown entries are drawn, in test and prediction.
+        objective: What training makes small.
+        node_embedding: Numbers that are learned of each node; 0 for a model that runs on other graphs too.
+        truncated_steps: Steps that gradients are carried back through in training: windows are read in pieces
+            of that length, each starting from the state that the one before has left. None carries them
+            through the whole window.
 
     Raises:
-        ValueError: If the encoder is not causal.
+        ValueError: If the encoder is not causal, or parts do not go together.
     """
 
     def __init__(
         self,
         spec: SeriesSpec,
         encoder: Callable[[int], Encoder] = GraphGRUEncoder,
-        head: Callable[[int, int], Head] = MixtureHead,
+        head: Callable[[int, Sizes], Head] = MixtureHead,
         optimizer: OptimizerFactory = partial(torch.optim.AdamW, lr=2e-3),
         scheduler: SchedulerFactory | None = None,
         sampler: Sampler = Ancestral(),
+        objective: Objective = MaskedNLL(),
+        node_embedding: int = 0,
+        truncated_steps: int | None = None,
     ) -> None:
-        super().__init__(spec, sampler, optimizer, scheduler, encoder=encoder, head=head)
-        channels = len(self.spec.channels)
-        self.encoder = encoder(2 * channels + self.spec.num_covariates)
+        super().__init__(
+            spec,
+            encoder,
+            head,
+            optimizer,
+            scheduler,
+            sampler,
+            objective,
+            node_embedding,
+            truncated_steps=truncated_steps,
+        )
         if not self.encoder.causal:
             raise ValueError(
-                f"an autoregressive model needs a causal encoder; {type(self.encoder).__name__} is not."
+                f"an autoregressive model needs a causal encoder; {type(self.encoder).__name__} is not. "
+                "Give it causal: true, or use an AnyOrderModel."
             )
-        self.head = head(self.encoder.hidden, channels)
+        if truncated_steps is not None and truncated_steps < 1:
+            raise ValueError(f"truncated_steps must be at least 1, or null; it is {truncated_steps}.")
+        self.truncated_steps = truncated_steps
 
-    def forward(self, batch: SeriesBatch) -> Distribution:
-        """The law of each entry given what is visible before it and the covariates so far, in data units."""
-        units = self.units(batch)
-        x = torch.where(batch.context, units.standardise(batch.values), 0)
-        seen = batch.context.to(x.dtype)
-        inputs = self.inputs(_delayed(x), _delayed(seen), batch.covariates, like=x)
-        h, _ = self.encoder(inputs, Propagation(batch.graph))
-        with full_precision(h):
-            return self.head(h.to(units.loc.dtype), batch.values, batch.context, units)
-
-    def inputs(
+    def encode(
         self,
-        x: Float[Tensor, "batch time nodes channels"] | None,
-        seen: Float[Tensor, "batch time nodes channels"] | None,
-        covariates: Float[Tensor, "batch time nodes covariates"] | None,
-        like: Float[Tensor, "batch time nodes channels"],
-    ) -> Float[Tensor, "batch time nodes features"]:
-        """What the encoder reads at each step.
+        batch: SeriesBatch,
+        x: Float[Tensor, "batch time nodes channels"],
+        seen: Float[Tensor, "batch time nodes channels"],
+    ) -> Float[Tensor, "batch time nodes hidden"]:
+        """The state before each slice."""
+        return self.read(batch, x, seen)[0]
+
+    def read(
+        self,
+        batch: SeriesBatch,
+        x: Float[Tensor, "batch time nodes channels"],
+        seen: Float[Tensor, "batch time nodes channels"],
+    ) -> tuple[Float[Tensor, "batch time nodes hidden"], Any]:
+        """As :meth:`encode`, and what :meth:`advance` must be given to go on after the last slice."""
+        inputs, propagation = self.features(batch, _delayed(x), _delayed(seen)), Propagation(batch.graph)
+        length = self.truncated_steps if self.training and self.truncated_steps else inputs.shape[1]
+        state, states = None, []
+        for piece in inputs.split(length, dim=1):
+            h, state = self.encoder(piece, propagation, map_state(Tensor.detach, state))
+            states.append(h)
+        return torch.cat(states, dim=1), state
+
+    def advance(
+        self,
+        batch: SeriesBatch,
+        before: tuple[Tensor, Tensor] | None,
+        propagation: Propagation,
+        state: Any = None,
+    ) -> tuple[Float[Tensor, "batch time nodes hidden"], Any]:
+        """The state before each of the next slices, step by step what :meth:`encode` does at once.
 
         Args:
-            x: The slice before, in standard units, zero where not visible; None at the start of a window.
-            seen: 1 where that slice is visible, else 0; None at the start.
-            covariates: The step's own covariates.
-            like: A tensor of the slice's shape.
+            batch: The next steps of the windows.
+            before: The slices before each of them, in standard units, and 1 where those are visible; None
+                before the first slice of a window.
+            propagation: The graph.
+            state: What the last call returned; None at the start of a window.
+
+        Returns:
+            The encoder's states, and what the next call must be given.
         """
-        zeros = torch.zeros_like(like, dtype=self.loc.dtype)
-        parts = [zeros if x is None else x, zeros if seen is None else seen]
-        return torch.cat(parts if covariates is None else [*parts, covariates.to(zeros.dtype)], dim=-1)
+        if before is None:
+            nothing = torch.zeros_like(batch.values, dtype=self.loc.dtype)
+            before = nothing, nothing
+        return self.encoder(self.features(batch, *before), propagation, state)
 
 
 def _delayed(x: Float[Tensor, "batch time *entry"]) -> Float[Tensor, "batch time *entry"]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from lightning import LightningModule
 from torch.distributions import Distribution, Independent
 from torch.optim import Optimizer
@@ -19,8 +19,9 @@ from torch_geometric.nn import MessagePassing
 from tsgen.components import describe, restore
 from tsgen.encoders import Encoder
 from tsgen.heads import Head
+from tsgen.likelihood import masked_log_prob
 from tsgen.metrics import NLL, entries, scores
-from tsgen.objectives import masked_log_prob, masked_nll
+from tsgen.objectives import Objective
 from tsgen.sampling import Sampler
 from tsgen.series import Samples, SeriesBatch, SeriesSpec, Units
 
@@ -80,8 +81,12 @@ class DensityModel(LightningModule, ABC):
         return Units(self.loc, self.scale)
 
     def log_prob(self, batch: SeriesBatch) -> torch.Tensor:
-        """The log-density of each target entry in nats, ``[B, T, N, C]``, zero elsewhere."""
-        return masked_log_prob(self(batch), batch.values, batch.target)
+        """The log-density of each entry that is scored in nats, ``[B, T, N, C]``, zero elsewhere."""
+        return masked_log_prob(self(batch), batch.values, self.scored(batch))
+
+    def scored(self, batch: SeriesBatch) -> Bool[torch.Tensor, "batch time nodes channels"]:
+        """The entries that :meth:`log_prob` scores."""
+        return batch.target
 
     def log_likelihood(self, batch: SeriesBatch) -> Float[torch.Tensor, "batch"]:
         """The joint log-density of what is visible of each window, in nats."""
@@ -104,34 +109,34 @@ class DensityModel(LightningModule, ABC):
                 f"the model was made for other data: {difference}. Use the data it was trained on."
             )
 
-    def training_step(self, batch: SeriesBatch, index: int) -> torch.Tensor | None:
-        """The loss of a batch."""
-        loss = masked_nll(self(batch), batch.values, batch.target)
-        self.log(
-            "train/nll",
-            loss.detach(),
-            prog_bar=True,
-            sync_dist=True,
-            batch_size=len(batch.values),
-        )
-        return loss
-
     def validation_step(self, batch: SeriesBatch, index: int) -> None:
         """Scores the densities of a batch."""
-        self.val_nll.update(self.log_prob(batch), batch.target)
+        self.val_nll.update(self.validation_log_prob(batch), self.scored(batch))
         self.log("val/nll", self.val_nll, prog_bar=True, batch_size=len(batch.values))
 
-    def test_step(self, batch: SeriesBatch, index: int) -> dict[str, Samples]:
-        """Scores the densities and the samples of a batch; returns the samples for whoever listens."""
-        law = self.sampler.law(self, batch)
-        self.test_nll.update(masked_log_prob(law, batch.values, batch.target), batch.target)
+    def validation_log_prob(self, batch: SeriesBatch) -> torch.Tensor:
+        """What validation judges by; :meth:`log_prob` unless training has another light."""
+        return self.log_prob(batch)
+
+    def test_step(self, batch: SeriesBatch, index: int) -> dict[str, Any]:
+        """Scores the densities of a batch and, where something is hidden, its samples.
+
+        Returns:
+            The laws and the samples, for whoever listens.
+        """
+        anything_hidden = bool(batch.hidden.any())
+        law = self.sampler.law(self, batch) if anything_hidden else self(batch)
+        scored = self.scored(batch)
+        self.test_nll.update(masked_log_prob(law, batch.values, scored), scored)
+        self.log("test/nll", self.test_nll, batch_size=len(batch.values))
+        if not anything_hidden:
+            return {"law": law}
         samples = self.sampler(self, batch)
         self.test_scores.update(*entries(samples.values, batch))
-        self.log("test/nll", self.test_nll, batch_size=len(batch.values))
         self.log_dict(
             {f"test/{name}": score for name, score in self.test_scores.items()}, batch_size=len(batch.values)
         )
-        return {"samples": samples}
+        return {"law": law, "samples": samples}
 
     def predict_step(self, batch: SeriesBatch, index: int) -> Samples:
         """Draws what is unknown."""
@@ -149,12 +154,15 @@ class DensityModel(LightningModule, ABC):
         }
 
 
-PARTS = (DensityModel, Encoder, Head, MessagePassing, Optimizer, LRScheduler, Sampler, SeriesSpec)
+PARTS = (DensityModel, Encoder, Head, MessagePassing, Objective, Optimizer, LRScheduler, Sampler, SeriesSpec)
 """What a model is made of: all that a checkpoint may name."""
 
 
 def load(
-    checkpoint: str | Path, device: str | torch.device = "cpu", trusted: Sequence[str] = ()
+    checkpoint: str | Path,
+    device: str | torch.device = "cpu",
+    trusted: Sequence[str] = (),
+    spec: SeriesSpec | None = None,
 ) -> DensityModel:
     """The model in a checkpoint, rebuilt from nothing else, in evaluation mode.
 
@@ -165,9 +173,12 @@ def load(
         checkpoint: A file that training wrote.
         device: Where the model goes.
         trusted: Packages of your own whose encoders, heads, ... the checkpoint may name.
+        spec: Other data that the model is to run on, with a graph and units of its own; those it was trained
+            on if not given.
 
     Raises:
-        ValueError: If there is no such file or it is no checkpoint of a model of this library.
+        ValueError: If there is no such file, it is no checkpoint of a model of this library, or the model has
+            parameters of its own nodes and cannot run on others.
     """
     path = Path(checkpoint)
     state = read_checkpoint(path)
@@ -175,9 +186,26 @@ def load(
     made: Any = getattr(model, "func", None)
     if not (isinstance(made, type) and issubclass(made, DensityModel)):
         raise ValueError(f"{path} must hold a DensityModel; it holds something else.")
-    rebuilt = model()
-    rebuilt.load_state_dict(state["state_dict"])
+    rebuilt = model() if spec is None else model(spec=spec)
+    weights = state["state_dict"]
+    if spec is not None:
+        weights = _moved(path, weights, rebuilt)
+    rebuilt.load_state_dict(weights)
     return rebuilt.to(device).eval()
+
+
+def _moved(path: Path, weights: Mapping[str, Any], model: DensityModel) -> dict[str, Any]:
+    """A model's weights with the units of other data."""
+    own = model.state_dict()
+    moved = {**weights, "loc": own["loc"], "scale": own["scale"]}
+    for name, weight in own.items():
+        if moved[name].shape != weight.shape:
+            raise ValueError(
+                f"the model in {path} must have no parameters of its own nodes to run on other data; its "
+                f"{name} is of shape {list(moved[name].shape)}, the data's would be {list(weight.shape)}. "
+                "Train it without node_embedding, per-node variances or a head over the slice."
+            )
+    return moved
 
 
 def spec_of(checkpoint: Mapping[str, Any]) -> SeriesSpec:

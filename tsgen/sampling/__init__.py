@@ -1,7 +1,8 @@
 """Samplers: draw the entries that are not visible from what a model implies."""
 
 from tsgen.sampling.ancestral import Ancestral
+from tsgen.sampling.any_order import AnyOrder
 from tsgen.sampling.base import Sampler
 from tsgen.sampling.exact import Exact
 
-__all__ = ["Ancestral", "Exact", "Sampler"]
+__all__ = ["Ancestral", "AnyOrder", "Exact", "Sampler"]

@@ -12,18 +12,12 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from tsgen.counter_random import streams, uniforms
-from tsgen.heads.base import full_precision
 from tsgen.propagation import Propagation
-from tsgen.sampling.base import Sampler
+from tsgen.sampling.base import NODES_AT_ONCE, Sampler
 from tsgen.series import Samples, SeriesBatch
 
 if TYPE_CHECKING:
     from tsgen.models.autoregressive import AutoregressiveModel
-
-
-NODES_AT_ONCE = 2**18
-"""Nodes of all windows and samples together that are drawn at once: a state of 64 numbers then takes 64
-MiB."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +45,10 @@ class Ancestral(Sampler):
 
     def check(self, model: object) -> None:
         """Raises ``ValueError`` unless the model goes forward slice by slice."""
-        if not hasattr(type(model), "inputs"):
+        if not hasattr(type(model), "advance"):
             raise ValueError(
                 f"ancestral sampling needs an autoregressive model; {type(model).__name__} is none. "
-                "Use tsgen.sampling.Exact."
+                "Use tsgen.sampling.AnyOrder for an AnyOrderModel, Exact for a GraphVAR."
             )
 
     def law(self, model: AutoregressiveModel, batch: SeriesBatch) -> Distribution:  # type: ignore[override]
@@ -82,16 +76,12 @@ class Ancestral(Sampler):
         rows = batch.repeat(len(samples))
         units, propagation = model.units(rows), Propagation(rows.graph)
         shape = (*rows.values.shape[2:], model.head.uniforms_per_entry)
-        x, seen, state, drawn = None, None, None, []
+        before, state, drawn = None, None, []
         for t in range(rows.values.shape[1]):
-            now = slice(t, t + 1)
-            values, known = rows.values[:, now], rows.context[:, now]
-            covariates = None if rows.covariates is None else rows.covariates[:, now]
-            inputs = model.inputs(x, seen, covariates, like=values)
-            h, state = model.encoder(inputs, propagation, state)
+            now = rows.steps(slice(t, t + 1))
+            h, state = model.advance(now, before, propagation, state)
             noise = uniforms(stream, (1, *shape), start=t * math.prod(shape), dtype=units.loc.dtype)
-            with full_precision(h):
-                values = model.head.draw(h.to(units.loc.dtype), values, known, units, noise)
+            values = model.draw(now, h, now.context, noise)
             drawn.append(values)
-            x, seen = units.standardise(values), torch.ones_like(values)
+            before = units.standardise(values), torch.ones_like(values)
         return torch.cat(drawn, dim=1).unflatten(0, (len(samples), -1))

@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from tsgen.models.density import DensityModel
 
 
+NODES_AT_ONCE = 2**18
+"""Node states of all windows, steps and samples together that are worked on at once: 64 numbers each then
+take 64 MiB."""
+
+
 class Sampler(ABC):
     """Draws the entries outside ``context``, jointly, in data units.
 

@@ -29,17 +29,31 @@ def masked_log_prob(
     return torch.where(mask, law.log_prob(filled), 0)
 
 
-def masked_nll(
-    law: Distribution, values: Float[Tensor, "*entries"], mask: Bool[Tensor, "*entries"]
-) -> Float[Tensor, ""]:
-    """The masked negative log-likelihood in nats an entry, scaled for data-parallel training.
+def per_entry(total: Float[Tensor, ""], mask: Bool[Tensor, "*entries"]) -> Float[Tensor, ""]:
+    """A sum over the entries of a mask as a mean over those of all processes, for data-parallel training.
 
     Every process returns ``its sum * processes / all processes' count``: the mean that data-parallel training
     takes of the gradients is then the gradient of the loss over all entries.
+
+    Args:
+        total: This process' sum.
+        mask: The entries that it was taken over.
     """
-    total = -masked_log_prob(law, values, mask).sum()
     count, processes = mask.sum().to(total.dtype), 1
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(count)
         processes = torch.distributed.get_world_size()
     return total * processes / count.clamp(min=1)
+
+
+def masked_nll(
+    law: Distribution, values: Float[Tensor, "*entries"], mask: Bool[Tensor, "*entries"]
+) -> Float[Tensor, ""]:
+    """The masked negative log-likelihood in nats an entry, scaled for data-parallel training.
+
+    Args:
+        law: One density an entry, in data units.
+        values: Their values in data units; anything, NaN included, outside the mask.
+        mask: Which entries count.
+    """
+    return per_entry(-masked_log_prob(law, values, mask).sum(), mask)

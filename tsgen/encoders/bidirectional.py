@@ -1,0 +1,60 @@
+"""An encoder that reads a window from both ends: for models in which any entry may be unknown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tsgen.encoders.base import Encoder, refuse_state
+from tsgen.encoders.graph_gru import GraphGRUEncoder
+from tsgen.propagation import Propagation
+
+
+class BidirectionalEncoder(Encoder):
+    """Two encoders side by side, one that reads forwards in time and one that reads backwards.
+
+    A step's state holds what the first knows of the steps up to it and the second of those from it on, so
+    ``hidden`` is the sum of theirs. No state can be carried.
+
+    Args:
+        in_features: Size of a node's input.
+        encoder: Makes each of the two, both causal, from the size of a node's input.
+
+    Raises:
+        ValueError: If the encoder is not causal; at a call, if a state is given.
+
+    Example:
+        >>> from functools import partial
+        >>> BidirectionalEncoder(3, partial(GraphGRUEncoder, hidden=8)).hidden
+        16
+
+    References:
+        Bidirectional recurrent neural networks (Schuster & Paliwal, 1997).
+    """
+
+    causal = False
+
+    def __init__(self, in_features: int, encoder: Callable[[int], Encoder] = GraphGRUEncoder) -> None:
+        forwards, backwards = encoder(in_features), encoder(in_features)
+        if not forwards.causal:
+            raise ValueError(
+                f"encoder must be causal, to be read from both ends; {type(forwards).__name__} as given is "
+                "not. Use it by itself."
+            )
+        super().__init__(in_features, forwards.hidden + backwards.hidden)
+        self.forwards, self.backwards = forwards, backwards
+
+    def forward(
+        self,
+        inputs: Float[Tensor, "batch time nodes features"],
+        propagation: Propagation,
+        state: None = None,
+    ) -> tuple[Float[Tensor, "batch time nodes hidden"], None]:
+        """Reads a whole window."""
+        refuse_state(state)
+        ahead, _ = self.forwards(inputs, propagation)
+        back, _ = self.backwards(inputs.flip(1), propagation)
+        return torch.cat([ahead, back.flip(1)], dim=-1), None

@@ -1,0 +1,270 @@
+r"""The entries of a slice as one joint law: a neural autoregressive density estimator (NADE).
+
+Any joint density is a product of conditional ones, :math:`p(x) = \prod_i p(x_i \mid x_{<i})`. Here each of
+them is a mixture of Gaussians, and all of them come from one running sum. With :math:`m_i = 1` where entry i
+is known and 0 where it is not,
+
+.. math::
+    e_1 = 0, \qquad e_{i+1} = e_i + m_i (W_i (x_i - M_i h) + A_i)
+
+is what entry i + 1 hears of those before it: one more entry costs one addition. Each tells how far it lies
+from what the state h of its own node led to expect, since the others may not see that state. An unknown entry
+adds nothing, and the missing :math:`A_i` tells that it is absent. The logits, means and log-scales of entry i
+are
+
+.. math::
+    P_i h + S_i e_i + V_i \, \mathrm{act}(a_i) + b_i, \qquad a_i = U h + c + e_i.
+
+Without M the hidden layer is that of the original: :math:`a_1 = U h + c` and :math:`a_{i+1} = a_i + m_i (W_i
+x_i + A_i)`. The affine part beside it reaches linear-Gaussian laws exactly. U and c are common to all
+entries. Where the entries are those of several nodes, each starts from the state of its own node, and e is
+common to them.
+
+Entries are heard in standard units, and means and scales are in standard units too.
+
+References:
+    RNADE: the real-valued neural autoregressive density-estimator (Uria, Murray & Larochelle, 2013). A deep
+    and tractable density estimator (Uria, Murray & Larochelle, 2014), for any order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.distributions import Distribution, MixtureSameFamily
+from torch.nn import functional
+
+from tsgen.heads.base import Head
+from tsgen.heads.mixture import first_numbers, mixture_law, mixture_quantile
+from tsgen.series import Sizes, Units
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"silu": functional.silu, "tanh": torch.tanh}
+
+
+class EntryLinear(nn.Module):
+    """An affine map for each entry.
+
+    Args:
+        entries: How many entries there are.
+        in_features: Size of an entry's input.
+        out_features: Size of its output.
+    """
+
+    def __init__(self, entries: int, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(entries, in_features, out_features))
+        self.bias = nn.Parameter(torch.zeros(entries, out_features))
+        nn.init.uniform_(self.weight, -(in_features**-0.5), in_features**-0.5)
+
+    def forward(self, x: Float[Tensor, "*rows entries in"]) -> Float[Tensor, "*rows entries out"]:
+        """The image of every entry."""
+        return torch.einsum("...ei,eio->...eo", x, self.weight) + self.bias
+
+    def of(self, entry: int, x: Float[Tensor, "*rows in"]) -> Float[Tensor, "*rows out"]:
+        """The image of one entry."""
+        return x @ self.weight[entry] + self.bias[entry]
+
+
+class MixtureNADEHead(Head):
+    r"""Mixtures of K Gaussians whose numbers depend on the state and on other entries of the slice.
+
+    Which others an entry is given:
+
+    * ``order="given"``, or a list: the known ones before it, in the order of their indices or of the list.
+    * ``order="any"``: an unknown entry is given ALL the known ones, wherever they stand; a known one is given
+      the known ones of a lower index. One set of weights serves every choice of what is known, and has to be
+      trained with many of them, by hiding random entries (:mod:`tsgen.masks`).
+
+    Entries are drawn one after another, each given what is known or was drawn before: with ``"any"`` all that
+    is known first.
+
+    Args:
+        hidden: Size of a node's state.
+        sizes: How many numbers a slice holds.
+        components: The number K of Gaussians.
+        width: Numbers in which an entry hears of the others, and size of the hidden layer.
+        order: Which others an entry is given; a list holds the entries' indices in the order in which they
+            come.
+        over: What is joint: the ``"channels"`` of each node, with weights that all nodes share, or the whole
+            ``"slice"``, nodes and channels, with weights for each entry; entry (v, c) has the index
+            v * channels + c.
+        activation: Of the hidden layer. ``"none"`` leaves the layer out: all is affine in the state and the
+            other entries. With K = 1 and a ``width`` of at least the number of entries less one, this
+            contains every Gaussian law of a whole slice: a mean affine in each node's state, any covariance.
+
+    Raises:
+        ValueError: If ``components`` or ``width`` is below 1, a word is none of the above, ``order`` is not a
+            permutation of the entries, or there is only one entry.
+
+    References:
+        RNADE: the real-valued neural autoregressive density-estimator (Uria, Murray & Larochelle, 2013); A
+        deep and tractable density estimator (Uria, Murray & Larochelle, 2014).
+    """
+
+    uniforms_per_entry = 2
+    place: Tensor
+    sequence: Tensor
+
+    def __init__(
+        self,
+        hidden: int,
+        sizes: Sizes,
+        components: int = 3,
+        width: int = 64,
+        order: Literal["given", "any"] | list[int] = "given",
+        over: Literal["channels", "slice"] = "channels",
+        activation: Literal["silu", "tanh", "none"] = "silu",
+    ) -> None:
+        super().__init__(hidden, sizes)
+        first = first_numbers(components)
+        if width < 1:
+            raise ValueError(f"width must be at least 1; it is {width}.")
+        if over not in ("channels", "slice"):
+            raise ValueError(f"over must be 'channels' or 'slice'; it is {over!r}.")
+        if activation not in (*ACTIVATIONS, "none"):
+            raise ValueError(f"activation must be 'silu', 'tanh' or 'none'; it is {activation!r}.")
+        self.components, self.width = components, width
+        self.entries = sizes.channels if over == "channels" else sizes.nodes * sizes.channels
+        if self.entries < 2:
+            instead = "MixtureHead" if sizes.nodes == 1 else "MixtureHead, or over='slice'"
+            raise ValueError(f"a NADE over {over!r} needs at least 2 entries; there is 1. Use {instead}.")
+        self.any_order = order == "any"
+        self.order = _order(order, self.entries)
+        self.activation = ACTIVATIONS.get(activation)
+        if self.activation is not None:
+            self.start = nn.Linear(hidden, width)
+        self.expected = nn.Parameter(torch.zeros(self.entries, hidden))
+        self.telling = EntryLinear(self.entries, 1, width)
+        layers = 1 if self.activation is None else 2
+        self.numbers = EntryLinear(self.entries, hidden + layers * width, 3 * components)
+        with torch.no_grad():
+            # what is heard of a whole slice is then of the size of one entry
+            self.telling.weight.mul_((3 / self.entries) ** 0.5)
+            self.numbers.bias.copy_(first.flatten().expand(self.entries, -1))
+        sequence = torch.tensor(self.order)
+        self.register_buffer("sequence", sequence, persistent=False)
+        self.register_buffer("place", sequence.argsort(), persistent=False)
+
+    @property
+    def num_parameters_per_entry(self) -> int:
+        """3 K (hidden + 2 width + 1) for its own law, 2 width + hidden for what it tells the others; without
+        a hidden layer 3 K (hidden + width + 1) for its own. The layer's start, width (hidden + 1) numbers, is
+        common to all entries."""
+        own = [self.expected, *self.telling.parameters(), *self.numbers.parameters()]
+        return sum(parameter[0].numel() for parameter in own)
+
+    def forward(
+        self,
+        h: Float[Tensor, "batch time nodes hidden"],
+        values: Float[Tensor, "batch time nodes channels"],
+        known: Bool[Tensor, "batch time nodes channels"],
+        units: Units,
+        covariates: Float[Tensor, "batch time nodes covariates"] | None = None,
+    ) -> Distribution:
+        """The law of each entry given what is known of its slice and precedes it, in data units."""
+        states = self._states(h)
+        told = self._told(states, values, known, units)
+        # shifted, not subtracted: an entry's own value must not even leave a rounding error
+        sums = functional.pad(told[..., self.sequence, :], (0, 0, 1, -1)).cumsum(dim=-2)
+        heard = sums[..., self.place, :]
+        if self.any_order:
+            heard = torch.where(self._joint(known)[..., None], heard, told.sum(dim=-2, keepdim=True))
+        numbers = self.numbers(self._features(states, heard))
+        return self._law(numbers.reshape(*values.shape, -1), units)
+
+    def quantile(
+        self, law: MixtureSameFamily, uniforms: Float[Tensor, "*entry uniforms"]
+    ) -> Float[Tensor, "*entry"]:
+        """Draws a component with the first number, and its normal quantile with the second."""
+        return mixture_quantile(law, uniforms)
+
+    def draw(
+        self,
+        h: Float[Tensor, "batch time nodes hidden"],
+        values: Float[Tensor, "batch time nodes channels"],
+        known: Bool[Tensor, "batch time nodes channels"],
+        units: Units,
+        uniforms: Float[Tensor, "batch time nodes channels uniforms"],
+        covariates: Float[Tensor, "batch time nodes covariates"] | None = None,
+    ) -> Float[Tensor, "batch time nodes channels"]:
+        """The slices with their unknown entries drawn one after another, in data units.
+
+        The sum of what was heard is carried along, so that a slice of D entries costs D steps of one size.
+        """
+        states, noise = self._states(h), self._joint(uniforms)
+        x, kept = self._joint(_standard(values, known, units)), self._joint(known)
+        # where an entry is known in every row, no law is needed
+        drawn_somewhere = (~kept).flatten(0, -2).any(dim=0).tolist()
+        told = self._told(states, values, known, units).sum(dim=-2)
+        heard = told if self.any_order else torch.zeros_like(told)
+        standard, entries = Units(heard.new_zeros(1), heard.new_ones(1)), list(x.unbind(-1))
+        for i in self.order:
+            if drawn_somewhere[i]:
+                numbers = self.numbers.of(i, self._features(states[..., i, :], heard))
+                draw = mixture_quantile(self._law(numbers, standard), noise[..., i, :])
+                entries[i] = torch.where(kept[..., i], entries[i], draw)
+            surprise = entries[i] - states[..., i, :] @ self.expected[i]
+            told = self.telling.of(i, surprise[..., None])
+            # in any order what is known has been heard
+            heard = heard + (torch.where(kept[..., i, None], 0, told) if self.any_order else told)
+        drawn = units.loc + units.scale * torch.stack(entries, dim=-1).reshape(values.shape)
+        return torch.where(known, values, drawn)
+
+    def _joint(self, x: Tensor) -> Tensor:
+        """``[batch, time, nodes, channels, ...]`` as ``[batch, time, groups, entries, ...]``: a group is what
+        is joint, the channels of a node or the slice."""
+        return x.reshape(*x.shape[:2], -1, self.entries, *x.shape[4:])
+
+    def _states(self, h: Float[Tensor, "batch time nodes hidden"]) -> Tensor:
+        """The state of each entry's node, ``[batch, time, groups, entries, hidden]``."""
+        return self._joint(h[..., None, :].expand(*h.shape[:3], self.sizes.channels, -1))
+
+    def _told(
+        self,
+        states: Float[Tensor, "batch time groups entries hidden"],
+        values: Float[Tensor, "batch time nodes channels"],
+        known: Bool[Tensor, "batch time nodes channels"],
+        units: Units,
+    ) -> Float[Tensor, "batch time groups entries width"]:
+        """What each entry tells the others, zero where it is unknown."""
+        surprise = self._joint(_standard(values, known, units)) - torch.einsum(
+            "...ei,ei->...e", states, self.expected
+        )
+        return torch.where(self._joint(known)[..., None], self.telling(surprise[..., None]), 0)
+
+    def _features(
+        self, states: Float[Tensor, "*entry hidden"], heard: Float[Tensor, "*entry width"]
+    ) -> Float[Tensor, "*entry features"]:
+        """What an entry's numbers are affine in."""
+        parts = [states, heard]
+        if self.activation is not None:
+            parts.append(self.activation(self.start(states) + heard))
+        return torch.cat(parts, dim=-1)
+
+    def _law(self, numbers: Float[Tensor, "*entry numbers"], units: Units) -> MixtureSameFamily:
+        return mixture_law(numbers.unflatten(-1, (3, self.components)), units)
+
+
+def _order(order: Literal["given", "any"] | list[int], entries: int) -> list[int]:
+    """The entries' indices in the order in which they come."""
+    if order in ("given", "any"):
+        return list(range(entries))
+    if isinstance(order, str) or sorted(order) != list(range(entries)):
+        raise ValueError(
+            f"order must be 'given', 'any' or a permutation of 0 to {entries - 1}; it is {order!r}."
+        )
+    return list(order)
+
+
+def _standard(
+    values: Float[Tensor, "batch time nodes channels"],
+    known: Bool[Tensor, "batch time nodes channels"],
+    units: Units,
+) -> Float[Tensor, "batch time nodes channels"]:
+    """The known values in standard units, zero elsewhere."""
+    # fill first: where() alone leaves NaN in the gradient
+    return units.standardise(torch.where(known, values, units.loc))

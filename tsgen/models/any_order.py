@@ -1,0 +1,117 @@
+r"""Models of any entry given any others.
+
+.. math:: p(x_{tvc} \mid x_O), \qquad O \text{ any set of entries of the window, before and after } t.
+
+One network answers for every set O. It is trained by hiding random sets of entries and scoring what was
+hidden; entries revealed one after another, each given all before it, are then draws from the posterior.
+
+References:
+    A deep and tractable density estimator (Uria, Murray & Larochelle, 2014);
+    Autoregressive diffusion models (Hoogeboom et al., 2022).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from tsgen.encoders import AttentionEncoder, Encoder
+from tsgen.heads import Head, MixtureHead
+from tsgen.likelihood import masked_log_prob
+from tsgen.models.density import OptimizerFactory, SchedulerFactory
+from tsgen.models.neural import NeuralModel
+from tsgen.objectives import MaskedNLL, Objective
+from tsgen.propagation import Propagation
+from tsgen.sampling import AnyOrder, Sampler
+from tsgen.series import SeriesBatch, SeriesSpec, Sizes
+
+WINDOWS_AT_ONCE = 256
+"""Rows that a joint density is computed of at once."""
+
+
+class AnyOrderModel(NeuralModel):
+    """An encoder of the whole window, past and future, and a head for what is hidden of it.
+
+    What is scored must be hidden: in training the data module's ``thinning`` hides random sets of entries
+    (with a rate that is itself drawn between 0 and 1, so that every share is met), and the others are what
+    the model reads.
+
+    Args:
+        spec: Sizes, units and graph of the data.
+        encoder: Makes the encoder from the size of a node's input.
+        head: Makes the head from the size of a node's state and the sizes of a slice.
+        optimizer: Makes the optimiser from the parameters.
+        scheduler: Makes the learning-rate schedule from the optimiser; it steps once an epoch. None keeps the
+            rate.
+        sampler: How unknown entries are drawn, in test and prediction.
+        objective: What training makes small.
+        node_embedding: Numbers that are learned of each node; 0 for a model that runs on other graphs too.
+
+    Raises:
+        ValueError: If the encoder is causal, or parts do not go together.
+    """
+
+    def __init__(
+        self,
+        spec: SeriesSpec,
+        encoder: Callable[[int], Encoder] = partial(AttentionEncoder, causal=False),
+        head: Callable[[int, Sizes], Head] = MixtureHead,
+        optimizer: OptimizerFactory = partial(torch.optim.AdamW, lr=2e-3),
+        scheduler: SchedulerFactory | None = None,
+        sampler: Sampler = AnyOrder(),
+        objective: Objective = MaskedNLL(),
+        node_embedding: int = 0,
+    ) -> None:
+        super().__init__(spec, encoder, head, optimizer, scheduler, sampler, objective, node_embedding)
+        if self.encoder.causal:
+            raise ValueError(
+                f"an any-order model needs an encoder that reads both ways; {type(self.encoder).__name__} is "
+                "causal. Give it causal: false, or make it a part of a BidirectionalEncoder."
+            )
+
+    def encode(
+        self,
+        batch: SeriesBatch,
+        x: Float[Tensor, "batch time nodes channels"],
+        seen: Float[Tensor, "batch time nodes channels"],
+    ) -> Float[Tensor, "batch time nodes hidden"]:
+        """The state at each slice, from all that is visible of the window."""
+        h, _ = self.encoder(self.features(batch, x, seen), Propagation(batch.graph))
+        return h
+
+    def scored(self, batch: SeriesBatch) -> Bool[Tensor, "batch time nodes channels"]:
+        """The target entries that are hidden: a visible one is read by the model, and scores nothing."""
+        return batch.hidden
+
+    def slices(self, batch: SeriesBatch) -> torch.distributions.Distribution:
+        """Refused: this model does not factorise over time.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(
+            "an AnyOrderModel has no law of a slice given those before it; use an AutoregressiveModel or a "
+            "GraphVAR, or compare joint densities by log_likelihood."
+        )
+
+    def log_likelihood(self, batch: SeriesBatch) -> Float[Tensor, "batch"]:
+        """The joint log-density of what is visible of each window, in nats: its entries one after another in
+        order of time, each given those before it. As many forward passes of a window as it has entries."""
+        shape, size = batch.context.shape[1:], batch.context[0].numel()
+        entry = torch.arange(size, device=batch.position.device)
+        earlier = (entry[:, None] > entry).view(size, *shape)  # [i]: what comes before entry i
+        itself = (entry[:, None] == entry).view(size, *shape)
+        total = []
+        for window in range(len(batch.values)):
+            row = batch.rows(slice(window, window + 1))
+            parts = []
+            for few in entry.split(WINDOWS_AT_ONCE):
+                many = row.repeat(len(few))
+                many = many._changed(context=many.context & earlier[few], target=many.context & itself[few])
+                parts.append(masked_log_prob(self(many), many.values, many.target).sum())
+            total.append(torch.stack(parts).sum())
+        return torch.stack(total)

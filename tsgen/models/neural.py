@@ -1,0 +1,177 @@
+"""Models made of an encoder and a head: what the two factorisations share."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from tsgen.counter_random import streams
+from tsgen.encoders import Encoder
+from tsgen.heads import Head
+from tsgen.heads.base import full_precision
+from tsgen.models.density import DensityModel, OptimizerFactory, SchedulerFactory
+from tsgen.objectives import Objective
+from tsgen.sampling import Sampler
+from tsgen.series import SeriesBatch, SeriesSpec, Sizes
+
+TRAINING = 1
+"""Sets the random streams of training apart from those of samplers."""
+
+
+class NeuralModel(DensityModel):
+    """An encoder of what is visible and a head for the law of each entry.
+
+    The encoder reads of each node, in standard units, the entries (zero where not visible), which of them are
+    visible, the covariates and, if asked for, an embedding of the node. The head turns its state into laws.
+
+    Args:
+        spec: Sizes, units and graph of the data.
+        encoder: Makes the encoder from the size of a node's input.
+        head: Makes the head from the size of a node's state and the sizes of a slice.
+        optimizer: Makes the optimiser from the parameters.
+        scheduler: Makes the learning-rate schedule from the optimiser; it steps once an epoch. None keeps the
+            rate.
+        sampler: How unknown entries are drawn, in test and prediction.
+        objective: What training makes small.
+        node_embedding: Numbers that are learned of each node and read at every step. With 0 the model knows
+            its nodes by their data and their place in the graph alone, and runs on other graphs too (see
+            :func:`~tsgen.models.load`).
+        parts: The parts of the subclass, remembered beside these.
+
+    Raises:
+        ValueError: If parts do not go together.
+    """
+
+    def __init__(
+        self,
+        spec: SeriesSpec,
+        encoder: Callable[[int], Encoder],
+        head: Callable[[int, Sizes], Head],
+        optimizer: OptimizerFactory,
+        scheduler: SchedulerFactory | None,
+        sampler: Sampler,
+        objective: Objective,
+        node_embedding: int,
+        **parts: Any,
+    ) -> None:
+        if node_embedding < 0:
+            raise ValueError(f"node_embedding must be 0 or a size; it is {node_embedding}.")
+        made_of = {"encoder": encoder, "head": head, "objective": objective, "node_embedding": node_embedding}
+        super().__init__(spec, sampler, optimizer, scheduler, **made_of, **parts)
+        sizes = self.spec.sizes
+        self.encoder = encoder(2 * sizes.channels + sizes.covariates + node_embedding)
+        self.head = head(self.encoder.hidden, sizes)
+        self.embedding = nn.Parameter(torch.randn(sizes.nodes, node_embedding)) if node_embedding else None
+        self.objective = objective
+        objective.check(self)
+
+    @abstractmethod
+    def encode(
+        self,
+        batch: SeriesBatch,
+        x: Float[Tensor, "batch time nodes channels"],
+        seen: Float[Tensor, "batch time nodes channels"],
+    ) -> Float[Tensor, "batch time nodes hidden"]:
+        """The state that the law of each entry is made of.
+
+        Args:
+            batch: The windows: graph and covariates.
+            x: The slices in standard units, zero where not visible.
+            seen: 1 where they are visible, else 0.
+        """
+
+    def forward(self, batch: SeriesBatch) -> Distribution:
+        """The law of each entry given what is visible and may inform it, in data units."""
+        return self.law(batch, *self.visible(batch))
+
+    def law(self, batch: SeriesBatch, x: Tensor, seen: Tensor) -> Distribution:
+        """As :meth:`forward`, but with inputs that need not be the batch's own.
+
+        Args:
+            batch: The windows.
+            x: The slices that the encoder reads, in standard units, zero where not visible.
+            seen: 1 where they are visible, else 0.
+        """
+        return self.predict(batch, self.encode(batch, x, seen), batch.context)
+
+    def visible(self, batch: SeriesBatch) -> tuple[Tensor, Tensor]:
+        """What may be read of each slice: its entries in standard units, zero where not visible, and 1 where
+        they are visible, else 0."""
+        x = torch.where(batch.context, self.units(batch).standardise(batch.values), 0)
+        return x, batch.context.to(x.dtype)
+
+    def features(
+        self, batch: SeriesBatch, x: Tensor, seen: Tensor
+    ) -> Float[Tensor, "batch time nodes features"]:
+        """What the encoder reads at each step.
+
+        Raises:
+            ValueError: If the batch has not the covariates that the model was made for.
+        """
+        promised, there = self.spec.num_covariates, 0
+        if batch.covariates is not None:
+            there = batch.covariates.shape[-1]
+        if there != promised:
+            raise ValueError(
+                f"the batch must have {promised} covariates, as the model's spec; it has {there}."
+            )
+        parts = [x, seen]
+        if batch.covariates is not None:
+            parts.append(batch.covariates.to(x.dtype))
+        if self.embedding is not None:
+            parts.append(self.embedding.expand(*x.shape[:2], -1, -1))
+        return torch.cat(parts, dim=-1)
+
+    def predict(
+        self,
+        batch: SeriesBatch,
+        h: Float[Tensor, "batch time nodes hidden"],
+        known: Bool[Tensor, "batch time nodes channels"],
+    ) -> Distribution:
+        """The law of each entry given the encoder's state and what is known of its slice, in data units."""
+        units = self.units(batch)
+        with full_precision(h):
+            return self.head(h.to(units.loc.dtype), batch.values, known, units, batch.covariates)
+
+    def draw(
+        self,
+        batch: SeriesBatch,
+        h: Float[Tensor, "batch time nodes hidden"],
+        known: Bool[Tensor, "batch time nodes channels"],
+        uniforms: Float[Tensor, "batch time nodes channels uniforms"],
+    ) -> Float[Tensor, "batch time nodes channels"]:
+        """The slices with what is not known of them drawn, in data units."""
+        units = self.units(batch)
+        with full_precision(h):
+            return self.head.draw(
+                h.to(units.loc.dtype), batch.values, known, units, uniforms, batch.covariates
+            )
+
+    def setup(self, stage: str) -> None:
+        """Refuses data that the model was not made for."""
+        super().setup(stage)
+        window = getattr(getattr(self.trainer, "datamodule", None), "window", None)
+        reach = self.encoder.receptive_field
+        if window is not None and reach is not None and reach > window:
+            raise ValueError(
+                f"a window must be at least as long as what the encoder looks back on, {reach} steps; it has "
+                f"{window}. Lengthen data.window, or choose a smaller order or fewer layers."
+            )
+
+    def training_step(self, batch: SeriesBatch, index: int) -> Tensor:
+        """The loss of a batch."""
+        epoch = torch.full_like(batch.position[:, 0], self.current_epoch)
+        stream = streams(TRAINING, epoch, batch.position[:, 0])
+        loss = self.objective.loss(self, batch, stream, self.global_step)
+        self.log("train/nll", loss.detach(), prog_bar=True, sync_dist=True, batch_size=len(batch.values))
+        return loss
+
+    def validation_log_prob(self, batch: SeriesBatch) -> Tensor:
+        """What validation judges by: the densities by the light of the objective."""
+        return self.objective.log_prob(self, batch)

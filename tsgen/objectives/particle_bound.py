@@ -1,0 +1,72 @@
+r"""The particle bound: missing inputs drawn and weighed, not marked.
+
+.. math:: L = -\frac{1}{|O|} \log \hat p_K(x_O), \qquad E \log \hat p_K(x_O) \le \log p(x_O),
+
+with :math:`\hat p_K` the evidence that a particle filter of K paths estimates (see :mod:`tsgen.particles`).
+The gap closes as K grows. Gradients go through the draws and the weights; the choice of ancestors is taken
+as given, as is usual.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from tsgen.counter_random import streams
+from tsgen.likelihood import per_entry
+from tsgen.objectives.base import Objective, check_forward
+from tsgen.particles import particle_filter
+from tsgen.series import SeriesBatch
+
+if TYPE_CHECKING:
+    from tsgen.models.autoregressive import AutoregressiveModel
+
+
+@dataclass(frozen=True)
+class ParticleBound(Objective):
+    """The negative particle bound of what is visible of each window, in nats a visible entry.
+
+    Use it without ``thinning``: what is hidden from the model is missing to it, and scores nothing. A model
+    trained so has always read whole slices: its missing inputs must be drawn, which ancestral sampling and
+    the particle filter do. Validation is by the filter's own densities of what is held out.
+
+    Args:
+        particles: The number K of paths of each window.
+        ess_threshold: Paths are resampled where the effective sample size falls below this share of K.
+
+    Raises:
+        ValueError: If there are no particles or the threshold lies outside 0..1.
+
+    References:
+        Filtering variational objectives (Maddison et al., 2017).
+    """
+
+    particles: int = 8
+    ess_threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.particles < 1:
+            raise ValueError(f"particles must be at least 1; it is {self.particles}.")
+        if not 0 <= self.ess_threshold <= 1:
+            raise ValueError(f"ess_threshold must lie in 0..1; it is {self.ess_threshold}.")
+
+    def check(self, model: object) -> None:
+        """Raises ``ValueError`` unless the model goes forward slice by slice."""
+        check_forward(self, model)
+
+    def loss(
+        self, model: AutoregressiveModel, batch: SeriesBatch, stream: Int64[Tensor, "batch"], step: int
+    ) -> Float[Tensor, ""]:
+        """The negative bound in nats a visible entry."""
+        found = particle_filter(model, batch, self.particles, stream, self.ess_threshold)
+        return per_entry(-found.log_evidence.sum(), batch.context)
+
+    def log_prob(
+        self, model: AutoregressiveModel, batch: SeriesBatch
+    ) -> Float[Tensor, "batch time nodes channels"]:
+        """The filter's log-density of each target entry given the slices before it, in nats."""
+        stream = streams(0, batch.position[:, 0])
+        return particle_filter(model, batch, self.particles, stream, self.ess_threshold).log_prob
