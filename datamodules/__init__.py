@@ -3,11 +3,13 @@
 from datamodules.air_quality import AirQualityDataModule
 from datamodules.base import SeriesDataModule, Split
 from datamodules.files import FilesDataModule
+from datamodules.red_wine import RedWineDataModule
 from datamodules.synthetic import SyntheticDataModule
 
 __all__ = [
     "AirQualityDataModule",
     "FilesDataModule",
+    "RedWineDataModule",
     "SeriesDataModule",
     "Split",
     "SyntheticDataModule",

@@ -16,12 +16,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from tsgen.encoders import GraphGRUEncoder
+from tsgen.encoders import (
+    AttentionEncoder,
+    BidirectionalEncoder,
+    ConvolutionEncoder,
+    GraphGRUEncoder,
+    WindowEncoder,
+)
 from tsgen.graphs import from_edges
-from tsgen.heads import GaussianHead, MixtureHead
-from tsgen.models import AutoregressiveModel
-from tsgen.propagation import GraphConvolution
-from tsgen.sampling import Ancestral
+from tsgen.heads import ConditionalHead, GaussianHead, MixtureHead, MixtureNADEHead
+from tsgen.models import AnyOrderModel, AutoregressiveModel
+from tsgen.propagation import DiffusionConvolution, GraphAttention, GraphConvolution
+from tsgen.sampling import Ancestral, AnyOrder
 from tsgen.series import GraphSeries, SeriesBatch, SeriesSpec
 
 SHARED = Path(__file__).parents[1].parent / "shared"
@@ -30,9 +36,36 @@ AQI36 = SHARED / "data" / "aqi36"
 needs_aqi36 = pytest.mark.skipif(not AQI36.is_dir(), reason=f"the AQI-36 files are not at {AQI36}")
 
 ENCODERS = {
+    "linear window": partial(WindowEncoder, order=2, layers=0),
+    "window": partial(WindowEncoder, order=3, hidden=8),
+    "convolution": partial(ConvolutionEncoder, hidden=8, layers=3),
     "gru": partial(GraphGRUEncoder, hidden=8, convolution=GraphConvolution),
+    "attention": partial(AttentionEncoder, hidden=8, heads=2, layers=2),
 }
-HEADS = {"gaussian": GaussianHead, "mixture": partial(MixtureHead, components=3)}
+ENCODERS |= {f"{name} alone": partial(made, convolution=None) for name, made in ENCODERS.items()}
+ENCODERS["diffusion gru"] = partial(GraphGRUEncoder, hidden=8, convolution=DiffusionConvolution)
+TWO_WAY_ENCODERS = {
+    "two-way attention": partial(AttentionEncoder, hidden=8, heads=2, causal=False),
+    "two-way graph attention": partial(
+        AttentionEncoder, hidden=8, heads=2, causal=False, convolution=partial(GraphAttention, heads=2)
+    ),
+    "two-way gru": partial(BidirectionalEncoder, encoder=partial(GraphGRUEncoder, hidden=4)),
+    "two-way convolution": partial(
+        BidirectionalEncoder, encoder=partial(ConvolutionEncoder, hidden=4, layers=3)
+    ),
+}
+NADE = partial(MixtureNADEHead, components=2, width=4)
+HEADS = {
+    "gaussian": GaussianHead,
+    "mixture": partial(MixtureHead, components=3),
+    "conditional": partial(ConditionalHead, head=partial(MixtureHead, components=2)),
+    "gaussian of node": partial(GaussianHead, scale="node"),
+    "gaussian fixed": partial(GaussianHead, scale=0.5),
+    "nade": NADE,
+    "nade any": partial(NADE, order="any"),
+    "nade slice": partial(NADE, over="slice"),
+    "nade slice any": partial(NADE, over="slice", order="any"),
+}
 
 
 def directed_graph(nodes: int = 5):
@@ -69,9 +102,13 @@ def make_batch(series, batch: int = 3, window: int = 10, hide: float = 0.3, seed
 def make_model(series, encoder=ENCODERS["gru"], head=HEADS["mixture"], samples: int = 5, seed: int = 3):
     """A small model with weights that are always the same."""
     spec = SeriesSpec.of(series, torch.ones_like(series.observed))
+    two_way = encoder in TWO_WAY_ENCODERS.values()
+    kind, sampler = (
+        (AnyOrderModel, AnyOrder(samples, 2, 7)) if two_way else (AutoregressiveModel, Ancestral(samples, 7))
+    )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return AutoregressiveModel(spec, encoder, head, sampler=Ancestral(samples, seed=7)).eval()
+        return kind(spec, encoder, head, sampler=sampler).eval()
 
 
 @pytest.fixture

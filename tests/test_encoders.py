@@ -182,6 +182,14 @@ def test_half_precision_gives_finite_states(name):
     assert torch.isfinite(h).all()
 
 
+@pytest.mark.parametrize("name", RECEPTIVE_FIELDS)
+def test_no_more_is_carried_than_the_receptive_field(name):
+    encoder, graph = make(name, "mean"), Propagation(directed_graph())
+    _, state = encoder(normal(2, 20, 5, 3), graph)
+    parts = [state] if isinstance(state, torch.Tensor) else state
+    assert sum(part.shape[1] for part in parts) == encoder.receptive_field - 1
+
+
 def test_without_hidden_layers_the_state_is_the_lags():
     encoder, x, graph = make("lags", "mean"), normal(2, 6, 5, 3), Propagation(directed_graph())
     h, _ = encoder(x, graph)

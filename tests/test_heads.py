@@ -123,11 +123,12 @@ def test_what_is_unknown_changes_nothing(name):
     for poison in (torch.nan, 1e9):
         head.zero_grad()
         state, poisoned = h.clone().requires_grad_(), torch.where(known, values, poison)
-        law = head(state, poisoned, known, units_of(), covariates)
-        draws = head.draw(state, poisoned, known, units_of(), uniforms_for(head, values), covariates)
+        units = Units(*(x.requires_grad_() for x in units_of()))
+        law = head(state, poisoned, known, units, covariates)
+        draws = head.draw(state, poisoned, known, units, uniforms_for(head, values), covariates)
         (law.log_prob(values).sum() + draws.square().sum()).backward()
-        grads = [p.grad.clone() for p in head.parameters()]
-        results.append([law.mean.detach(), law.stddev.detach(), draws.detach(), state.grad, *grads])
+        grads = [x.grad.clone() for x in (state, *units, *head.parameters())]
+        results.append([law.mean.detach(), law.stddev.detach(), draws.detach(), *grads])
     for a, b in zip(*results, strict=True):
         assert torch.isfinite(a).all() and torch.equal(a, b)
 
@@ -384,7 +385,7 @@ def test_the_joint_density_integrates_to_one_and_draws_have_its_moments(name, si
     with torch.no_grad():  # wide enough for the grid, narrow enough to end within it
         head.numbers.bias.view(count, 3, -1)[:, 2] += 0.5
         head.numbers.weight *= 0.4
-    axis = torch.linspace(-10, 10, 601 if count == 2 else 91, dtype=torch.float64)
+    axis = torch.linspace(-10, 10, 601 if count == 2 else 71, dtype=torch.float64)
     grid = torch.cartesian_prod(*[axis] * count).reshape(-1, 1, sizes.nodes, sizes.channels)
     h, _, _ = make_inputs(1, 1, sizes)
     everything = torch.ones_like(grid[:1]).bool()

@@ -4,14 +4,16 @@ import pytest
 import torch
 
 from tsgen.counter_random import streams
-from tsgen.masks import AnyOf, BlockMask, PointMask, hold_out
+from tsgen.masks import AnyOf, BlockMask, HistoricalMask, OneOf, PointMask, hold_out
 
 SHAPE = (48, 7, 2)
 MASKS = {
     "point": PointMask(0.3),
     "point with a rate of its own": PointMask((0.0, 0.8)),
     "block": BlockMask(0.02, 3, 9),
+    "block with a rate of its own": BlockMask((0.01, 0.05), 3, 9),
     "any of": AnyOf([PointMask(0.1), BlockMask(0.02, 3, 9)]),
+    "one of": OneOf([PointMask(0.1), BlockMask(0.02, 3, 9)]),
 }
 
 
@@ -19,6 +21,16 @@ def z_score(hits: torch.Tensor, probability: float) -> float:
     return float(
         (hits.double().mean() - probability) / (probability * (1 - probability) / hits.numel()) ** 0.5
     )
+
+
+def gaps(*lengths: int) -> list[torch.Tensor]:
+    """Stretches with a third of their entries missing."""
+    random = torch.Generator().manual_seed(2)
+    return [torch.rand(length, 7, 2, generator=random) < 2 / 3 for length in lengths]
+
+
+MASKS["historical"] = HistoricalMask().replaying(gaps(200))
+MASKS["one of, historical"] = OneOf([PointMask(0.1), HistoricalMask()]).replaying(gaps(200))
 
 
 @pytest.mark.parametrize("name", MASKS)
@@ -80,6 +92,46 @@ def test_any_of_hides_what_each_hides_independently():
     assert abs(z_score(both, 1 - 0.8**2)) < 5
 
 
+def test_blocks_too_draw_a_rate_for_each_window():
+    hidden = BlockMask((0.05, 0.25), 1, 1).hidden(streams(0, torch.arange(400)), (100, 10, 1))
+    rates = hidden.float().mean(dim=(1, 2, 3))
+    assert abs(float(rates.mean()) - 0.15) < 5 * (0.2 / 12**0.5) / 20
+    assert 0.02 < rates.min() < 0.08 and 0.22 < rates.max() < 0.31
+
+
+def test_one_of_draws_whole_patterns_as_often_as_they_weigh():
+    stream = streams(0, torch.arange(4000))
+    none, few, all_ = PointMask(0.0), PointMask(0.5), PointMask(1.0)
+    share = OneOf([none, few, all_], [1, 0, 3]).hidden(stream, (4, 5, 1)).float().mean(dim=(1, 2, 3))
+    assert ((share == 0) | (share == 1)).all()
+    assert abs(z_score(share == 1, 0.75)) < 5
+    alike = OneOf([none, few, all_]).hidden(stream, (4, 5, 1)).float().mean(dim=(1, 2, 3))
+    for certain in (0, 1):
+        assert abs(z_score(alike == certain, 1 / 3)) < 5
+    # which pattern is drawn says nothing of what the pattern draws
+    half = OneOf([few, few]).hidden(stream, SHAPE)
+    assert abs(z_score(half, 0.5)) < 5
+
+
+def test_historical_gaps_are_those_of_whole_stretches_each_as_likely():
+    stretches = gaps(6, 3, 9, 5)
+    hidden = HistoricalMask().replaying(stretches).hidden(streams(0, torch.arange(8000)), (5, 7, 2))
+    windows = [~s[start : start + 5] for s in stretches for start in range(len(s) - 4)]
+    counts = torch.stack([(hidden == window).flatten(1).all(dim=1).sum() for window in windows])
+    assert len(windows) == 8 and counts.sum() == 8000
+    assert ((counts - 1000.0).abs() < 5 * (8000 * 7 / 64) ** 0.5).all()
+
+
+@pytest.mark.parametrize("kind", [AnyOf, OneOf])
+def test_patterns_of_patterns_hand_the_gaps_on_and_leave_the_first_as_they_are(kind):
+    mask, stream = kind([PointMask(0.0), HistoricalMask()]), streams(0, torch.arange(5))
+    assert mask.replaying(gaps(60)).hidden(stream, SHAPE).any()
+    with pytest.raises(ValueError, match="a stretch of at least 48 steps to replay; it knows 0"):
+        mask.hidden(stream, SHAPE)
+    with pytest.raises(ValueError, match="it knows 2 stretches, of 70 steps"):
+        mask.replaying(gaps(30, 40)).hidden(stream, SHAPE)
+
+
 def test_held_out_entries_are_observed_ones():
     observed = torch.rand(500, 6, 1, generator=torch.Generator().manual_seed(0)) < 0.5
     held_out = hold_out(PointMask(0.4), observed, seed=3)
@@ -96,7 +148,12 @@ def test_held_out_entries_are_observed_ones():
         (lambda: PointMask((0.5, -0.1)), "rate must lie in"),
         (lambda: BlockMask(-1.0), "rate must lie in"),
         (lambda: BlockMask(0.1, 5, 4), "min_length <= max_length"),
+        (lambda: BlockMask((0.1, 2.0)), "rate must lie in"),
         (lambda: AnyOf([]), "at least one"),
+        (lambda: OneOf([]), "at least one"),
+        (lambda: OneOf([PointMask()], [1, 1]), "1 numbers, one for each"),
+        (lambda: OneOf([PointMask(), PointMask()], [1, -1]), "none negative"),
+        (lambda: OneOf([PointMask(), PointMask()], [0, 0]), "not all zero"),
     ],
 )
 def test_bad_patterns_are_refused(as_a_user, make, message):

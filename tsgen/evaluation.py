@@ -8,6 +8,7 @@ quantiles of every window.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -135,7 +136,7 @@ class _Row:
             log_prob = masked_log_prob(density, batch.values, batch.target)
             if not self.kept:
                 self.nll.update(log_prob, batch.target)
-            self.windows.update(log_prob, batch.target.flatten(1).any(dim=1))
+            self.windows.update(log_prob.sum(dim=(1, 2, 3)), batch.target.flatten(1).any(dim=1))
         if samples is not None:
             if not self.kept:
                 self.scores.update(*entries(samples, batch))
@@ -151,10 +152,9 @@ class _Row:
             computed["from_exact"] = self.from_exact.compute()
         row: dict[str, Any] = {"name": self.name, "law": self.law}
         for key in COLUMNS:
-            value = computed.get(key)
+            value = float(computed.get(key, torch.nan))
             without = self.law is None and key.startswith(("coverage", "width"))
-            missing = without or value is None or not torch.isfinite(value)
-            row[key] = None if missing else round(float(value), 6)
+            row[key] = None if without or not math.isfinite(value) else round(value, 6)
         return row
 
 

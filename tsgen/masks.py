@@ -8,20 +8,39 @@ that it lies in.
 
 from __future__ import annotations
 
+import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from tsgen.counter_random import streams, uniforms
 
+Rate = float | tuple[float, float]
+"""A probability, or two between which each window draws its own."""
 
-def _check_rate(name: str, rate: float) -> None:
-    if not 0 <= rate <= 1:
-        raise ValueError(f"{name} must lie in 0..1; it is {rate}.")
+
+def _check_rate(rate: Rate) -> Rate:
+    """The rate, its bounds a tuple; raises unless all of it lies in 0..1."""
+    rate = rate if isinstance(rate, (int, float)) else (rate[0], rate[1])
+    for bound in _bounds(rate):
+        if not 0 <= bound <= 1:
+            raise ValueError(f"rate must lie in 0..1; it is {bound}.")
+    return rate
+
+
+def _bounds(rate: Rate) -> tuple[float, float]:
+    return rate if isinstance(rate, tuple) else (rate, rate)
+
+
+def _draw_rate(rate: Rate, stream: Int64[Tensor, "batch"]) -> Float[Tensor, "batch 1 1 1"]:
+    """Each window's own rate."""
+    low, high = _bounds(rate)
+    return low + (high - low) * uniforms(streams(1, stream), (1, 1, 1))
 
 
 class Mask(ABC):
@@ -38,6 +57,14 @@ class Mask(ABC):
             shape: The window's time steps, nodes and channels.
         """
 
+    def replaying(self, observed: list[Bool[Tensor, "time nodes channels"]]) -> Mask:
+        """The pattern once the data's own gaps are known: itself, unless it replays them.
+
+        Args:
+            observed: What was observed in each of the stretches whose gaps may be replayed.
+        """
+        return self
+
 
 @dataclass
 class PointMask(Mask):
@@ -50,21 +77,12 @@ class PointMask(Mask):
     rate: float | tuple[float, float] = 0.25
 
     def __post_init__(self) -> None:
-        if not isinstance(self.rate, (int, float)):
-            low, high = self.rate
-            self.rate = (low, high)
-        for rate in self._bounds():
-            _check_rate("rate", rate)
-
-    def _bounds(self) -> tuple[float, float]:
-        return self.rate if isinstance(self.rate, tuple) else (self.rate, self.rate)
+        self.rate = _check_rate(self.rate)
 
     def hidden(
         self, stream: Int64[Tensor, "batch"], shape: Sequence[int]
     ) -> Bool[Tensor, "batch time nodes channels"]:
-        low, high = self._bounds()
-        rate = low + (high - low) * uniforms(streams(1, stream), (1, 1, 1))
-        return uniforms(streams(2, stream), shape) < rate
+        return uniforms(streams(2, stream), shape) < _draw_rate(self.rate, stream)
 
 
 @dataclass
@@ -76,17 +94,18 @@ class BlockMask(Mask):
     last.
 
     Args:
-        rate: The probability that a failure starts at an entry.
+        rate: The probability that a failure starts at an entry; or two numbers, between which each window
+            draws its own.
         min_length: The shortest failure, in steps.
         max_length: The longest failure, in steps.
     """
 
-    rate: float = 0.01
+    rate: float | tuple[float, float] = 0.01
     min_length: int = 4
     max_length: int = 24
 
     def __post_init__(self) -> None:
-        _check_rate("rate", self.rate)
+        self.rate = _check_rate(self.rate)
         if not 1 <= self.min_length <= self.max_length:
             raise ValueError(
                 "lengths must be 1 <= min_length <= max_length; they are "
@@ -98,12 +117,49 @@ class BlockMask(Mask):
     ) -> Bool[Tensor, "batch time nodes channels"]:
         before = self.max_length - 1
         padded = (shape[0] + before, *shape[1:])
-        starts = uniforms(streams(3, stream), padded) < self.rate
+        starts = uniforms(streams(3, stream), padded) < _draw_rate(self.rate, stream)
         spread = self.max_length - self.min_length + 1
         length = self.min_length + (uniforms(streams(4, stream), padded) * spread).long()
         step = torch.arange(padded[0], device=stream.device)[:, None, None]
         end = torch.where(starts, step + length, 0).cummax(dim=1).values
         return (end > step)[:, before:]
+
+
+@dataclass
+class HistoricalMask(Mask):
+    """The data's own gaps: what was missing in some other stretch as long as the window is hidden.
+
+    The stretches come from the data module, by :meth:`replaying`; a stretch begins at any step from which a
+    whole window follows, each as likely as any other.
+
+    Raises:
+        ValueError: When drawn from before it knows the data, or where no stretch is as long as a window.
+    """
+
+    observed: list[Bool[Tensor, "time nodes channels"]] = field(default_factory=list, init=False, repr=False)
+
+    def replaying(self, observed: list[Bool[Tensor, "time nodes channels"]]) -> Mask:
+        """The pattern that replays these gaps."""
+        mask = copy.copy(self)
+        mask.observed = observed
+        return mask
+
+    def hidden(
+        self, stream: Int64[Tensor, "batch"], shape: Sequence[int]
+    ) -> Bool[Tensor, "batch time nodes channels"]:
+        starts, offset = [torch.arange(0)], 0
+        for stretch in self.observed:
+            starts.append(offset + torch.arange(max(0, len(stretch) - shape[0] + 1)))
+            offset += len(stretch)
+        start = torch.cat(starts)
+        if not len(start):
+            raise ValueError(
+                f"HistoricalMask needs a stretch of at least {shape[0]} steps to replay; it knows "
+                f"{len(self.observed)} stretches, of {offset} steps in all. Choose a shorter window, and give "
+                "the pattern to data.thinning, which hands it the data's gaps."
+            )
+        chosen = start[(uniforms(streams(6, stream), (1,), dtype=torch.float64) * len(start)).long()]
+        return ~torch.cat(self.observed)[chosen + torch.arange(shape[0])]
 
 
 @dataclass
@@ -125,6 +181,48 @@ class AnyOf(Mask):
     ) -> Bool[Tensor, "batch time nodes channels"]:
         drawn = [mask.hidden(streams(10 + i, stream), shape) for i, mask in enumerate(self.masks)]
         return torch.stack(drawn).any(dim=0)
+
+    def replaying(self, observed: list[Bool[Tensor, "time nodes channels"]]) -> Mask:
+        """The patterns once the data's own gaps are known."""
+        return replace(self, masks=[mask.replaying(observed) for mask in self.masks])
+
+
+@dataclass
+class OneOf(Mask):
+    """Each window draws one of several patterns.
+
+    Args:
+        masks: The patterns; each draws from a stream of its own.
+        weights: How often each is drawn, as shares of their sum; all alike if not given.
+    """
+
+    masks: list[Mask]
+    weights: list[float] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.masks:
+            raise ValueError("masks must name at least one pattern; the list is empty.")
+        weights = self._weights()
+        if len(weights) != len(self.masks) or min(weights) < 0 or not 0 < sum(weights) < math.inf:
+            raise ValueError(
+                f"weights must be {len(self.masks)} numbers, one for each mask, none negative and not all "
+                f"zero; they are {weights}."
+            )
+
+    def _weights(self) -> list[float]:
+        return len(self.masks) * [1.0] if self.weights is None else self.weights
+
+    def hidden(
+        self, stream: Int64[Tensor, "batch"], shape: Sequence[int]
+    ) -> Bool[Tensor, "batch time nodes channels"]:
+        share = torch.tensor(self._weights()).cumsum(dim=0)
+        chosen = (uniforms(streams(5, stream), (1,)) * share[-1] >= share[:-1]).sum(dim=1)
+        drawn = [mask.hidden(streams(10 + i, stream), shape) for i, mask in enumerate(self.masks)]
+        return torch.stack(drawn)[chosen, torch.arange(len(stream))]
+
+    def replaying(self, observed: list[Bool[Tensor, "time nodes channels"]]) -> Mask:
+        """The patterns once the data's own gaps are known."""
+        return replace(self, masks=[mask.replaying(observed) for mask in self.masks])
 
 
 def hold_out(mask: Mask, observed: Bool[Tensor, "time nodes channels"], seed: int) -> Bool[Tensor, "..."]:

@@ -1,28 +1,46 @@
 r"""A particle filter for models that factorise over time.
 
 K paths of what is not visible are drawn from the model step by step. A path is weighted by the density of
-what is visible of each slice given the path so far,
+what is visible of each slice, :math:`O_t`, given the path so far,
 
 .. math:: w_t^k = \prod_{(v,c) \in O_t} p(x_{tvc} \mid x^k_{<t}, \ldots),
 
-and where few paths carry most of the weight, paths are resampled in proportion to it. The mean weights
-estimate the evidence, :math:`\hat p(x_O) = \prod_t \sum_k W_{t-1}^k w_t^k`, without bias; the logarithm of
-the estimate is a lower bound on average, which tightens as K grows. The whole is differentiable in the
-model's parameters but for the choice of ancestors.
+where the dots are what comes before the entry in its own slice, if the head lets entries hear of each other.
+Where few paths carry most of the weight, paths are resampled in proportion to it. With normalised weights
+:math:`W_{t-1}^k` before the step, :math:`1/K` after resampling,
+
+.. math:: \hat p(x_O) = \prod_t \sum_k W_{t-1}^k w_t^k
+
+estimates the evidence without bias; its logarithm is a lower bound on average, which tightens as K grows. An
+entry that is held out has the density :math:`\sum_k W_{t-1}^k p(x_{tvc} \mid x^k_{<t})` given what is visible
+in the slices before it: a consistent estimate, exact as K grows.
+
+The number of paths that it takes grows exponentially with the variance of :math:`\log w_t`, and that variance
+with the number of entries of a slice: a filter for few nodes, few missing entries, or many paths.
+
+Evidence and densities are differentiable in the model's parameters: through the draws, through the weights,
+and past each resampling, where a path keeps the gradient of the weight that it was chosen by. So the gradient
+of :math:`\hat p` has the mean :math:`\nabla p(x_O)`, wherever draws are smooth in the parameters, and that of
+:math:`\log \hat p` tends to :math:`\nabla \log p(x_O)`. With ancestors taken as given it would tend to
+something else, however many paths there are.
+
+:class:`ParticleFilter` has the moves, draw and weigh, resample, predict; :func:`particle_filter` strings them
+together.
 
 References:
     An introduction to sequential Monte Carlo (Chopin & Papaspiliopoulos, 2020), ch. 10;
-    Filtering variational objectives (Maddison et al., 2017).
+    Filtering variational objectives (Maddison et al., 2017);
+    Differentiable particle filtering without modifying the forward pass (Ścibior & Wood, 2021).
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from tsgen.counter_random import streams, uniforms
@@ -40,18 +58,151 @@ PATHS, CHOICES = 1, 2
 
 @dataclass
 class Filtered:
-    """What a particle filter found.
+    r"""What a particle filter found.
 
     Attributes:
         log_evidence: The logarithm of the estimate of :math:`p(x_O)`, in nats.
-        log_prob: The log-density of each target entry given what was visible in the slices before, in nats;
-            zero elsewhere.
-        ess: The effective sample size :math:`1 / \\sum_k (W_t^k)^2` of each step, before resampling.
+        ess: The effective sample size :math:`1 / \sum_k (W_t^k)^2` after each step, before resampling.
+        log_prob: The log-density of each target entry given what is visible in the slices before it, in nats;
+            zero elsewhere. None if it was not asked for.
     """
 
     log_evidence: Float[Tensor, "batch"]
-    log_prob: Float[Tensor, "batch time nodes channels"]
     ess: Float[Tensor, "batch time"]
+    log_prob: Float[Tensor, "batch time nodes channels"] | None
+
+
+class Paths(NamedTuple):
+    """Weighted paths, as far as they have come.
+
+    Attributes:
+        log_weight: Logarithms of the weights, which sum to one in each window.
+        before: The last slices in standard units and ones, as the model's ``advance`` takes them; None at the
+            start.
+        state: What ``advance`` returned last.
+    """
+
+    log_weight: Float[Tensor, "particles batch"]
+    before: tuple[Tensor, Tensor] | None = None
+    state: Any = None
+
+
+class Step(NamedTuple):
+    """One more slice of every path.
+
+    Attributes:
+        now: The slice of every path's window.
+        h: The encoder's state before it.
+        state: What the encoder carries on.
+        values: The slices, in data units, with what is not visible drawn.
+        log_prob: The log-density of each visible entry given its path, in nats; zero elsewhere. Their sum is
+            the logarithm of a path's new weight.
+    """
+
+    now: SeriesBatch
+    h: Float[Tensor, "rows 1 nodes hidden"]
+    state: Any
+    values: Float[Tensor, "rows 1 nodes channels"]
+    log_prob: Float[Tensor, "rows 1 nodes channels"]
+
+
+class ParticleFilter:
+    """The moves of a filter over a batch of windows.
+
+    A path is a row of the batch axis: row k * windows + w holds path k of window w.
+
+    Args:
+        model: A model that factorises over time.
+        batch: The windows; entries outside ``batch.context`` are drawn.
+        particles: The number K of paths of each window.
+        stream: One random stream for each window.
+    """
+
+    def __init__(
+        self, model: AutoregressiveModel, batch: SeriesBatch, particles: int, stream: Int64[Tensor, "batch"]
+    ) -> None:
+        self.model, self.batch, self.particles, self.stream = model, batch, particles, stream
+        self.propagation, self.dtype = Propagation(batch.graph), model.units(batch).loc.dtype
+        self.number = torch.arange(particles, device=stream.device)[:, None]
+        self._noise = streams(PATHS, stream, self.number).flatten()
+
+    def start(self) -> Paths:
+        """Paths of no slice yet, of equal weight."""
+        shape = (self.particles, len(self.stream))
+        equal = torch.full(shape, -math.log(self.particles), dtype=self.dtype, device=self.stream.device)
+        return Paths(equal)
+
+    def draw(self, paths: Paths, t: int) -> Step:
+        """Draws what is not visible of slice t from the model and weighs what is visible.
+
+        Args:
+            paths: Paths of the slices before.
+            t: The slice's number.
+        """
+        now = self.batch.steps(slice(t, t + 1)).repeat(self.particles)
+        h, state = self.model.advance(now, paths.before, self.propagation, paths.state)
+        values = self.model.draw(now, h, now.context, self._uniforms(t))
+        # what is visible was drawn first, or is given all before it in its slice, visible or drawn
+        known = now.context if self.model.head.known_first else torch.ones_like(now.context)
+        law = self.model.predict(now._changed(values=values), h, known)
+        return Step(now, h, state, values, masked_log_prob(law, now.values, now.context))
+
+    def predictive(self, paths: Paths, step: Step, t: int) -> Float[Tensor, "batch 1 nodes channels"]:
+        """The log-density of each target entry of slice t given the slices before it, in nats.
+
+        Each path's law is that of the entry by itself. Where entries hear of others of their slice, those
+        are drawn, visible or not: what is scored is given nothing of its own slice, itself least of all.
+
+        Args:
+            paths: Paths of the slices before, with the weights that those have given them.
+            step: What :meth:`draw` made of them.
+            t: The slice's number.
+        """
+        now, model = step.now, self.model
+        anew = model.draw(now, step.h, torch.zeros_like(now.context), self._uniforms(t))
+        law = model.predict(now._changed(values=anew), step.h, torch.ones_like(now.context))
+        density = masked_log_prob(law, now.values, now.target).unflatten(0, paths.log_weight.shape)
+        mixed = (paths.log_weight[..., None, None, None] + density).logsumexp(dim=0)
+        return torch.where(now.target[: len(mixed)], mixed, 0)
+
+    def extend(
+        self, paths: Paths, step: Step, ancestors: Int64[Tensor, "particles batch"] | None = None
+    ) -> Paths:
+        """The paths with one more slice.
+
+        Args:
+            paths: Paths of the slices before, with the weights that they go on with.
+            step: What :meth:`draw` made of them.
+            ancestors: The number of the path that each goes on from; None for itself.
+        """
+        values, state = step.values, step.state
+        if ancestors is not None:
+            windows = torch.arange(len(self.stream), device=ancestors.device)
+            row = (ancestors * len(windows) + windows).flatten()
+            values, state = (map_state(lambda x: x.index_select(0, row), x) for x in (values, state))
+        values = self.model.units(step.now).standardise(values)
+        return Paths(paths.log_weight, (values, torch.ones_like(values)), state)
+
+    def resample(
+        self, paths: Paths, poor: Bool[Tensor, "batch"], t: int
+    ) -> tuple[Paths, Int64[Tensor, "particles batch"]]:
+        """Weights made even after slice t, and the number of the path that each goes on from.
+
+        Args:
+            paths: Paths with the weights to choose by.
+            poor: Windows to be resampled; in the others each path goes on from itself.
+            t: The slice's number.
+        """
+        point = uniforms(streams(CHOICES, self.stream), (1,), start=t, dtype=self.dtype)[:, 0]
+        ancestors = torch.where(poor, systematic(paths.log_weight.detach(), point), self.number)
+        chosen = paths.log_weight.gather(0, ancestors)
+        # the difference is zero; its gradient is what the choice would have changed
+        even = chosen - chosen.detach() - math.log(self.particles)
+        return paths._replace(log_weight=torch.where(poor, even, paths.log_weight)), ancestors
+
+    def _uniforms(self, t: int) -> Float[Tensor, "rows 1 nodes channels uniforms"]:
+        shape = (1, *self.batch.values.shape[2:], self.model.head.uniforms_per_entry)
+        return uniforms(self._noise, shape, start=t * math.prod(shape), dtype=self.dtype)
 
 
 def particle_filter(
@@ -60,64 +211,51 @@ def particle_filter(
     particles: int,
     stream: Int64[Tensor, "batch"],
     ess_threshold: float = 0.5,
+    predictive: bool = True,
 ) -> Filtered:
     """Runs the filter over each window.
+
+    Time and memory are those of ``particles`` windows read slice by slice.
 
     Args:
         model: A model that factorises over time.
         batch: The windows; entries outside ``batch.context`` are drawn.
         particles: The number K of paths of each window.
         stream: One random stream for each window.
-        ess_threshold: Paths are resampled where the effective sample size falls below this share of K.
+        ess_threshold: A window's paths are resampled where their effective sample size falls below this share
+            of K: 0 for never, 1 for always.
+        predictive: Whether the densities of the target entries are wanted.
+
+    Raises:
+        ValueError: If ``particles`` is below 1.
     """
-    windows, length = batch.values.shape[:2]
-    number = torch.arange(particles, device=stream.device)
-    noise = streams(PATHS, stream, number[:, None]).flatten()
-    rows, units, propagation = batch.repeat(particles), model.units(batch), Propagation(batch.graph)
-    shape = (*batch.values.shape[2:], model.head.uniforms_per_entry)
-    log_weight = torch.full(
-        (particles, windows), -math.log(particles), dtype=units.loc.dtype, device=stream.device
-    )
-    before, state, evidence, densities, sizes = None, None, [], [], []
+    if particles < 1:
+        raise ValueError(f"particles must be at least 1; it is {particles}.")
+    moves = ParticleFilter(model, batch, particles, stream)
+    paths, evidence, densities, sizes = moves.start(), [], [], []
+    length = batch.values.shape[1]
     for t in range(length):
-        now = rows.steps(slice(t, t + 1))
-        h, state = model.advance(now, before, propagation, state)
-        numbers = uniforms(noise, (1, *shape), start=t * math.prod(shape), dtype=units.loc.dtype)
-        drawn = model.draw(now, h, now.context, numbers)
-        weight, density = _densities(model, now, h, drawn)
-        weight, density = weight.view(particles, windows), density.unflatten(0, (particles, windows))
-        densities.append((log_weight.view(particles, windows, 1, 1, 1) + density).logsumexp(dim=0))
-        evidence.append((log_weight + weight).logsumexp(dim=0))
-        log_weight = log_weight + weight - evidence[-1]
-        sizes.append((-(2 * log_weight.detach()).logsumexp(dim=0)).exp())
-        poor = sizes[-1] < ess_threshold * particles
+        step = moves.draw(paths, t)
+        if predictive:
+            densities.append(moves.predictive(paths, step, t))
+        weight = paths.log_weight + step.log_prob.sum(dim=(1, 2, 3)).view_as(paths.log_weight)
+        evidence.append(weight.logsumexp(dim=0))
+        paths = paths._replace(log_weight=weight - evidence[-1])
+        sizes.append(effective_size(paths.log_weight.detach()))
+        poor, ancestors = sizes[-1] < ess_threshold * particles, None
         if t + 1 < length and poor.any():
-            choice = uniforms(streams(CHOICES, stream), (1,), start=t, dtype=units.loc.dtype)
-            chosen = torch.where(poor, systematic(log_weight.detach(), choice[:, 0]), number[:, None])
-            row = (chosen * windows + torch.arange(windows, device=stream.device)).flatten()
-            drawn, state = drawn[row], map_state(lambda x, row=row: x[row], state)
-            log_weight = torch.where(poor, -math.log(particles), log_weight)
-        before = units.standardise(drawn), torch.ones_like(drawn)
-    scored = batch.target
+            paths, ancestors = moves.resample(paths, poor, t)
+        paths = moves.extend(paths, step, ancestors)
     return Filtered(
         log_evidence=torch.stack(evidence).sum(dim=0),
-        log_prob=torch.where(scored, torch.cat(densities, dim=1), 0),
         ess=torch.stack(sizes, dim=1),
+        log_prob=torch.cat(densities, dim=1) if predictive else None,
     )
 
 
-def _densities(
-    model: AutoregressiveModel, now: SeriesBatch, h: Tensor, drawn: Tensor
-) -> tuple[Float[Tensor, "rows"], Float[Tensor, "rows time nodes channels"]]:
-    """Of each path, the log-density of what is visible of the slice, and of each target entry."""
-    law = model.predict(now, h, now.context)
-    density = masked_log_prob(law, now.values, now.target)
-    if not model.head.known_first:
-        # what is visible is given all before it in its slice, visible or drawn
-        whole = now._changed(values=drawn)
-        law = model.predict(whole, h, torch.ones_like(now.context))
-    weight = masked_log_prob(law, now.values, now.context)
-    return weight.sum(dim=(1, 2, 3)), density
+def effective_size(log_weight: Float[Tensor, "particles batch"]) -> Float[Tensor, "batch"]:
+    r"""The effective sample size :math:`1 / \sum_k (W^k)^2` of weights that sum to one."""
+    return (-(2 * log_weight).logsumexp(dim=0)).exp()
 
 
 def systematic(
@@ -126,12 +264,14 @@ def systematic(
     """Ancestors by systematic resampling: K evenly spaced points, moved by one uniform number, each taking
     the path whose share of the total weight it falls into.
 
+    A path of weight W is chosen K W times, rounded up or down, on average K W.
+
     Args:
         log_weight: Logarithms of weights that sum to one.
         uniform: One number in (0, 1) for each window.
     """
-    size = len(log_weight)
-    reached = log_weight.exp().cumsum(dim=0).T.contiguous()
-    points = (torch.arange(size, device=uniform.device) + uniform[:, None]) / size
-    # rounding may leave the sum a little below the last point
-    return torch.searchsorted(reached, points.to(reached.dtype)).clamp(max=size - 1).T
+    reached = log_weight.exp().cumsum(dim=0)
+    # whatever rounding has made of the sum: no point may lie beyond the last path that has weight
+    reached = (reached / reached[-1]).T.contiguous()
+    points = (torch.arange(len(log_weight), device=uniform.device) + uniform[:, None]) / len(log_weight)
+    return torch.searchsorted(reached, points.to(reached.dtype)).T

@@ -126,7 +126,7 @@ class _Block(nn.Module):
         start = 0 if past is None else past[0].shape[1]
         # every node's heads are heads of one attention: [batch, time, nodes * heads, size]
         query, key, value = (
-            map_(x).view(batch, steps, -1, self.size) for map_ in (self.query, self.key, self.value)
+            map_(x).reshape(batch, steps, -1, self.size) for map_ in (self.query, self.key, self.value)
         )
         query, key = turned(query, start), turned(key, start)
         if past is not None:

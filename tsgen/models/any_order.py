@@ -19,18 +19,19 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from tsgen.counter_random import streams, uniforms
 from tsgen.encoders import AttentionEncoder, Encoder
 from tsgen.heads import Head, MixtureHead
-from tsgen.likelihood import masked_log_prob
 from tsgen.models.density import OptimizerFactory, SchedulerFactory
 from tsgen.models.neural import NeuralModel
 from tsgen.objectives import MaskedNLL, Objective
 from tsgen.propagation import Propagation
 from tsgen.sampling import AnyOrder, Sampler
+from tsgen.sampling.base import NODES_AT_ONCE
 from tsgen.series import SeriesBatch, SeriesSpec, Sizes
 
-WINDOWS_AT_ONCE = 256
-"""Rows that a joint density is computed of at once."""
+ORDER = 2
+"""Sets the random streams of the order of a joint density apart from those of samplers and training."""
 
 
 class AnyOrderModel(NeuralModel):
@@ -83,6 +84,21 @@ class AnyOrderModel(NeuralModel):
         h, _ = self.encoder(self.features(batch, x, seen), Propagation(batch.graph))
         return h
 
+    def setup(self, stage: str) -> None:
+        """Refuses data that hides nothing: there would be nothing to learn, or to judge by."""
+        super().setup(stage)
+        data = getattr(self.trainer, "datamodule", None)
+        if stage == "fit" and getattr(data, "thinning", self) is None:
+            raise ValueError(
+                "an any-order model learns from what is hidden; data.thinning is null and hides nothing. Set it "
+                "to a pattern, such as tsgen.masks.PointMask with rate: [0.0, 1.0]."
+            )
+        if stage != "predict" and getattr(data, "horizon", None) == 0:
+            raise ValueError(
+                "an any-order model is judged by what is hidden; data.horizon is 0 and hides nothing. Set it to "
+                "null, or to a number of steps."
+            )
+
     def scored(self, batch: SeriesBatch) -> Bool[Tensor, "batch time nodes channels"]:
         """The target entries that are hidden: a visible one is read by the model, and scores nothing."""
         return batch.hidden
@@ -100,18 +116,19 @@ class AnyOrderModel(NeuralModel):
 
     def log_likelihood(self, batch: SeriesBatch) -> Float[Tensor, "batch"]:
         """The joint log-density of what is visible of each window, in nats: its entries one after another in
-        order of time, each given those before it. As many forward passes of a window as it has entries."""
-        shape, size = batch.context.shape[1:], batch.context[0].numel()
-        entry = torch.arange(size, device=batch.position.device)
-        earlier = (entry[:, None] > entry).view(size, *shape)  # [i]: what comes before entry i
-        itself = (entry[:, None] == entry).view(size, *shape)
-        total = []
-        for window in range(len(batch.values)):
-            row = batch.rows(slice(window, window + 1))
-            parts = []
-            for few in entry.split(WINDOWS_AT_ONCE):
-                many = row.repeat(len(few))
-                many = many._changed(context=many.context & earlier[few], target=many.context & itself[few])
-                parts.append(masked_log_prob(self(many), many.values, many.target).sum())
-            total.append(torch.stack(parts).sum())
-        return torch.stack(total)
+        a random order that the window's position fixes, each given those before it.
+
+        A model that is not exact has a density for each order; random ones are what it was trained for. It
+        takes as many forward passes of a window as it has such entries."""
+        rows = (batch.rows(slice(window, window + 1)) for window in range(len(batch.values)))
+        return torch.cat([self._one_after_another(row) for row in rows])
+
+    def _one_after_another(self, row: SeriesBatch) -> Float[Tensor, "1"]:
+        """The joint log-density of one window."""
+        place = uniforms(streams(ORDER, row.position[:, 0]), row.context.shape[1:], dtype=torch.float64)
+        total = self.loc.new_zeros(1)
+        for few in place[row.context].split(max(1, NODES_AT_ONCE // row.context[..., 0].numel())):
+            many, now = row.repeat(len(few)), few.view(-1, 1, 1, 1)
+            many = many._changed(context=many.context & (place < now), target=place == now)
+            total = total + self.log_prob(many).sum()
+        return total

@@ -119,7 +119,7 @@ class NeuralModel(DensityModel):
             there = batch.covariates.shape[-1]
         if there != promised:
             raise ValueError(
-                f"the batch must have {promised} covariates, as the model's spec; it has {there}."
+                f"the batch must have {promised} covariates, as the model was told; it has {there}."
             )
         parts = [x, seen]
         if batch.covariates is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,18 +27,20 @@ class MaskedNLL(Objective):
 
     Args:
         input_noise: Standard deviation :math:`\sigma` of the noise :math:`N(0, \sigma^2)` that is added to
-            every visible input, in standard units. What is scored is left as it is. A model that bears noise
-            in training bears its own errors better when it is fed its own draws.
+            every visible input of the encoder, in standard units; not in validation. What is scored, and
+            what a head reads of the slice itself, is left as it is. A model that bears noise in training is
+            meant to bear its own errors better when it is fed its own draws; in exchange it learns the law
+            given inputs that are noisy.
 
     Raises:
-        ValueError: If the noise is negative.
+        ValueError: If the noise is negative or not finite.
     """
 
     input_noise: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.input_noise < 0:
-            raise ValueError(f"input_noise must not be negative; it is {self.input_noise}.")
+        if not 0 <= self.input_noise < math.inf:
+            raise ValueError(f"input_noise must be a number of at least 0; it is {self.input_noise}.")
 
     def loss(
         self, model: NeuralModel, batch: SeriesBatch, stream: Int64[Tensor, "batch"], step: int

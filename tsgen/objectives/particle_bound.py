@@ -3,8 +3,8 @@ r"""The particle bound: missing inputs drawn and weighed, not marked.
 .. math:: L = -\frac{1}{|O|} \log \hat p_K(x_O), \qquad E \log \hat p_K(x_O) \le \log p(x_O),
 
 with :math:`\hat p_K` the evidence that a particle filter of K paths estimates (see :mod:`tsgen.particles`).
-The gap closes as K grows. Gradients go through the draws and the weights; the choice of ancestors is taken
-as given, as is usual.
+The gap closes as K grows, and the gradient becomes that of the likelihood: it goes through the draws, through
+the weights and past resampling, where most implementations drop it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class ParticleBound(Objective):
 
     Use it without ``thinning``: what is hidden from the model is missing to it, and scores nothing. A model
     trained so has always read whole slices: its missing inputs must be drawn, which ancestral sampling and
-    the particle filter do. Validation is by the filter's own densities of what is held out.
+    the particle filter do; ``model(batch)``, which marks them, is not for it. Validation is by the filter's
+    own densities of what is held out. A step costs that of K times as many windows, read slice by slice.
 
     Args:
         particles: The number K of paths of each window.
@@ -57,16 +58,18 @@ class ParticleBound(Objective):
         """Raises ``ValueError`` unless the model goes forward slice by slice."""
         check_forward(self, model)
 
-    def loss(
+    def loss(  # type: ignore[override]
         self, model: AutoregressiveModel, batch: SeriesBatch, stream: Int64[Tensor, "batch"], step: int
     ) -> Float[Tensor, ""]:
         """The negative bound in nats a visible entry."""
-        found = particle_filter(model, batch, self.particles, stream, self.ess_threshold)
+        found = particle_filter(model, batch, self.particles, stream, self.ess_threshold, predictive=False)
         return per_entry(-found.log_evidence.sum(), batch.context)
 
-    def log_prob(
+    def log_prob(  # type: ignore[override]
         self, model: AutoregressiveModel, batch: SeriesBatch
     ) -> Float[Tensor, "batch time nodes channels"]:
         """The filter's log-density of each target entry given the slices before it, in nats."""
         stream = streams(0, batch.position[:, 0])
-        return particle_filter(model, batch, self.particles, stream, self.ess_threshold).log_prob
+        found = particle_filter(model, batch, self.particles, stream, self.ess_threshold)
+        assert found.log_prob is not None
+        return found.log_prob

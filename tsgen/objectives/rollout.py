@@ -1,14 +1,29 @@
 r"""Training several steps ahead.
 
 From a random step on the model is fed nothing but its own draws, for K steps, and the truth is scored by the
-law that these paths imply: with M paths :math:`x^m` from the visible past :math:`x_{<s}`,
+law that these paths imply: with M paths :math:`x^m` from the visible past :math:`x_{<s}`, an entry
+:math:`x_{s+k}^v` is scored by
 
-.. math:: \hat p(x_{s+k}) = \frac1M \sum_m p(x_{s+k} \mid x^m_{s..s+k-1}, x_{<s}), \qquad k = 0, .., K - 1.
+.. math::
+    \hat p(x_{s+k}^v) = \frac1M \sum_m p(x_{s+k}^v \mid x^m_{s..s+k-1}, x_{<s}), \qquad k = 0, .., K - 1.
 
-Gradients go through the paths, since a draw is a differentiable function of uniform numbers and of the law
-(of a mixture: given the component). The mean over paths stands inside the logarithm: as M grows, the score of
-each step is that of the model's true law k steps ahead, a proper one. With one path it is the score of a
-single draw, which is independent of the truth, and the law of the data is not its optimum.
+Entries that a head makes joint (see :class:`~tsgen.heads.MixtureNADEHead`) are scored jointly: the mean is
+then that of their joint densities, and wants more paths.
+
+Gradients go through the paths, since a draw is a differentiable function of uniform numbers and of the law.
+The mean over paths stands inside the logarithm: as M grows, the score of each entry is that of the model's
+own law k + 1 steps ahead, a proper one. With few paths it is not: by Jensen's inequality :math:`E \log \hat p
+\le \log p`, with a gap in proportion to 1/M that is the smaller the less the paths differ, so that a model
+gains by forgetting the past. With one path of an AR(1) of coefficient :math:`\phi` and deviation
+:math:`\sigma`, the loss of the second step has the derivatives :math:`\phi` and :math:`-\phi^2 / \sigma` at
+the law of the data itself: it is left for a smaller coefficient and a wider noise.
+
+Of a mixture the gradient is that given the components that were drawn. How their weights bear on later steps
+is left out of it, whatever the number of paths.
+
+References:
+    Multi-step estimation for forecasting (Clements & Hendry, 1996);
+    How (not) to train your generative model (Huszár, 2015), for one path.
 """
 
 from __future__ import annotations
@@ -23,6 +38,7 @@ from torch import Tensor
 
 from tsgen.counter_random import streams, uniforms
 from tsgen.encoders.base import map_state
+from tsgen.heads import Head
 from tsgen.likelihood import masked_log_prob, per_entry
 from tsgen.objectives.base import Objective, check_forward
 from tsgen.propagation import Propagation
@@ -42,7 +58,8 @@ class Rollout(Objective):
     all steps before.
 
     Args:
-        steps: The number K of steps; 1 scores one step ahead, as :class:`MaskedNLL` does.
+        steps: The number K of steps, at most those of a window; 1 scores one step ahead, as
+            :class:`~tsgen.objectives.MaskedNLL` does.
         paths: The number M of paths of each window.
 
     Raises:
@@ -67,7 +84,7 @@ class Rollout(Objective):
         """The negative log-likelihood in nats an entry, up to the end of the paths."""
         ahead = min(self.steps, batch.values.shape[1])
         # one start for all windows, the same on every process
-        place = float(uniforms(streams(STARTS, torch.tensor(step)), ()))
+        place = float(uniforms(streams(STARTS, torch.tensor(step)), (1,)))
         start = int(place * (batch.values.shape[1] - ahead + 1))
         batch = batch.steps(slice(0, start + ahead))
         before, state, score = None, None, batch.values.new_zeros(())
@@ -100,15 +117,20 @@ class Rollout(Objective):
         scores = []
         for k in range(rows.values.shape[1]):
             now = rows.steps(slice(k, k + 1))
-            nothing = torch.zeros_like(now.context)
             h, state = model.advance(now, before, propagation, state)
-            score = masked_log_prob(model.predict(now, h, nothing), now.values, model.scored(now))
-            mean = score.unflatten(0, (self.paths, -1)).logsumexp(dim=0) - math.log(self.paths)
-            scores.append(torch.where(model.scored(batch.steps(slice(k, k + 1))), mean, 0).sum())
+            score = masked_log_prob(model.predict(now, h, now.context), now.values, model.scored(now))
+            joint = score.reshape(self.paths, -1, _joint_entries(model.head)).sum(dim=-1)
+            scores.append((joint.logsumexp(dim=0) - math.log(self.paths)).sum())
             noise = uniforms(stream, (1, *shape), start=k * math.prod(shape), dtype=units.loc.dtype)
-            drawn = model.draw(now, h, nothing, noise)
+            drawn = model.draw(now, h, torch.zeros_like(now.context), noise)
             before = units.standardise(drawn), torch.ones_like(drawn)
         return torch.stack(scores).sum()
 
     def _repeated(self, x: Tensor) -> Tensor:
         return x.repeat(self.paths, *[1] * (x.dim() - 1))
+
+
+def _joint_entries(head: Head) -> int:
+    """How many entries of a slice, side by side, have one joint law; 1 where each has its own."""
+    inner = getattr(head, "head", head)  # of a ConditionalHead
+    return getattr(inner, "entries", 1)

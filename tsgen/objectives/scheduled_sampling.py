@@ -5,9 +5,10 @@ reads the true slice before it, otherwise one that the model has drawn. Three la
 
 .. math:: \epsilon_i = \max(0, 1 - i / k), \qquad \epsilon_i = k^{i}, \qquad \epsilon_i = k / (k + e^{i/k}).
 
-The draws of all steps are made at once, from a pass over the inputs so far, and the pass is repeated: after n
-passes n consecutive steps have been drawn from the model's own law, the rest from that law given true inputs.
-No loop over time is needed.
+The draws of all steps are made at once, from a pass over the inputs so far, and the pass is repeated. After n
+passes the first n slices that are drawn in a window are those that a loop over time would draw, with the same
+uniform numbers; a later one has a past that was drawn in n - 1 passes. With as many passes as steps all are
+those of the loop. The draws are inputs like others: no gradient goes through them.
 
 The objective is improper: a draw is independent of the truth that is scored after it, so that even the law
 of the data is not its optimum (Huszár, 2015). It is off unless asked for.
@@ -36,18 +37,23 @@ from tsgen.series import SeriesBatch
 if TYPE_CHECKING:
     from tsgen.models.autoregressive import AutoregressiveModel
 
+CHOICES, DRAWS = 1, 2
+"""Set the random streams of the two apart."""
+
 
 @dataclass(frozen=True)
 class ScheduledSampling(Objective):
     r"""The masked negative log-likelihood with some of the visible inputs replaced by the model's own draws.
 
+    Whether a slice is drawn is decided for all its entries at once. What is missing stays missing.
+
     Args:
         decay: How the probability of the truth falls: linearly, exponentially or by an inverse sigmoid.
-        k: The law's constant: for ``linear`` the steps until it has fallen to ``least``, for ``exponential``
-            its factor each step, in (0, 1), for ``inverse_sigmoid`` a number of at least 1; it has fallen to
+        k: The law's constant: for ``linear`` the steps until it is 0, for ``exponential`` its factor each
+            step, in (0, 1), for ``inverse_sigmoid`` a number of at least 1: it is k / (k + 1) at first and
             1/2 after k log k steps.
         least: The probability never falls below it.
-        passes: Consecutive steps that may be drawn from the model's own law.
+        passes: How often the draws are made, each time from a past that holds the last ones.
 
     Raises:
         ValueError: If a number is out of range.
@@ -63,11 +69,11 @@ class ScheduledSampling(Objective):
             raise ValueError(
                 f"decay must be one of linear, exponential, inverse_sigmoid; it is {self.decay!r}."
             )
-        right = 0 < self.k < 1 if self.decay == "exponential" else self.k >= 1
+        right = 0 < self.k < 1 if self.decay == "exponential" else 1 <= self.k < math.inf
         if not right:
             raise ValueError(
-                "k must lie between 0 and 1 for an exponential decay and be at least 1 for the others; "
-                f"it is {self.k} for {self.decay}."
+                "k must lie between 0 and 1 for an exponential decay, and be at least 1 and finite for the "
+                f"others; it is {self.k} for {self.decay}."
             )
         if not 0 <= self.least <= 1:
             raise ValueError(f"least must lie in 0..1; it is {self.least}.")
@@ -99,8 +105,8 @@ class ScheduledSampling(Objective):
         """The negative log-likelihood in nats an entry, of the inputs that were drawn."""
         truth, seen = model.visible(batch)
         steps = truth.shape[1]
-        keep = uniforms(streams(1, stream), (steps, 1, 1)) < self.probability(step)
-        x = truth if keep.all() else self._mixed(model, batch, truth, seen, keep, streams(2, stream))
+        keep = uniforms(streams(CHOICES, stream), (steps, 1, 1)) < self.probability(step)
+        x = truth if keep.all() else self._mixed(model, batch, truth, seen, keep, streams(DRAWS, stream))
         return masked_nll(model.law(batch, x, seen), batch.values, model.scored(batch))
 
     @torch.no_grad()

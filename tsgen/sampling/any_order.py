@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -47,10 +47,10 @@ class AnyOrder(Sampler):
 
     def check(self, model: object) -> None:
         """Raises ``ValueError`` unless the model conditions on any set of entries."""
-        if not hasattr(type(model), "scored") or hasattr(type(model), "advance"):
+        if not hasattr(type(model), "encode") or hasattr(type(model), "advance"):
             raise ValueError(
                 f"sampling in any order needs an AnyOrderModel; {type(model).__name__} is none. "
-                "Use tsgen.sampling.Ancestral, or Exact for a GraphVAR."
+                "Use tsgen.sampling.Ancestral for an AutoregressiveModel, Exact for a GraphVAR."
             )
 
     def law(self, model: AnyOrderModel, batch: SeriesBatch) -> Distribution:  # type: ignore[override]
@@ -65,33 +65,41 @@ class AnyOrder(Sampler):
             model: The model.
             batch: Windows in data units; entries outside ``batch.context`` are drawn.
         """
-        windows, _, nodes, _ = batch.values.shape
-        portion = max(1, NODES_AT_ONCE // (windows * batch.values.shape[1] * nodes))
+        first = model.encode(batch, *model.visible(batch))  # all samples see the same at first
         samples = torch.arange(self.num_samples, device=batch.position.device)
-        return Samples(
-            values=torch.cat([self._draw(model, batch, few) for few in samples.split(portion)]),
-            law="posterior",
-        )
+        portion = max(1, NODES_AT_ONCE // batch.values[..., 0].numel())
+        drawn = [self._draw(model, batch, first, few) for few in samples.split(portion)]
+        return Samples(values=torch.cat(drawn), law="posterior")
 
     def _draw(
-        self, model: AnyOrderModel, batch: SeriesBatch, samples: Int64[Tensor, "samples"]
+        self,
+        model: AnyOrderModel,
+        batch: SeriesBatch,
+        first: Float[Tensor, "batch time nodes hidden"],
+        samples: Int64[Tensor, "samples"],
     ) -> Float[Tensor, "samples batch time nodes channels"]:
         stream = streams(self.seed, batch.position[:, 0], samples[:, None]).flatten()
-        rows, shape = batch.repeat(len(samples)), batch.values.shape[1:]
-        dtype = model.loc.dtype
-        place = uniforms(stream, shape, dtype=dtype)
+        rows, shape, dtype = batch.repeat(len(samples)), batch.values.shape[1:], model.loc.dtype
+        group = self._groups(stream, rows.context)
         noise = uniforms(stream, (*shape, model.head.uniforms_per_entry), start=shape.numel(), dtype=dtype)
-        # shares of what is unknown of each row: its entries in the order of their places
-        order = torch.where(rows.context, 2, place).flatten(1).argsort(dim=1).argsort(dim=1)
-        unknown = (~rows.context).flatten(1).sum(dim=1, keepdim=True)
-        group = (order * self.groups // unknown.clamp(min=1)).view(rows.context.shape)
-        for g in range(self.groups):
-            last = g == self.groups - 1
-            now = rows.context | ((group <= g) if not last else torch.ones_like(rows.context))
-            if g == 0:  # all samples still see the same
-                h = model.encode(batch, *model.visible(batch)).repeat(len(samples), 1, 1, 1)
-            else:
+        h = first.repeat(len(samples), 1, 1, 1)
+        for g in range(int(group.max()) + 1):
+            if g:
                 h = model.encode(rows, *model.visible(rows))
-            drawn = model.draw(rows, h, rows.context, noise)
-            rows = rows._changed(values=torch.where(now, drawn, rows.values), context=now)
+            revealed = group <= g
+            drawn = torch.where(revealed, model.draw(rows, h, rows.context, noise), rows.values)
+            rows = rows._changed(values=drawn, context=revealed)
         return rows.values.unflatten(0, (len(samples), -1))
+
+    def _groups(
+        self, stream: Int64[Tensor, "rows"], context: Bool[Tensor, "rows time nodes channels"]
+    ) -> Int64[Tensor, "rows time nodes channels"]:
+        """The group in which each entry is revealed: equal shares of a row's unknown entries, in a random
+        order. What is visible is in the first."""
+        place = uniforms(stream, context.shape[1:], dtype=torch.float64)
+        # the visible ones come before all others
+        rank = torch.where(context, 0, place).flatten(1).argsort(dim=1).argsort(dim=1).view(context.shape)
+        visible = context.sum(dim=(1, 2, 3), keepdim=True)
+        unknown = (context[0].numel() - visible).clamp(min=1)
+        groups = unknown.clamp(max=self.groups)
+        return ((rank - visible).clamp(min=0) * groups).div(unknown, rounding_mode="floor")

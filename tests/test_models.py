@@ -1,0 +1,159 @@
+"""Parts that do not go together say so at start-up; a model without parameters of its nodes moves on."""
+
+from functools import partial
+
+import pytest
+import torch
+from conftest import ENCODERS, HEADS, TWO_WAY_ENCODERS, make_batch, make_model, make_series
+from lightning import Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from datamodules import SyntheticDataModule
+from experiments.__main__ import main
+from tsgen import load
+from tsgen.encoders import AttentionEncoder, ConvolutionEncoder, GraphGRUEncoder, WindowEncoder
+from tsgen.heads import ConditionalHead, GaussianHead
+from tsgen.likelihood import masked_log_prob
+from tsgen.masks import PointMask
+from tsgen.models import AnyOrderModel, AutoregressiveModel
+from tsgen.objectives import ParticleBound, Rollout, ScheduledSampling
+from tsgen.sampling import Ancestral, AnyOrder, Exact
+from tsgen.series import SeriesSpec
+
+QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+
+
+def spec_of(series):
+    return SeriesSpec.of(series, torch.ones_like(series.observed))
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_an_any_order_model_refuses_a_causal_encoder(encoder, series):
+    with pytest.raises(ValueError, match=r"^an any-order model needs an encoder that reads both ways; \w+"):
+        AnyOrderModel(spec_of(series), ENCODERS[encoder])
+
+
+@pytest.mark.parametrize("encoder", TWO_WAY_ENCODERS)
+def test_an_autoregressive_model_refuses_an_encoder_that_sees_the_future(encoder, series):
+    with pytest.raises(ValueError, match=r"^an autoregressive model needs a causal encoder; \w+ is not"):
+        AutoregressiveModel(spec_of(series), TWO_WAY_ENCODERS[encoder])
+
+
+def test_samplers_and_objectives_refuse_models_they_are_not_for(series):
+    spec = spec_of(series)
+    with pytest.raises(ValueError, match="needs an AnyOrderModel; AutoregressiveModel is none"):
+        AutoregressiveModel(spec, sampler=AnyOrder())
+    for sampler in (Ancestral(), Exact()):
+        with pytest.raises(ValueError, match="AnyOrderModel"):
+            AnyOrderModel(spec, sampler=sampler)
+    for objective in (Rollout(), ScheduledSampling(), ParticleBound()):
+        with pytest.raises(ValueError, match=f"{type(objective).__name__} needs an AutoregressiveModel"):
+            AnyOrderModel(spec, objective=objective)
+
+
+def test_covariates_promised_and_absent(series, batch):
+    with pytest.raises(ValueError, match="ConditionalHead needs data with covariates"):
+        AutoregressiveModel(spec_of(make_series(covariates=0)), head=ConditionalHead)
+    model = make_model(series)
+    with pytest.raises(ValueError, match="the batch must have 3 covariates, as the model was told; it has 0"):
+        model(batch._changed(covariates=None))
+
+
+@pytest.mark.parametrize(
+    ("encoder", "reach"),
+    [(partial(WindowEncoder, order=13), 13), (partial(ConvolutionEncoder, layers=4), 16)],
+)
+def test_an_order_longer_than_the_window(encoder, reach):
+    data = SyntheticDataModule(num_nodes=4, steps=200, window=12)
+    model = AutoregressiveModel(data.spec, encoder)
+    trainer = Trainer(max_epochs=1, enable_checkpointing=False, **QUIET)
+    with pytest.raises(ValueError, match=f"looks back on, {reach} steps; it has 12"):
+        trainer.fit(model, data)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--model.encoder", "WindowEncoder", "--model.encoder.order", "25"], "25 steps; it has 24"),
+        (
+            ["--model.encoder", "AttentionEncoder", "--model.encoder.causal", "false"],
+            "needs a causal encoder",
+        ),
+        (["--model.head", "ConditionalHead"], "needs data with covariates"),
+        (["--model.truncated_steps", "0"], "truncated_steps must be at least 1"),
+        (["--model.node_embedding", "-1"], "node_embedding must be 0 or a size"),
+        (["--data.horizon", "25"], "horizon must lie in 0..24"),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
+def test_the_command_line_says_it_in_one_line(options, told, tmp_path, capsys):
+    words = ["fit", "--config", "demo", "--runs", str(tmp_path), "--data.steps", "300", *options]
+    assert main([*words, "--trainer.logger", "false", "--trainer.enable_progress_bar", "false"]) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("tsgen: ") and told in line, line
+
+
+def small(data, **options):
+    seed_everything(1)
+    return AutoregressiveModel(
+        data.spec,
+        partial(GraphGRUEncoder, hidden=16),
+        GaussianHead,
+        partial(torch.optim.AdamW, lr=0.01, weight_decay=0.0),
+        **options,
+    )
+
+
+def scores(data, *models):
+    dataset = data.dataset("test")
+    batch = dataset.__getitems__([(0, i) for i in range(len(dataset))])
+    batch = batch._changed(context=torch.ones_like(batch.context), target=torch.ones_like(batch.target))
+    with torch.no_grad():
+        exact = masked_log_prob(data.exact.predictive(batch), batch.values, batch.target).mean()
+        return [float(exact - model.log_prob(batch).mean()) for model in models]
+
+
+@pytest.mark.slow
+def test_a_model_without_node_embedding_runs_on_a_graph_it_was_not_trained_on(tmp_path):
+    """Trained on one graph, scored on another: near the law there; with embeddings it says why it cannot."""
+    here = SyntheticDataModule(num_nodes=12, steps=2000, missing=PointMask(0.0), stride=3)
+    there = SyntheticDataModule(num_nodes=17, steps=600, missing=PointMask(0.0), process_seed=5)
+    paths = {}
+    for size in (0, 4):
+        model = small(here, node_embedding=size)
+        keep = ModelCheckpoint(tmp_path, filename=f"embedding{size}")
+        Trainer(max_epochs=5 if size == 0 else 1, callbacks=[keep], **QUIET).fit(model, here)
+        paths[size] = keep.best_model_path
+    moved = load(paths[0], spec=there.spec)
+    untrained = small(there)
+    far, near = scores(there, untrained, moved)
+    assert near < 0.05 and far > 0.3
+    torch.testing.assert_close(moved.loc, there.spec.loc)
+    with pytest.raises(ValueError, match=r"no parameters of its own nodes .* its embedding"):
+        load(paths[4], spec=there.spec)
+    Trainer(**QUIET).test(moved, there, verbose=False)
+
+
+def test_heads_with_parameters_of_nodes_stay_at_home(tmp_path, series):
+    other = spec_of(make_series(nodes=6))
+    for name in ("gaussian of node", "nade slice"):
+        model = make_model(series, head=HEADS[name])
+        path = tmp_path / "model.ckpt"
+        torch.save({"hyper_parameters": dict(model.hparams), "state_dict": model.state_dict()}, path)
+        assert torch.equal(load(path).loc, model.loc)
+        with pytest.raises(ValueError, match="no parameters of its own nodes"):
+            load(path, spec=other)
+
+
+def test_an_embedding_tells_nodes_apart(series):
+    model = AutoregressiveModel(spec_of(series), partial(AttentionEncoder, hidden=8), node_embedding=3)
+    same = make_batch(series)
+    model.loc.fill_(50.0), model.scale.fill_(7.0)
+    equal = same._changed(
+        values=torch.full_like(same.values, 51.0), covariates=torch.ones_like(same.covariates)
+    )
+    anonymous = make_model(series)
+    anonymous.loc.fill_(50.0), anonymous.scale.fill_(7.0)
+    everything = equal._changed(context=torch.ones_like(equal.context))
+    assert model(everything).mean[0, 3, :, 0].std() > 1e-3
+    assert anonymous(everything).mean[0, 3, :, 0].std() < 1e-3
