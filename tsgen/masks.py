@@ -57,7 +57,7 @@ class Mask(ABC):
             shape: The window's time steps, nodes and channels.
         """
 
-    def replaying(self, observed: list[Bool[Tensor, "time nodes channels"]]) -> Mask:
+    def replaying(self, observed: list[Bool[Tensor, "_ nodes channels"]]) -> Mask:
         """The pattern once the data's own gaps are known: itself, unless it replays them.
 
         Args:
@@ -136,9 +136,9 @@ class HistoricalMask(Mask):
         ValueError: When drawn from before it knows the data, or where no stretch is as long as a window.
     """
 
-    observed: list[Bool[Tensor, "time nodes channels"]] = field(default_factory=list, init=False, repr=False)
+    observed: list[Bool[Tensor, "_ nodes channels"]] = field(default_factory=list, init=False, repr=False)
 
-    def replaying(self, observed: list[Bool[Tensor, "time nodes channels"]]) -> Mask:
+    def replaying(self, observed: list[Bool[Tensor, "_ nodes channels"]]) -> Mask:
         """The pattern that replays these gaps."""
         mask = copy.copy(self)
         mask.observed = observed
@@ -155,8 +155,8 @@ class HistoricalMask(Mask):
         if not len(start):
             raise ValueError(
                 f"HistoricalMask needs a stretch of at least {shape[0]} steps to replay; it knows "
-                f"{len(self.observed)} stretches, of {offset} steps in all. Choose a shorter window, and give "
-                "the pattern to data.thinning, which hands it the data's gaps."
+                f"{len(self.observed)} stretches, of {offset} steps in all. Choose a shorter window; only "
+                "data.thinning is told the data's gaps."
             )
         chosen = start[(uniforms(streams(6, stream), (1,), dtype=torch.float64) * len(start)).long()]
         return ~torch.cat(self.observed)[chosen + torch.arange(shape[0])]
@@ -182,7 +182,7 @@ class AnyOf(Mask):
         drawn = [mask.hidden(streams(10 + i, stream), shape) for i, mask in enumerate(self.masks)]
         return torch.stack(drawn).any(dim=0)
 
-    def replaying(self, observed: list[Bool[Tensor, "time nodes channels"]]) -> Mask:
+    def replaying(self, observed: list[Bool[Tensor, "_ nodes channels"]]) -> Mask:
         """The patterns once the data's own gaps are known."""
         return replace(self, masks=[mask.replaying(observed) for mask in self.masks])
 
@@ -220,7 +220,7 @@ class OneOf(Mask):
         drawn = [mask.hidden(streams(10 + i, stream), shape) for i, mask in enumerate(self.masks)]
         return torch.stack(drawn)[chosen, torch.arange(len(stream))]
 
-    def replaying(self, observed: list[Bool[Tensor, "time nodes channels"]]) -> Mask:
+    def replaying(self, observed: list[Bool[Tensor, "_ nodes channels"]]) -> Mask:
         """The patterns once the data's own gaps are known."""
         return replace(self, masks=[mask.replaying(observed) for mask in self.masks])
 
