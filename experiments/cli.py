@@ -33,7 +33,7 @@ from experiments.variants import Study, read_study, summarise
 from tsgen.callbacks import ImputationFigure, ImputationWriter
 from tsgen.evaluation import Evaluation
 from tsgen.models import DensityModel
-from tsgen.models.density import read_checkpoint, spec_of
+from tsgen.models.density import moved_weights, read_checkpoint, spec_of
 from tsgen.report import write_report
 from tsgen.series import SeriesSpec
 
@@ -202,6 +202,12 @@ class TsgenCLI(LightningCLI):
             "--name", type=str | None, default=None, help="the run's name; by default the configs'"
         )
         parser.add_argument("--runs", type=str, default="runs", help="the folder of all runs")
+        parser.add_argument(
+            "--transfer",
+            type=bool,
+            default=False,
+            help="test or predict with a checkpoint that was trained on another graph",
+        )
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
         parser.set_defaults(
@@ -269,7 +275,9 @@ class TsgenCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         """Holds the checkpoint against the model and adds what writes the results."""
-        if self._options.ckpt_path:
+        if self._options.transfer:
+            self._transfer()
+        elif self._options.ckpt_path:
             _check_fit(self.model, Path(self._options.ckpt_path))
         series = self.datamodule.split.series
         callbacks = {
@@ -286,6 +294,14 @@ class TsgenCLI(LightningCLI):
             ),
         }
         self.trainer.callbacks.append(callbacks[self.subcommand]())
+
+    def _transfer(self) -> None:
+        """Gives the model the weights of one that was trained on another graph."""
+        if self.subcommand == "fit" or not self._options.ckpt_path:
+            raise ValueError("transfer must go with test or predict, and --ckpt_path.")
+        self.model.load_state_dict(moved_weights(Path(self._options.ckpt_path), self.model))
+        # nothing is left for the trainer to load
+        self.config_init[self.subcommand].ckpt_path = None
 
     def before_fit(self) -> None:
         """Makes room for the run and says where it goes."""

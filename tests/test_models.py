@@ -157,3 +157,18 @@ def test_an_embedding_tells_nodes_apart(series):
     everything = equal._changed(context=torch.ones_like(equal.context))
     assert model(everything).mean[0, 3, :, 0].std() > 1e-3
     assert anonymous(everything).mean[0, 3, :, 0].std() < 1e-3
+
+
+def test_the_command_line_moves_a_model_to_another_graph(tmp_path, capsys):
+    common = ["--config", "demo", "--runs", str(tmp_path), "--data.steps", "300", "--trainer.logger", "false"]
+    common += ["--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false"]
+    common += ["--model.sampler.num_samples", "3", "--model.encoder.hidden", "4"]
+    assert main(["fit", *common, "--name", "here", "--data.num_nodes", "6"]) == 0
+    there = ["--name", "there", "--data.num_nodes", "8", "--data.process_seed", "1"]
+    there += ["--ckpt_path", str(tmp_path / "here/checkpoints/best.ckpt")]
+    assert main(["test", *common, *there]) == 2
+    assert "trained on other data: its nodes are 6" in capsys.readouterr().err
+    assert main(["test", *common, *there, "--transfer", "true"]) == 0
+    assert (tmp_path / "there/scores.json").is_file()
+    assert main(["fit", *common, *there, "--transfer", "true"]) == 2
+    assert "transfer must go with test or predict" in capsys.readouterr().err

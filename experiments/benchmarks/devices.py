@@ -24,8 +24,8 @@ import torch
 from tsgen.encoders import GraphGRUEncoder
 from tsgen.graphs import from_edges
 from tsgen.heads import MixtureHead
-from tsgen.models import AutoregressiveModel
 from tsgen.likelihood import masked_nll
+from tsgen.models import AutoregressiveModel
 from tsgen.sampling import Ancestral
 from tsgen.series import GraphSeries, SeriesBatch, SeriesSpec
 

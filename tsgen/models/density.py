@@ -189,15 +189,33 @@ def load(
     rebuilt = model() if spec is None else model(spec=spec)
     weights = state["state_dict"]
     if spec is not None:
-        weights = _moved(path, weights, rebuilt)
+        weights = moved_weights(path, rebuilt)
     rebuilt.load_state_dict(weights)
     return rebuilt.to(device).eval()
 
 
-def _moved(path: Path, weights: Mapping[str, Any], model: DensityModel) -> dict[str, Any]:
-    """A model's weights with the units of other data."""
-    own = model.state_dict()
-    moved = {**weights, "loc": own["loc"], "scale": own["scale"]}
+def moved_weights(path: Path, model: DensityModel) -> dict[str, Any]:
+    """The weights in a checkpoint for a model of the same parts on other data, with that data's units.
+
+    Args:
+        path: The checkpoint.
+        model: The model on the other data.
+
+    Raises:
+        ValueError: If channels or covariates differ, or the weights include some of nodes.
+    """
+    state, own = read_checkpoint(path), model.state_dict()
+    trained = spec_of(state)
+    if (trained.channels, trained.num_covariates) != (model.spec.channels, model.spec.num_covariates):
+        raise ValueError(
+            f"the model in {path} can only run on data of the same channels and as many covariates, "
+            f"{', '.join(trained.channels)} and {trained.num_covariates}; the data has "
+            f"{', '.join(model.spec.channels)} and {model.spec.num_covariates}."
+        )
+    moved = {**state["state_dict"], "loc": own["loc"], "scale": own["scale"]}
+    if moved.keys() != own.keys():
+        name = sorted(moved.keys() ^ own.keys())[0]
+        raise ValueError(f"the model in {path} must have the same parts; only one of the two has {name}.")
     for name, weight in own.items():
         if moved[name].shape != weight.shape:
             raise ValueError(
