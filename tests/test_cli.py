@@ -13,11 +13,11 @@ import pytest
 import torch
 import xarray as xr
 import yaml
-from conftest import AQI36
+from conftest import AQI36, RED_WINE
 from wandb_file import OfflineRun
 
 from experiments.__main__ import main
-from experiments.configs import find, shipped
+from experiments.configs import find, fragments, read, shipped
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--data.steps", "400", "--data.num_nodes", "6", "--model.encoder.hidden", "8"]
@@ -181,6 +181,10 @@ def write_table(rows=lambda table: table) -> Path:
     return Path("series.csv")
 
 
+def with_wind(table):
+    return table.assign(wind=np.sin(np.arange(len(table))).round(3))
+
+
 def write_edges(target: str = "c") -> Path:
     Path("edges.csv").write_text(f"source,target,weight\na,b,1.0\nb,{target},0.5\nc,a,0.2\n")
     return Path("edges.csv")
@@ -300,12 +304,31 @@ def test_every_config_trains_one_batch(name):
     words += ["--model.sampler.num_samples", "2"]
     if name == "files":
         words += ["--data.path", str(write_table()), "--data.edges", str(write_edges())]
-    if "AirQuality" in shipped()[name].read_text("utf-8"):
-        if not AQI36.is_dir():
-            pytest.skip(f"the AQI-36 files are not at {AQI36}")
-        words += ["--data.root", str(AQI36)]
+    for data, root in (("AirQuality", AQI36), ("RedWine", RED_WINE)):
+        if data in shipped()[name].read_text("utf-8"):
+            if not root.is_dir():
+                pytest.skip(f"the files of {data} are not at {root}")
+            words += ["--data.root", str(root)]
+    if "variants" in (options := read(find(name))):
+        words += ["--variant", next(iter(options["variants"]))]
     assert main(words) == 0
-    assert Path(f"runs/{name}/checkpoints/last.ckpt").is_file()
+    assert list(Path(f"runs/{name}").glob("**/checkpoints/last.ckpt"))
+
+
+@pytest.mark.parametrize("name", sorted(fragments()))
+def test_every_part_trains_one_batch_and_draws(name):
+    """Each encoder with the demo's head, and each head with the demo's encoder."""
+    words = ["--config", "demo", "--config", name, "--data.num_nodes", "6", "--data.steps", "400"]
+    if name == "heads/conditional":
+        words = ["--config", "files", "--config", name, "--data.path", str(write_table(with_wind))]
+        words += ["--data.edges", str(write_edges()), "--data.covariate_columns", "[wind]"]
+    words += [*SHORT, "--trainer.max_epochs", "1", "--model.sampler.num_samples", "2"]
+    words += [f"--trainer.limit_{part}_batches=1" for part in ("train", "val", "test")]
+    words += ["--trainer.logger", "false"]
+    assert main(["fit", *words]) == 0
+    assert main(["test", *words]) == 0
+    run = next(Path("runs").iterdir())
+    assert run.name.endswith(name.split("/")[1]) and (run / "scores.json").is_file()
 
 
 def test_a_path_is_as_good_as_a_name(tmp_path):

@@ -34,11 +34,13 @@ CAUSAL = {
     "lags": partial(WindowEncoder, order=3, layers=0),
     "convolution 2": partial(ConvolutionEncoder, hidden=6, kernel_size=2, layers=3),
     "convolution 3": partial(ConvolutionEncoder, hidden=6, kernel_size=3, layers=2),
+    "convolution twice": partial(ConvolutionEncoder, hidden=6, kernel_size=2, layers=2, repeats=2),
     "gru": partial(GraphGRUEncoder, hidden=6),
     "attention": partial(AttentionEncoder, hidden=8, heads=2),
 }
 BOTH_WAYS = {
     "both ways": partial(AttentionEncoder, hidden=8, heads=2, causal=False),
+    "convolution both ways": partial(ConvolutionEncoder, hidden=6, kernel_size=3, layers=3, causal=False),
     "bidirectional": lambda features, convolution: BidirectionalEncoder(
         features, partial(GraphGRUEncoder, hidden=6, convolution=convolution)
     ),
@@ -51,6 +53,7 @@ CONVOLUTIONS = {
     "gatv2": partial(GATv2Conv, heads=2, concat=False, edge_dim=1),
 }
 RECEPTIVE_FIELDS = {"window 1": 1, "window 3": 3, "lags": 3, "convolution 2": 8, "convolution 3": 9}
+RECEPTIVE_FIELDS["convolution twice"] = 7
 OURS = [GraphConvolution, DiffusionConvolution, partial(DiffusionConvolution, hops=3), GraphAttention]
 
 causal = pytest.mark.parametrize("name", CAUSAL)
@@ -339,7 +342,9 @@ def test_an_encoder_is_remembered_as_plain_data(convolution):
         (partial(WindowEncoder, layers=-1), "layers must be 0"),
         (partial(WindowEncoder, hidden=0), "hidden must be at least 1"),
         (partial(ConvolutionEncoder, kernel_size=1), "kernel_size must be at least 2; it is 1"),
+        (partial(ConvolutionEncoder, kernel_size=2, causal=False), "must be odd .* it is 2. Take 3"),
         (partial(ConvolutionEncoder, layers=0), "layers must be at least 1"),
+        (partial(ConvolutionEncoder, repeats=0), "repeats must be at least 1; it is 0"),
         (partial(AttentionEncoder, hidden=64, heads=3), r"multiple of 2 \* heads = 6; it is 64. Take 66"),
         (partial(AttentionEncoder, hidden=4, heads=4), "Take 8"),
         (partial(AttentionEncoder, heads=0), "heads must be at least 1"),

@@ -28,6 +28,8 @@ NADES = {
     "slice any": partial(MixtureNADEHead, width=5, over="slice", order="any"),
     "slice shuffled": partial(MixtureNADEHead, width=5, over="slice", order=SHUFFLED, components=2),
     "slice linear": partial(MixtureNADEHead, width=5, over="slice", order=SHUFFLED, activation="none"),
+    "channels own scales": partial(MixtureNADEHead, width=5, scale="entry"),
+    "slice own scales": partial(MixtureNADEHead, width=5, over="slice", scale="entry", components=2),
     "slice linear any": partial(MixtureNADEHead, width=5, over="slice", order="any", activation="none"),
 }
 HEADS = NADES | {
@@ -198,6 +200,7 @@ def test_units_are_only_units(name):
         ("slice given", 149, 6 * 149 + 25),
         ("slice shuffled", 6 * 15 + 14, 6 * 104 + 25),
         ("slice linear", 9 * 10 + 14, 6 * 104),
+        ("channels own scales", 6 * 15 + 14 + 3, 2 * 107 + 25),
         ("conditional nade", 9 * 17 + 16, 6 * 169 + 35),
     ],
 )
@@ -304,7 +307,10 @@ def loop(head: MixtureNADEHead, name: str, h, values, known, units: Units):
                 a = p["start.weight"] @ h[v] + p["start.bias"] + e
                 act = torch.tanh(a) if "reversed" in name else a * torch.sigmoid(a)
                 numbers = numbers + act @ weight[HIDDEN + head.width :]
-            out[v, c] = (numbers + p["numbers.bias"][row]).reshape(3, -1)
+            numbers = numbers + p["numbers.bias"][row]
+            if "own scales" in name:
+                numbers = torch.cat([numbers, p["log_scale"][row]])
+            out[v, c] = numbers.reshape(3, -1)
     logits, mean, log_scale = out.unbind(-2)
     return (
         logits.log_softmax(dim=-1),
@@ -502,6 +508,7 @@ def test_a_conditional_head_reads_the_covariates_beside_the_state():
         (partial(MixtureNADEHead, components=0), SIZES, "components must be at least 1; it is 0"),
         (partial(MixtureNADEHead, width=0), SIZES, "width must be at least 1; it is 0"),
         (partial(MixtureNADEHead, over="nodes"), SIZES, "over must be 'channels' or 'slice'; it is 'nodes'"),
+        (partial(MixtureNADEHead, scale="node"), SIZES, "scale must be 'state' or 'entry'; it is 'node'"),
         (partial(MixtureNADEHead, activation="relu"), SIZES, "activation must be .* it is 'relu'"),
         (partial(MixtureNADEHead, order="last"), SIZES, "permutation of 0 to 1; it is 'last'"),
         (partial(MixtureNADEHead, order=[0, 0]), SIZES, r"permutation of 0 to 1; it is \[0, 0\]"),

@@ -119,7 +119,7 @@ def test_processes_are_added_up():
 # ------------------------------------------------------------------------------------------------- in a run
 
 
-def tested(folder, horizon: int | None) -> tuple[dict, SyntheticDataModule]:
+def evaluated(folder, horizon: int | None) -> tuple[dict, SyntheticDataModule]:
     """What the test of an untrained model leaves behind."""
     data = SyntheticDataModule(num_nodes=5, steps=1200, test=0.6, window=12, batch_size=7, horizon=horizon)
     torch.manual_seed(1)
@@ -133,7 +133,7 @@ def tested(folder, horizon: int | None) -> tuple[dict, SyntheticDataModule]:
 
 
 def test_the_table_of_a_forecast_has_scores_by_lead_time(tmp_path):
-    table, data = tested(tmp_path, HORIZON)
+    table, _ = evaluated(tmp_path, HORIZON)
     with xr.open_dataset(tmp_path / "evaluation.nc") as windows:
         windows = windows.load()
     assert not windows["target"][:, :-HORIZON].any()
@@ -150,7 +150,7 @@ def test_the_table_of_a_forecast_has_scores_by_lead_time(tmp_path):
 
 
 def test_the_exact_law_has_its_own_scores_by_lead_time(tmp_path):
-    table, data = tested(tmp_path, HORIZON)
+    table, data = evaluated(tmp_path, HORIZON)
     dataset = data.dataset("test")
     batch = dataset.__getitems__([(0, i) for i in range(len(dataset))])
     law = data.exact.predictive(batch)
@@ -166,5 +166,5 @@ def test_the_exact_law_has_its_own_scores_by_lead_time(tmp_path):
 
 @pytest.mark.parametrize("horizon", [None, 0])
 def test_without_a_forecast_there_are_no_lead_times(horizon, tmp_path):
-    table, _ = tested(tmp_path, horizon)
+    table, _ = evaluated(tmp_path, horizon)
     assert table["rows"] and not {"by_lead_time", "by_lead_time_exact"} & table.keys()

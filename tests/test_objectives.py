@@ -564,7 +564,7 @@ def test_truncation_needs_a_step(series):
         make(series, truncated_steps=0)
 
 
-# ---------------------------------------------------------------------------- checkpoints and the command line
+# --------------------------------------------------------------------------- checkpoints and the command line
 
 OBJECTIVES = {
     **NOISY,

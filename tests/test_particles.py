@@ -475,8 +475,8 @@ def test_the_bound_is_a_mean_over_what_is_visible():
 
 
 def test_training_finds_the_likeliest_process():
-    """An AR(1) half of whose values are missing, from a start far off: within a standard error of the exact
-    maximum."""
+    """An AR(1) half of whose values are missing, from a start far off: within half a standard error of
+    the exact maximum."""
     windows, graph = 30, from_edges([], [], [], num_nodes=1)
     values = ARProcess([0.8], 0.5, 1.0).sample(20, windows)[..., None, None]
     context = torch.rand(values.shape, generator=torch.Generator().manual_seed(0)) < 0.5
@@ -491,7 +491,7 @@ def test_training_finds_the_likeliest_process():
     with torch.no_grad():
         weight.copy_(torch.tensor([[-0.3, 0.0]]))
     weight.register_hook(lambda gradient: gradient * torch.tensor([[1, 0]]))  # no flag: one intercept
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.15)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.15, betas=(0.6, 0.9))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 60)
     for step in range(60):
         optimizer.zero_grad()
@@ -500,8 +500,7 @@ def test_training_finds_the_likeliest_process():
         schedule.step()
     found = torch.cat([weight[0, :1], model.head.linear.bias, model.head.log_scale[0]]).detach()
     exact, error = likeliest(batch)
-    print(found, exact, error)
-    assert ((found - exact).abs() < error).all()
+    assert ((found - exact).abs() < error / 2).all()
 
 
 def likeliest(batch):

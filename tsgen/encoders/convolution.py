@@ -2,7 +2,8 @@ r"""An encoder of a long but bounded past: dilated causal convolutions over time
 
 Every block looks back k times as far as the one before it, so a receptive field of :math:`k^L` steps takes L
 blocks. The state carried from call to call is, for each block, the steps that it still looks back on; a step
-then costs the same however long the receptive field.
+then costs the same however long the receptive field. Not causal, every block looks as far ahead as back, and
+a window is read at once.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tsgen.encoders.base import Encoder
+from tsgen.encoders.base import Encoder, refuse_state
 from tsgen.propagation import GraphConvolution, Messages, Propagation
 
 
@@ -29,18 +30,25 @@ class ConvolutionEncoder(Encoder):
 
     Steps before the window are zeros. The last r is the state: the blocks only add to it, so a law that is
     linear in the last slice needs no gate. The receptive field is :math:`1 + (k - 1) \sum_l k^l = k^L` steps.
+    An encoder that is not causal reads k steps centred on t, :math:`r_{t+jd}` with :math:`|j| \le (k - 1) / 2`,
+    and steps after the window are zeros too.
 
     Args:
         in_features: Size of a node's input.
         hidden: Size of a node's state, and of all blocks.
         kernel_size: The number k of steps that each block reads.
         layers: The number L of blocks.
+        causal: Read no step later than the present one. Else the window is read both ways and no state can be
+            carried.
         convolution: Any PyTorch Geometric convolution, as a factory of the sizes of its input and output.
             None for no messages.
+        repeats: How often all L blocks come, one after another, each time with weights of their own. More of
+            them think longer about the same steps.
 
     Raises:
-        ValueError: If ``kernel_size`` is below 2, ``layers`` or ``hidden`` below 1, or the convolution does
-            not fit.
+        ValueError: If ``kernel_size`` is below 2, or even in an encoder that is not causal; ``layers``,
+            ``repeats`` or ``hidden`` is below 1, or the convolution does not fit; at a call, if a state is
+            given to an encoder that is not causal.
 
     References:
         WaveNet: a generative model for raw audio (van den Oord et al., 2016); Graph WaveNet for deep
@@ -53,32 +61,47 @@ class ConvolutionEncoder(Encoder):
         hidden: int = 64,
         kernel_size: int = 2,
         layers: int = 4,
+        causal: bool = True,
         convolution: Callable[[int, int], nn.Module] | None = GraphConvolution,
+        repeats: int = 1,
     ) -> None:
         super().__init__(in_features, hidden)
         if kernel_size < 2:
             raise ValueError(f"kernel_size must be at least 2; it is {kernel_size}.")
-        if layers < 1:
-            raise ValueError(f"layers must be at least 1; it is {layers}.")
-        dilations = [kernel_size**layer for layer in range(layers)]
-        self.receptive_field = 1 + (kernel_size - 1) * sum(dilations)
+        if not causal and kernel_size % 2 == 0:
+            raise ValueError(
+                f"kernel_size must be odd in an encoder that is not causal; it is {kernel_size}. "
+                f"Take {kernel_size + 1}."
+            )
+        for name, number in (("layers", layers), ("repeats", repeats)):
+            if number < 1:
+                raise ValueError(f"{name} must be at least 1; it is {number}.")
+        self.causal = causal
+        dilations = repeats * [kernel_size**layer for layer in range(layers)]
+        if causal:
+            self.receptive_field = 1 + (kernel_size - 1) * sum(dilations)
+        ahead = 0 if causal else kernel_size // 2
         self.messages = Messages(convolution, in_features, hidden)
         self.entry = nn.Linear(self.messages.out_features, hidden)
-        self.blocks = nn.ModuleList(_Block(hidden, kernel_size, d, convolution) for d in dilations)
+        self.blocks = nn.ModuleList(_Block(hidden, kernel_size, d, ahead, convolution) for d in dilations)
 
     def forward(
         self,
         inputs: Float[Tensor, "batch time nodes features"],
         propagation: Propagation,
         state: tuple[Float[Tensor, "batch _ nodes hidden"], ...] | None = None,
-    ) -> tuple[Float[Tensor, "batch time nodes hidden"], tuple[Float[Tensor, "batch _ nodes hidden"], ...]]:
+    ) -> tuple[
+        Float[Tensor, "batch time nodes hidden"], tuple[Float[Tensor, "batch _ nodes hidden"], ...] | None
+    ]:
         """Reads the next steps; ``state`` is what each block still looks back on."""
+        if not self.causal:
+            refuse_state(state)
         x = inputs.transpose(0, 1).contiguous()  # time first: shifted steps then lie in one block
         r, kept = self.entry(self.messages(x, propagation)), []
         for block, past in zip(self.blocks, state or len(self.blocks) * (None,), strict=True):
             r, past = block(r, propagation, None if past is None else past.transpose(0, 1))
             kept.append(past.transpose(0, 1))
-        return r.transpose(0, 1), tuple(kept)
+        return r.transpose(0, 1), tuple(kept) if self.causal else None
 
 
 class _Block(nn.Module):
@@ -89,10 +112,11 @@ class _Block(nn.Module):
         hidden: int,
         kernel_size: int,
         dilation: int,
+        ahead: int,
         convolution: Callable[[int, int], nn.Module] | None,
     ) -> None:
         super().__init__()
-        self.shifts = [tap * dilation for tap in range(kernel_size)]
+        self.shifts = [(tap - ahead) * dilation for tap in range(kernel_size)]  # steps back
         # one matrix product over all taps: on a CPU it trains in two thirds of the time of conv1d, whose axes
         # would have to be turned before and after
         self.taps = nn.Linear(kernel_size * hidden, 2 * hidden)
@@ -103,7 +127,7 @@ class _Block(nn.Module):
         """The next r, and the steps of this one that the next call looks back on."""
         steps, reach = len(r), self.shifts[-1]
         past = r.new_zeros(reach, *r.shape[1:]) if past is None else past
-        x = torch.cat([past, r])
+        x = torch.cat([past, r, r.new_zeros(-self.shifts[0], *r.shape[1:])])
         taps = torch.cat([x[reach - shift : reach - shift + steps] for shift in self.shifts], dim=-1)
         a, b = self.taps(taps).chunk(2, dim=-1)
         g = self.messages(torch.tanh(a) * torch.sigmoid(b), propagation)

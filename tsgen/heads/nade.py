@@ -95,6 +95,9 @@ class MixtureNADEHead(Head):
         activation: Of the hidden layer. ``"none"`` leaves the layer out: all is affine in the state and the
             other entries. With K = 1 and a ``width`` of at least the number of entries less one, this
             contains every Gaussian law of a whole slice: a mean affine in each node's state, any covariance.
+        scale: Whether a component's log-scale depends on the state and the other entries as its mean does
+            (``"state"``), or is one number of its entry (``"entry"``): the conditional laws of a Gaussian
+            have such scales.
 
     Raises:
         ValueError: If ``components`` or ``width`` is below 1, a word is none of the above, ``order`` is not a
@@ -118,6 +121,7 @@ class MixtureNADEHead(Head):
         order: Literal["given", "any"] | list[int] = "given",
         over: Literal["channels", "slice"] = "channels",
         activation: Literal["silu", "tanh", "none"] = "silu",
+        scale: Literal["state", "entry"] = "state",
     ) -> None:
         super().__init__(hidden, sizes)
         first = first_numbers(components)
@@ -127,12 +131,14 @@ class MixtureNADEHead(Head):
             raise ValueError(f"over must be 'channels' or 'slice'; it is {over!r}.")
         if activation not in (*ACTIVATIONS, "none"):
             raise ValueError(f"activation must be 'silu', 'tanh' or 'none'; it is {activation!r}.")
+        if scale not in ("state", "entry"):
+            raise ValueError(f"scale must be 'state' or 'entry'; it is {scale!r}.")
         self.components, self.width = components, width
         self.entries = sizes.channels if over == "channels" else sizes.nodes * sizes.channels
         if self.entries < 2:
             instead = "MixtureHead" if sizes.nodes == 1 else "MixtureHead, or over='slice'"
             raise ValueError(f"a NADE over {over!r} needs at least 2 entries; there is 1. Use {instead}.")
-        self.any_order = order == "any"
+        self.known_first = order == "any"
         self.order = _order(order, self.entries)
         self.activation = ACTIVATIONS.get(activation)
         if self.activation is not None:
@@ -140,11 +146,13 @@ class MixtureNADEHead(Head):
         self.expected = nn.Parameter(torch.zeros(self.entries, hidden))
         self.telling = EntryLinear(self.entries, 1, width)
         layers = 1 if self.activation is None else 2
-        self.numbers = EntryLinear(self.entries, hidden + layers * width, 3 * components)
+        kinds = 3 if scale == "state" else 2
+        self.numbers = EntryLinear(self.entries, hidden + layers * width, kinds * components)
+        self.log_scale = nn.Parameter(first[2].repeat(self.entries, 1)) if scale == "entry" else None
         with torch.no_grad():
             # what is heard of a whole slice is then of the size of one entry
             self.telling.weight.mul_((3 / self.entries) ** 0.5)
-            self.numbers.bias.copy_(first.flatten().expand(self.entries, -1))
+            self.numbers.bias.copy_(first[:kinds].flatten().expand(self.entries, -1))
         sequence = torch.tensor(self.order)
         self.register_buffer("sequence", sequence, persistent=False)
         self.register_buffer("place", sequence.argsort(), persistent=False)
@@ -152,9 +160,10 @@ class MixtureNADEHead(Head):
     @property
     def num_parameters_per_entry(self) -> int:
         """3 K (hidden + 2 width + 1) for its own law, 2 width + hidden for what it tells the others; without
-        a hidden layer 3 K (hidden + width + 1) for its own. The layer's start, width (hidden + 1) numbers, is
-        common to all entries."""
+        a hidden layer 3 K (hidden + width + 1) for its own. With scales of the entry's own K of the 3 K maps
+        are single numbers. The layer's start, width (hidden + 1) numbers, is common to all entries."""
         own = [self.expected, *self.telling.parameters(), *self.numbers.parameters()]
+        own += [] if self.log_scale is None else [self.log_scale]
         return sum(parameter[0].numel() for parameter in own)
 
     def forward(
@@ -171,10 +180,11 @@ class MixtureNADEHead(Head):
         # shifted, not subtracted: an entry's own value must not even leave a rounding error
         sums = functional.pad(told[..., self.sequence, :], (0, 0, 1, -1)).cumsum(dim=-2)
         heard = sums[..., self.place, :]
-        if self.any_order:
+        if self.known_first:
             heard = torch.where(self._joint(known)[..., None], heard, told.sum(dim=-2, keepdim=True))
         numbers = self.numbers(self._features(states, heard))
-        return self._law(numbers.reshape(*values.shape, -1), units)
+        scales = None if self.log_scale is None else self.log_scale.unflatten(0, (-1, self.sizes.channels))
+        return self._law(numbers.reshape(*values.shape, -1), scales, units)
 
     def quantile(
         self, law: MixtureSameFamily, uniforms: Float[Tensor, "*entry uniforms"]
@@ -200,17 +210,18 @@ class MixtureNADEHead(Head):
         # where an entry is known in every row, no law is needed
         drawn_somewhere = (~kept).flatten(0, -2).any(dim=0).tolist()
         told = self._told(states, values, known, units).sum(dim=-2)
-        heard = told if self.any_order else torch.zeros_like(told)
+        heard = told if self.known_first else torch.zeros_like(told)
         standard, entries = Units(heard.new_zeros(1), heard.new_ones(1)), list(x.unbind(-1))
         for i in self.order:
             if drawn_somewhere[i]:
                 numbers = self.numbers.of(i, self._features(states[..., i, :], heard))
-                draw = mixture_quantile(self._law(numbers, standard), noise[..., i, :])
+                scales = None if self.log_scale is None else self.log_scale[i]
+                draw = mixture_quantile(self._law(numbers, scales, standard), noise[..., i, :])
                 entries[i] = torch.where(kept[..., i], entries[i], draw)
             surprise = entries[i] - states[..., i, :] @ self.expected[i]
             told = self.telling.of(i, surprise[..., None])
             # in any order what is known has been heard
-            heard = heard + (torch.where(kept[..., i, None], 0, told) if self.any_order else told)
+            heard = heard + (torch.where(kept[..., i, None], 0, told) if self.known_first else told)
         drawn = units.loc + units.scale * torch.stack(entries, dim=-1).reshape(values.shape)
         return torch.where(known, values, drawn)
 
@@ -245,8 +256,13 @@ class MixtureNADEHead(Head):
             parts.append(self.activation(self.start(states) + heard))
         return torch.cat(parts, dim=-1)
 
-    def _law(self, numbers: Float[Tensor, "*entry numbers"], units: Units) -> MixtureSameFamily:
-        return mixture_law(numbers.unflatten(-1, (3, self.components)), units)
+    def _law(
+        self, numbers: Float[Tensor, "*entry numbers"], log_scale: Tensor | None, units: Units
+    ) -> MixtureSameFamily:
+        each = numbers.unflatten(-1, (-1, self.components))
+        if log_scale is not None:
+            each = torch.cat([each, log_scale[..., None, :].expand(*each.shape[:-2], 1, -1)], dim=-2)
+        return mixture_law(each, units)
 
 
 def _order(order: Literal["given", "any"] | list[int], entries: int) -> list[int]:
