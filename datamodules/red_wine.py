@@ -44,13 +44,13 @@ class RedWineDataModule(SeriesDataModule):
     entry is a log-likelihood of -11 n a case.
 
     Of the nine training parts of a fold the first eight are for training and the last for validation. As in
-    the literature, the data's unit is the standard deviation of a channel over all nine, less its mean. In
-    these units a single Gaussian, fitted to the nine parts, reaches a mean test log-likelihood of -13.18 a
-    case, as published.
+    the literature, every channel is standardised by its mean and deviation over all nine, so that likelihoods
+    compare: in these units a single Gaussian, fitted to the nine, reaches a mean test log-likelihood of
+    -13.18 a case, as published.
 
-    240 rows of the table are there twice or oftener, so that about a quarter of a fold's test cases are also
-    among its training cases, and values are rounded: narrow components are worth more here than they would
-    be of wines not seen before. It is so for every published number.
+    240 rows of the table repeat another, so that about a quarter of a fold's test cases are among its
+    training cases too, and values are rounded: narrow components are worth more here than for a new wine.
+    That holds for every published number as well.
 
     Args:
         root: Folder with ``red_wine.hdf5``.

@@ -20,8 +20,8 @@ A configuration may hold several variants of a run. All of them run, in runs/NAM
 --variant VARIANT.
 Every option of a YAML file is one of the command line too, such as --trainer.max_epochs 5 or
 --model.encoder.hidden 128. `tsgen fit --help` lists those of the trainer; those of a class are listed by
---data.help CLASS and --model.help CLASS (SyntheticDataModule, AirQualityDataModule, FilesDataModule;
-AutoregressiveModel, GraphVAR).
+--data.help CLASS and --model.help CLASS (SyntheticDataModule, AirQualityDataModule, RedWineDataModule,
+FilesDataModule; AutoregressiveModel, AnyOrderModel, GraphVAR).
 TSGEN_TRACEBACK=1 shows where an error came from."""
 
 

@@ -10,6 +10,7 @@ from lightning import Trainer
 from test_linear import autocovariances, given, make_batch, make_var
 
 from datamodules import SyntheticDataModule
+from experiments.benchmarks.any_order import SHARES, errors, hidden_windows, make_data, train
 from tsgen.heads import GaussianHead
 from tsgen.heads.base import SCALE_FLOOR
 from tsgen.linear import VARProcess
@@ -18,7 +19,7 @@ from tsgen.models import AnyOrderModel, GraphVAR
 from tsgen.sampling import AnyOrder
 from tsgen.series import SeriesSpec
 
-DRAWS = 20_000
+DRAWS = 5000
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False, "logger": False}
 
 
@@ -43,7 +44,7 @@ class ExactModel(AnyOrderModel):
 
 
 def exact(order: int = 2, windows: int = 1, steps: int = 4, **sampler):
-    """The model of an exact law and windows with about half of their entries visible (of the first, fewer)."""
+    """The model of an exact law and windows with about half of their entries visible (of the first: 4)."""
     process, batch = make_var(order), make_batch(windows, steps)
     batch.context[0, 1:3] = False
     return ExactModel(process, AnyOrder(**sampler)), batch
@@ -89,7 +90,7 @@ def test_one_group_draws_each_entry_from_its_own_posterior():
     for z in z_scores(found, mean, covariance.diagonal().diag()):
         assert z.abs().max() < 5
     # the joint posterior is another law
-    assert z_scores(found, mean, covariance)[1].abs().max() > 20
+    assert z_scores(found, mean, covariance)[1].abs().max() > 10
     law = model.sampler.law(model, batch)
     torch.testing.assert_close(law.mean[0][~batch.context[0]], mean)
     torch.testing.assert_close(law.variance[0][~batch.context[0]], covariance.diagonal())
@@ -192,3 +193,14 @@ def test_the_sampler_refuses_what_it_cannot_draw_from():
         GraphVAR(spec, sampler=AnyOrder())
     with pytest.raises(ValueError, match="groups must be at least 1; it is 0"):
         AnyOrder(groups=0)
+
+
+@pytest.mark.slow
+def test_training_reaches_the_exact_posterior():
+    """Means and deviations of hidden entries within 5 % of the exact ones; not better than chance."""
+    data = make_data(nodes=3, window=6, windows=10_000)
+    model = train(data, epochs=15)
+    for share in SHARES:
+        found = errors(model, data.exact, hidden_windows(data, PointMask(share)))
+        assert found.mean < 0.05 and found.deviation < 0.05, (share, found)
+        assert found.gap > -3 * found.gap_error, (share, found)

@@ -20,7 +20,7 @@ from tsgen.counter_random import streams, uniforms
 from tsgen.encoders import AttentionEncoder, ConvolutionEncoder, GraphGRUEncoder, WindowEncoder
 from tsgen.heads import ConditionalHead, GaussianHead, MixtureHead, MixtureNADEHead
 from tsgen.heads.base import SCALE_FLOOR
-from tsgen.likelihood import masked_nll
+from tsgen.likelihood import masked_log_prob, masked_nll
 from tsgen.masks import PointMask
 from tsgen.models import AnyOrderModel, AutoregressiveModel
 from tsgen.objectives import MaskedNLL, ParticleBound, Rollout, ScheduledSampling
@@ -350,6 +350,29 @@ def test_one_step_is_teacher_forcing_on_what_it_scores(encoder, head, paths, ser
         found, grads = gradients(model, loss), gradients(model, expected)
         for name, grad in grads.items():
             torch.testing.assert_close(found[name], grad, atol=1e-5, rtol=1e-4, msg=name)
+
+
+@pairs
+@torch.no_grad()
+def test_the_score_is_that_of_whole_windows_with_the_paths_as_inputs(encoder, head, series, batch):
+    """Each path put into the window and read in one pass; then the mean of what is joint."""
+    model = make(series, encoder, head).double()
+    batch = learning(batch)._changed(values=batch.values.double(), covariates=batch.covariates.double())
+    start, steps, paths, drawn, draw = 2, 5, 3, [], model.draw
+    model.draw = lambda *parts: drawn.append(draw(*parts)) or drawn[-1]
+    step = step_with_start(start, steps, 10)
+    loss = Rollout(steps=steps, paths=paths).loss(model, batch, stream_of(batch), step)
+    assert torch.cat(drawn, dim=1).flatten(1).unique(dim=0).shape[0] == paths * len(batch.values)
+    rows = batch.repeat(paths).steps(slice(0, start + steps))
+    x, seen = model.visible(rows)
+    x[:, start:], seen[:, start:] = model.units(batch).standardise(torch.cat(drawn, dim=1)), 1.0
+    score = masked_log_prob(model.law(rows, x, seen), rows.values, rows.target).unflatten(0, (paths, -1))
+    if "nade" in head:
+        score = score.sum(dim=(3, 4) if head == "nade of the slice" else 4)
+    expected = score[0, :, :start].sum() + (score[:, :, start:].logsumexp(dim=0) - math.log(paths)).sum()
+    assert float(loss) == pytest.approx(
+        -float(expected) / int(rows.target[: len(batch.values)].sum()), rel=1e-9
+    )
 
 
 @torch.no_grad()

@@ -1,8 +1,8 @@
 r"""How far back the loss of a slice reaches: gradients with respect to the state that an encoder carries.
 
-Let :math:`L_T` be the negative log-density of the last slice of a window and :math:`h_t` what the encoder hands
-from step t to step t + 1: a hidden state, the slices that it still looks back on, the keys and values of all
-steps so far. By the chain rule
+Let :math:`L_T` be the negative log-density of the last slice of a window and :math:`h_t` what the encoder
+hands from step t to step t + 1: a hidden state, the slices that it still looks back on, the keys and values
+of all steps so far. By the chain rule
 
 .. math:: \frac{\partial L_T}{\partial h_{T-k}}
     = \frac{\partial L_T}{\partial h_{T-1}} \prod_{j=T-k+1}^{T-1} \frac{\partial h_j}{\partial h_{j-1}},
@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from torch import Tensor
 
 from tsgen.encoders.base import map_state
@@ -37,15 +37,15 @@ from tsgen.report.figures import BLUE, GREY, INK, PALE, _grid, _styled
 from tsgen.series import SeriesBatch
 
 SHOWN = 6
-"""Earlier epochs that the figure shows beside the last one."""
+"""The most earlier epochs that the figure shows beside the last one."""
 
 
 def gradient_norms(model: AutoregressiveModel, batch: SeriesBatch) -> Float[Tensor, "lags"]:
     r"""The norm of :math:`\partial L_T / \partial h_{T-k}` for k = 1, ..., T - 1, in nats per unit of state.
 
-    Everything whose truth is known counts as visible, and the gradient goes through the whole window, whatever
-    ``truncated_steps`` is. A norm is taken over all that one window's state holds, then its mean over the
-    windows. No parameter's ``grad`` is touched.
+    Everything whose truth is known counts as visible, and the gradient goes through the whole window,
+    whatever ``truncated_steps`` is. A norm is taken over all that one window's state holds, then its mean
+    over the windows. No parameter's ``grad`` is touched.
 
     Args:
         model: A model that factorises over time.
@@ -56,10 +56,9 @@ def gradient_norms(model: AutoregressiveModel, batch: SeriesBatch) -> Float[Tens
     """
     if batch.values.shape[1] < 2:
         raise ValueError("gradient flow needs windows of at least 2 steps; they have 1.")
-    batch = batch._changed(context=batch.context | batch.target)
-    # not in inference mode either, which forbids gradients for good
+    # not in inference mode either: what is made there can have no gradient, ever
     with torch.inference_mode(False), torch.enable_grad():
-        loss, carried = _stepped(model, batch)
+        loss, carried = _stepped(model, batch._changed(context=batch.context | batch.target))
         flat = [part for state in carried for part in state]
         gradients = iter(torch.autograd.grad(loss, flat, allow_unused=True))
     norms = [_norm([next(gradients) for _ in state], len(batch.values)) for state in carried]
@@ -67,7 +66,7 @@ def gradient_norms(model: AutoregressiveModel, batch: SeriesBatch) -> Float[Tens
 
 
 def _stepped(model: AutoregressiveModel, batch: SeriesBatch) -> tuple[Tensor, list[list[Tensor]]]:
-    """The loss of the last slice, summed over windows, and the tensors of the state carried from each step."""
+    """The loss of the last slice, summed over windows, and the tensors of the state that each step leaves."""
     x, seen = model.visible(batch)
     before, propagation = None, Propagation(batch.graph)
     state, carried = None, []
@@ -82,8 +81,11 @@ def _stepped(model: AutoregressiveModel, batch: SeriesBatch) -> tuple[Tensor, li
 
 
 def _traced(part: Tensor) -> Tensor:
-    """A state that gradients can be asked for: one made of inputs alone has none to begin with."""
-    return part if part.requires_grad or not part.is_floating_point() else part.detach().requires_grad_()
+    """A part of the state that its gradient can be asked for, by itself."""
+    if not part.is_floating_point():
+        return part
+    # an alias: within a step one part may be made of another, and the way through that other is not its own
+    return part.view_as(part) if part.requires_grad else part.detach().requires_grad_()
 
 
 def _tensors(state: Any) -> Iterator[Tensor]:
@@ -114,18 +116,27 @@ def gradient_flow(curves: Mapping[int, Float[np.ndarray, " lags"]]) -> Figure:
         curves: For each epoch, what :func:`gradient_norms` returned.
     """
     figure, (ax,) = _grid(1, 1, 6.4, 3.2)
-    epochs = sorted(curves)
-    earlier = epochs[:-1]
-    chosen = sorted({earlier[i] for i in np.linspace(0, len(earlier) - 1, SHOWN).round().astype(int)}) if earlier else []
+    *earlier, last = sorted(curves)
+    chosen = earlier[:: -(-len(earlier) // SHOWN) or 1]
     for epoch in chosen:
-        ax.plot(*_points(curves[epoch]), color=PALE, lw=1.2, zorder=2)
-    last = curves[epochs[-1]]
-    marks = "o" if len(last) < 40 else None
-    ax.plot(*_points(last), color=BLUE, lw=1.8, marker=marks, ms=3, label=f"epoch {epochs[-1]}", zorder=3)
-    if chosen:
-        ax.plot([], [], color=PALE, lw=1.2, label=f"epochs {chosen[0]} to {chosen[-1]}" if len(chosen) > 1 else f"epoch {chosen[0]}")
-    reach = int(np.flatnonzero(last)[-1]) + 2 if last.any() else 1
-    if reach <= len(last):
-        ax.axvline(reach, color=INK, lw=0.8, ls=(0, (4, 3)))
-        ax.annotate("exactly zero\nfrom here on", (reach, 0.5), ...)
+        ax.plot(*_points(curves[epoch]), color=GREY, lw=0.6, label="earlier" if epoch == chosen[0] else None)
+    norms = curves[last]
+    look: dict[str, Any] = {"marker": "o", "ms": 3} if len(norms) < 40 else {}
+    ax.plot(*_points(norms), color=BLUE, lw=1.8, label=f"epoch {last}", **look)
+    zero = 1 + int(np.flatnonzero(norms)[-1] + 1 if norms.any() else 0)
+    if zero <= len(norms):
+        ax.axvline(zero, color=INK, lw=1, ls=(0, (4, 3)), label=f"zero from k = {zero} on")
+    ax.set_yscale("log")
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda norm, _: f"{norm:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+    ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    ax.set(xlim=(0, len(norms) + 1), xlabel="k, steps back", ylabel="gradient of the last slice's loss")
+    ax.set_title("Norm of the gradient with respect to the state of step T - k")
+    ax.grid(axis="y", color=PALE, lw=0.5)
+    ax.legend(fontsize=8.5)
     return figure
+
+
+def _points(norms: Float[np.ndarray, " lags"]) -> tuple[np.ndarray, np.ndarray]:
+    """Where a line runs: a logarithmic axis has no zero."""
+    return np.arange(1, len(norms) + 1), np.where(norms > 0, norms, np.nan)

@@ -48,7 +48,7 @@ def growth(ax: Axes) -> None:
         process = ARProcess(list(coefficients), 0.0, 1.0)
         law = process.forecast(torch.zeros(len(coefficients)), HORIZON)
         label = f"({', '.join(map(str, coefficients))})"
-        ax.plot(lead, law.variance / process.stationary().variance, ls=style, color=INK, lw=1.3, label=label)
+        ax.plot(lead, law.variance / process.autocovariance(0), ls=style, color=INK, lw=1.3, label=label)
     ax.set(ylabel="variance / stationary variance", ylim=(0, 1.02), title="The law itself, by coefficients")
     ax.legend(fontsize=8, loc="lower right")
 

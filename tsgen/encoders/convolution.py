@@ -28,15 +28,15 @@ class ConvolutionEncoder(Encoder):
         a, b &= W [r_t, r_{t-d}, \dots, r_{t-(k-1)d}], \qquad g = \tanh(a) \odot \sigma(b) \\
         r_t &\leftarrow r_t + V [g, \mathrm{conv}(g)].
 
-    Steps before the window are zeros. The last r is the state: the blocks only add to it, so a law that is
+    Steps outside the window are zeros. The last r is the state: the blocks only add to it, so a law that is
     linear in the last slice needs no gate. The receptive field is :math:`1 + (k - 1) \sum_l k^l = k^L` steps.
-    An encoder that is not causal reads k steps centred on t, :math:`r_{t+jd}` with :math:`|j| \le (k - 1) / 2`,
-    and steps after the window are zeros too.
+    An encoder that is not causal reads :math:`r_{t+d}, \dots, r_{t+(k-1)d}` too: as far ahead as back.
 
     Args:
         in_features: Size of a node's input.
         hidden: Size of a node's state, and of all blocks.
-        kernel_size: The number k of steps that each block reads.
+        kernel_size: The number k of steps that each block reads, the present one and those before it; if not
+            causal, as many after it.
         layers: The number L of blocks.
         causal: Read no step later than the present one. Else the window is read both ways and no state can be
             carried.
@@ -46,9 +46,8 @@ class ConvolutionEncoder(Encoder):
             them think longer about the same steps.
 
     Raises:
-        ValueError: If ``kernel_size`` is below 2, or even in an encoder that is not causal; ``layers``,
-            ``repeats`` or ``hidden`` is below 1, or the convolution does not fit; at a call, if a state is
-            given to an encoder that is not causal.
+        ValueError: If ``kernel_size`` is below 2, ``layers``, ``repeats`` or ``hidden`` below 1, or the
+            convolution does not fit; at a call, if a state is given to an encoder that is not causal.
 
     References:
         WaveNet: a generative model for raw audio (van den Oord et al., 2016); Graph WaveNet for deep
@@ -68,11 +67,6 @@ class ConvolutionEncoder(Encoder):
         super().__init__(in_features, hidden)
         if kernel_size < 2:
             raise ValueError(f"kernel_size must be at least 2; it is {kernel_size}.")
-        if not causal and kernel_size % 2 == 0:
-            raise ValueError(
-                f"kernel_size must be odd in an encoder that is not causal; it is {kernel_size}. "
-                f"Take {kernel_size + 1}."
-            )
         for name, number in (("layers", layers), ("repeats", repeats)):
             if number < 1:
                 raise ValueError(f"{name} must be at least 1; it is {number}.")
@@ -80,10 +74,9 @@ class ConvolutionEncoder(Encoder):
         dilations = repeats * [kernel_size**layer for layer in range(layers)]
         if causal:
             self.receptive_field = 1 + (kernel_size - 1) * sum(dilations)
-        ahead = 0 if causal else kernel_size // 2
         self.messages = Messages(convolution, in_features, hidden)
         self.entry = nn.Linear(self.messages.out_features, hidden)
-        self.blocks = nn.ModuleList(_Block(hidden, kernel_size, d, ahead, convolution) for d in dilations)
+        self.blocks = nn.ModuleList(_Block(hidden, kernel_size, d, causal, convolution) for d in dilations)
 
     def forward(
         self,
@@ -112,14 +105,14 @@ class _Block(nn.Module):
         hidden: int,
         kernel_size: int,
         dilation: int,
-        ahead: int,
+        causal: bool,
         convolution: Callable[[int, int], nn.Module] | None,
     ) -> None:
         super().__init__()
-        self.shifts = [(tap - ahead) * dilation for tap in range(kernel_size)]  # steps back
+        self.shifts = [tap * dilation for tap in range(0 if causal else 1 - kernel_size, kernel_size)]
         # one matrix product over all taps: on a CPU it trains in two thirds of the time of conv1d, whose axes
         # would have to be turned before and after
-        self.taps = nn.Linear(kernel_size * hidden, 2 * hidden)
+        self.taps = nn.Linear(len(self.shifts) * hidden, 2 * hidden)
         self.messages = Messages(convolution, hidden, hidden)
         self.out = nn.Linear(self.messages.out_features, hidden)
 

@@ -1,0 +1,274 @@
+r"""The encoders at growing context, on data of which the best prediction from any context is known.
+
+    python -m experiments.benchmarks.encoders
+
+The process on a graph of 6 nodes, with B the shift by one step and P the mean over in-neighbours,
+
+.. math:: (1 - 0.2 B - 0.45 P B) (1 - 0.6 B^7) (1 - 0.6 B^{48}) (1 - 0.6 B^{192}) \, x_t = \epsilon_t,
+
+is an autoregression of order 248 whose four factors live on four scales of time. A context of 1, 8, 64 and
+256 slices holds one, two, three and all of them. From the autocovariances (sums over the responses to the
+noise, cut off where these are lost in rounding) comes the best one-step prediction given just the last p
+slices: the yardstick of each p.
+
+Prints, for each encoder and context, the NLL on unseen steps beside the exact one, training steps per second,
+peak memory and how steady training was over three seeds, and writes docs/images/encoders.png. Every model
+sees the same number of slices in each of the same number of steps. The window and the convolution read p
+slices; the attention is given windows of p + 1 steps; the recurrence reads all the past, and carries
+gradients back through p steps.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+import torch
+from jaxtyping import Float
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from datamodules.synthetic import geometric_graph
+from experiments.benchmarks.models import in_a_fresh_process, interleaved
+from experiments.figures.style import STYLE
+from tsgen.encoders import AttentionEncoder, ConvolutionEncoder, GraphGRUEncoder, WindowEncoder
+from tsgen.heads import GaussianHead
+from tsgen.likelihood import masked_nll
+from tsgen.models import AutoregressiveModel
+from tsgen.propagation import Propagation
+from tsgen.report.figures import BLUE, INK, PALE, VERMILLION
+from tsgen.series import GraphSeries, SeriesBatch, SeriesSpec
+
+IMAGE = Path(__file__).parents[2] / "docs" / "images" / "encoders.png"
+NODES, OWN, COUPLING, SEASON = 6, 0.2, 0.45, 0.6
+SEASONS = (7, 48, 192)
+CONTEXTS = (1, 8, 64, 256)
+TRAIN, TEST, BURN_IN = 6000, 1024, 12_000
+WINDOW, SCORED, SLICES, STEPS, HIDDEN, SEEDS = 288, 32, 2304, 150, 32, 3
+COLOURS = {"window": BLUE, "convolution": "#009E73", "GRU": VERMILLION, "attention": "#CC79A7"}
+
+
+# ------------------------------------------------------------------------------------------------- exact laws
+
+
+def respond(noise: Float[Tensor, "time nodes *paths"]) -> Float[Tensor, "time nodes *paths"]:
+    """The series that some noise drives, from rest."""
+    x = noise.clone()
+    for season in SEASONS:
+        for start in range(season, len(x), season):
+            now = x[start : start + season]
+            now += SEASON * x[start - season : start - season + len(now)]
+    step = OWN * torch.eye(NODES) + COUPLING * Propagation(geometric_graph(NODES, 0)).mean
+    step = step.to(x.dtype)
+    for t in range(1, len(x)):
+        x[t] += step @ x[t - 1]
+    return x
+
+
+def autocovariance(lags: int) -> Float[Tensor, "lags+1 nodes nodes"]:
+    """The covariance of a slice with those 0, 1, ... steps before it."""
+    impulse = torch.zeros(BURN_IN, NODES, NODES, dtype=torch.float64)
+    impulse[0] = torch.eye(NODES)
+    response = respond(impulse)
+    return torch.stack(
+        [torch.einsum("jab,jcb->ac", response[h:], response[: BURN_IN - h]) for h in range(lags + 1)]
+    )
+
+
+def best(gamma: Float[Tensor, "_ nodes nodes"], p: int) -> tuple[Tensor, Tensor]:
+    """The best prediction from p slices: its weights on them, the latest first, and its variances."""
+    both_ways = torch.cat([gamma[1 : p + 1].flip(0).mT, gamma[: p + 1]])  # lags -p, ..., p
+    i = torch.arange(p)
+    past = both_ways[i - i[:, None] + p].transpose(1, 2).reshape(p * NODES, p * NODES)
+    cross = gamma[1 : p + 1].transpose(0, 1).reshape(NODES, p * NODES)
+    weights = torch.cholesky_solve(cross.mT, torch.linalg.cholesky(past)).mT
+    return weights.unflatten(1, (p, NODES)), (gamma[0] - weights @ cross.mT).diagonal()
+
+
+def exact_nll(values: Float[Tensor, "time nodes"], gamma: Tensor, p: int) -> tuple[float, float]:
+    """The NLL of the best prediction from p slices, in nats an entry: expected, and on the test's steps."""
+    weights, variance = best(gamma, p)
+    expected = 0.5 * (2 * math.pi * math.e * variance).log().mean()
+    lagged = values[-TEST - p : -1].unfold(0, p, 1).flip(-1)  # [test, node, lag]
+    mean = torch.einsum("tul,vlu->tv", lagged, weights)
+    law = torch.distributions.Normal(mean, variance.sqrt())
+    return float(expected), float(-law.log_prob(values[-TEST:]).mean())
+
+
+# ------------------------------------------------------------------------------------------------- the models
+
+
+class Entry(NamedTuple):
+    """How an encoder takes part at some context: what makes it, the window, and where gradients are cut."""
+
+    encoder: Callable
+    window: int = WINDOW
+    scored: int = SCORED
+    truncated_steps: int | None = None
+
+
+def entry(name: str, p: int) -> Entry:
+    """An encoder at a context of p slices."""
+    if name == "window":
+        return Entry(partial(WindowEncoder, order=p, hidden=HIDDEN))
+    if name == "convolution":
+        return Entry(partial(ConvolutionEncoder, hidden=HIDDEN, layers=int(math.log2(p))))
+    if name == "GRU":
+        return Entry(partial(GraphGRUEncoder, hidden=HIDDEN), truncated_steps=p)
+    return Entry(partial(AttentionEncoder, hidden=HIDDEN), window=p + 1, scored=1)
+
+
+# a convolution reads 2 slices or more
+ENTRIES = [(name, p) for name in COLOURS for p in CONTEXTS if (name, p) != ("convolution", 1)]
+
+
+def simulated() -> GraphSeries:
+    """The series, in units of the noise."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(BURN_IN + TRAIN + TEST, NODES, dtype=torch.float64, generator=generator)
+    values = respond(noise)[BURN_IN:, :, None].float()
+    return GraphSeries(values, torch.ones_like(values, dtype=torch.bool), geometric_graph(NODES, 0))
+
+
+def cut(series: GraphSeries, starts: Tensor, window: int, scored: int) -> SeriesBatch:
+    """Windows of a series, all visible, their last steps scored."""
+    position = starts[:, None] + torch.arange(window)
+    values = series.values[position]
+    everything = torch.ones_like(values, dtype=torch.bool)
+    target = everything.clone()
+    target[:, : window - scored] = False
+    return SeriesBatch(values, everything, target, series.graph, position)
+
+
+class Training:
+    """The training of one model, a step at a time."""
+
+    def __init__(self, series: GraphSeries, name: str, p: int, seed: int) -> None:
+        torch.manual_seed(seed)
+        training = torch.arange(len(series.values))[:, None, None] < TRAIN
+        spec = SeriesSpec.of(series, training.expand_as(series.observed))
+        self.series, self.entry, self.norms = series, entry(name, p), list[float]()
+        made = self.entry
+        self.model = AutoregressiveModel(
+            spec, made.encoder, GaussianHead, truncated_steps=made.truncated_steps
+        ).train()
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=5e-3, weight_decay=0.0)
+        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, STEPS)
+
+    def step(self) -> None:
+        """One step on random windows."""
+        window = self.entry.window
+        starts = torch.randint(TRAIN - window + 1, (SLICES // window,))
+        batch = cut(self.series, starts, window, window)
+        masked_nll(self.model(batch), batch.values, batch.target).backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.schedule.step()
+        self.norms.append(float(norm))
+
+    @torch.no_grad()
+    def nll(self) -> float:
+        """The NLL on the test's steps, each given what the encoder may read before it."""
+        window, scored = self.entry.window, self.entry.scored
+        ends = torch.arange(TRAIN + scored, TRAIN + TEST + 1, scored)
+        self.model.eval()
+        parts = [
+            self.model.log_prob(cut(self.series, few - window, window, scored)).double().sum()
+            for few in ends.split(max(1, 8 * SLICES // window))
+        ]
+        return -float(torch.stack(parts).sum()) / (TEST * NODES)
+
+
+class Outcome(NamedTuple):
+    """What one run came to: NLL in nats an entry, and the largest gradient beside the usual one."""
+
+    nll: float
+    spike: float
+
+
+def runs(name: str, p: int) -> list[Outcome]:
+    """Trains one model of each seed."""
+    series, outcomes = simulated(), []
+    for seed in range(SEEDS):
+        training = Training(series, name, p, seed)
+        for _ in range(STEPS):
+            training.step()
+        late = np.array(training.norms[STEPS // 2 :])
+        outcomes.append(Outcome(training.nll(), float(late.max() / np.median(late))))
+    return outcomes
+
+
+# ---------------------------------------------------------------------------------------------- what is shown
+
+
+def draw(exact: dict[int, float], outcomes: dict[tuple[str, int], list[Outcome]], speed: dict) -> None:
+    """NLL above that of the noise, and speed, against the context."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(10.5, 4), layout="constrained")
+        left, right = figure.subplots(1, 2, width_ratios=(1.6, 1))
+        floor = exact[CONTEXTS[-1]]
+        left.plot(CONTEXTS, [exact[p] - floor for p in CONTEXTS], "s--", color=INK, lw=1, ms=4, label="exact")
+        for name, colour in COLOURS.items():
+            contexts = [p for p in CONTEXTS if (name, p) in outcomes]
+            nll = np.array([[run.nll - floor for run in outcomes[name, p]] for p in contexts])
+            middle = np.median(nll, axis=1)
+            spread = np.abs(np.stack([nll.min(axis=1), nll.max(axis=1)]) - middle)
+            left.errorbar(contexts, middle, spread, color=colour, marker="o", ms=4, lw=1.5, label=name)
+            right.plot(contexts, [speed[name, p] for p in contexts], "o-", color=colour, ms=4, lw=1.5)
+        for ax in (left, right):
+            ax.set_xscale("log", base=2)
+            ax.set_xticks(CONTEXTS, labels=[str(p) for p in CONTEXTS])
+            ax.minorticks_off()
+            ax.set_xlabel("context p [slices]")
+            ax.grid(axis="y", color=PALE, lw=0.5)
+        left.set(ylim=(0, None), ylabel="NLL above the noise's [nats an entry]")
+        left.set_title("One step ahead on unseen data: median and range of three seeds")
+        right.set_yscale("log")
+        right.set(ylabel="training steps per second", title="Speed")
+        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
+        figure.savefig(IMAGE, dpi=100)
+    print(f"\nwrote {IMAGE}")
+
+
+def main() -> None:
+    """Trains and times all, prints the tables and draws the figure."""
+    series, gamma = simulated(), autocovariance(max(CONTEXTS))
+    values = series.values[..., 0].double()
+    exact = {p: exact_nll(values, gamma, p) for p in CONTEXTS}
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; {STEPS} steps of {SLICES:,} slices")
+    print("\n| context | exact NLL | on the test's steps |\n| --- | --- | --- |")
+    for p, (expected, measured) in exact.items():
+        print(f"| {p} | {expected:.3f} | {measured:.3f} |")
+    trainings = {(name, p): Training(series, name, p, 0) for name, p in ENTRIES}
+    seconds = interleaved([training.step for training in trainings.values()], 3)
+    speed = {key: 1 / its for key, its in zip(trainings, seconds, strict=True)}
+    del trainings
+    outcomes = {}
+    print(
+        "\n| encoder | context | NLL, median | range of 3 seeds | above exact | largest / usual gradient",
+        end="",
+    )
+    print(" | steps/s | peak MiB |\n|" + " --- |" * 8)
+    for key in ENTRIES:
+        its, memory = in_a_fresh_process(runs, *key)
+        outcomes[key] = its
+        nll = sorted(run.nll for run in its)
+        middle, (_, floor) = nll[len(nll) // 2], exact[key[1]]
+        row = [f"{middle:.3f}", f"{nll[0]:.3f} to {nll[-1]:.3f}", f"{middle - floor:+.3f}"]
+        row += [f"{max(run.spike for run in its):.1f}", f"{speed[key]:.1f}", f"{memory:,.0f}"]
+        print(f"| {key[0]} | {key[1]} | {' | '.join(row)} |", flush=True)
+    draw({p: measured for p, (_, measured) in exact.items()}, outcomes, speed)
+
+
+if __name__ == "__main__":
+    main()
