@@ -196,11 +196,24 @@ def test_the_sampler_refuses_what_it_cannot_draw_from():
 
 
 @pytest.mark.slow
-def test_training_reaches_the_exact_posterior():
-    """Means and deviations of hidden entries within 5 % of the exact ones; not better than chance."""
-    data = make_data(nodes=3, window=6, windows=10_000)
-    model = train(data, epochs=15)
+def test_training_comes_near_the_exact_posterior():
+    """Laws of hidden entries, on one core in half a minute; experiments.benchmarks.any_order takes longer and
+    comes within 5 %. To see the past alone, or the node alone, would be several times as far off."""
+    data = make_data(nodes=3, window=6, windows=50_000)
+    model = train(data, steps=2000, hidden=24, layers=2, lr=1e-2)
     for share in SHARES:
-        found = errors(model, data.exact, hidden_windows(data, PointMask(share)))
-        assert found.mean < 0.05 and found.deviation < 0.05, (share, found)
-        assert found.gap > -3 * found.gap_error, (share, found)
+        batch = hidden_windows(data, PointMask(share))
+        found = errors(model, data.exact, batch)
+        assert found.mean < 0.13 and found.deviation < 0.06, (share, found)
+        assert -3 * found.gap_error < found.gap < 0.04, (share, found)
+        assert missed(data.exact.predictive(batch), data.exact, batch) > 0.3
+
+
+def missed(law, process, batch) -> float:
+    """The benchmark's error of the means, of a law that is not a model's."""
+    exact, start = process.posterior(batch), process.stationary()
+    level, unit = start.mean[:3, None], start.covariance.diagonal()[:3, None].sqrt()
+    error, reach = (
+        (x / unit)[batch.hidden].square().mean() for x in (law.mean - exact.mean, exact.mean - level)
+    )
+    return float((error / reach).sqrt())

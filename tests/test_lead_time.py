@@ -121,7 +121,7 @@ def test_processes_are_added_up():
 
 def evaluated(folder, horizon: int | None) -> tuple[dict, SyntheticDataModule]:
     """What the test of an untrained model leaves behind."""
-    data = SyntheticDataModule(num_nodes=5, steps=1200, test=0.6, window=12, batch_size=7, horizon=horizon)
+    data = SyntheticDataModule(num_nodes=5, steps=800, test=0.6, window=12, batch_size=7, horizon=horizon)
     torch.manual_seed(1)
     encoder = partial(GraphGRUEncoder, hidden=4)
     model = AutoregressiveModel(data.spec, encoder, GaussianHead, sampler=Ancestral(40))

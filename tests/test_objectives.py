@@ -110,7 +110,7 @@ def test_a_window_scores_the_same_in_any_batch(name, encoder, series, batch):
     """The random numbers of a window are its own, and a rollout starts at one place for all."""
     model, batch = make(series, encoder), learning(batch)
     stream, objective = stream_of(batch), NOISY[name]
-    for step in range(4):
+    for step in (0, 2):
         together = objective.loss(model, batch, stream, step)
         again = objective.loss(model, batch, stream, step)
         assert torch.equal(together, again)
@@ -121,8 +121,8 @@ def test_a_window_scores_the_same_in_any_batch(name, encoder, series, batch):
             if name == "rollout":
                 scored = scored[:, : start_of(step, 3, 10) + 3]
             counts.append(int(scored.sum()))
-            alone.append(float(objective.loss(model, row, stream[i : i + 1], step).detach()) * counts[-1])
-        assert sum(alone) / sum(counts) == pytest.approx(float(together.detach()), rel=1e-5)
+            alone.append(objective.loss(model, row, stream[i : i + 1], step).item() * counts[-1])
+        assert sum(alone) / sum(counts) == pytest.approx(together.item(), rel=1e-5)
         other = objective.loss(model, batch, stream_of(batch, epoch=1), step)
         # at its first step the probability of the truth is 1
         assert torch.equal(other, together) == (name == "scheduled sampling" and step == 0)
@@ -146,6 +146,31 @@ def test_gradients_reach_every_parameter(name, series, batch):
     found = gradients(model, NOISY[name].loss(model, learning(batch), stream_of(batch), 3))
     assert found.keys() == dict(model.named_parameters()).keys()
     assert all(torch.isfinite(g).all() and g.abs().sum() > 0 for g in found.values())
+
+
+def test_training_hands_over_the_step_and_streams_of_the_epoch(monkeypatch):
+    given, loss = [], MaskedNLL.loss
+    monkeypatch.setattr(
+        MaskedNLL,
+        "loss",
+        lambda *parts: given.append((*parts[2].position[:, 0], parts[3], parts[4])) or loss(*parts),
+    )
+    data = SyntheticDataModule(num_nodes=5, steps=300, window=12, batch_size=1)
+    model = AutoregressiveModel(data.spec, ENCODERS["gru"], GaussianHead)
+    data.dataset = partial(lambda made, stage: _first(made(stage)), data.dataset)
+    trainer = Trainer(max_epochs=2, limit_val_batches=0, enable_checkpointing=False, **QUIET)
+    trainer.fit(model, data)
+    assert [step for *_, step in given] == [0, 1, 2, 3]
+    numbers = {int(window): [] for window, *_ in given}
+    for window, stream, _ in given:
+        numbers[int(window)].append(int(stream))
+    assert len(numbers) == 2 and len({x for pair in numbers.values() for x in pair}) == 4
+
+
+def _first(dataset):
+    """The dataset with its first two windows."""
+    dataset.starts = dataset.starts[:2]
+    return dataset
 
 
 @noisy
@@ -322,6 +347,12 @@ def test_the_first_draws_of_a_mixture_of_both_are_those_of_the_loop(series, batc
     assert float((x - looped)[~first].abs().max()) > 1e-4
 
 
+def test_no_gradient_goes_through_the_draws(series, batch):
+    model, batch = make(series), learning(batch)
+    x, _ = inputs_of(model, ScheduledSampling(k=1.0, passes=2), batch, stream_of(batch))
+    assert not x.requires_grad and not torch.equal(x, model.visible(batch)[0])
+
+
 @torch.no_grad()
 def test_what_is_drawn_depends_on_the_stream_and_the_probability_alone(series, batch):
     model, batch = make(series), whole(batch)
@@ -346,7 +377,7 @@ def test_one_step_is_teacher_forcing_on_what_it_scores(encoder, head, paths, ser
         loss = Rollout(steps=1, paths=paths).loss(model, batch, stream, step)
         scored = batch.steps(slice(0, start_of(step, 1, 10) + 1))
         expected = MaskedNLL().loss(model, scored, stream, step)
-        assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
         found, grads = gradients(model, loss), gradients(model, expected)
         for name, grad in grads.items():
             torch.testing.assert_close(found[name], grad, atol=1e-5, rtol=1e-4, msg=name)
@@ -377,16 +408,16 @@ def test_the_score_is_that_of_whole_windows_with_the_paths_as_inputs(encoder, he
 
 @torch.no_grad()
 def test_starts_are_spread_over_the_window(series, batch):
-    model, batch = make(series), learning(batch)
+    model, batch = make(series, "window", "gaussian"), learning(batch).rows(slice(0, 1))
     last = torch.zeros_like(batch.target)
     last[:, -1] = batch.target[:, -1]
     batch = batch._changed(target=last)
     reached = [
-        bool(Rollout(steps=8, paths=1).loss(model, batch, stream_of(batch), step) != 0) for step in range(60)
+        bool(Rollout(steps=8, paths=1).loss(model, batch, stream_of(batch), step) != 0) for step in range(30)
     ]
     # the last of the three starts, and no other, scores the last step
-    assert reached == [start_of(step, 8, 10) == 2 for step in range(60)]
-    assert abs(sum(reached) / 60 - 1 / 3) < 5 * (2 / 9 / 60) ** 0.5
+    assert reached == [start_of(step, 8, 10) == 2 for step in range(30)]
+    assert abs(sum(reached) / 30 - 1 / 3) < 5 * (2 / 9 / 30) ** 0.5
 
 
 def test_more_steps_than_a_window_has_are_its_own(series, batch):
@@ -483,7 +514,7 @@ def test_the_score_of_a_lead_time_becomes_the_exact_one(ahead):
     mean, deviation = law.mean[..., ahead, None], law.stddev[..., ahead, None]
     truth = standard[:, 1 + ahead]
     exact = torch.distributions.Normal(mean, deviation).log_prob(truth) - math.log(SCALE)
-    for paths in (64, 4000):
+    for paths in (64, 2000):
         objective = Rollout(steps=6, paths=paths)
         score = -objective.loss(model, scored_at(batch, 1 + ahead), stream_of(batch), step)
         variance = bias_and_error(truth, ahead, standard[:, 0], mean, paths)
@@ -496,7 +527,7 @@ def test_the_score_of_a_lead_time_becomes_the_exact_one(ahead):
         assert error < 0.02
 
 
-def mean_gradient(objective, batch, step: int, groups: int = 40) -> dict[str, tuple[float, float]]:
+def mean_gradient(objective, batch, step: int, groups: int = 25) -> dict[str, tuple[float, float]]:
     """Mean and standard error of the loss's derivatives in the coefficient and in sigma."""
     model, stream = linear_model(), stream_of(batch)
     size, found = len(batch.values) // groups, {"phi": [], "sigma": []}
@@ -510,14 +541,14 @@ def mean_gradient(objective, batch, step: int, groups: int = 40) -> dict[str, tu
 
 
 def test_with_many_paths_the_law_of_the_data_is_the_optimum():
-    batch = paths_of_the_process(2000, 5)
+    batch = paths_of_the_process(1500, 4)
     target = torch.ones_like(batch.target)
     target[:, 0] = False  # the model's first law is not the stationary one
     batch = batch._changed(target=target)
-    step = step_with_start(1, 4, 5)
-    found = {paths: mean_gradient(Rollout(steps=4, paths=paths), batch, step) for paths in (1, 200)}
+    step = step_with_start(1, 3, 4)
+    found = {paths: mean_gradient(Rollout(steps=3, paths=paths), batch, step) for paths in (1, 100)}
     for name in ("phi", "sigma"):
-        mean, error = found[200][name]
+        mean, error = found[100][name]
         assert abs(mean) < 5 * error, name
         one, error = found[1][name]
         assert abs(one) > 10 * error, name
@@ -557,7 +588,7 @@ def test_truncation_changes_gradients_alone(encoder, series, batch):
     batch, stream = learning(batch), stream_of(batch)
     plain, cut, far = (make(series, encoder, truncated_steps=k) for k in (None, 4, 10))
     losses = [model.objective.loss(model, batch, stream, 0) for model in (plain, cut, far)]
-    assert float(losses[1]) == pytest.approx(float(losses[0]), rel=1e-6)
+    assert losses[1].item() == pytest.approx(losses[0].item(), rel=1e-6)
     assert torch.equal(losses[2], losses[0])
     grads = [gradients(model, loss) for model, loss in zip((plain, cut, far), losses, strict=True)]
     assert all(torch.equal(grads[2][name], g) for name, g in grads[0].items())
@@ -635,7 +666,7 @@ def write(path: Path, objective, **more) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("name", NOISY)
+@pytest.mark.parametrize("name", ["scheduled sampling", "rollout"])
 def test_an_objective_is_an_option(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["fit", "--config", write(tmp_path / "own.yaml", NOISY[name])]) == 0

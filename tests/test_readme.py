@@ -19,5 +19,5 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
 def test_the_readme_names_what_is_shipped():
     for name in shipped():
         assert f"`{name}`" in README
-    for path in re.findall(r"\]\(((?!http)[^)]+)\)", README):
+    for path in re.findall(r"\]\(((?!http|#)[^)]+)\)", README):
         assert (Path(__file__).parents[1] / path).exists(), path

@@ -186,7 +186,7 @@ def main() -> None:
     torch.set_num_threads(1)
     data = make_data(nodes=4, window=12, windows=150_000, thinning=MIXED)
     start = time.process_time()
-    model = train(data, steps=8000)
+    model = train(data, steps=11_000)
     seconds = time.process_time() - start
     weights = sum(p.numel() for p in model.parameters())
     print(f"4 nodes, 12 steps, {weights:,} weights, {seconds:.0f} s of one CPU core")

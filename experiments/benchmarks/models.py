@@ -115,16 +115,17 @@ def matrix(nodes: int, repeats: int) -> None:
     seconds = dict(
         zip(cells, interleaved([training_step(*built[cell]) for cell in cells], repeats), strict=True)
     )
-    print(f"\n{nodes} nodes, batches of {SIZES[nodes][0]} windows of {STEPS} steps\n")
-    names = list(HEADS)
-    titles = [f"{kind}, {name}" for kind in ("steps/s", "parameters", "MiB") for name in names]
-    print(f"| encoder | messages | {' | '.join(titles)} |")
-    print("|" + " --- |" * (2 + 3 * len(names)))
-    for row in rows:
-        speed = [f"{1 / seconds[*row, head]:.1f}" for head in names]
-        count = [f"{sum(p.numel() for p in built[*row, head][0].parameters()):,}" for head in names]
-        peak = [f"{memory[*row, head]:,.0f}" for head in names]
-        print(f"| {row[0]} | {'yes' if row[1] else 'no'} | {' | '.join(speed + count + peak)} |", flush=True)
+    print(f"\n{nodes} nodes, batches of {SIZES[nodes][0]} windows of {STEPS} steps: ", end="")
+    print("steps/s · parameters · MiB\n")
+    print(f"| encoder | messages | {' | '.join(HEADS)} |")
+    print("|" + " --- |" * (2 + len(HEADS)))
+    for encoder, messages in rows:
+        told = []
+        for head in HEADS:
+            cell = (encoder, messages, head)
+            count = sum(parameter.numel() for parameter in built[cell][0].parameters())
+            told.append(f"{1 / seconds[cell]:.1f} · {count:,} · {memory[cell]:,.0f}")
+        print(f"| {encoder} | {'yes' if messages else 'no'} | {' | '.join(told)} |", flush=True)
 
 
 def paths(repeats: int) -> None:

@@ -78,7 +78,7 @@ class Rollout(Objective):
         """Raises ``ValueError`` unless the model goes forward slice by slice."""
         check_forward(self, model)
 
-    def loss(
+    def loss(  # type: ignore[override]
         self, model: AutoregressiveModel, batch: SeriesBatch, stream: Int64[Tensor, "batch"], step: int
     ) -> Float[Tensor, ""]:
         """The negative log-likelihood in nats an entry, up to the end of the paths."""

@@ -99,7 +99,7 @@ class ScheduledSampling(Objective):
         """Raises ``ValueError`` unless the model goes forward slice by slice."""
         check_forward(self, model)
 
-    def loss(
+    def loss(  # type: ignore[override]
         self, model: AutoregressiveModel, batch: SeriesBatch, stream: Int64[Tensor, "batch"], step: int
     ) -> Float[Tensor, ""]:
         """The negative log-likelihood in nats an entry, of the inputs that were drawn."""
