@@ -214,7 +214,6 @@ class TsgenCLI(LightningCLI):
             {
                 "checkpoint.monitor": "val/nll",
                 "checkpoint.filename": "best",
-                "checkpoint.save_last": True,
                 "checkpoint.enable_version_counter": False,
                 "early_stopping.monitor": "val/nll",
                 "early_stopping.patience": 10,
@@ -244,6 +243,7 @@ class TsgenCLI(LightningCLI):
                 f"{options.checkpoint.save_top_k}."
             )
         options.checkpoint.filename = "best"
+        options.checkpoint.save_last = None  # Lightning's would be of the best epoch too
         if options.trainer.accelerator == "auto" and torch.backends.mps.is_available():
             options.trainer.accelerator = "cpu"  # Apple's GPUs have no float64, in which scores are summed
         if self.subcommand == "predict":
@@ -294,6 +294,8 @@ class TsgenCLI(LightningCLI):
             ),
         }
         self.trainer.callbacks.append(callbacks[self.subcommand]())
+        if self.subcommand == "fit":
+            self.trainer.callbacks.append(_last_checkpoint(self._options.checkpoint.dirpath))
 
     def _transfer(self) -> None:
         """Gives the model the weights of one that was trained on another graph."""
@@ -325,6 +327,11 @@ class Rehearsal(TsgenCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Runs nothing."""
+
+
+def _last_checkpoint(folder: str) -> ModelCheckpoint:
+    """Keeps the last epoch, beside the best one, so that training can go on from there."""
+    return ModelCheckpoint(folder, "last", save_top_k=1, monitor=None, enable_version_counter=False)
 
 
 @rank_zero_only

@@ -437,3 +437,16 @@ def test_without_an_account_wandb_is_offline(monkeypatch, tmp_path):
     assert not cli._has_wandb_account()
     monkeypatch.setenv("WANDB_API_KEY", "key")
     assert cli._has_wandb_account()
+
+
+def test_the_last_checkpoint_is_of_the_last_epoch():
+    """Also where the best one is older, so that nothing is trained twice when a run goes on."""
+    words = ["fit", "--config", "demo", "--runs", "runs", *SMALL, *SHORT, "--trainer.logger", "false"]
+    words += ["--trainer.max_epochs", "3", "--checkpoint.mode", "max"]
+    assert main(words) == 0
+    epochs = {
+        name: torch.load(f"runs/demo/checkpoints/{name}.ckpt", weights_only=True)["epoch"]
+        for name in ("best", "last")
+    }
+    assert epochs["last"] == 2 and epochs["best"] < 2
+    assert len(list(Path("runs/demo/checkpoints").iterdir())) == 2

@@ -147,9 +147,13 @@ class Dropped(GraphGRUEncoder):
         return self.dropout(h), state
 
 
+def small():
+    return SyntheticDataModule(num_nodes=4, steps=200, window=8, batch_size=32)
+
+
 def fit(folder, callbacks, start=None, **options):
     seed_everything(1)
-    data = SyntheticDataModule(num_nodes=4, steps=200, window=8, batch_size=32)
+    data = small()
     model = AutoregressiveModel(
         data.spec, Dropped, GaussianHead, partial(torch.optim.AdamW, lr=0.01), truncated_steps=3
     )
@@ -161,11 +165,14 @@ def fit(folder, callbacks, start=None, **options):
 
 
 def test_training_is_not_touched(tmp_path):
-    plain, watched = fit(tmp_path, []), fit(tmp_path, [GradientFlow()])
+    flow = GradientFlow(windows=2)
+    plain, watched = fit(tmp_path, []), fit(tmp_path, [flow])
     for (name, a), b in zip(plain.state_dict().items(), watched.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
     assert [part.training for part in plain.modules()] == [part.training for part in watched.modules()]
-    assert not watched.encoder.skip.training
+    assert watched.encoder.dropout.training and not watched.encoder.skip.training
+    few = next(iter(small().val_dataloader())).rows(slice(0, 2))
+    np.testing.assert_allclose(flow.curves[2], gradient_norms(watched.eval(), few))
 
 
 def test_every_nth_epoch_is_written_and_a_resumed_run_goes_on(tmp_path):

@@ -19,10 +19,10 @@ from statsmodels.tsa.statespace.varmax import VARMAX
 
 from datamodules import SyntheticDataModule
 from tsgen import load
+from tsgen.likelihood import masked_log_prob
 from tsgen.linear import VARProcess
 from tsgen.masks import PointMask
 from tsgen.models import GraphVAR
-from tsgen.likelihood import masked_log_prob
 from tsgen.sampling import Ancestral, Exact
 from tsgen.series import GraphSeries, SeriesBatch, SeriesSpec
 

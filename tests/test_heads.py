@@ -42,10 +42,10 @@ HEADS = NADES | {
 }
 
 
-def make(name: str, sizes: Sizes = SIZES, hidden: int = HIDDEN) -> Head:
+def make(name: str, sizes: Sizes = SIZES, hidden: int = HIDDEN, change=lambda factory: factory) -> Head:
     """A head in float64 whose parameters are all different from where training starts."""
     torch.manual_seed(0)
-    head = HEADS[name](hidden, sizes).double()
+    head = change(HEADS[name])(hidden, sizes).double()
     with torch.no_grad():
         for parameter in head.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
@@ -142,9 +142,19 @@ def test_gradients_reach_every_parameter(name):
     assert all(p.grad.abs().sum() > 0 for p in head.parameters())
 
 
+def single(factory):
+    """The same head with mixtures of one component: a draw is then a smooth function of its uniforms."""
+    made = factory.func if isinstance(factory, partial) else factory
+    if made in (MixtureHead, MixtureNADEHead):
+        return partial(factory, components=1)
+    if isinstance(factory, partial) and made is ConditionalHead:
+        return partial(factory, head=single(factory.keywords["head"]))
+    return factory
+
+
 @pytest.mark.parametrize("name", HEADS)
 def test_a_draw_is_differentiable(name):
-    head, (h, values, covariates) = make(name), make_inputs()
+    head, (h, values, covariates) = make(name, change=single), make_inputs()
     known, noise = some_known(values, 0.4), uniforms_for(head, values)
     parameters = dict(head.named_parameters())
     direction = {key: torch.randn_like(p) for key, p in parameters.items()}
@@ -167,6 +177,37 @@ def test_a_draw_is_differentiable(name):
     expected = (moved(1e-6) - moved(-1e-6)) / 2e-6
     slope = sum((g * direction[key]).sum() for key, g in zip(parameters, grads, strict=True) if g is not None)
     torch.testing.assert_close(slope, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["mixture", "channels given"])
+def test_gradients_of_draws_are_those_of_expectations(name):
+    """The mean gradient of a second moment over draws, of mixtures whose components come and go."""
+    torch.manual_seed(0)
+    sizes, standard = Sizes(1, 2), Units(torch.zeros(1, 2).double(), torch.ones(1, 2).double())
+    head = HEADS[name](HIDDEN, sizes).double()
+    h, size, portions = torch.randn(1, 1, 1, HIDDEN).double(), 2000, 30
+
+    def slope(loss):
+        grads = torch.autograd.grad(loss, list(head.parameters()), allow_unused=True)
+        return sum((g * w).sum() for g, w in zip(grads, way, strict=True) if g is not None)
+
+    way = [torch.randn_like(p) for p in head.parameters()]
+    grid = torch.linspace(-12, 12, 4001, dtype=torch.float64)
+    values = torch.stack([grid, torch.zeros_like(grid)], dim=-1)[:, None, None]
+    known = torch.tensor([True, False]).expand(4001, 1, 1, 2)
+    law = head(h.expand(4001, -1, -1, -1), values, known, standard)
+    first, second = law.log_prob(values).exp()[..., 0, 0, 0], (law.mean**2 + law.variance)[..., 0, 0, 1]
+    exact = slope(torch.trapezoid(first * second, grid))
+    rows = h.expand(size, -1, -1, -1)
+    nothing = torch.zeros(size, 1, 1, 2, dtype=torch.float64)
+    slopes = []
+    for _ in range(portions):
+        uniforms = torch.rand(size, 1, 1, 2, 2, dtype=torch.float64)
+        draws = head.draw(rows, nothing, nothing.bool(), standard, uniforms)
+        slopes.append(slope(draws[..., 1].square().mean()))
+    slopes = torch.stack(slopes)
+    assert abs(slopes.mean() - exact) < 5 * slopes.std() / portions**0.5
+    assert slopes.std() / portions**0.5 < 0.1 * abs(exact)
 
 
 @pytest.mark.parametrize("name", HEADS)

@@ -16,9 +16,9 @@ from torch.distributions import Normal
 from datamodules import SyntheticDataModule
 from tsgen.encoders import GraphGRUEncoder
 from tsgen.heads import GaussianHead, MixtureHead
+from tsgen.likelihood import masked_log_prob, masked_nll
 from tsgen.masks import PointMask
 from tsgen.models import AutoregressiveModel
-from tsgen.likelihood import masked_log_prob, masked_nll
 from tsgen.propagation import GraphConvolution
 
 ROOT = Path(__file__).parents[1]

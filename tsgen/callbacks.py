@@ -182,7 +182,7 @@ class GradientFlow(Callback):
         """Takes up the norms of the epochs before, where a run is resumed."""
         path = Path(trainer.default_root_dir) / "gradient_flow.csv"
         self.curves = {}
-        if trainer.ckpt_path and trainer.is_global_zero and path.is_file():
+        if trainer.is_global_zero and path.is_file():
             table = pd.read_csv(path)
             epochs = table[table["epoch"] < trainer.current_epoch].groupby("epoch")
             self.curves = {int(str(epoch)): rows["norm"].to_numpy() for epoch, rows in epochs}

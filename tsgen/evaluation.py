@@ -129,11 +129,9 @@ class _Row:
         self.from_exact, self.windows = RMSE().to(device), NLL().to(device)
         self.measured = False
 
-    def update(self, batch: SeriesBatch, samples: Tensor | None, density: Distribution | None) -> None:
+    def update(self, batch: SeriesBatch, samples: Tensor | None, log_prob: Tensor | None) -> None:
         """Scores an answer to a batch: draws where something is hidden, densities where there are any."""
-        log_prob = None
-        if density is not None:
-            log_prob = masked_log_prob(density, batch.values, batch.target)
+        if log_prob is not None:
             if not self.kept:
                 self.nll.update(log_prob, batch.target)
             self.windows.update(log_prob.sum(dim=(1, 2, 3)), batch.target.flatten(1).any(dim=1))
@@ -204,12 +202,13 @@ class Evaluation(Callback):
         self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Scores all answers to the same batch and keeps the model's quantiles."""
-        laws: dict[str, Distribution] = {MODEL: outputs["law"]}
+        laws: dict[str, Distribution] = {}
         if self.exact is not None:
             laws["exact filtering"] = self.exact.predictive(batch)
         if self.nothing_hidden:
+            self.rows[MODEL].update(batch, None, outputs["log_prob"])
             for name, law in laws.items():
-                self.rows[name].update(batch, None, law)
+                self.rows[name].update(batch, None, masked_log_prob(law, batch.values, batch.target))
             return
         samples: Samples = outputs["samples"]
         self.rows[MODEL].law = samples.law
@@ -221,8 +220,10 @@ class Evaluation(Callback):
         }
         if self.exact is not None:
             self._add_exact(batch, laws, drawn, module.sampler)
+        densities = {name: masked_log_prob(law, batch.values, batch.target) for name, law in laws.items()}
+        densities[MODEL] = outputs["log_prob"]
         for name, values in drawn.items():
-            self.rows[name].update(batch, values, laws.get(name))
+            self.rows[name].update(batch, values, densities.get(name))
         arrays = summarise(samples, batch) | {"law": np.array(samples.law)}
         self.parts.write(trainer.global_rank, batch_idx, arrays)
 

@@ -22,8 +22,6 @@ Evidence and densities are differentiable in the model's parameters: through the
 and past each resampling, where a path keeps the gradient of the weight that it was chosen by. So the gradient
 of :math:`\hat p` has the mean :math:`\nabla p(x_O)`, and that of :math:`\log \hat p` tends to :math:`\nabla
 \log p(x_O)`; with ancestors taken as given it would tend to something else, however many paths there are.
-This holds where draws are smooth in the parameters: what makes a mixture's draw jump to another component is
-not seen.
 
 :class:`ParticleFilter` has the moves, draw and weigh, resample, predict; :func:`particle_filter` strings them
 together.

@@ -34,6 +34,9 @@ class Head(nn.Module, ABC):
     uniforms_per_entry: int
     """Uniform numbers that decide the draw of an entry."""
 
+    joint_entries: int = 1
+    """Entries of a slice, side by side, that are given each other; 1 where each has a law of its own."""
+
     known_first: bool = False
     """Whether what is known of a slice comes before what is not, rather than each entry in its place."""
 
@@ -86,7 +89,7 @@ class Head(nn.Module, ABC):
     ) -> Float[Tensor, "batch time nodes channels"]:
         """The slices with their unknown entries drawn jointly, in data units.
 
-        The draws are differentiable in the parameters of the laws, wherever those are continuous.
+        The draws are differentiable in the parameters of the laws.
 
         Args:
             h: State of each node.

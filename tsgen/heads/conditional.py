@@ -36,6 +36,7 @@ class ConditionalHead(Head):
             )
         self.head = head(hidden + sizes.covariates, sizes)
         self.uniforms_per_entry = self.head.uniforms_per_entry
+        self.known_first, self.joint_entries = self.head.known_first, self.head.joint_entries
 
     @property
     def num_parameters_per_entry(self) -> int:

@@ -134,25 +134,25 @@ class MixtureNADEHead(Head):
         if scale not in ("state", "entry"):
             raise ValueError(f"scale must be 'state' or 'entry'; it is {scale!r}.")
         self.components, self.width = components, width
-        self.entries = sizes.channels if over == "channels" else sizes.nodes * sizes.channels
-        if self.entries < 2:
+        self.joint_entries = sizes.channels if over == "channels" else sizes.nodes * sizes.channels
+        if self.joint_entries < 2:
             instead = "MixtureHead" if sizes.nodes == 1 else "MixtureHead, or over='slice'"
             raise ValueError(f"a NADE over {over!r} needs at least 2 entries; there is 1. Use {instead}.")
         self.known_first = order == "any"
-        self.order = _order(order, self.entries)
+        self.order = _order(order, self.joint_entries)
         self.activation = ACTIVATIONS.get(activation)
         if self.activation is not None:
             self.start = nn.Linear(hidden, width)
-        self.expected = nn.Parameter(torch.zeros(self.entries, hidden))
-        self.telling = EntryLinear(self.entries, 1, width)
+        self.expected = nn.Parameter(torch.zeros(self.joint_entries, hidden))
+        self.telling = EntryLinear(self.joint_entries, 1, width)
         layers = 1 if self.activation is None else 2
         kinds = 3 if scale == "state" else 2
-        self.numbers = EntryLinear(self.entries, hidden + layers * width, kinds * components)
-        self.log_scale = nn.Parameter(first[2].repeat(self.entries, 1)) if scale == "entry" else None
+        self.numbers = EntryLinear(self.joint_entries, hidden + layers * width, kinds * components)
+        self.log_scale = nn.Parameter(first[2].repeat(self.joint_entries, 1)) if scale == "entry" else None
         with torch.no_grad():
             # what is heard of a whole slice is then of the size of one entry
-            self.telling.weight.mul_((3 / self.entries) ** 0.5)
-            self.numbers.bias.copy_(first[:kinds].flatten().expand(self.entries, -1))
+            self.telling.weight.mul_((3 / self.joint_entries) ** 0.5)
+            self.numbers.bias.copy_(first[:kinds].flatten().expand(self.joint_entries, -1))
         sequence = torch.tensor(self.order)
         self.register_buffer("sequence", sequence, persistent=False)
         self.register_buffer("place", sequence.argsort(), persistent=False)
@@ -228,7 +228,7 @@ class MixtureNADEHead(Head):
     def _joint(self, x: Tensor) -> Tensor:
         """``[batch, time, nodes, channels, ...]`` as ``[batch, time, groups, entries, ...]``: a group is what
         is joint, the channels of a node or the slice."""
-        return x.reshape(*x.shape[:2], -1, self.entries, *x.shape[4:])
+        return x.reshape(*x.shape[:2], -1, self.joint_entries, *x.shape[4:])
 
     def _states(self, h: Float[Tensor, "batch time nodes hidden"]) -> Tensor:
         """The state of each entry's node, ``[batch, time, groups, entries, hidden]``."""

@@ -90,13 +90,13 @@ class AnyOrderModel(NeuralModel):
         data = getattr(self.trainer, "datamodule", None)
         if stage == "fit" and getattr(data, "thinning", self) is None:
             raise ValueError(
-                "an any-order model learns from what is hidden; data.thinning is null and hides nothing. Set it "
-                "to a pattern, such as tsgen.masks.PointMask with rate: [0.0, 1.0]."
+                "an any-order model learns from what is hidden; data.thinning is null and hides nothing. "
+                "Set it to a pattern, such as tsgen.masks.PointMask with rate: [0.0, 1.0]."
             )
         if stage != "predict" and getattr(data, "horizon", None) == 0:
             raise ValueError(
-                "an any-order model is judged by what is hidden; data.horizon is 0 and hides nothing. Set it to "
-                "null, or to a number of steps."
+                "an any-order model is judged by what is hidden; data.horizon is 0 and hides nothing. "
+                "Set it to null, or to a number of steps."
             )
 
     def scored(self, batch: SeriesBatch) -> Bool[Tensor, "batch time nodes channels"]:

@@ -18,7 +18,7 @@ from tsgen.encoders.base import map_state
 from tsgen.heads import Head, MixtureHead
 from tsgen.models.density import OptimizerFactory, SchedulerFactory
 from tsgen.models.neural import NeuralModel
-from tsgen.objectives import MaskedNLL, Objective
+from tsgen.objectives import MaskedNLL, Objective, ParticleBound
 from tsgen.propagation import Propagation
 from tsgen.sampling import Ancestral, Sampler
 from tsgen.series import SeriesBatch, SeriesSpec, Sizes
@@ -79,6 +79,11 @@ class AutoregressiveModel(NeuralModel):
             )
         if truncated_steps is not None and truncated_steps < 1:
             raise ValueError(f"truncated_steps must be at least 1, or null; it is {truncated_steps}.")
+        if truncated_steps is not None and isinstance(objective, ParticleBound):
+            raise ValueError(
+                "truncated_steps must be null for a ParticleBound, whose paths carry gradients through the "
+                f"whole window; it is {truncated_steps}."
+            )
         self.truncated_steps = truncated_steps
 
     def encode(

@@ -122,21 +122,25 @@ class DensityModel(LightningModule, ABC):
         """Scores the densities of a batch and, where something is hidden, its samples.
 
         Returns:
-            The laws and the samples, for whoever listens.
+            Log-densities and samples, for whoever listens.
         """
-        anything_hidden = bool(batch.hidden.any())
-        law = self.sampler.law(self, batch) if anything_hidden else self(batch)
-        scored = self.scored(batch)
-        self.test_nll.update(masked_log_prob(law, batch.values, scored), scored)
+        log_prob = self.test_log_prob(batch)
+        self.test_nll.update(log_prob, self.scored(batch))
         self.log("test/nll", self.test_nll, batch_size=len(batch.values))
-        if not anything_hidden:
-            return {"law": law}
+        if not batch.hidden.any():
+            return {"log_prob": log_prob}
         samples = self.sampler(self, batch)
         self.test_scores.update(*entries(samples.values, batch))
         self.log_dict(
             {f"test/{name}": score for name, score in self.test_scores.items()}, batch_size=len(batch.values)
         )
-        return {"law": law, "samples": samples}
+        return {"log_prob": log_prob, "samples": samples}
+
+    def test_log_prob(self, batch: SeriesBatch) -> torch.Tensor:
+        """What a test judges by: the law that the draws follow; where nothing is hidden, :meth:`log_prob`."""
+        if not batch.hidden.any():
+            return self.log_prob(batch)
+        return masked_log_prob(self.sampler.law(self, batch), batch.values, self.scored(batch))
 
     def predict_step(self, batch: SeriesBatch, index: int) -> Samples:
         """Draws what is unknown."""

@@ -175,3 +175,7 @@ class NeuralModel(DensityModel):
     def validation_log_prob(self, batch: SeriesBatch) -> Tensor:
         """What validation judges by: the densities by the light of the objective."""
         return self.objective.log_prob(self, batch)
+
+    def test_log_prob(self, batch: SeriesBatch) -> Tensor:
+        """What a test judges by: the same."""
+        return self.objective.log_prob(self, batch)

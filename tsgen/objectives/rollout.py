@@ -18,9 +18,6 @@ gains by forgetting the past. With one path of an AR(1) of coefficient :math:`\p
 :math:`\sigma`, the loss of the second step has the derivatives :math:`\phi` and :math:`-\phi^2 / \sigma` at
 the law of the data itself: it is left for a smaller coefficient and a wider noise.
 
-Of a mixture the gradient is that given the components that were drawn. How their weights bear on later steps
-is left out of it, whatever the number of paths.
-
 References:
     Multi-step estimation for forecasting (Clements & Hendry, 1996);
     How (not) to train your generative model (Huszár, 2015), for one path.
@@ -38,7 +35,6 @@ from torch import Tensor
 
 from tsgen.counter_random import streams, uniforms
 from tsgen.encoders.base import map_state
-from tsgen.heads import Head
 from tsgen.likelihood import masked_log_prob, per_entry
 from tsgen.objectives.base import Objective, check_forward
 from tsgen.propagation import Propagation
@@ -119,7 +115,7 @@ class Rollout(Objective):
             now = rows.steps(slice(k, k + 1))
             h, state = model.advance(now, before, propagation, state)
             score = masked_log_prob(model.predict(now, h, now.context), now.values, model.scored(now))
-            joint = score.reshape(self.paths, -1, _joint_entries(model.head)).sum(dim=-1)
+            joint = score.reshape(self.paths, -1, model.head.joint_entries).sum(dim=-1)
             scores.append((joint.logsumexp(dim=0) - math.log(self.paths)).sum())
             noise = uniforms(stream, (1, *shape), start=k * math.prod(shape), dtype=units.loc.dtype)
             drawn = model.draw(now, h, torch.zeros_like(now.context), noise)
@@ -128,9 +124,3 @@ class Rollout(Objective):
 
     def _repeated(self, x: Tensor) -> Tensor:
         return x.repeat(self.paths, *[1] * (x.dim() - 1))
-
-
-def _joint_entries(head: Head) -> int:
-    """How many entries of a slice, side by side, have one joint law; 1 where each has its own."""
-    inner = getattr(head, "head", head)  # of a ConditionalHead
-    return getattr(inner, "entries", 1)
