@@ -323,9 +323,11 @@ class SeriesDataModule(LightningDataModule):
                     f"stretch has {max((s.stop - s.start for s in self.split.train), default=0)}. "
                     "Choose a shorter window."
                 )
-            return WindowDataset(
-                self.split, starts, self.window, stage, thinning=self.thinning, seed=self.seed
-            )
+            thinning = self.thinning
+            if thinning is not None:
+                observed = self.split.series.observed
+                thinning = thinning.replaying([observed[stretch] for stretch in self.split.train])
+            return WindowDataset(self.split, starts, self.window, stage, thinning=thinning, seed=self.seed)
         stretches = self.predicted() if stage == "predict" else getattr(self.split, stage)
         if not any(len(range(s.start, s.stop)) for s in stretches):
             raise ValueError(

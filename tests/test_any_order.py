@@ -200,7 +200,7 @@ def test_training_comes_near_the_exact_posterior():
     """Laws of hidden entries, on one core in half a minute; experiments.benchmarks.any_order takes longer and
     comes within 5 %. To see the past alone, or the node alone, would be several times as far off."""
     data = make_data(nodes=3, window=6, windows=50_000)
-    model = train(data, steps=2000, hidden=24, layers=2, lr=1e-2)
+    model = train(data, steps=1500, hidden=24, layers=2, lr=1e-2)
     for share in SHARES:
         batch = hidden_windows(data, PointMask(share))
         with torch.no_grad():

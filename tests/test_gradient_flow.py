@@ -1,5 +1,7 @@
 """How far back gradients reach: the known decay of a linear recurrence, receptive fields, a run untouched."""
 
+import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import yaml
 from conftest import ENCODERS, HEADS, TWO_WAY_ENCODERS, make_batch, make_model, make_series
 from lightning import Trainer, seed_everything
 from torch import nn
-from wandb_file import OfflineRun
+from wandb_file import OfflineRun, records
 
 from datamodules import SyntheticDataModule
 from experiments.__main__ import main
@@ -198,6 +200,16 @@ def test_of_several_processes_the_first_one_alone_does_it(tmp_path, monkeypatch)
     assert not list(tmp_path.iterdir())
 
 
+def finished(path):
+    """What a run holds once its end is written, which W&B's own process may do after the command is done."""
+    for _ in range(100):
+        with suppress(AssertionError):  # of a record that is half written
+            if any(record.WhichOneof("record_type") == "exit" for record in records(path)):
+                break
+        time.sleep(0.1)
+    return OfflineRun(path)
+
+
 def test_a_run_from_yaml_writes_the_figure_and_wandb_holds_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     flow = {"class_path": "tsgen.callbacks.GradientFlow", "init_args": {"every_n_epochs": 1, "windows": 2}}
@@ -209,7 +221,7 @@ def test_a_run_from_yaml_writes_the_figure_and_wandb_holds_it(tmp_path, monkeypa
     assert (folder / "gradient_flow.png").stat().st_size > 10_000
     assert len(pd.read_csv(folder / "gradient_flow.csv")) == 2 * 23
     (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
-    figures = OfflineRun(path).history["val/gradient_flow/filenames"]
+    figures = finished(path).history["val/gradient_flow/filenames"]
     assert len(figures) == 2
     assert all((path.parent / "files" / name).stat().st_size > 10_000 for (name,) in figures)
 

@@ -39,6 +39,12 @@ def test_an_autoregressive_model_refuses_an_encoder_that_sees_the_future(encoder
         AutoregressiveModel(spec_of(series), TWO_WAY_ENCODERS[encoder])
 
 
+@pytest.mark.parametrize("head", [name for name in HEADS if "nade" in name])
+def test_an_any_order_model_refuses_a_head_that_makes_entries_joint(head, series):
+    with pytest.raises(ValueError, match=r"from laws of single entries; MixtureNADEHead makes \d+ of them"):
+        AnyOrderModel(spec_of(series), head=HEADS[head])
+
+
 def test_samplers_and_objectives_refuse_models_they_are_not_for(series):
     spec = spec_of(series)
     with pytest.raises(ValueError, match="needs an AnyOrderModel; AutoregressiveModel is none"):

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tsgen.counter_random import streams, uniforms
-from tsgen.encoders import AttentionEncoder, Encoder
+from tsgen.encoders import ConvolutionEncoder, Encoder
 from tsgen.heads import Head, MixtureHead
 from tsgen.models.density import OptimizerFactory, SchedulerFactory
 from tsgen.models.neural import NeuralModel
@@ -53,13 +53,14 @@ class AnyOrderModel(NeuralModel):
         node_embedding: Numbers that are learned of each node; 0 for a model that runs on other graphs too.
 
     Raises:
-        ValueError: If the encoder is causal, or parts do not go together.
+        ValueError: If the encoder is causal, or parts do not go together; in training, if the data hides
+            nothing.
     """
 
     def __init__(
         self,
         spec: SeriesSpec,
-        encoder: Callable[[int], Encoder] = partial(AttentionEncoder, causal=False),
+        encoder: Callable[[int], Encoder] = partial(ConvolutionEncoder, causal=False),
         head: Callable[[int, Sizes], Head] = MixtureHead,
         optimizer: OptimizerFactory = partial(torch.optim.AdamW, lr=2e-3),
         scheduler: SchedulerFactory | None = None,
@@ -68,6 +69,12 @@ class AnyOrderModel(NeuralModel):
         node_embedding: int = 0,
     ) -> None:
         super().__init__(spec, encoder, head, optimizer, scheduler, sampler, objective, node_embedding)
+        if self.head.joint_entries > 1:
+            raise ValueError(
+                "an any-order model draws its entries jointly by the groups of its sampler, from laws of "
+                f"single entries; {type(self.head).__name__} makes {self.head.joint_entries} of them joint. "
+                "Use a GaussianHead or a MixtureHead."
+            )
         if self.encoder.causal:
             raise ValueError(
                 f"an any-order model needs an encoder that reads both ways; {type(self.encoder).__name__} is "
