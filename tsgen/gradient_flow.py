@@ -33,7 +33,7 @@ from tsgen.encoders.base import map_state
 from tsgen.likelihood import masked_log_prob
 from tsgen.models.autoregressive import AutoregressiveModel
 from tsgen.propagation import Propagation
-from tsgen.report.figures import BLUE, GREY, INK, PALE, _grid, _styled
+from tsgen.report.figures import BLUE, GREY, INK, PALE, axes_grid, in_style
 from tsgen.series import SeriesBatch
 
 SHOWN = 6
@@ -108,14 +108,14 @@ def _norm(gradients: list[Tensor | None], windows: int) -> Float[Tensor, ""]:
     return square.sqrt().mean()
 
 
-@_styled
+@in_style
 def gradient_flow(curves: Mapping[int, Float[np.ndarray, " lags"]]) -> Figure:
     """Draws the norms of the last epoch, and of a few before it, against how many steps back the state lies.
 
     Args:
         curves: For each epoch, what :func:`gradient_norms` returned.
     """
-    figure, (ax,) = _grid(1, 1, 6.4, 3.2)
+    figure, (ax,) = axes_grid(1, 1, 6.4, 3.2)
     *earlier, last = sorted(curves)
     chosen = earlier[:: -(-len(earlier) // SHOWN) or 1]
     for epoch in chosen:

@@ -70,7 +70,7 @@ _STEPS = [1, 2, 5, 10]  # between ticks, so that their labels are short
 _P = ParamSpec("_P")
 
 
-def _styled(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
+def in_style(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
     """The function with this module's style in force while it draws."""
 
     @functools.wraps(draw)
@@ -87,7 +87,7 @@ def printable(text: Any, length: int | None = None) -> str:
     return plain if length is None or len(plain) <= length else plain[: length - 1].rstrip() + "…"
 
 
-def _grid(panels: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+def axes_grid(panels: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
     """A figure with that many panels of one size in inches, filled row by row."""
     columns = min(columns, panels)
     rows = -(-panels // columns)
@@ -157,7 +157,7 @@ def central_coverage(
     return 1 - 2 * k / (num_samples + 1), share
 
 
-@_styled
+@in_style
 def calibration(evaluation: xr.Dataset, columns: int = 2) -> Figure:
     """Draws the histogram of ranks, and the coverage of central intervals against their level.
 
@@ -174,7 +174,7 @@ def calibration(evaluation: xr.Dataset, columns: int = 2) -> Figure:
     bins = int(np.clip((rank >= 0).sum() // 10, 5, 20))
     counts, edges = rank_histogram(rank, samples, bins)
     total = max(int(counts.sum()), 1)
-    figure, (left, right) = _grid(2, columns, 4.2, 3.3)
+    figure, (left, right) = axes_grid(2, columns, 4.2, 3.3)
 
     share = np.diff(edges) / (samples + 1)
     place = edges / (samples + 1)
@@ -265,7 +265,7 @@ def choose_panels(evaluation: xr.Dataset, channel: int = 0, count: int = 6, long
     return panels
 
 
-@_styled
+@in_style
 def fan_chart(evaluation: xr.Dataset, panels: Sequence[Panel] | None = None, columns: int = 3) -> Figure:
     """Draws what the model makes of hidden entries: median and bands, the visible and the truth.
 
@@ -278,7 +278,7 @@ def fan_chart(evaluation: xr.Dataset, panels: Sequence[Panel] | None = None, col
         columns: How many panels stand side by side.
     """
     panels = choose_panels(evaluation) if panels is None else list(panels)
-    figure, axes = _grid(len(panels), columns, 3.6, 2.7)
+    figure, axes = axes_grid(len(panels), columns, 3.6, 2.7)
     for ax, panel in zip(axes, panels, strict=True):
         _draw_fan(ax, evaluation, panel)
     for ax in axes[:: min(columns, len(panels))]:
@@ -365,7 +365,7 @@ def node_scores(crps: Float[np.ndarray, "window step node channel"]) -> Float[np
     return np.where(count.sum(axis=1) > 0, total.sum(axis=1) / np.maximum(count.sum(axis=1), 1), np.nan)
 
 
-@_styled
+@in_style
 def network(evaluation: xr.Dataset, columns: int = 2) -> Figure:
     """Draws the graph, its nodes coloured by the share never observed and, if any are scored, by their CRPS.
 
@@ -379,7 +379,7 @@ def network(evaluation: xr.Dataset, columns: int = 2) -> Figure:
     score = node_scores(evaluation["crps"].values)
     missing = evaluation["share_missing"].values.astype(float)
     scored = bool(np.isfinite(score).any())
-    figure, axes = _grid(1 + scored, columns, 4.6, 4.0)
+    figure, axes = axes_grid(1 + scored, columns, 4.6, 4.0)
     # a scale from zero, and wide: where nothing is missing, no node is to look worst
     highest = max(float(np.nanmax(np.append(missing, 0.01))), 0.01)
     bar = _draw_network(axes[0], evaluation, missing, "YlGnBu", (0.0, highest))
@@ -500,7 +500,7 @@ def number(value: Any) -> float:
     return float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else float("nan")
 
 
-@_styled
+@in_style
 def score_bars(scores: Mapping[str, Any], columns: int = 2) -> Figure:
     """Draws CRPS and MAE of the model (the first row), of the baselines, and of exact laws as hollow bars.
 
@@ -510,7 +510,7 @@ def score_bars(scores: Mapping[str, Any], columns: int = 2) -> Figure:
     """
     rows = scores["rows"]
     names = [printable(row["name"], 26) for row in rows]
-    figure, axes = _grid(2, columns, 4.2, 1.0 + 0.32 * len(rows))
+    figure, axes = axes_grid(2, columns, 4.2, 1.0 + 0.32 * len(rows))
     for i, (ax, key) in enumerate(zip(axes, ("crps", "mae"), strict=True)):
         value = np.array([number(row.get(key)) for row in rows])
         shown = np.isfinite(value)
@@ -579,7 +579,7 @@ def read_curves(metrics: Path) -> dict[str, pd.Series]:
     return {}
 
 
-@_styled
+@in_style
 def training_curve(metrics: Path) -> Figure:
     """Draws how the negative log-likelihood fell in training and validation.
 
@@ -592,7 +592,7 @@ def training_curve(metrics: Path) -> Figure:
     curves = read_curves(metrics)
     if not curves:
         raise ValueError(f"{metrics} must have a column train/nll or val/nll (or loss); it has none.")
-    figure, (ax,) = _grid(1, 1, 6.4, 3.2)
+    figure, (ax,) = axes_grid(1, 1, 6.4, 3.2)
     looks = {
         "train, each step": (PALE, 0.8),
         "train": (GREY, 1.4),
