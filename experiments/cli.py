@@ -31,6 +31,7 @@ import datamodules  # noqa: F401 (so that its classes are known by their names)
 from datamodules.base import SeriesDataModule
 from experiments.variants import Study, read_study, summarise
 from tsgen.callbacks import ImputationFigure, ImputationWriter
+from tsgen.components import difference
 from tsgen.evaluation import Evaluation
 from tsgen.models import DensityModel
 from tsgen.models.density import moved_weights, read_checkpoint, spec_of
@@ -217,6 +218,7 @@ class TsgenCLI(LightningCLI):
                 "checkpoint.enable_version_counter": False,
                 "early_stopping.monitor": "val/nll",
                 "early_stopping.patience": 10,
+                "early_stopping.strict": False,  # a short training may end before its first validation
             }
         )
         parser.link_arguments("data.spec", "model.init_args.spec", apply_on="instantiate")
@@ -275,6 +277,9 @@ class TsgenCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         """Holds the checkpoint against the model and adds what writes the results."""
+        self.model.check_data(self.datamodule, str(self.subcommand))
+        if self.subcommand == "fit":  # before anything makes room for the run
+            self.datamodule.dataset("train"), self.datamodule.dataset("val")
         if self._options.transfer:
             self._transfer()
         elif self._options.ckpt_path:
@@ -301,7 +306,9 @@ class TsgenCLI(LightningCLI):
         """Gives the model the weights of one that was trained on another graph."""
         if self.subcommand == "fit" or not self._options.ckpt_path:
             raise ValueError("transfer must go with test or predict, and --ckpt_path.")
-        self.model.load_state_dict(moved_weights(Path(self._options.ckpt_path), self.model))
+        path = Path(self._options.ckpt_path)
+        self.model.load_state_dict(moved_weights(path, self.model))
+        _check_parts(self.model, path)
         # nothing is left for the trainer to load
         self.config_init[self.subcommand].ckpt_path = None
 
@@ -400,6 +407,18 @@ def _check_fit(model: DensityModel, path: Path) -> None:
             raise ValueError(
                 f"{path} was trained with other options: its {name} is {its.get(name, 'absent')}, the "
                 f"model's {mine.get(name, 'absent')}. Use the configuration it was trained with."
+            )
+    _check_parts(model, path)
+
+
+def _check_parts(model: DensityModel, path: Path) -> None:
+    """Raises unless the checkpoint's model has the same parts: options may differ where sizes do not."""
+    mine, its = model.hparams["model"], read_checkpoint(path)["hyper_parameters"]["model"]
+    for part in ("encoder", "head", "order", "noise"):
+        key = difference(mine["init_args"].get(part), its["init_args"].get(part), part)
+        if key:
+            raise ValueError(
+                f"{path} was trained with another {key}. Use the configuration it was trained with."
             )
 
 

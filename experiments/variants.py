@@ -12,9 +12,9 @@ A configuration becomes a study by the key ``variants``, a mapping from names to
 The options of a variant are laid over the configuration as a fragment is (see :mod:`experiments.configs`),
 after the fragments that it names under ``config``. Each variant is an ordinary run, in runs/NAME/VARIANT.
 After a test, :func:`summarise` puts their scores side by side. Only where ``replicates: true`` says that the
-variants are one experiment on other data or with other seeds is there a mean, with its standard error
-:math:`s / \sqrt{n}`, where s is the standard deviation of the n variants. Folds share training data, so that
-theirs is a rough one.
+variants are one experiment on other data or with other seeds is there a mean, once all have been tested, with
+its standard error :math:`s / \sqrt{n}`, where s is the standard deviation of the n variants. Folds share
+training data, so that theirs is a rough one.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from matplotlib.ticker import MaxNLocator
 from rich.console import Console
 from rich.table import Table
 
-from experiments.configs import apply, find, read
+from experiments.configs import apply, find, fragments, read
 from experiments.figures.style import STYLE
 from tsgen.evaluation import COLUMNS
 from tsgen.report.figures import BLUE, GREY, INK, PALE, VERMILLION, is_exact
@@ -88,6 +88,12 @@ def read_study(words: Sequence[str]) -> Study:
     """
     rest, given = _split(words)
     paths = [find(name) for name in given["config"]]
+    shipped = {path.resolve(): name for name, path in fragments().items()}
+    if paths and (fragment := shipped.get(paths[0].resolve())):
+        raise ValueError(
+            f"{fragment} is a fragment and must follow an experiment; it comes first. "
+            f"Give --config demo --config {fragment}, or another experiment before it."
+        )
     options: dict[str, Any] = {}
     for path in paths:
         options = apply(options, read(path))
@@ -161,25 +167,26 @@ def summarise(folder: Path, variants: Sequence[str], replicates: bool) -> None:
         folder: The study's, in which those of its variants lie. ``scores.json`` is written to it, and
             ``lead_time.png`` if all variants were scored by lead time.
         variants: Their names.
-        replicates: Whether to average over them.
+        replicates: Whether to average over them, if all were tested.
     """
     tables = {
         name: json.loads((folder / name / "scores.json").read_text("utf-8"))
         for name in variants
         if (folder / name / "scores.json").is_file()
     }
+    untested = [name for name in variants if name not in tables]
+    averaged = replicates and not untested
     rows = {name: table["rows"][0] for name, table in tables.items()}
     summary: dict[str, Any] = {"variants": rows}
-    if replicates:
+    if averaged:
         summary |= {"mean": mean(list(rows.values())), "standard_error": standard_error(list(rows.values()))}
     first, *others = (table["rows"] for table in tables.values())
     summary["exact"] = [row for row in first if is_exact(row) and all(row in other for other in others)]
     (folder / "scores.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", "utf-8")
     show(folder, summary)
     if all(table.get("by_lead_time") for table in tables.values()) and _drawn(tables):
-        lead_time(tables, replicates, _unit(folder, tables)).savefig(folder / "lead_time.png", dpi=150)
+        lead_time(tables, averaged, _unit(folder, tables)).savefig(folder / "lead_time.png", dpi=150)
         print(f"Scores by lead time: {folder / 'lead_time.png'}")
-    untested = [name for name in variants if name not in tables]
     if untested:
         print(f"Not tested yet: {', '.join(untested)}.")
 

@@ -91,7 +91,7 @@ def test_one_group_draws_each_entry_from_its_own_posterior():
         assert z.abs().max() < 5
     # the joint posterior is another law
     assert z_scores(found, mean, covariance)[1].abs().max() > 10
-    law = model.sampler.law(model, batch)
+    law = model(batch)
     torch.testing.assert_close(law.mean[0][~batch.context[0]], mean)
     torch.testing.assert_close(law.variance[0][~batch.context[0]], covariance.diagonal())
 

@@ -204,6 +204,24 @@ def test_samples_do_not_depend_on_the_batch(series):
     assert not torch.equal(other(model, batch).values, whole)
 
 
+def test_memory_is_bounded_by_what_an_encoder_carries(series, monkeypatch):
+    """Attention carries keys and values of every step: fewer samples are drawn at once, to the same result."""
+    batch, portions = make_batch(series), []
+    model = make_model(series, ENCODERS["attention"], samples=6)
+    whole_at_once = model.sampler(model, batch).values
+    draw = type(model.sampler)._draw
+
+    def counted(self, model, batch, few):
+        portions.append(len(few))
+        return draw(self, model, batch, few)
+
+    monkeypatch.setattr(type(model.sampler), "_draw", counted)
+    # 2 * 8 numbers, 2 blocks, 10 steps: 320 a node
+    monkeypatch.setattr("tsgen.sampling.ancestral.NODES_AT_ONCE", 2 * 15 * 320 // 64)
+    torch.testing.assert_close(model.sampler(model, batch).values, whole_at_once)
+    assert portions == [2, 2, 2]
+
+
 def test_a_window_with_nothing_visible_is_generated():
     series = make_series(covariates=0)
     model, batch = make_model(series), make_batch(series)

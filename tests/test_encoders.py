@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import directed_graph
 from torch_geometric.data import Data
-from torch_geometric.nn import GATv2Conv, GCNConv, MessagePassing
+from torch_geometric.nn import GATv2Conv, GCNConv, MessagePassing, SGConv
 
 from tsgen import propagation
 from tsgen.components import describe, restore
@@ -352,6 +352,11 @@ def test_an_encoder_is_remembered_as_plain_data(convolution):
         (partial(BidirectionalEncoder, encoder=partial(AttentionEncoder, causal=False)), "by itself"),
         (partial(GraphGRUEncoder, convolution=partial(DiffusionConvolution, hops=0)), "hops must be"),
         (partial(WindowEncoder, convolution=partial(GraphAttention, heads=0)), "heads must be"),
+        (
+            partial(GraphGRUEncoder, convolution=partial(GCNConv, cached=True)),
+            "GCNConv must have cached: false",
+        ),
+        (partial(WindowEncoder, convolution=partial(SGConv, cached=True)), "SGConv must have cached: false"),
     ],
 )
 def test_what_does_not_fit_is_said_in_one_line(wrong, message):

@@ -202,13 +202,14 @@ def test_samples_follow_the_posterior_and_scores_its_density(trained):
     batch = whole(data).rows(slice(0, 3))
     samples = Exact(num_samples=4000)(model, batch)
     assert samples.law == "posterior"
-    law = model.sampler.law(model, batch)
+    law = model.posterior(batch)
     hidden = ~batch.context
     z = (samples.values.mean(dim=0) - law.mean)[hidden] / (law.stddev[hidden] / 4000**0.5)
     assert z.abs().max() < 5
     assert torch.equal(samples.values[0][batch.context], batch.values[batch.context])
-    posterior = masked_log_prob(law, batch.values, batch.target).sum()
-    assert posterior > model.log_prob(batch).sum()
+    scored = model.test_log_prob(batch)
+    assert torch.equal(scored, masked_log_prob(law, batch.values, batch.target))
+    assert scored.sum() > model.log_prob(batch).sum()
 
 
 def test_channels_of_a_node_hear_each_other():

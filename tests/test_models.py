@@ -1,9 +1,12 @@
 """Parts that do not go together say so at start-up; a model without parameters of its nodes moves on."""
 
+import dataclasses
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
+import xarray as xr
 from conftest import ENCODERS, HEADS, TWO_WAY_ENCODERS, make_batch, make_model, make_series
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -11,6 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from datamodules import SyntheticDataModule
 from experiments.__main__ import main
 from tsgen import load
+from tsgen.counter_random import streams
 from tsgen.encoders import AttentionEncoder, ConvolutionEncoder, GraphGRUEncoder, WindowEncoder
 from tsgen.heads import ConditionalHead, GaussianHead
 from tsgen.likelihood import masked_log_prob
@@ -178,3 +182,95 @@ def test_the_command_line_moves_a_model_to_another_graph(tmp_path, capsys):
     assert (tmp_path / "there/scores.json").is_file()
     assert main(["fit", *common, *there, "--transfer", "true"]) == 2
     assert "transfer must go with test or predict" in capsys.readouterr().err
+
+
+def test_the_units_of_covariates_do_not_matter(series):
+    """A pressure in Pa is as good as one in standard units."""
+    batch = make_batch(series)
+    spec = spec_of(series)
+    assert spec.covariate_loc.shape == (3,)
+    far = dataclasses.replace(series, covariates=101_300 + 1_000 * series.covariates)
+    moved = batch._changed(covariates=101_300 + 1_000 * batch.covariates)
+    for head in ("mixture", "conditional"):
+        here, there = (make_model(s, head=HEADS[head]) for s in (series, far))
+        torch.testing.assert_close(here.log_prob(batch), there.log_prob(moved), atol=1e-3, rtol=1e-3)
+        everything = [here.sampler(here, batch).values, there.sampler(there, moved).values]
+        torch.testing.assert_close(*everything, atol=0.05, rtol=1e-3)
+    constant = dataclasses.replace(series, covariates=torch.full_like(series.covariates, 5.0))
+    assert torch.equal(spec_of(constant).covariate_scale, torch.ones(3))
+
+
+def test_what_training_draws_is_not_what_thinning_draws(series):
+    """Whatever the seed of the data: the objective's random numbers are others than the masks'."""
+    model, batch, seen = make_model(series), make_batch(series), []
+
+    class Spy(type(model.objective)):
+        def loss(self, model, batch, stream, step):
+            seen.append(stream)
+            return super().loss(model, batch, stream, step)
+
+    model.objective, model.log = Spy(), lambda *_, **__: None
+    model.training_step(batch, 0)
+    start, epoch = batch.position[:, 0], torch.zeros(3, dtype=torch.int64)
+    for seed in (0, 1, 2, torch.initial_seed()):
+        assert not torch.isin(seen[0], streams(seed, epoch, start)).any()
+    torch.manual_seed(torch.initial_seed() + 1)
+    model.training_step(batch, 0)
+    assert not torch.equal(*seen)
+
+
+def test_nodes_of_other_names_are_other_nodes(tmp_path, series):
+    """As many of them, but not the same: what was learned of single nodes does not apply."""
+    model = AutoregressiveModel(spec_of(series), node_embedding=2)
+    path = tmp_path / "model.ckpt"
+    torch.save({"hyper_parameters": dict(model.hparams), "state_dict": model.state_dict()}, path)
+    renamed = dataclasses.replace(spec_of(series), nodes=[f"other {v}" for v in range(5)])
+    with pytest.raises(ValueError, match="no parameters of its own nodes"):
+        load(path, spec=renamed)
+    load(path, spec=spec_of(series))
+
+
+def test_options_that_leave_sizes_alone_are_compared_too(tmp_path, capsys):
+    common = ["--config", "demo", "--runs", str(tmp_path), "--data.steps", "300", "--trainer.logger", "false"]
+    common += ["--data.num_nodes", "6", "--trainer.max_epochs", "1", "--model.sampler.num_samples", "3"]
+    common += ["--trainer.enable_progress_bar", "false", "--config", "encoders/attention"]
+    assert main(["fit", *common]) == 0
+    assert main(["test", *common, "--model.encoder.heads", "1"]) == 2
+    assert "was trained with another encoder.heads" in capsys.readouterr().err
+
+
+def test_a_fit_that_cannot_start_leaves_the_run_in_its_place(tmp_path, capsys):
+    common = ["--config", "demo", "--runs", str(tmp_path), "--data.steps", "300", "--trainer.logger", "false"]
+    common += ["--data.num_nodes", "6", "--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false"]
+    assert main(["fit", *common]) == 0
+    for wrong in (["--data.window", "290"], ["--data.val", "0"], ["--config", "encoders/linear"]):
+        options = ["--model.encoder.order", "24"] if wrong[0] == "--config" else []
+        assert main(["fit", *common, "--name", "demo", *wrong, *options]) == 2, wrong
+    assert [path.name for path in tmp_path.iterdir()] == ["demo"]
+
+
+def test_a_batch_with_nothing_hidden_is_tested_like_any_other(tmp_path):
+    common = ["--config", "demo", "--runs", str(tmp_path), "--data.steps", "300", "--trainer.logger", "false"]
+    common += ["--data.num_nodes", "6", "--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false"]
+    common += ["--data.batch_size", "1", "--model.sampler.num_samples", "3"]
+    common += ["--data.held_out", "PointMask", "--data.held_out.rate", "0.005"]
+    assert main(["fit", *common]) == 0
+    assert main(["test", *common]) == 0
+
+
+def test_a_forecast_in_a_file_is_not_called_observed(tmp_path):
+    common = ["--config", "demo", "--runs", str(tmp_path), "--data.steps", "300", "--trainer.logger", "false"]
+    common += ["--data.num_nodes", "6", "--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false"]
+    common += ["--model.sampler.num_samples", "3"]
+    assert main(["fit", *common]) == 0
+    assert main(["predict", *common, "--data.horizon", "12"]) == 0
+    written = xr.load_dataset(tmp_path / "demo/imputation.nc")
+    observed, spread = written["observed"].values.astype(bool), np.ptp(written["imputation"].values, axis=0)
+    assert (spread[observed] == 0).all() and (spread[~observed] > 0).all()
+    assert 0.4 < observed.mean() < 0.55
+
+
+def test_a_particle_bound_refuses_thinning(tmp_path, capsys):
+    words = ["fit", "--config", "demo", "--runs", str(tmp_path), "--model.objective", "ParticleBound"]
+    assert main([*words, "--data.steps", "300", "--trainer.logger", "false"]) == 2
+    assert "Set data.thinning to null" in capsys.readouterr().err

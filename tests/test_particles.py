@@ -404,6 +404,22 @@ def test_a_scored_entry_is_given_nothing_of_its_slice(name, entry):
     torch.testing.assert_close(again[:15], again[15:], atol=1e-9, rtol=0)
 
 
+@pytest.mark.parametrize("name", ["gaussian", "mixture"])
+def test_one_law_a_step_where_entries_are_not_given_each_other(name):
+    """The same as by drawing anew for each purpose, gradients included, from one pass through the head."""
+    model = small_model(name)
+    batch = small_windows(model, 6)
+    batch.context, batch.target = torch.rand(2, *batch.values.shape) < 0.5
+    passes = []
+    model.head.register_forward_hook(lambda *_: passes.append(1))
+    lean = filter_with_gradient(model, batch)
+    assert len(passes) == 6
+    model.head.joint_entries = 2
+    thorough = filter_with_gradient(model, batch)
+    assert len(passes) == 6 + 4 * 6
+    torch.testing.assert_close(lean, thorough, atol=1e-12, rtol=1e-12)
+
+
 def test_heads_say_whether_what_is_known_comes_first():
     assert small_model("nade any").head.known_first
     assert not any(small_model(name).head.known_first for name in HEADS if name != "nade any")

@@ -1,5 +1,8 @@
 """Red wine: the published Gaussian on the real file, where it is; the protocol on a small one everywhere."""
 
+import json
+from pathlib import Path
+
 import netCDF4
 import numpy as np
 import pytest
@@ -7,8 +10,11 @@ import torch
 from conftest import SHARED
 from torch.distributions import MultivariateNormal
 
+import tsgen
 from datamodules import RedWineDataModule
 from datamodules.red_wine import CHANNELS
+from experiments.__main__ import main
+from experiments.benchmarks import red_wine
 
 RED_WINE = SHARED / "data" / "red_wine"
 CASES = {"train": 8 * 12, "val": 14, "test": 13}
@@ -94,6 +100,49 @@ def test_mistakes_end_in_one_line(tmp_path):
     with pytest.raises(ValueError, match="cannot be read") as caught:
         _ = RedWineDataModule(str(tmp_path)).split
     assert "\n" not in str(caught.value)
+
+
+def test_the_table_is_that_of_the_checkpoints(tmp_path, monkeypatch, capsys):
+    write(tmp_path, folds=2)
+    monkeypatch.setattr(red_wine, "FOLDS", 2)
+    with netCDF4.Dataset(tmp_path / "red_wine.hdf5", "a") as file:  # as the published one: copies in the test
+        for fold in (1, 2):
+            parts = file[f"folds/{fold}"]
+            parts["tests/1/data"][:3] = parts["training/2/data"][:3]
+            parts["tests/1/data"][3] = parts["training/9/data"][0]  # of validation: training has not seen it
+    monkeypatch.chdir(tmp_path)
+    words = [
+        "--config",
+        "red_wine",
+        "--variant",
+        "fold_1",
+        "--variant",
+        "fold_2",
+        "--data.root",
+        str(tmp_path),
+        "--trainer.max_epochs",
+        "1",
+    ]
+    words += ["--model.head.components", "2", "--model.head.width", "4", "--trainer.logger", "false"]
+    words += ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
+    assert main(["fit", *words]) == main(["test", *words]) == 0
+    capsys.readouterr()
+    monkeypatch.setattr("sys.argv", ["red_wine", "runs/red_wine", str(tmp_path)])
+    red_wine.main()
+    lines = capsys.readouterr().out.splitlines()
+    shown = [[float(cell) for cell in line.split("|")[2:4]] for line in lines[2:]]
+    summary = json.loads(Path("runs/red_wine/scores.json").read_text("utf-8"))
+    tested = [row["log_likelihood"] for row in summary["variants"].values()]
+    assert shown[1] == pytest.approx(tested, abs=6e-4)
+    average, error = (float(number) for number in lines[3].split("|")[4].split("±"))
+    assert average == pytest.approx(np.mean(tested), abs=6e-4)
+    assert error == pytest.approx(abs(tested[0] - tested[1]) / 2, abs=6e-4)
+    data = RedWineDataModule(str(tmp_path), fold=2)
+    model = tsgen.load("runs/red_wine/fold_2/checkpoints/best.ckpt")
+    with torch.no_grad():
+        val, test = (model.log_likelihood(whole(data, stage)).double() for stage in ("val", "test"))
+    expected = [val.mean(), test.mean(), test[3:].mean()]
+    assert [row[1] for row in shown] == pytest.approx([float(x) for x in expected], abs=6e-4)
 
 
 @needs_red_wine

@@ -579,7 +579,8 @@ def spoil(run):
         (write("scores.json", '{"rows": ['), "scores.json is damaged"),
         (write("scores.json", "[]"), "must have a list 'rows'"),
         (write("scores.json", '{"rows": [{"mae": 1}], "by_node": []}'), "must have a list 'rows'"),
-        (write("scores.json", '{"rows": [{"name": "a"}]}'), "must have a list 'by_node'"),
+        (write("scores.json", '{"rows": [{"name": "a"}], "by_node": [{}]}'), "must have a list 'by_node'"),
+        (write("scores.json", '{"rows": [{"name": "a"}]}'), "nothing was hidden in the test"),
         (write("logs/fit/metrics.csv", "\n"), "metrics.csv must be a table"),
     ],
 )
@@ -592,6 +593,17 @@ def test_errors_are_one_line(make_run, damage, message):
     assert "\n" not in str(error.value)
     assert "tsgen test --config" in str(error.value) or "metrics.csv" in str(error.value)
     assert not (run / "report.html").exists()
+
+
+def test_a_run_with_nothing_hidden_is_not_called_untested(tmp_path):
+    row = {"name": "AutoregressiveModel", "law": "filtering", "nll": 0.8, "log_likelihood": -9.1}
+    (tmp_path / "scores.json").write_text(json.dumps({"run": "example", "rows": [row]}))
+    with pytest.raises(
+        ValueError, match="densities alone were scored, and there is nothing to draw"
+    ) as error:
+        write_report(tmp_path)
+    assert "missing" not in str(error.value) and "--data.horizon STEPS" in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_a_folder_that_is_not_there(tmp_path):

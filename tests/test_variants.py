@@ -253,6 +253,28 @@ def test_a_variant_may_name_fragments():
     assert "variants" not in model and model["encoder"]["init_args"]["hidden"] == 32
 
 
+@pytest.mark.parametrize("order", [["encoders/gru"], ["heads/nade", "demo"]])
+def test_a_fragment_must_follow_an_experiment(order, capsys):
+    words = [word for name in order for word in ("--config", name)]
+    assert main(["fit", *words]) == 2
+    shown = capsys.readouterr().err
+    assert f"{order[0]} is a fragment and must follow an experiment" in shown
+    assert f"--config demo --config {order[0]}" in shown and len(shown.strip().splitlines()) == 1
+    with pytest.raises(ValueError, match="must follow an experiment"):
+        variants.read_study(["fit", "--config", str(FOLDER / f"{order[0]}.yaml")])
+    assert not Path("runs").exists()
+
+
+def test_training_may_stop_before_its_first_validation(capsys):
+    words = ["--config", write(Path("short.yaml")), "--trainer.limit_train_batches", "1.0"]
+    assert main(["fit", *words, "--trainer.max_steps", "2"]) == 0
+    assert main(["test", *words]) == 2
+    shown = capsys.readouterr().err
+    assert "best.ckpt must be a checkpoint; there is no such file" in shown
+    assert len(shown.strip().splitlines()) == 1
+    assert Path("runs/short/checkpoints/last.ckpt").is_file()
+
+
 def test_an_unknown_configuration_is_told_what_there_is(capsys):
     assert main(["fit", "--config", "demo", "--config", "gru"]) == 2
     shown = capsys.readouterr().err
@@ -323,6 +345,25 @@ def test_the_summary_draws_lead_times_if_all_have_them(capsys):
     variants.summarise(Path("s"), ["a", "b"], replicates=False)
     assert not Path("s/lead_time.png").exists()
     assert json.loads(Path("s/scores.json").read_text())["exact"] == []
+
+
+def test_replicates_are_averaged_only_when_all_are_tested(capsys, monkeypatch):
+    for name, offset in {"a": 0.5, "b": 0.7}.items():
+        Path("s", name).mkdir(parents=True)
+        Path("s", name, "scores.json").write_text(json.dumps(table(offset)))
+    monkeypatch.setattr(variants, "_unit", lambda folder, tables: "K")
+    drawn = []
+    monkeypatch.setattr(
+        variants, "lead_time", lambda *given, draw=variants.lead_time: drawn.append(draw(*given)) or drawn[-1]
+    )
+    for names in (["a", "b", "c"], ["a", "b"]):
+        variants.summarise(Path("s"), names, replicates=True)
+        summary, shown = json.loads(Path("s/scores.json").read_text()), capsys.readouterr().out
+        whole = names == ["a", "b"]
+        assert list(summary["variants"]) == ["a", "b"]
+        assert ("mean" in summary) == ("standard_error" in summary) == whole
+        assert ("standard error" in shown) == whole and ("Not tested yet: c." in shown) == (not whole)
+        assert ("mean" in lines(drawn[-1])[0]) == whole
 
 
 def test_one_variant_has_no_standard_error():

@@ -59,6 +59,7 @@ class ImputationWriter(Callback):
         samples: Samples = outputs
         arrays = {
             "position": batch.position.cpu().numpy(),
+            "kept": batch.context.cpu().numpy(),
             "values": samples.values.movedim(0, 1).cpu().numpy(),
             "law": np.array(samples.law),
         }
@@ -87,10 +88,13 @@ class ImputationWriter(Callback):
             variable.long_name = "draws of the series; observed entries are the data's own"
             for part in self.parts:
                 file.law = str(part["law"])
-                for position, values in zip(part["position"], part["values"], strict=True):
+                for position, values, kept in zip(
+                    part["position"], part["values"], part["kept"], strict=True
+                ):
                     mine = owner[position] == position[0]
                     at = np.searchsorted(self.steps, position[mine])
                     variable[:, at] = values[:, mine]
+                    file["observed"][at] = kept[mine]  # what is forecast is not the data's own
                     covered[position[mine]] = True
         if not covered[self.steps].all():
             raise RuntimeError(f"{int((~covered[self.steps]).sum())} steps were never imputed.")

@@ -106,3 +106,22 @@ def find_class(class_path: str, bases: tuple[type, ...], trusted: Sequence[str] 
             f"class_path must name a {', '.join(base.__name__ for base in bases)}; {class_path!r} is none."
         )
     return found
+
+
+def difference(mine: Any, its: Any, name: str = "") -> str | None:
+    """The dotted name of the first option in which two descriptions differ; None if they agree.
+
+    An option that only one of them mentions is at its default there, and is not compared.
+
+    Args:
+        mine: What :func:`describe` returned.
+        its: The same of another part.
+        name: What the two are called.
+    """
+    if not (isinstance(mine, Mapping) and isinstance(its, Mapping)):
+        return None if mine == its else name
+    for key in mine.keys() & its.keys():
+        inner = name if key in ("init_args", "class_path", "instance_of") else f"{name}.{key}"
+        if found := difference(mine[key], its[key], inner):
+            return found
+    return None

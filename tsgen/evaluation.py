@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from torch.distributions import Distribution, Normal
+from torchmetrics import SumMetric
 
 from tsgen.baselines import linear_interpolation, node_mean
 from tsgen.counter_random import streams, uniforms
@@ -127,6 +128,7 @@ class _Row:
         self.nll = own.test_nll if kept else NLL().to(device)
         self.by_lead_time = LeadTimeScores(horizon).to(device) if horizon else None
         self.from_exact, self.windows = RMSE().to(device), NLL().to(device)
+        self.counts = {name: SumMetric().to(device) for name in ("windows", "entries")}
         self.measured = False
 
     def update(self, batch: SeriesBatch, samples: Tensor | None, log_prob: Tensor | None) -> None:
@@ -134,6 +136,8 @@ class _Row:
         if log_prob is not None:
             if not self.kept:
                 self.nll.update(log_prob, batch.target)
+            self.counts["windows"].update(batch.target.flatten(1).any(dim=1).sum())
+            self.counts["entries"].update(batch.target.sum())
             self.windows.update(log_prob.sum(dim=(1, 2, 3)), batch.target.flatten(1).any(dim=1))
         if samples is not None:
             if not self.kept:
@@ -196,6 +200,7 @@ class Evaluation(Callback):
         self.rows = {MODEL: model, **others}
         if trainer.is_global_zero:
             self.parts.clear()
+            (self.folder / "evaluation.nc").unlink(missing_ok=True)
         trainer.strategy.barrier()
 
     def on_test_batch_end(
@@ -246,7 +251,7 @@ class Evaluation(Callback):
         """Computes the table (all processes), writes the files and shows it (the first process)."""
         rows = [row.compute(self.nothing_hidden) for row in self.rows.values()]
         leads = {name: row.by_lead_time.table() for name, row in self.rows.items() if row.by_lead_time}
-        count = {"windows": int(self.rows[MODEL].windows.count), "entries": int(self.rows[MODEL].nll.count)}
+        count = {name: int(metric.compute()) for name, metric in self.rows[MODEL].counts.items()}
         trainer.strategy.barrier()
         if not trainer.is_global_zero:
             return

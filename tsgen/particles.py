@@ -41,9 +41,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
+from torch.distributions import Distribution
 
 from tsgen.counter_random import streams, uniforms
 from tsgen.encoders.base import map_state
+from tsgen.heads.base import full_precision
 from tsgen.likelihood import masked_log_prob
 from tsgen.propagation import Propagation
 from tsgen.series import SeriesBatch
@@ -96,6 +98,7 @@ class Step(NamedTuple):
         values: The slices, in data units, with what is not visible drawn.
         log_prob: The log-density of each visible entry given its path, in nats; zero elsewhere. Their sum is
             the logarithm of a path's new weight.
+        law: What they were drawn from and weighed by, where each entry has a law of its own; else None.
     """
 
     now: SeriesBatch
@@ -103,6 +106,7 @@ class Step(NamedTuple):
     state: Any
     values: Float[Tensor, "rows 1 nodes channels"]
     log_prob: Float[Tensor, "rows 1 nodes channels"]
+    law: Distribution | None
 
 
 class ParticleFilter:
@@ -140,11 +144,21 @@ class ParticleFilter:
         """
         now = self.batch.steps(slice(t, t + 1)).repeat(self.particles)
         h, state = self.model.advance(now, paths.before, self.propagation, paths.state)
+        if self.model.head.joint_entries == 1:
+            return self._draw_each(now, h, state, t)
         values = self.model.draw(now, h, now.context, self._uniforms(t))
         # what is visible was drawn first, or is given all before it in its slice, visible or drawn
         known = now.context if self.model.head.known_first else torch.ones_like(now.context)
         law = self.model.predict(now._changed(values=values), h, known)
-        return Step(now, h, state, values, masked_log_prob(law, now.values, now.context))
+        return Step(now, h, state, values, masked_log_prob(law, now.values, now.context), None)
+
+    def _draw_each(self, now: SeriesBatch, h: Tensor, state: Any, t: int) -> Step:
+        """As :meth:`draw`, where entries hear of no other: one law draws, weighs and predicts."""
+        law = self.model.predict(now, h, now.context)
+        with full_precision(h):
+            drawn = self.model.head.quantile(law, self._uniforms(t))
+        values = torch.where(now.context, now.values, drawn)
+        return Step(now, h, state, values, masked_log_prob(law, now.values, now.context), law)
 
     def predictive(self, paths: Paths, step: Step, t: int) -> Float[Tensor, "batch 1 nodes channels"]:
         """The log-density of each target entry of slice t given the slices before it, in nats.
@@ -157,9 +171,10 @@ class ParticleFilter:
             step: What :meth:`draw` made of them.
             t: The slice's number.
         """
-        now, model = step.now, self.model
-        anew = model.draw(now, step.h, torch.zeros_like(now.context), self._uniforms(t))
-        law = model.predict(now._changed(values=anew), step.h, torch.ones_like(now.context))
+        now, model, law = step.now, self.model, step.law
+        if law is None:
+            anew = model.draw(now, step.h, torch.zeros_like(now.context), self._uniforms(t))
+            law = model.predict(now._changed(values=anew), step.h, torch.ones_like(now.context))
         density = masked_log_prob(law, now.values, now.target).unflatten(0, paths.log_weight.shape)
         mixed = (paths.log_weight[..., None, None, None] + density).logsumexp(dim=0)
         return torch.where(now.target[: len(mixed)], mixed, 0)

@@ -261,12 +261,17 @@ class Convolution(nn.Module):
         out_channels: Size of a node's output.
 
     Raises:
-        ValueError: If the convolution does not return ``out_channels`` numbers a node.
+        ValueError: If the convolution does not return ``out_channels`` numbers a node, or caches its graph.
     """
 
     def __init__(self, make: Callable[[int, int], nn.Module], in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.inner = make(in_channels, out_channels)
+        if any(getattr(module, "cached", False) for module in self.inner.modules()):
+            raise ValueError(
+                f"{type(self.inner).__name__} must have cached: false, for its graph grows with the number "
+                "of slices side by side; it has cached: true. Leave it out."
+            )
         takes = inspect.signature(self.inner.forward).parameters
         self.weights = "edge_weight" if "edge_weight" in takes else None
         if "edge_attr" in takes and getattr(self.inner, "edge_dim", None) == 1:

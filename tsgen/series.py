@@ -352,6 +352,8 @@ class SeriesSpec:
         num_covariates: Number of covariates an entry has.
         nodes: The nodes' names.
         channels: The channels' names.
+        covariate_loc: Mean of each covariate over the training split; zeros if not given.
+        covariate_scale: Standard deviation of each covariate over the training split; ones if not given.
     """
 
     loc: Float[Tensor, "nodes channels"]
@@ -361,6 +363,8 @@ class SeriesSpec:
     num_covariates: int
     nodes: list[str]
     channels: list[str]
+    covariate_loc: Float[Tensor, "covariates"] | None = None
+    covariate_scale: Float[Tensor, "covariates"] | None = None
 
     @classmethod
     def of(cls, series: GraphSeries, fit_on: Bool[Tensor, "time nodes channels"]) -> SeriesSpec:
@@ -401,6 +405,7 @@ class SeriesSpec:
             num_covariates=0 if series.covariates is None else series.covariates.shape[-1],
             nodes=list(series.nodes),
             channels=list(series.channels),
+            **_units_of_covariates(series.covariates, fit_on.flatten(1).any(dim=1)),
         )
 
     @property
@@ -427,6 +432,16 @@ class SeriesSpec:
         if not same_graph(self.graph, other.graph):
             return "its graph has other edges or weights than the data's"
         return None
+
+
+def _units_of_covariates(covariates: Tensor | None, fit_on: Bool[Tensor, "time"]) -> dict[str, Tensor]:
+    """Mean and standard deviation of each covariate; a constant one keeps its scale."""
+    if covariates is None:
+        return {}
+    known = covariates[fit_on].double().flatten(0, 1)
+    loc, scale = known.mean(dim=0), known.std(dim=0, correction=0)
+    scale = torch.where(scale <= 1e-6 * loc.abs(), 1.0, scale)
+    return {"covariate_loc": loc.float(), "covariate_scale": scale.float()}
 
 
 def _few(names: list[str]) -> str:

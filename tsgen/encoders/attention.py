@@ -77,6 +77,10 @@ class AttentionEncoder(Encoder):
         self.entry = nn.Linear(self.messages.out_features, hidden)
         self.blocks = nn.ModuleList(_Block(hidden, heads, causal, convolution) for _ in range(layers))
 
+    def carried(self, steps: int) -> int:
+        """Keys and values of all steps, in every block."""
+        return 2 * self.hidden * len(self.blocks) * steps
+
     def forward(
         self,
         inputs: Float[Tensor, "batch time nodes features"],

@@ -39,6 +39,10 @@ class Encoder(nn.Module, ABC):
             raise ValueError(f"hidden must be at least 1; it is {hidden}.")
         self.in_features, self.hidden = in_features, hidden
 
+    def carried(self, steps: int) -> int:
+        """Numbers of a node that the state holds after so many steps, about."""
+        return self.hidden * (self.receptive_field or 1)
+
     @abstractmethod
     def forward(
         self, inputs: Float[Tensor, "batch time nodes features"], propagation: Propagation, state: Any = None

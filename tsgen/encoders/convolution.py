@@ -1,9 +1,10 @@
 r"""An encoder of a long but bounded past: dilated causal convolutions over time, with messages in each block.
 
 Every block looks back k times as far as the one before it, so a receptive field of :math:`k^L` steps takes L
-blocks. The state carried from call to call is, for each block, the steps that it still looks back on; a step
-then costs the same however long the receptive field. Not causal, every block looks as far ahead as back, and
-a window is read at once.
+blocks. The state carried from call to call is, for each block, the steps that it still looks back on,
+:math:`k^L - 1` slices in all. A step computes one slice a block, but it copies what is carried, since a state
+may be gone on from more than once: beyond some hundred steps the copies cost the more. Not causal, every
+block looks as far ahead as back, and a window is read at once.
 """
 
 from __future__ import annotations

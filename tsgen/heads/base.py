@@ -34,6 +34,9 @@ class Head(nn.Module, ABC):
     uniforms_per_entry: int
     """Uniform numbers that decide the draw of an entry."""
 
+    of_nodes: bool = False
+    """Whether some parameters belong to single nodes."""
+
     joint_entries: int = 1
     """Entries of a slice, side by side, that are given each other; 1 where each has a law of its own."""
 

@@ -37,6 +37,7 @@ class ConditionalHead(Head):
         self.head = head(hidden + sizes.covariates, sizes)
         self.uniforms_per_entry = self.head.uniforms_per_entry
         self.known_first, self.joint_entries = self.head.known_first, self.head.joint_entries
+        self.of_nodes = self.head.of_nodes
 
     @property
     def num_parameters_per_entry(self) -> int:

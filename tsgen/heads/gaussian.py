@@ -38,7 +38,7 @@ class GaussianHead(Head):
         super().__init__(hidden, sizes)
         if scale not in ("state", "node") and (isinstance(scale, str) or not 0 < scale < math.inf):
             raise ValueError(f"scale must be 'state', 'node' or a positive number; it is {scale!r}.")
-        self.scale = scale
+        self.scale, self.of_nodes = scale, scale == "node"
         self.linear = nn.Linear(hidden, (2 if scale == "state" else 1) * sizes.channels)
         nn.init.zeros_(self.linear.bias)
         if scale == "node":

@@ -133,7 +133,7 @@ class MixtureNADEHead(Head):
             raise ValueError(f"activation must be 'silu', 'tanh' or 'none'; it is {activation!r}.")
         if scale not in ("state", "entry"):
             raise ValueError(f"scale must be 'state' or 'entry'; it is {scale!r}.")
-        self.components, self.width = components, width
+        self.components, self.width, self.of_nodes = components, width, over == "slice"
         self.joint_entries = sizes.channels if over == "channels" else sizes.nodes * sizes.channels
         if self.joint_entries < 2:
             instead = "MixtureHead" if sizes.nodes == 1 else "MixtureHead, or over='slice'"

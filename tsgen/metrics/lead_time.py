@@ -60,15 +60,15 @@ class LeadTimeScores(Metric):
         self.sums += torch.stack(per_step, dim=1)
         self.counts += torch.stack([count, count, count * (log_prob is not None)], dim=1)
 
-    def compute(self) -> Float[Tensor, "horizon scores"]:
-        """The mean scores, in data units and nats an entry; NaN where nothing was scored."""
-        return self.sums / self.counts
+    def compute(self) -> Float[Tensor, "horizon columns"]:
+        """The mean scores, in data units and nats an entry, NaN where nothing was scored; and, last, how many
+        entries each is a mean of."""
+        return torch.cat([self.sums / self.counts, self.counts[:, :1]], dim=1)
 
     def table(self) -> list[dict[str, float | int | None]]:
         """One row a lead time, with the scores by their names; None where nothing was scored."""
-        rows = self.compute().tolist()
         return [
-            {"lead": lead}
+            {"lead": lead, "entries": int(entries)}
             | {name: None if x != x else round(x, 6) for name, x in zip(self.NAMES, row, strict=True)}
-            for lead, row in enumerate(rows, start=1)
+            for lead, (*row, entries) in enumerate(self.compute().tolist(), start=1)
         ]

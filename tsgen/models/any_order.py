@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -91,10 +92,9 @@ class AnyOrderModel(NeuralModel):
         h, _ = self.encoder(self.features(batch, x, seen), Propagation(batch.graph))
         return h
 
-    def setup(self, stage: str) -> None:
-        """Refuses data that hides nothing: there would be nothing to learn, or to judge by."""
-        super().setup(stage)
-        data = getattr(self.trainer, "datamodule", None)
+    def check_data(self, data: Any, stage: str) -> None:
+        """Refuses data that hides nothing, too: there would be nothing to learn, or to judge by."""
+        super().check_data(data, stage)
         if stage == "fit" and getattr(data, "thinning", self) is None:
             raise ValueError(
                 "an any-order model learns from what is hidden; data.thinning is null and hides nothing. "

@@ -13,15 +13,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tsgen.counter_random import streams
 from tsgen.encoders import Encoder, GraphGRUEncoder
 from tsgen.encoders.base import map_state
 from tsgen.heads import Head, MixtureHead
 from tsgen.models.density import OptimizerFactory, SchedulerFactory
 from tsgen.models.neural import NeuralModel
 from tsgen.objectives import MaskedNLL, Objective, ParticleBound
+from tsgen.particles import particle_filter
 from tsgen.propagation import Propagation
 from tsgen.sampling import Ancestral, Sampler
 from tsgen.series import SeriesBatch, SeriesSpec, Sizes
+
+VALIDATION_PATHS = 16
+"""Paths that the density of a forecast is the mean of, in validation."""
 
 
 class AutoregressiveModel(NeuralModel):
@@ -85,6 +90,39 @@ class AutoregressiveModel(NeuralModel):
                 f"whole window; it is {truncated_steps}."
             )
         self.truncated_steps = truncated_steps
+
+    def check_data(self, data: Any, stage: str) -> None:
+        """Refuses windows too short for the encoder, too, and what a particle bound would lose."""
+        super().check_data(data, stage)
+        window, reach = getattr(data, "window", None), self.encoder.receptive_field
+        # the first slice of a window has none before it; a window of one slice has no past at all
+        if window is not None and reach is not None and reach > max(1, window - 1):
+            raise ValueError(
+                f"a window must be longer than what the encoder looks back on, {reach} steps; it has "
+                f"{window}. Lengthen data.window, or choose a smaller order or fewer layers."
+            )
+        thinned = getattr(data, "thinning", None) is not None
+        if stage == "fit" and thinned and isinstance(self.objective, ParticleBound):
+            raise ValueError(
+                "a ParticleBound must be trained on all that is visible; data.thinning hides some of it, "
+                "which would be lost. Set data.thinning to null."
+            )
+
+    def validation_log_prob(self, batch: SeriesBatch) -> Tensor:
+        """What validation judges by; of a forecast, the mean density over paths of draws."""
+        return self._forecast_log_prob(batch, VALIDATION_PATHS)
+
+    def test_log_prob(self, batch: SeriesBatch) -> Tensor:
+        """What a test judges by: the same, over as many paths as there are samples."""
+        return self._forecast_log_prob(batch, self.sampler.num_samples)
+
+    def _forecast_log_prob(self, batch: SeriesBatch, paths: int) -> Tensor:
+        # one pass marks the future as missing, which is not what draws of it follow
+        if not getattr(getattr(self._trainer, "datamodule", None), "horizon", None):
+            return self.objective.log_prob(self, batch)
+        found = particle_filter(self, batch, paths, streams(0, batch.position[:, 0])).log_prob
+        assert found is not None
+        return found
 
     def encode(
         self,

@@ -103,11 +103,26 @@ class DensityModel(LightningModule, ABC):
     def setup(self, stage: str) -> None:
         """Refuses data that the model was not made for."""
         data = getattr(self.trainer, "datamodule", None)
-        difference = self.spec.difference(data.spec) if data is not None else None
+        if data is not None:
+            self.check_data(data, stage)
+
+    def check_data(self, data: Any, stage: str) -> None:
+        """Raises ``ValueError`` unless the model goes with the data.
+
+        Args:
+            data: The data module.
+            stage: What is to be done: fit, validate, test or predict.
+        """
+        difference = self.spec.difference(data.spec)
         if difference:
             raise ValueError(
                 f"the model was made for other data: {difference}. Use the data it was trained on."
             )
+
+    @property
+    def knows_its_nodes(self) -> bool:
+        """Whether some parameters belong to single nodes, so that the model runs on no others."""
+        return True
 
     def validation_step(self, batch: SeriesBatch, index: int) -> None:
         """Scores the densities of a batch."""
@@ -127,7 +142,8 @@ class DensityModel(LightningModule, ABC):
         log_prob = self.test_log_prob(batch)
         self.test_nll.update(log_prob, self.scored(batch))
         self.log("test/nll", self.test_nll, batch_size=len(batch.values))
-        if not batch.hidden.any():
+        # known of the data, not of the batch: all processes must log the same
+        if getattr(getattr(self.trainer, "datamodule", None), "horizon", None) == 0:
             return {"log_prob": log_prob}
         samples = self.sampler(self, batch)
         self.test_scores.update(*entries(samples.values, batch))
@@ -137,10 +153,8 @@ class DensityModel(LightningModule, ABC):
         return {"log_prob": log_prob, "samples": samples}
 
     def test_log_prob(self, batch: SeriesBatch) -> torch.Tensor:
-        """What a test judges by: the law that the draws follow; where nothing is hidden, :meth:`log_prob`."""
-        if not batch.hidden.any():
-            return self.log_prob(batch)
-        return masked_log_prob(self.sampler.law(self, batch), batch.values, self.scored(batch))
+        """What a test judges by; as validation does unless draws follow another law."""
+        return self.validation_log_prob(batch)
 
     def predict_step(self, batch: SeriesBatch, index: int) -> Samples:
         """Draws what is unknown."""
@@ -216,6 +230,11 @@ def moved_weights(path: Path, model: DensityModel) -> dict[str, Any]:
             f"{', '.join(trained.channels)} and {trained.num_covariates}; the data has "
             f"{', '.join(model.spec.channels)} and {model.spec.num_covariates}."
         )
+    if model.knows_its_nodes and trained.difference(model.spec):
+        raise ValueError(
+            f"the model in {path} must have no parameters of its own nodes to run on other data; it has. "
+            "Train one without node_embedding, scales of nodes or a head over the slice."
+        )
     moved = {**state["state_dict"], "loc": own["loc"], "scale": own["scale"]}
     if moved.keys() != own.keys():
         name = sorted(moved.keys() ^ own.keys())[0]
@@ -223,9 +242,8 @@ def moved_weights(path: Path, model: DensityModel) -> dict[str, Any]:
     for name, weight in own.items():
         if moved[name].shape != weight.shape:
             raise ValueError(
-                f"the model in {path} must have no parameters of its own nodes to run on other data; its "
-                f"{name} is of shape {list(moved[name].shape)}, the data's would be {list(weight.shape)}. "
-                "Train it without node_embedding, per-node variances or a head over the slice."
+                f"the model in {path} must have the same sizes; its {name} is of shape "
+                f"{list(moved[name].shape)}, here it would be {list(weight.shape)}."
             )
     return moved
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, Normal
 
 from tsgen.kalman import Moments, kalman_filter
+from tsgen.likelihood import masked_log_prob
 from tsgen.linear import Noise, Start, VARProcess
 from tsgen.models.density import DensityModel
 from tsgen.sampling import Exact, Sampler
@@ -134,6 +135,13 @@ class GraphVAR(DensityModel):
     def posterior(self, batch: SeriesBatch) -> Normal:
         """The law of each entry given everything visible, in data units."""
         return self.process.posterior(batch)
+
+    def test_log_prob(self, batch: SeriesBatch) -> Tensor:
+        """The log-density of each target entry given everything visible: the law that the draws follow. Where
+        nothing is hidden, :meth:`log_prob`."""
+        if not batch.hidden.any():
+            return self.log_prob(batch)
+        return masked_log_prob(self.posterior(batch), batch.values, batch.target)
 
     def log_likelihood(self, batch: SeriesBatch) -> Float[Tensor, "batch"]:
         """The joint log-density of what is visible of each window, in nats; the rest is integrated out."""

@@ -65,11 +65,16 @@ class NeuralModel(DensityModel):
         made_of = {"encoder": encoder, "head": head, "objective": objective, "node_embedding": node_embedding}
         super().__init__(spec, sampler, optimizer, scheduler, **made_of, **parts)
         sizes = self.spec.sizes
+        self.register_buffer("covariate_loc", _given(spec.covariate_loc, torch.zeros(sizes.covariates)))
+        self.register_buffer("covariate_scale", _given(spec.covariate_scale, torch.ones(sizes.covariates)))
         self.encoder = encoder(2 * sizes.channels + sizes.covariates + node_embedding)
         self.head = head(self.encoder.hidden, sizes)
         self.embedding = nn.Parameter(torch.randn(sizes.nodes, node_embedding)) if node_embedding else None
         self.objective = objective
         objective.check(self)
+
+    covariate_loc: Tensor
+    covariate_scale: Tensor
 
     @abstractmethod
     def encode(
@@ -109,24 +114,29 @@ class NeuralModel(DensityModel):
     def features(
         self, batch: SeriesBatch, x: Tensor, seen: Tensor
     ) -> Float[Tensor, "batch time nodes features"]:
-        """What the encoder reads at each step.
+        """What the encoder reads at each step."""
+        parts, covariates = [x, seen], self.covariates(batch)
+        if covariates is not None:
+            parts.append(covariates.to(x.dtype))
+        if self.embedding is not None:
+            parts.append(self.embedding.expand(*x.shape[:2], -1, -1))
+        return torch.cat(parts, dim=-1)
+
+    def covariates(self, batch: SeriesBatch) -> Float[Tensor, "batch time nodes covariates"] | None:
+        """The covariates in their own standard units.
 
         Raises:
             ValueError: If the batch has not the covariates that the model was made for.
         """
-        promised, there = self.spec.num_covariates, 0
-        if batch.covariates is not None:
-            there = batch.covariates.shape[-1]
+        promised = self.spec.num_covariates
+        there = 0 if batch.covariates is None else batch.covariates.shape[-1]
         if there != promised:
             raise ValueError(
                 f"the batch must have {promised} covariates, as the model was told; it has {there}."
             )
-        parts = [x, seen]
-        if batch.covariates is not None:
-            parts.append(batch.covariates.to(x.dtype))
-        if self.embedding is not None:
-            parts.append(self.embedding.expand(*x.shape[:2], -1, -1))
-        return torch.cat(parts, dim=-1)
+        if batch.covariates is None:
+            return None
+        return (batch.covariates - self.covariate_loc) / self.covariate_scale
 
     def predict(
         self,
@@ -137,7 +147,7 @@ class NeuralModel(DensityModel):
         """The law of each entry given the encoder's state and what is known of its slice, in data units."""
         units = self.units(batch)
         with full_precision(h):
-            return self.head(h.to(units.loc.dtype), batch.values, known, units, batch.covariates)
+            return self.head(h.to(units.loc.dtype), batch.values, known, units, self.covariates(batch))
 
     def draw(
         self,
@@ -150,24 +160,14 @@ class NeuralModel(DensityModel):
         units = self.units(batch)
         with full_precision(h):
             return self.head.draw(
-                h.to(units.loc.dtype), batch.values, known, units, uniforms, batch.covariates
-            )
-
-    def setup(self, stage: str) -> None:
-        """Refuses data that the model was not made for."""
-        super().setup(stage)
-        window = getattr(getattr(self.trainer, "datamodule", None), "window", None)
-        reach = self.encoder.receptive_field
-        if window is not None and reach is not None and reach > window:
-            raise ValueError(
-                f"a window must be at least as long as what the encoder looks back on, {reach} steps; it has "
-                f"{window}. Lengthen data.window, or choose a smaller order or fewer layers."
+                h.to(units.loc.dtype), batch.values, known, units, uniforms, self.covariates(batch)
             )
 
     def training_step(self, batch: SeriesBatch, index: int) -> Tensor:
         """The loss of a batch."""
-        epoch = torch.full_like(batch.position[:, 0], self.current_epoch)
-        stream = streams(TRAINING, epoch, batch.position[:, 0])
+        # one key more than what training hides has: the two never share a stream, whatever their seeds
+        purpose, epoch = (torch.full_like(batch.position[:, 0], n) for n in (TRAINING, self.current_epoch))
+        stream = streams(torch.initial_seed(), purpose, epoch, batch.position[:, 0])
         loss = self.objective.loss(self, batch, stream, self.global_step)
         self.log("train/nll", loss.detach(), prog_bar=True, sync_dist=True, batch_size=len(batch.values))
         return loss
@@ -176,6 +176,11 @@ class NeuralModel(DensityModel):
         """What validation judges by: the densities by the light of the objective."""
         return self.objective.log_prob(self, batch)
 
-    def test_log_prob(self, batch: SeriesBatch) -> Tensor:
-        """What a test judges by: the same."""
-        return self.objective.log_prob(self, batch)
+    @property
+    def knows_its_nodes(self) -> bool:
+        """Whether some parameters belong to single nodes, so that the model runs on no others."""
+        return self.embedding is not None or self.head.of_nodes
+
+
+def _given(units: Tensor | None, default: Tensor) -> Tensor:
+    return default if units is None else units.clone()

@@ -119,13 +119,14 @@ def write_report(run: Path) -> Path:
         The page's path.
 
     Raises:
-        ValueError: If the folder or one of its files is missing or damaged.
+        ValueError: If the folder or one of its files is missing or damaged, or nothing was hidden in the
+            test.
     """
     run = Path(run)
     if not run.is_dir():
         raise ValueError(f"{run} must be the folder of a run; there is none. {_REMEDY}")
-    evaluation = _read_evaluation(run / "evaluation.nc")
     scores = _read_scores(run / "scores.json")
+    evaluation = _read_evaluation(run / "evaluation.nc")
     name = _text(scores.get("run") or evaluation.attrs.get("run") or run.resolve().name)
     body = [
         f"<h1>{name}</h1>",
@@ -201,6 +202,12 @@ def _read_scores(path: Path) -> dict[str, Any]:
         scores = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: it cannot be read as JSON. {_REMEDY}") from error
+    if isinstance(scores, dict) and "by_node" not in scores:
+        raise ValueError(
+            f"{path} must have scores by node; it has none, for nothing was hidden in the test: densities "
+            "alone were scored, and there is nothing to draw. To hide the last steps: tsgen test --config "
+            "EXPERIMENT.yaml --data.horizon STEPS"
+        )
     for key, label in (("rows", "name"), ("by_node", "node")):
         rows = scores.get(key) if isinstance(scores, dict) else None
         whole = isinstance(rows, list) and all(isinstance(row, dict) and label in row for row in rows)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torch.distributions import Distribution
 
 from tsgen.counter_random import streams, uniforms
 from tsgen.propagation import Propagation
@@ -51,10 +50,6 @@ class Ancestral(Sampler):
                 "Use tsgen.sampling.AnyOrder for an AnyOrderModel, Exact for a GraphVAR."
             )
 
-    def law(self, model: AutoregressiveModel, batch: SeriesBatch) -> Distribution:  # type: ignore[override]
-        """The law of each entry given what is visible before it."""
-        return model(batch)
-
     @torch.no_grad()
     def __call__(self, model: AutoregressiveModel, batch: SeriesBatch) -> Samples:  # type: ignore[override]
         """Draws from a model that factorises over time.
@@ -63,8 +58,9 @@ class Ancestral(Sampler):
             model: The model.
             batch: Windows in data units; entries outside ``batch.context`` are drawn.
         """
-        windows, _, nodes, _ = batch.values.shape
-        portion = max(1, NODES_AT_ONCE // (windows * nodes))
+        windows, steps, nodes, _ = batch.values.shape
+        carried = max(64, model.encoder.carried(steps))
+        portion = max(1, NODES_AT_ONCE * 64 // (windows * nodes * carried))
         samples = torch.arange(self.num_samples, device=batch.position.device)
         drawn = [self._draw(model, batch, few) for few in samples.split(portion)]
         return Samples(values=torch.cat(drawn), law="filtering")

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
-from torch.distributions import Distribution
 
 from tsgen.counter_random import streams, uniforms
 from tsgen.sampling.base import NODES_AT_ONCE, Sampler
@@ -52,10 +51,6 @@ class AnyOrder(Sampler):
                 f"sampling in any order needs an AnyOrderModel; {type(model).__name__} is none. "
                 "Use tsgen.sampling.Ancestral for an AutoregressiveModel, Exact for a GraphVAR."
             )
-
-    def law(self, model: AnyOrderModel, batch: SeriesBatch) -> Distribution:  # type: ignore[override]
-        """The law of each entry given everything visible."""
-        return model(batch)
 
     @torch.no_grad()
     def __call__(self, model: AnyOrderModel, batch: SeriesBatch) -> Samples:  # type: ignore[override]

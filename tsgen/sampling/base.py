@@ -5,8 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
-from torch.distributions import Distribution
-
 from tsgen.series import Samples, SeriesBatch
 
 if TYPE_CHECKING:
@@ -14,7 +12,7 @@ if TYPE_CHECKING:
 
 
 NODES_AT_ONCE = 2**18
-"""Node states of all windows, steps and samples together that are worked on at once: 64 numbers each then
+"""Node states of all windows, steps and samples together that are worked on at once: of 64 numbers each they
 take 64 MiB."""
 
 
@@ -34,10 +32,6 @@ class Sampler(ABC):
     @abstractmethod
     def check(self, model: object) -> None:
         """Raises ``ValueError`` unless the model can be sampled in this way."""
-
-    @abstractmethod
-    def law(self, model: DensityModel, batch: SeriesBatch) -> Distribution:
-        """The law of each entry given what the draws are conditioned on, one density an entry."""
 
     @abstractmethod
     def __call__(self, model: DensityModel, batch: SeriesBatch) -> Samples:

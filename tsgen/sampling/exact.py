@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from torch.distributions import Distribution
-
 from tsgen.sampling.base import Sampler
 from tsgen.series import Samples, SeriesBatch
 
@@ -40,10 +38,6 @@ class Exact(Sampler):
                 f"the exact sampler needs a model that knows its posterior, a GraphVAR; "
                 f"{type(model).__name__} does not. Use tsgen.sampling.Ancestral."
             )
-
-    def law(self, model: GraphVAR, batch: SeriesBatch) -> Distribution:  # type: ignore[override]
-        """The law of each entry given everything visible."""
-        return model.posterior(batch)
 
     def __call__(self, model: GraphVAR, batch: SeriesBatch) -> Samples:  # type: ignore[override]
         """Draws from the posterior of each window."""
