@@ -274,3 +274,11 @@ def test_a_particle_bound_refuses_thinning(tmp_path, capsys):
     words = ["fit", "--config", "demo", "--runs", str(tmp_path), "--model.objective", "ParticleBound"]
     assert main([*words, "--data.steps", "300", "--trainer.logger", "false"]) == 2
     assert "Set data.thinning to null" in capsys.readouterr().err
+
+
+def test_weights_of_another_version_are_named(tmp_path, series):
+    model, path = make_model(series), tmp_path / "model.ckpt"
+    weights = {name: w for name, w in model.state_dict().items() if name != "covariate_loc"}
+    torch.save({"hyper_parameters": dict(model.hparams), "state_dict": weights}, path)
+    with pytest.raises(ValueError, match="as of another version: .*covariate_loc"):
+        load(path)

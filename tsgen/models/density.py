@@ -208,7 +208,13 @@ def load(
     weights = state["state_dict"]
     if spec is not None:
         weights = moved_weights(path, rebuilt)
-    rebuilt.load_state_dict(weights)
+    try:
+        rebuilt.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(
+            f"the weights in {path} must fit the model that it describes; they do not, as of another version: "
+            f"{' '.join(str(error).split())[:200]}. Train it again."
+        ) from error
     return rebuilt.to(device).eval()
 
 
