@@ -205,7 +205,7 @@ def test_samples_do_not_depend_on_the_batch(series):
 
 
 def test_memory_is_bounded_by_what_an_encoder_carries(series, monkeypatch):
-    """Attention carries keys and values of every step: fewer samples are drawn at once, to the same result."""
+    """Attention carries keys and values of every step: fewer samples are drawn at once, alike."""
     batch, portions = make_batch(series), []
     model = make_model(series, ENCODERS["attention"], samples=6)
     whole_at_once = model.sampler(model, batch).values

@@ -280,5 +280,5 @@ def test_weights_of_another_version_are_named(tmp_path, series):
     model, path = make_model(series), tmp_path / "model.ckpt"
     weights = {name: w for name, w in model.state_dict().items() if name != "covariate_loc"}
     torch.save({"hyper_parameters": dict(model.hparams), "state_dict": weights}, path)
-    with pytest.raises(ValueError, match="as of another version: .*covariate_loc"):
+    with pytest.raises(ValueError, match=r"as of another version: .*covariate_loc"):
         load(path)

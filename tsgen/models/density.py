@@ -212,8 +212,8 @@ def load(
         rebuilt.load_state_dict(weights)
     except RuntimeError as error:
         raise ValueError(
-            f"the weights in {path} must fit the model that it describes; they do not, as of another version: "
-            f"{' '.join(str(error).split())[:200]}. Train it again."
+            f"the weights in {path} must fit the model that it describes; they do not, as of another "
+            f"version: {' '.join(str(error).split())[:200]}. Train it again."
         ) from error
     return rebuilt.to(device).eval()
 
