@@ -139,7 +139,7 @@ def test_a_model_without_node_embedding_runs_on_a_graph_it_was_not_trained_on(tm
     far, near = scores(there, untrained, moved)
     assert near < 0.05 and far > 0.3
     torch.testing.assert_close(moved.loc, there.spec.loc)
-    with pytest.raises(ValueError, match=r"no parameters of its own nodes .* its embedding"):
+    with pytest.raises(ValueError, match="no parameters of its own nodes"):
         load(paths[4], spec=there.spec)
     Trainer(**QUIET).test(moved, there, verbose=False)
 
