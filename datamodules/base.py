@@ -323,11 +323,9 @@ class SeriesDataModule(LightningDataModule):
                     f"stretch has {max((s.stop - s.start for s in self.split.train), default=0)}. "
                     "Choose a shorter window."
                 )
-            thinning = self.thinning
-            if thinning is not None:
-                observed = self.split.series.observed
-                thinning = thinning.replaying([observed[stretch] for stretch in self.split.train])
-            return WindowDataset(self.split, starts, self.window, stage, thinning=thinning, seed=self.seed)
+            return WindowDataset(
+                self.split, starts, self.window, stage, thinning=self._thinning(), seed=self.seed
+            )
         stretches = self.predicted() if stage == "predict" else getattr(self.split, stage)
         if not any(len(range(s.start, s.stop)) for s in stretches):
             raise ValueError(
@@ -340,6 +338,11 @@ class SeriesDataModule(LightningDataModule):
             )
         starts, fresh = tiling(stretches, self.window)
         return WindowDataset(self.split, starts, self.window, stage, fresh, horizon=self.horizon)
+
+    def _thinning(self) -> Mask | None:
+        """What training hides, told of the gaps of the training stretches."""
+        observed = self.split.series.observed
+        return self.thinning and self.thinning.replaying([observed[s] for s in self.split.train])
 
     def _loader(self, stage: Stage) -> DataLoader:
         dataset = self.dataset(stage)

@@ -52,6 +52,7 @@ MUTED = (
     ".*args parameter is intended to run from within Python.*",
     ".*instantiate_classes.*",
     ".*LeafSpec.*",
+    ".*using the WeightAveraging callback, but.*outside.*",  # a checkpoint's weights are the averaged ones
     ".*Previous log files.*",  # a test repeated replaces its own log
 )
 """Warnings that a user could do nothing about."""
@@ -338,7 +339,10 @@ class Rehearsal(TsgenCLI):
 
 def _last_checkpoint(folder: str) -> ModelCheckpoint:
     """Keeps the last epoch, beside the best one, so that training can go on from there."""
-    return ModelCheckpoint(folder, "last", save_top_k=1, monitor=None, enable_version_counter=False)
+    # whether or not it ends with a validation
+    return ModelCheckpoint(
+        folder, "last", save_top_k=1, monitor=None, enable_version_counter=False, save_on_train_epoch_end=True
+    )
 
 
 @rank_zero_only
@@ -414,7 +418,7 @@ def _check_fit(model: DensityModel, path: Path) -> None:
 def _check_parts(model: DensityModel, path: Path) -> None:
     """Raises unless the checkpoint's model has the same parts: options may differ where sizes do not."""
     mine, its = model.hparams["model"], read_checkpoint(path)["hyper_parameters"]["model"]
-    for part in ("encoder", "head", "order", "noise"):
+    for part in ("encoder", "head", "units", "order", "noise"):
         key = difference(mine["init_args"].get(part), its["init_args"].get(part), part)
         if key:
             raise ValueError(

@@ -21,6 +21,7 @@ from tsgen.encoders import (
     BidirectionalEncoder,
     ConvolutionEncoder,
     GraphGRUEncoder,
+    RecurrentEncoder,
     WindowEncoder,
 )
 from tsgen.graphs import from_edges
@@ -51,6 +52,7 @@ TWO_WAY_ENCODERS = {
         AttentionEncoder, hidden=8, heads=2, causal=False, convolution=partial(GraphAttention, heads=2)
     ),
     "two-way gru": partial(BidirectionalEncoder, encoder=partial(GraphGRUEncoder, hidden=4)),
+    "two-way recurrence": partial(RecurrentEncoder, hidden=8, layers=2),
     "two-way convolution": partial(
         BidirectionalEncoder, encoder=partial(ConvolutionEncoder, hidden=4, layers=3)
     ),

@@ -16,6 +16,7 @@ from tsgen.encoders import (
     ConvolutionEncoder,
     Encoder,
     GraphGRUEncoder,
+    RecurrentEncoder,
     WindowEncoder,
     attention,
 )
@@ -41,6 +42,7 @@ CAUSAL = {
 BOTH_WAYS = {
     "both ways": partial(AttentionEncoder, hidden=8, heads=2, causal=False),
     "convolution both ways": partial(ConvolutionEncoder, hidden=6, layers=4, causal=False),
+    "recurrent": partial(RecurrentEncoder, hidden=6, layers=2),
     "bidirectional": lambda features, convolution: BidirectionalEncoder(
         features, partial(GraphGRUEncoder, hidden=6, convolution=convolution)
     ),
@@ -348,6 +350,8 @@ def test_an_encoder_is_remembered_as_plain_data(convolution):
         (partial(AttentionEncoder, hidden=4, heads=4), "Take 8"),
         (partial(AttentionEncoder, heads=0), "heads must be at least 1"),
         (partial(AttentionEncoder, layers=0), "layers must be at least 1"),
+        (partial(RecurrentEncoder, hidden=7), "hidden must be even, one half for each direction; it is 7"),
+        (partial(RecurrentEncoder, layers=0), "layers must be at least 1; it is 0"),
         (partial(BidirectionalEncoder, encoder=BidirectionalEncoder), "encoder must be causal"),
         (partial(BidirectionalEncoder, encoder=partial(AttentionEncoder, causal=False)), "by itself"),
         (partial(GraphGRUEncoder, convolution=partial(DiffusionConvolution, hops=0)), "hops must be"),

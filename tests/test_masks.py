@@ -12,6 +12,7 @@ MASKS = {
     "point with a rate of its own": PointMask((0.0, 0.8)),
     "block": BlockMask(0.02, 3, 9),
     "block with a rate of its own": BlockMask((0.01, 0.05), 3, 9),
+    "outage": BlockMask(0.02, 3, 9, over="slice"),
     "any of": AnyOf([PointMask(0.1), BlockMask(0.02, 3, 9)]),
     "one of": OneOf([PointMask(0.1), BlockMask(0.02, 3, 9)]),
 }
@@ -85,6 +86,21 @@ def test_blocks_have_their_lengths():
     assert counts[:4].sum() == 0
     expected = counts[4:11].double().mean()
     assert ((counts[4:11] - expected).abs() < 5 * expected.sqrt()).all()
+
+
+def test_outages_hide_whole_slices_as_often_as_failures_hide_an_entry():
+    hidden = BlockMask(0.01, 4, 10, over="slice").hidden(streams(0, torch.arange(3000)), (30, 4, 2))
+    assert torch.equal(hidden, hidden[:, :, :1, :1].expand_as(hidden))
+    visible = 1.0
+    for ago in range(10):
+        visible *= 1 - 0.01 * sum(length > ago for length in range(4, 11)) / 7
+    for step in (0, 15, 29):
+        assert abs(z_score(hidden[:, step, 0, 0], 1 - visible)) < 5
+
+
+def test_failures_of_another_kind_are_refused(as_a_user):
+    with pytest.raises(ValueError, match="over must be one of entry, slice; it is 'node'"):
+        BlockMask(over="node")
 
 
 def test_any_of_hides_what_each_hides_independently():

@@ -16,6 +16,7 @@ from tsgen.metrics import (
     Width,
     crps,
     empirical_quantiles,
+    law_crps,
     scores,
 )
 
@@ -35,6 +36,43 @@ def test_crps_is_the_fair_one(drawn):
     three = torch.tensor([-1.0, 0.0, 0.5, 2.0])[:, None]
     assert float(crps(three, torch.tensor([0.3]))) == pytest.approx(0.0833333333)
     assert float(crps(torch.tensor([[2.0]]), torch.tensor([0.5]))) == 1.5
+
+
+def test_crps_of_a_gaussian_is_the_references():
+    random = torch.Generator().manual_seed(1)
+    truth, loc, scale = (torch.randn(50, generator=random, dtype=torch.float64) for _ in range(3))
+    law = torch.distributions.Normal(3 * loc, scale.exp())
+    expected = scoringrules.crps_normal(truth.numpy(), law.loc.numpy(), law.scale.numpy())
+    np.testing.assert_allclose(law_crps(law, truth), expected, rtol=1e-10)
+
+
+def mixture(entries: int, components: int = 3) -> torch.distributions.MixtureSameFamily:
+    """Mixtures of Gaussians of unequal weights, far apart or not."""
+    random = torch.Generator().manual_seed(2)
+    logits, loc, scale = torch.randn(3, entries, components, generator=random, dtype=torch.float64)
+    return torch.distributions.MixtureSameFamily(
+        torch.distributions.Categorical(logits=2 * logits), torch.distributions.Normal(3 * loc, scale.exp())
+    )
+
+
+def test_crps_of_a_mixture_is_the_references_and_that_of_its_draws():
+    law = mixture(20)
+    truth = torch.linspace(-8, 8, 20, dtype=torch.float64)
+    component = law.component_distribution
+    expected = scoringrules.crps_mixnorm(
+        truth.numpy(), component.loc.numpy(), component.scale.numpy(), law.mixture_distribution.probs.numpy()
+    )
+    np.testing.assert_allclose(law_crps(law, truth), expected, rtol=1e-10)
+    torch.manual_seed(0)
+    # the fair score of a few draws has the law's own as its mean
+    scores = torch.stack([crps(law.sample((40,)), truth) for _ in range(2000)])
+    z = (scores.mean(dim=0) - law_crps(law, truth)) / (scores.std(dim=0) / 2000**0.5)
+    assert z.abs().max() < 5
+
+
+def test_crps_of_another_law_is_refused():
+    with pytest.raises(ValueError, match="Gaussian or a mixture of Gaussians; it is Laplace"):
+        law_crps(torch.distributions.Laplace(torch.zeros(2), torch.ones(2)), torch.zeros(2))
 
 
 def test_quantiles_are_numpys(drawn):

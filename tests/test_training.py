@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import make_batch, make_model, make_series
 from lightning import Trainer, seed_everything
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from torch.distributions import Normal
 
 from datamodules import SyntheticDataModule
@@ -18,7 +18,7 @@ from tsgen.encoders import GraphGRUEncoder
 from tsgen.heads import GaussianHead, MixtureHead
 from tsgen.likelihood import masked_log_prob, masked_nll
 from tsgen.masks import PointMask
-from tsgen.models import AutoregressiveModel
+from tsgen.models import AutoregressiveModel, load
 from tsgen.propagation import GraphConvolution
 
 ROOT = Path(__file__).parents[1]
@@ -119,6 +119,20 @@ def test_a_resumed_run_continues_exactly(tmp_path):
     for (name, a), b in zip(straight.state_dict().items(), second.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
     assert not torch.equal(first.encoder.skip.weight, second.encoder.skip.weight)
+
+
+def test_averaged_weights_are_what_is_validated_kept_and_loaded(tmp_path):
+    model, data = small()
+    averaging, checkpoint = EMAWeightAveraging(decay=0.9), ModelCheckpoint(tmp_path, filename="kept")
+    trainer = Trainer(max_epochs=2, logger=False, callbacks=[averaging, checkpoint], **QUIET)
+    trainer.fit(model, data)
+    raw = torch.load(tmp_path / "kept.ckpt", weights_only=True)
+    kept, last = load(tmp_path / "kept.ckpt").state_dict(), raw["current_model_state"]
+    for name, averaged in model.state_dict().items():
+        assert torch.equal(kept[name], averaged), name
+    assert not torch.equal(kept["encoder.skip.weight"], last["encoder.skip.weight"])
+    found = Trainer(logger=False, enable_checkpointing=False, **QUIET).validate(model, data, verbose=False)
+    assert found[0]["val/nll"] == pytest.approx(float(trainer.callback_metrics["val/nll"]), rel=1e-5)
 
 
 def test_a_model_refuses_data_it_was_not_made_for():

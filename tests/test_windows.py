@@ -17,7 +17,7 @@ from datamodules.base import (
     split_in_time,
     tiling,
 )
-from tsgen.masks import PointMask
+from tsgen.masks import HistoricalMask, OneOf, PointMask
 
 
 class InMemory(SeriesDataModule):
@@ -32,6 +32,21 @@ class InMemory(SeriesDataModule):
             torch.rand(series.observed.shape, generator=torch.Generator().manual_seed(0)) < 0.33
         )
         return Split(series, *split_in_time(100, 0.2, 0.23), held_out)
+
+
+def test_training_hides_what_was_missing_in_other_training_stretches():
+    data = InMemory(thinning=OneOf([HistoricalMask()]))
+    train = data.dataset("train").__getitems__([(0, i) for i in range(30)])
+    observed = data.split.series.observed
+    stretches = [observed[start : start + 10] for start in range(len(observed) - 9)]
+    for window in range(30):
+        replayed = [
+            start
+            for start, gaps in enumerate(stretches)
+            if torch.equal(train.context[window], train.target[window] & gaps)
+        ]
+        assert replayed and replayed[0] + 10 <= data.split.train[0].stop
+    assert data.thinning.masks[0].observed == []  # the pattern that was handed in is as it was
 
 
 @given(st.lists(st.integers(5, 60), min_size=1, max_size=5), st.integers(1, 5))

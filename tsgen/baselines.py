@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tsgen.interpolation import Nearest
 from tsgen.series import SeriesBatch, Units
 
 
@@ -31,14 +32,4 @@ def linear_interpolation(batch: SeriesBatch, units: Units) -> Float[Tensor, "1 b
         batch: The windows.
         units: Whose ``loc`` is the mean of each node and channel.
     """
-    length = batch.values.shape[1]
-    step = torch.arange(length, device=batch.values.device)[:, None, None].expand_as(batch.values)
-    before = torch.where(batch.context, step, -1).cummax(dim=1).values
-    after = torch.where(batch.context, step, length).flip(1).cummin(dim=1).values.flip(1)
-    left, right = torch.where(before < 0, after, before), torch.where(after == length, before, after)
-    nothing = before.eq(-1) & after.eq(length)
-    left, right = (torch.where(nothing, step, side) for side in (left, right))
-    y_left, y_right = batch.values.gather(1, left), batch.values.gather(1, right)
-    share = (step - left) / (right - left).clamp(min=1)
-    line = y_left + share * (y_right - y_left)
-    return torch.where(nothing, units.loc.expand_as(line), line)[None]
+    return Nearest.of(batch.context).line(batch.values, units.loc)[None]

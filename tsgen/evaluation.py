@@ -217,7 +217,7 @@ class Evaluation(Callback):
             return
         samples: Samples = outputs["samples"]
         self.rows[MODEL].law = samples.law
-        units = module.units(batch)
+        units = module.node_units
         drawn = {
             MODEL: samples.values,
             "node mean": node_mean(batch, units),

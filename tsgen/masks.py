@@ -13,6 +13,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -87,22 +88,27 @@ class PointMask(Mask):
 
 @dataclass
 class BlockMask(Mask):
-    """Failures: runs of consecutive steps of one node and channel.
+    """Failures: runs of consecutive steps of one node and channel, or of all of them at once.
 
-    A failure starts at each entry with a given probability and lasts a uniformly drawn number of steps.
-    Failures that began before the window reach into it, so that its first steps are hidden as often as its
-    last.
+    A failure starts at each entry (or slice) with a given probability and lasts a uniformly drawn number of
+    steps. Failures that began before the window reach into it, so that its first steps are hidden as often
+    as its last.
 
     Args:
         rate: The probability that a failure starts at an entry; or two numbers, between which each window
             draws its own.
         min_length: The shortest failure, in steps.
         max_length: The longest failure, in steps.
+        over: What fails as one: a single node and channel, or the whole slice (an outage).
+
+    Raises:
+        ValueError: If the rate leaves 0..1, the lengths are out of order or ``over`` is neither.
     """
 
     rate: float | tuple[float, float] = 0.01
     min_length: int = 4
     max_length: int = 24
+    over: Literal["entry", "slice"] = "entry"
 
     def __post_init__(self) -> None:
         self.rate = _check_rate(self.rate)
@@ -111,18 +117,21 @@ class BlockMask(Mask):
                 "lengths must be 1 <= min_length <= max_length; they are "
                 f"{self.min_length} and {self.max_length} steps."
             )
+        if self.over not in ("entry", "slice"):
+            raise ValueError(f"over must be one of entry, slice; it is {self.over!r}.")
 
     def hidden(
         self, stream: Int64[Tensor, "batch"], shape: Sequence[int]
     ) -> Bool[Tensor, "batch time nodes channels"]:
         before = self.max_length - 1
-        padded = (shape[0] + before, *shape[1:])
+        width = shape[1:] if self.over == "entry" else (1, 1)
+        padded = (shape[0] + before, *width)
         starts = uniforms(streams(3, stream), padded) < _draw_rate(self.rate, stream)
         spread = self.max_length - self.min_length + 1
         length = self.min_length + (uniforms(streams(4, stream), padded) * spread).long()
         step = torch.arange(padded[0], device=stream.device)[:, None, None]
         end = torch.where(starts, step + length, 0).cummax(dim=1).values
-        return (end > step)[:, before:]
+        return (end > step)[:, before:].expand(-1, *shape)
 
 
 @dataclass

@@ -8,6 +8,7 @@ encoder                       reads                                   for
 :class:`GraphGRUEncoder`      all the past, slice by slice            the autoregressive graph network proper
 :class:`AttentionEncoder`     all the past, or the whole window       many lags; any-order models
 :class:`BidirectionalEncoder` the whole window, from both ends        any-order models
+:class:`RecurrentEncoder`     the whole window, in turn with messages any-order models
 ============================= ======================================= =====================================
 
 Each works with or without messages over the graph, by its ``convolution``.
@@ -18,6 +19,7 @@ from tsgen.encoders.base import Encoder
 from tsgen.encoders.bidirectional import BidirectionalEncoder
 from tsgen.encoders.convolution import ConvolutionEncoder
 from tsgen.encoders.graph_gru import GraphGRUEncoder
+from tsgen.encoders.recurrent import RecurrentEncoder
 from tsgen.encoders.window import WindowEncoder
 
 __all__ = [
@@ -26,5 +28,6 @@ __all__ = [
     "ConvolutionEncoder",
     "Encoder",
     "GraphGRUEncoder",
+    "RecurrentEncoder",
     "WindowEncoder",
 ]

@@ -1,7 +1,7 @@
 """Scores of imputations and forecasts, as torchmetrics whose states are sums: any number of processes, one
 result."""
 
-from tsgen.metrics.density import NLL
+from tsgen.metrics.density import NLL, law_crps
 from tsgen.metrics.ensemble import (
     CRPS,
     MAE,
@@ -30,5 +30,6 @@ __all__ = [
     "crps",
     "empirical_quantiles",
     "entries",
+    "law_crps",
     "scores",
 ]

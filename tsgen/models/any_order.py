@@ -12,31 +12,39 @@ References:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from tsgen.counter_random import streams, uniforms
 from tsgen.encoders import ConvolutionEncoder, Encoder
 from tsgen.heads import Head, MixtureHead
+from tsgen.interpolation import Nearest
 from tsgen.models.density import OptimizerFactory, SchedulerFactory
 from tsgen.models.neural import NeuralModel
 from tsgen.objectives import MaskedNLL, Objective
 from tsgen.propagation import Propagation
 from tsgen.sampling import AnyOrder, Sampler
 from tsgen.sampling.base import NODES_AT_ONCE
-from tsgen.series import SeriesBatch, SeriesSpec, Sizes
+from tsgen.series import SeriesBatch, SeriesSpec, Sizes, Units
+
+NUMBERS = 5
+"""Numbers that the encoder reads of each entry beside it and its visibility, where units are an entry's."""
+
+REACH = 24.0
+"""Steps after which the deviation of a random walk is that of the node, at first."""
 
 ORDER = 2
 """Sets the random streams of the order of a joint density apart from those of samplers and training."""
 
 
 class AnyOrderModel(NeuralModel):
-    """An encoder of the whole window, past and future, and a head for what is hidden of it.
+    r"""An encoder of the whole window, past and future, and a head for what is hidden of it.
 
     What is scored must be hidden: in training the data module's ``thinning`` hides random sets of entries
     (with a rate that is itself drawn between 0 and 1, so that every share is met), and the others are what
@@ -52,10 +60,17 @@ class AnyOrderModel(NeuralModel):
         sampler: How unknown entries are drawn, in test and prediction.
         objective: What training makes small.
         node_embedding: Numbers that are learned of each node; 0 for a model that runs on other graphs too.
+        units: What a head works in. ``node``: mean and deviation of the node and channel. ``interpolation``:
+            each entry's own, from what is visible of its node and channel. Zero is then the straight line in
+            time between the nearest values, and one is :math:`\sigma \sqrt{1 - e^{-v / \rho}}`, with
+            :math:`\sigma` the node's deviation, v the variance of a random walk between those values (see
+            :mod:`tsgen.interpolation`) and :math:`\rho` a number of steps that is learned: it grows with the
+            root of the gap at first, and is the node's own where nothing is visible. The encoder is told the
+            line, the distances to its ends and the mean and share of what is visible of the slice.
 
     Raises:
-        ValueError: If the encoder is causal, or parts do not go together; in training, if the data hides
-            nothing.
+        ValueError: If the encoder is causal, the units are neither, or parts do not go together; in training,
+            if the data hides nothing.
     """
 
     def __init__(
@@ -68,14 +83,31 @@ class AnyOrderModel(NeuralModel):
         sampler: Sampler = AnyOrder(),
         objective: Objective = MaskedNLL(),
         node_embedding: int = 0,
+        units: Literal["node", "interpolation"] = "node",
     ) -> None:
-        super().__init__(spec, encoder, head, optimizer, scheduler, sampler, objective, node_embedding)
+        if units not in ("node", "interpolation"):
+            raise ValueError(f"units must be one of node, interpolation; it is {units!r}.")
+        super().__init__(
+            spec,
+            encoder,
+            head,
+            optimizer,
+            scheduler,
+            sampler,
+            objective,
+            node_embedding,
+            numbers_per_entry=2 if units == "node" else 2 + NUMBERS,
+            units=units,
+        )
+        self.of_entries = units == "interpolation"
         if self.head.joint_entries > 1:
             raise ValueError(
                 "an any-order model draws its entries jointly by the groups of its sampler, from laws of "
                 f"single entries; {type(self.head).__name__} makes {self.head.joint_entries} of them joint. "
                 "Use a GaussianHead or a MixtureHead."
             )
+        if self.of_entries:
+            self.log_reach = nn.Parameter(torch.full((len(self.spec.channels),), math.log(REACH)))
         if self.encoder.causal:
             raise ValueError(
                 f"an any-order model needs an encoder that reads both ways; {type(self.encoder).__name__} is "
@@ -91,6 +123,31 @@ class AnyOrderModel(NeuralModel):
         """The state at each slice, from all that is visible of the window."""
         h, _ = self.encoder(self.features(batch, x, seen), Propagation(batch.graph))
         return h
+
+    def units(self, batch: SeriesBatch) -> Units:
+        """What standard units mean for each entry of a batch."""
+        if not self.of_entries:
+            return self.node_units
+        node, nearest = self.node_units, Nearest.of(batch.context)
+        loc = nearest.line(batch.values, node.loc)
+        # a visible entry is its own nearest: its law is not asked for, but must exist. Infinity, where
+        # nothing is visible, has no gradient
+        steps = nearest.walked().clamp(min=0.5, max=1e6).to(loc.dtype)
+        return Units(loc, node.scale * (-torch.expm1(-steps / self.log_reach.exp())).sqrt())
+
+    def features(
+        self, batch: SeriesBatch, x: Tensor, seen: Tensor
+    ) -> Float[Tensor, "batch time nodes features"]:
+        """What the encoder reads at each step."""
+        features = super().features(batch, x, seen)
+        if not self.of_entries:
+            return features
+        nearest, length = Nearest.of(batch.context), x.shape[1]
+        since, until = (d.clamp(max=length).log1p().to(x.dtype) for d in nearest.distances())
+        line = nearest.line(x, torch.zeros_like(self.loc))
+        share = seen.mean(dim=2, keepdim=True)
+        mean = x.mean(dim=2, keepdim=True) / share.clamp(min=0.5 / x.shape[2])
+        return torch.cat([features, line, since, until, mean.expand_as(x), share.expand_as(x)], dim=-1)
 
     def check_data(self, data: Any, stage: str) -> None:
         """Refuses data that hides nothing, too: there would be nothing to learn, or to judge by."""

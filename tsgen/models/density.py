@@ -76,9 +76,14 @@ class DensityModel(LightningModule, ABC):
     def forward(self, batch: SeriesBatch) -> Distribution:
         """The law of each entry given what it may depend on, in data units; batch shape ``[B, T, N, C]``."""
 
+    @property
+    def node_units(self) -> Units:
+        """Mean and standard deviation of each node and channel: the units of what a model reads."""
+        return Units(self.loc, self.scale)
+
     def units(self, batch: SeriesBatch) -> Units:
         """What standard units mean for each entry of a batch."""
-        return Units(self.loc, self.scale)
+        return self.node_units
 
     def log_prob(self, batch: SeriesBatch) -> torch.Tensor:
         """The log-density of each entry that is scored in nats, ``[B, T, N, C]``, zero elsewhere."""

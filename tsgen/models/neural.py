@@ -58,6 +58,7 @@ class NeuralModel(DensityModel):
         sampler: Sampler,
         objective: Objective,
         node_embedding: int,
+        numbers_per_entry: int = 2,
         **parts: Any,
     ) -> None:
         if node_embedding < 0:
@@ -67,7 +68,7 @@ class NeuralModel(DensityModel):
         sizes = self.spec.sizes
         self.register_buffer("covariate_loc", _given(spec.covariate_loc, torch.zeros(sizes.covariates)))
         self.register_buffer("covariate_scale", _given(spec.covariate_scale, torch.ones(sizes.covariates)))
-        self.encoder = encoder(2 * sizes.channels + sizes.covariates + node_embedding)
+        self.encoder = encoder(numbers_per_entry * sizes.channels + sizes.covariates + node_embedding)
         self.head = head(self.encoder.hidden, sizes)
         self.embedding = nn.Parameter(torch.randn(sizes.nodes, node_embedding)) if node_embedding else None
         self.objective = objective
@@ -108,7 +109,7 @@ class NeuralModel(DensityModel):
     def visible(self, batch: SeriesBatch) -> tuple[Tensor, Tensor]:
         """What may be read of each slice: its entries in standard units, zero where not visible, and 1 where
         they are visible, else 0."""
-        x = torch.where(batch.context, self.units(batch).standardise(batch.values), 0)
+        x = torch.where(batch.context, self.node_units.standardise(batch.values), 0)
         return x, batch.context.to(x.dtype)
 
     def features(
