@@ -33,7 +33,7 @@ PLAIN = {
 def test_a_factory_from_python_is_plain_data():
     assert describe(FACTORY) == PLAIN
     assert describe(restore(PLAIN, PARTS)) == PLAIN
-    assert restore(PLAIN, PARTS)(3).state_messages.inner.heads == 2
+    assert restore(PLAIN, PARTS)(3).state_messages.convolution.inner.heads == 2
 
 
 def test_a_factory_from_yaml_is_the_same_plain_data():

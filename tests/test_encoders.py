@@ -326,7 +326,7 @@ def test_messages_stand_beside_what_was_known():
     assert (silent.out_features, heard.out_features) == (4, 7)
     assert silent(x, graph) is x and not list(silent.parameters())
     torch.testing.assert_close(heard(x, graph)[..., :4], x)
-    torch.testing.assert_close(heard(x, graph)[..., 4:], Convolution.forward(heard, x, graph))
+    torch.testing.assert_close(heard(x, graph)[..., 4:], heard.convolution(x, graph))
 
 
 @pytest.mark.parametrize("convolution", [None, partial(GraphAttention, heads=2), DiffusionConvolution])

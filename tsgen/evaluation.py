@@ -136,7 +136,7 @@ class _Row:
         if log_prob is not None:
             if not self.kept:
                 self.nll.update(log_prob, batch.target)
-            self.counts["windows"].update(batch.target.flatten(1).any(dim=1).sum())
+            self.counts["windows"].update(len(batch.values))
             self.counts["entries"].update(batch.target.sum())
             self.windows.update(log_prob.sum(dim=(1, 2, 3)), batch.target.flatten(1).any(dim=1))
         if samples is not None:
@@ -264,11 +264,7 @@ class Evaluation(Callback):
         data = None if self.nothing_hidden else self._written(about)
         table = {**about, **count, "rows": rows}
         if data is not None:
-            table |= {
-                "windows": data.sizes["window"],
-                "entries": int(data["target"].sum()),
-                "by_node": by_node(data),
-            }
+            table["by_node"] = by_node(data)
         if leads:
             table["by_lead_time"] = leads.pop(MODEL)
             if "exact posterior" in leads:

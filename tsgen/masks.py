@@ -12,7 +12,7 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -145,30 +145,32 @@ class HistoricalMask(Mask):
         ValueError: When drawn from before it knows the data, or where no stretch is as long as a window.
     """
 
-    observed: list[Bool[Tensor, "_ nodes channels"]] = field(default_factory=list, init=False, repr=False)
+    def __post_init__(self) -> None:
+        # the gaps of all stretches, one after another, and the stretches' lengths
+        self.gaps, self.lengths = torch.empty(0, dtype=torch.bool), list[int]()
 
     def replaying(self, observed: list[Bool[Tensor, "_ nodes channels"]]) -> Mask:
         """The pattern that replays these gaps."""
         mask = copy.copy(self)
-        mask.observed = observed
+        mask.gaps, mask.lengths = ~torch.cat(observed), [len(stretch) for stretch in observed]
         return mask
 
     def hidden(
         self, stream: Int64[Tensor, "batch"], shape: Sequence[int]
     ) -> Bool[Tensor, "batch time nodes channels"]:
         starts, offset = [torch.arange(0)], 0
-        for stretch in self.observed:
-            starts.append(offset + torch.arange(max(0, len(stretch) - shape[0] + 1)))
-            offset += len(stretch)
+        for length in self.lengths:
+            starts.append(offset + torch.arange(max(0, length - shape[0] + 1)))
+            offset += length
         start = torch.cat(starts)
         if not len(start):
             raise ValueError(
                 f"HistoricalMask needs a stretch of at least {shape[0]} steps to replay; it knows "
-                f"{len(self.observed)} stretches, of {offset} steps in all. Choose a shorter window; only "
+                f"{len(self.lengths)} stretches, of {offset} steps in all. Choose a shorter window; only "
                 "data.thinning is told the data's gaps."
             )
         chosen = start[(uniforms(streams(6, stream), (1,), dtype=torch.float64) * len(start)).long()]
-        return ~torch.cat(self.observed)[chosen + torch.arange(shape[0])]
+        return self.gaps[chosen + torch.arange(shape[0])]
 
 
 @dataclass

@@ -283,7 +283,7 @@ class Convolution(nn.Module):
         two = Data(edge_index=torch.tensor([[0, 1], [1, 0]]), edge_weight=torch.ones(2), num_nodes=2)
         name = type(self.inner).__name__
         try:
-            shape = Convolution.forward(self, torch.zeros(1, 2, in_channels), Propagation(two)).shape
+            shape = self(torch.zeros(1, 2, in_channels), Propagation(two)).shape
         except (RuntimeError, TypeError) as error:
             raise ValueError(
                 f"{name} must map (x, edge_index) to one row a node; it failed: {error}."
@@ -308,7 +308,7 @@ class Convolution(nn.Module):
         return out.unflatten(0, x.shape[:-1])
 
 
-class Messages(Convolution):
+class Messages(nn.Module):
     """What a node knows and, beside it, what it hears: ``[x, conv(x)]``, or x alone without a convolution.
 
     Args:
@@ -323,15 +323,14 @@ class Messages(Convolution):
     def __init__(
         self, make: Callable[[int, int], nn.Module] | None, in_channels: int, out_channels: int
     ) -> None:
-        if make is None:
-            nn.Module.__init__(self)
-        else:
-            super().__init__(make, in_channels, out_channels)
-        self.silent = make is None
-        self.out_features = in_channels if self.silent else in_channels + out_channels
+        super().__init__()
+        self.convolution = None if make is None else Convolution(make, in_channels, out_channels)
+        self.out_features = in_channels + (0 if make is None else out_channels)
 
     def forward(
         self, x: Float[Tensor, "*slices nodes in"], propagation: Propagation
     ) -> Float[Tensor, "*slices nodes both"]:
         """Every node's own numbers and its messages, for any number of slices."""
-        return x if self.silent else torch.cat([x, super().forward(x, propagation)], dim=-1)
+        if self.convolution is None:
+            return x
+        return torch.cat([x, self.convolution(x, propagation)], dim=-1)

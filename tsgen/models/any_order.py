@@ -33,7 +33,7 @@ from tsgen.sampling import AnyOrder, Sampler
 from tsgen.sampling.base import NODES_AT_ONCE
 from tsgen.series import SeriesBatch, SeriesSpec, Sizes, Units
 
-NUMBERS = 5
+TOLD_OF_ENTRIES = 5
 """Numbers that the encoder reads of each entry beside it and its visibility, where units are an entry's."""
 
 REACH = 24.0
@@ -96,7 +96,7 @@ class AnyOrderModel(NeuralModel):
             sampler,
             objective,
             node_embedding,
-            numbers_per_entry=2 if units == "node" else 2 + NUMBERS,
+            numbers_per_entry=2 if units == "node" else 2 + TOLD_OF_ENTRIES,
             units=units,
         )
         self.of_entries = units == "interpolation"

@@ -117,9 +117,9 @@ class AutoregressiveModel(NeuralModel):
         return self._forecast_log_prob(batch, self.sampler.num_samples)
 
     def _forecast_log_prob(self, batch: SeriesBatch, paths: int) -> Tensor:
-        # one pass marks the future as missing, which is not what draws of it follow
-        if not getattr(getattr(self._trainer, "datamodule", None), "horizon", None):
+        if not self.horizon:
             return self.objective.log_prob(self, batch)
+        # one pass would mark the future as missing, which is not what draws of it follow
         found = particle_filter(self, batch, paths, streams(0, batch.position[:, 0])).log_prob
         assert found is not None
         return found

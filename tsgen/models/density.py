@@ -125,6 +125,11 @@ class DensityModel(LightningModule, ABC):
             )
 
     @property
+    def horizon(self) -> int | None:
+        """The horizon of the data that a trainer has at hand; None without a forecast."""
+        return getattr(getattr(self._trainer, "datamodule", None), "horizon", None)
+
+    @property
     def knows_its_nodes(self) -> bool:
         """Whether some parameters belong to single nodes, so that the model runs on no others."""
         return True
@@ -148,7 +153,7 @@ class DensityModel(LightningModule, ABC):
         self.test_nll.update(log_prob, self.scored(batch))
         self.log("test/nll", self.test_nll, batch_size=len(batch.values))
         # known of the data, not of the batch: all processes must log the same
-        if getattr(getattr(self.trainer, "datamodule", None), "horizon", None) == 0:
+        if self.horizon == 0:
             return {"log_prob": log_prob}
         samples = self.sampler(self, batch)
         self.test_scores.update(*entries(samples.values, batch))

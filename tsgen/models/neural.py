@@ -42,11 +42,16 @@ class NeuralModel(DensityModel):
         node_embedding: Numbers that are learned of each node and read at every step. With 0 the model knows
             its nodes by their data and their place in the graph alone, and runs on other graphs too (see
             :func:`~tsgen.models.load`).
+        numbers_per_entry: Numbers that the encoder reads of each entry: itself, whether it is visible, and
+            what the subclass adds in :meth:`features`.
         parts: The parts of the subclass, remembered beside these.
 
     Raises:
         ValueError: If parts do not go together.
     """
+
+    covariate_loc: Tensor
+    covariate_scale: Tensor
 
     def __init__(
         self,
@@ -73,9 +78,6 @@ class NeuralModel(DensityModel):
         self.embedding = nn.Parameter(torch.randn(sizes.nodes, node_embedding)) if node_embedding else None
         self.objective = objective
         objective.check(self)
-
-    covariate_loc: Tensor
-    covariate_scale: Tensor
 
     @abstractmethod
     def encode(

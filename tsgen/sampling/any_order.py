@@ -22,9 +22,9 @@ class AnyOrder(Sampler):
     r"""Draws the unknown entries in groups, in a random order: each group given what is visible and the
     groups before it.
 
-    Within a group entries are drawn independently of each other (but for what a head makes joint), so that
-    one group draws from each entry's own POSTERIOR law and as many groups as unknown entries from the joint
-    one; the groups in between trade one for the other at a cost of one pass each.
+    Within a group entries are drawn independently of each other, so that one group draws from each entry's
+    own POSTERIOR law and as many groups as unknown entries from the joint one; the groups in between trade
+    one for the other at a cost of one pass each.
 
     Args:
         num_samples: Draws of each window.
