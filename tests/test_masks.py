@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tsgen.counter_random import streams
-from tsgen.masks import AnyOf, BlockMask, HistoricalMask, OneOf, PointMask, hold_out
+from tsgen.masks import AnyOf, BlockMask, HistoricalMask, OneOf, PartOf, PointMask, hold_out
 
 SHAPE = (48, 7, 2)
 MASKS = {
@@ -14,6 +14,7 @@ MASKS = {
     "block with a rate of its own": BlockMask((0.01, 0.05), 3, 9),
     "outage": BlockMask(0.02, 3, 9, over="slice"),
     "any of": AnyOf([PointMask(0.1), BlockMask(0.02, 3, 9)]),
+    "part of": PartOf(BlockMask(0.02, 3, 9)),
     "one of": OneOf([PointMask(0.1), BlockMask(0.02, 3, 9)]),
 }
 
@@ -138,10 +139,19 @@ def test_historical_gaps_are_those_of_whole_stretches_each_as_likely():
     assert ((counts - 1000.0).abs() < 5 * (8000 * 7 / 64) ** 0.5).all()
 
 
+def test_a_part_of_a_pattern_keeps_each_of_its_entries_on_its_own():
+    stream, lasting = streams(0, torch.arange(400)), BlockMask(0.02, 3, 9)
+    whole, part = lasting.hidden(streams(10, stream), SHAPE), PartOf(lasting, 0.25).hidden(stream, SHAPE)
+    assert not (part & ~whole).any() and abs(z_score(part[whole], 0.25)) < 5
+    kept = PartOf(PointMask(1.0)).hidden(stream, SHAPE).float().mean(dim=(1, 2, 3))  # a share of its own each
+    assert abs(float(kept.mean()) - 0.5) < 5 * (1 / 12**0.5) / 20 and kept.min() < 0.05 and kept.max() > 0.95
+
+
 @pytest.mark.parametrize("kind", [AnyOf, OneOf])
 def test_patterns_of_patterns_hand_the_gaps_on_and_leave_the_first_as_they_are(kind):
     mask, stream = kind([PointMask(0.0), HistoricalMask()]), streams(0, torch.arange(5))
     assert mask.replaying(gaps(60)).hidden(stream, SHAPE).any()
+    assert PartOf(HistoricalMask()).replaying(gaps(60)).hidden(stream, SHAPE).any()
     with pytest.raises(ValueError, match="a stretch of at least 48 steps to replay; it knows 0"):
         mask.hidden(stream, SHAPE)
     with pytest.raises(ValueError, match="it knows 2 stretches, of 70 steps"):
@@ -165,6 +175,7 @@ def test_held_out_entries_are_observed_ones():
         (lambda: BlockMask(-1.0), "rate must lie in"),
         (lambda: BlockMask(0.1, 5, 4), "min_length <= max_length"),
         (lambda: BlockMask((0.1, 2.0)), "rate must lie in"),
+        (lambda: PartOf(PointMask(), 1.2), "share must lie in"),
         (lambda: AnyOf([]), "at least one"),
         (lambda: OneOf([]), "at least one"),
         (lambda: OneOf([PointMask()], [1, 1]), "1 numbers, one for each"),

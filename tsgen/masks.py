@@ -25,12 +25,12 @@ Rate = float | tuple[float, float]
 """A probability, or two between which each window draws its own."""
 
 
-def _check_rate(rate: Rate) -> Rate:
+def _check_rate(rate: Rate, name: str = "rate") -> Rate:
     """The rate, its bounds a tuple; raises unless all of it lies in 0..1."""
     rate = rate if isinstance(rate, (int, float)) else (rate[0], rate[1])
     for bound in _bounds(rate):
         if not 0 <= bound <= 1:
-            raise ValueError(f"rate must lie in 0..1; it is {bound}.")
+            raise ValueError(f"{name} must lie in 0..1; it is {bound}.")
     return rate
 
 
@@ -234,6 +234,38 @@ class OneOf(Mask):
     def replaying(self, observed: list[Bool[Tensor, "_ nodes channels"]]) -> Mask:
         """The patterns once the data's own gaps are known."""
         return replace(self, masks=[mask.replaying(observed) for mask in self.masks])
+
+
+@dataclass
+class PartOf(Mask):
+    """A random part of what another pattern hides: each of its entries on its own.
+
+    What an any-order model meets while it fills a gap in groups: the gap, some of it filled already.
+
+    Args:
+        mask: The pattern.
+        share: The probability that an entry which it hides stays hidden; or two numbers, between which each
+            window draws its own.
+
+    Raises:
+        ValueError: If the share leaves 0..1.
+    """
+
+    mask: Mask
+    share: float | tuple[float, float] = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        self.share = _check_rate(self.share, "share")
+
+    def hidden(
+        self, stream: Int64[Tensor, "batch"], shape: Sequence[int]
+    ) -> Bool[Tensor, "batch time nodes channels"]:
+        part = uniforms(streams(7, stream), shape) < _draw_rate(self.share, stream)
+        return self.mask.hidden(streams(10, stream), shape) & part
+
+    def replaying(self, observed: list[Bool[Tensor, "_ nodes channels"]]) -> Mask:
+        """The pattern once the data's own gaps are known."""
+        return replace(self, mask=self.mask.replaying(observed))
 
 
 def hold_out(mask: Mask, observed: Bool[Tensor, "time nodes channels"], seed: int) -> Bool[Tensor, "..."]:

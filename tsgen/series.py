@@ -456,7 +456,13 @@ class Samples:
         values: The draws; entries of ``context`` are the data's own.
         law: What they were drawn from: ``"filtering"`` (each entry given what came before it) or
             ``"posterior"`` (given everything that is visible).
+        ess: Where the draws come from weighted particles, the effective sample size of each step as a share
+            of the particles, in (0, 1]: how far they can be trusted. Else None.
+        log_evidence: Where it was estimated on the way, the logarithm of the density of what is visible of
+            each window, in nats. Else None.
     """
 
     values: Float[Tensor, "samples batch time nodes channels"]
     law: Literal["filtering", "posterior"]
+    ess: Float[Tensor, "batch time"] | None = None
+    log_evidence: Float[Tensor, "batch"] | None = None
