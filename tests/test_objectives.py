@@ -4,6 +4,7 @@ import dataclasses
 import math
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from tsgen.masks import PointMask
 from tsgen.models import AnyOrderModel, AutoregressiveModel
 from tsgen.objectives import MaskedNLL, ParticleBound, Rollout, ScheduledSampling
 from tsgen.propagation import Propagation
+from tsgen.sampling import Ancestral
 from tsgen.series import GraphSeries, SeriesBatch, SeriesSpec
 
 ENCODERS = {
@@ -527,6 +529,26 @@ def test_the_score_of_a_lead_time_becomes_the_exact_one(ahead):
         bias = -float(variance.mean()) / 2
         assert abs(float(score - exact.mean()) - bias) < 5 * error
         assert error < 0.02
+
+
+@torch.no_grad()
+def test_a_forecast_is_judged_by_the_mean_density_over_paths_of_draws():
+    """In a test each entry of the forecast has its exact density k steps on; without one, marks alone."""
+    paths, ahead = 4000, 3
+    model, batch = linear_model(), scored_at(paths_of_the_process(40, 7), 1 + ahead)
+    batch = batch._changed(context=batch.context & (torch.arange(7) < 1)[:, None, None])
+    model.sampler = Ancestral(num_samples=paths)
+    marked = model.test_log_prob(batch)
+    model._trainer = SimpleNamespace(datamodule=SimpleNamespace(horizon=6))
+    found = model.test_log_prob(batch)[:, 1 + ahead]
+    standard = (batch.values - LOC) / SCALE
+    law = ARProcess([PHI], intercept=INTERCEPT, variance=SIGMA**2).forecast(standard[:, 0, :, 0, None], 6)
+    mean, deviation = law.mean[..., ahead, None], law.stddev[..., ahead, None]
+    exact = torch.distributions.Normal(mean, deviation).log_prob(standard[:, 1 + ahead]) - math.log(SCALE)
+    error = bias_and_error(standard[:, 1 + ahead], ahead, standard[:, 0], mean, paths).sum().sqrt()
+    assert float(error) / exact.numel() < 0.02
+    assert abs(float((found - exact).mean())) < 5 * float(error) / exact.numel()
+    assert abs(float((marked[:, 1 + ahead] - exact).mean())) > 20 * float(error) / exact.numel()
 
 
 def mean_gradient(objective, batch, step: int, groups: int = 25) -> dict[str, tuple[float, float]]:
