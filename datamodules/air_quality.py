@@ -43,6 +43,7 @@ class AirQualityDataModule(SeriesDataModule):
         horizon: Steps at the end of each window that are unknown, in every stage but training: a forecast. As
             many as the window has: generation. With 0 nothing is hidden, and validation and test score every
             entry one step ahead. None imputes what is held out or missing.
+        test_on: What ``test`` scores: the test split, or the validation split, for conformal intervals.
 
     Raises:
         ValueError: If a file is missing, damaged or another than the published one.
@@ -64,8 +65,11 @@ class AirQualityDataModule(SeriesDataModule):
         num_workers: int = 0,
         predict_on: Literal["train", "val", "test", "all"] = "test",
         horizon: int | None = None,
+        test_on: Literal["val", "test"] = "test",
     ) -> None:
-        super().__init__(window, stride, batch_size, thinning, seed, num_workers, predict_on, horizon)
+        super().__init__(
+            window, stride, batch_size, thinning, seed, num_workers, predict_on, horizon, test_on
+        )
         self.root = Path(root)
         self.held_out = held_out or AnyOf([PointMask(0.05), BlockMask(0.01, 3, 36)])
 

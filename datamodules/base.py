@@ -246,6 +246,7 @@ class SeriesDataModule(LightningDataModule):
         horizon: Steps at the end of each window that are unknown, in every stage but training: a forecast. As
             many as the window has: generation. With 0 nothing is hidden, and validation and test score every
             entry one step ahead. None imputes what is held out or missing.
+        test_on: What ``test`` scores: the test split, or the validation split, for conformal intervals.
 
     Raises:
         ValueError: If a number is out of range.
@@ -261,6 +262,7 @@ class SeriesDataModule(LightningDataModule):
         num_workers: int = 0,
         predict_on: Literal["train", "val", "test", "all"] = "all",
         horizon: int | None = None,
+        test_on: Literal["val", "test"] = "test",
     ) -> None:
         super().__init__()
         for name, number in (("window", window), ("stride", stride), ("batch_size", batch_size)):
@@ -268,12 +270,15 @@ class SeriesDataModule(LightningDataModule):
                 raise ValueError(f"{name} must be at least 1; it is {number}.")
         if predict_on not in ("train", "val", "test", "all"):
             raise ValueError(f"predict_on must be one of train, val, test, all; it is {predict_on!r}.")
+        if test_on not in ("val", "test"):
+            raise ValueError(f"test_on must be one of val, test; it is {test_on!r}.")
         if horizon is not None and not 0 <= horizon <= window:
             raise ValueError(
                 f"horizon must lie in 0..{window}, the steps of a window, or be null; it is {horizon}."
             )
         self.window, self.stride, self.batch_size, self.horizon = window, stride, batch_size, horizon
         self.thinning, self.seed, self.num_workers, self.predict_on = thinning, seed, num_workers, predict_on
+        self.test_on: Literal["val", "test"] = test_on
         self._split: Split | None = None
         self._spec: SeriesSpec | None = None
 
@@ -326,15 +331,16 @@ class SeriesDataModule(LightningDataModule):
             return WindowDataset(
                 self.split, starts, self.window, stage, thinning=self._thinning(), seed=self.seed
             )
-        stretches = self.predicted() if stage == "predict" else getattr(self.split, stage)
+        split = self.test_on if stage == "test" else stage
+        stretches = self.predicted() if split == "predict" else getattr(self.split, split)
         if not any(len(range(s.start, s.stop)) for s in stretches):
             raise ValueError(
-                f"the {stage} split must hold at least one window; it is empty. Give it a share."
+                f"the {split} split must hold at least one window; it is empty. Give it a share."
             )
         scored = self.horizon is not None or (self.split.held_out & self.within(stretches)).any()
         if stage != "predict" and not scored:
             raise ValueError(
-                f"the {stage} split must have entries held out to score; there are none. Hold out more."
+                f"the {split} split must have entries held out to score; there are none. Hold out more."
             )
         starts, fresh = tiling(stretches, self.window)
         return WindowDataset(self.split, starts, self.window, stage, fresh, horizon=self.horizon)

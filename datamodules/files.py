@@ -83,6 +83,7 @@ class FilesDataModule(SeriesDataModule):
         horizon: Steps at the end of each window that are unknown, in every stage but training: a forecast. As
             many as the window has: generation. With 0 nothing is hidden, and validation and test score every
             entry one step ahead. None imputes what is held out or missing.
+        test_on: What ``test`` scores: the test split, or the validation split, for conformal intervals.
 
     Raises:
         ValueError: If options contradict each other. What is wrong in a file comes once data is asked for.
@@ -114,6 +115,7 @@ class FilesDataModule(SeriesDataModule):
         num_workers: int = 0,
         predict_on: Literal["train", "val", "test", "all"] = "all",
         horizon: int | None = None,
+        test_on: Literal["val", "test"] = "test",
     ) -> None:
         super().__init__(
             window=window,
@@ -124,6 +126,7 @@ class FilesDataModule(SeriesDataModule):
             num_workers=num_workers,
             predict_on=predict_on,
             horizon=horizon,
+            test_on=test_on,
         )
         self.path, self.edges, self.coordinates = path, edges, coordinates
         self.columns = Columns(time_column, node_column, value_columns, covariate_columns or [])

@@ -120,6 +120,7 @@ class SyntheticDataModule(SeriesDataModule):
         horizon: Steps at the end of each window that are unknown, in every stage but training: a forecast. As
             many as the window has: generation. With 0 nothing is hidden, and validation and test score every
             entry one step ahead. None imputes what is held out or missing.
+        test_on: What ``test`` scores: the test split, or the validation split, for conformal intervals.
 
     Raises:
         ValueError: If a number is out of range.
@@ -143,8 +144,11 @@ class SyntheticDataModule(SeriesDataModule):
         num_workers: int = 0,
         predict_on: Literal["train", "val", "test", "all"] = "all",
         horizon: int | None = None,
+        test_on: Literal["val", "test"] = "test",
     ) -> None:
-        super().__init__(window, stride, batch_size, thinning, seed, num_workers, predict_on, horizon)
+        super().__init__(
+            window, stride, batch_size, thinning, seed, num_workers, predict_on, horizon, test_on
+        )
         if process not in ("linear", "threshold"):
             raise ValueError(f"process must be one of linear, threshold; it is {process!r}.")
         if steps < 1:

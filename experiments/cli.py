@@ -237,7 +237,12 @@ class TsgenCLI(LightningCLI):
         study = options.name or self.name
         options.name = f"{study}/{self.variant}" if self.variant else study
         self.folder = Path(options.runs) / options.name
-        options.trainer.default_root_dir = str(self.folder)
+        # a test on the validation split lies apart, and the run's record stays that of the test split
+        apart = self.subcommand == "test" and options.data.init_args.get("test_on") == "val"
+        self.results = self.folder / "val" if apart else self.folder
+        if apart:
+            options.trainer.logger = False
+        options.trainer.default_root_dir = str(self.results)
         options.checkpoint.dirpath = str(self.folder / "checkpoints")
         options.weights_only = True
         if options.checkpoint.save_top_k != 1:
@@ -289,7 +294,7 @@ class TsgenCLI(LightningCLI):
         callbacks = {
             "fit": lambda: ImputationFigure(series),
             "test": lambda: Evaluation(
-                self.folder,
+                self.results,
                 series,
                 self._options.name,
                 self.datamodule.exact,

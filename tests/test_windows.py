@@ -150,13 +150,23 @@ def test_units_come_from_training_alone():
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(dict(stride=0), "stride must be at least 1"), (dict(predict_on="tset"), "must be one of")],
+    [
+        (dict(stride=0), "stride must be at least 1"),
+        (dict(predict_on="tset"), "must be one of"),
+        (dict(test_on="train"), "must be one of val, test"),
+    ],
 )
 def test_bad_options_are_refused(as_a_user, options, message):
     with pytest.raises(ValueError, match=message):
         InMemory(**options)
     with pytest.raises(ValueError, match="sum to less than 1"):
         split_in_time(10, 0.5, 0.5)
+
+
+def test_a_test_on_the_validation_split_has_its_windows():
+    tested, validated = (InMemory(test_on="val").dataset(stage) for stage in ("test", "val"))
+    assert torch.equal(tested.starts, validated.starts)
+    assert not torch.equal(tested.starts, InMemory().dataset("test").starts)
 
 
 def test_a_dataset_of_one_window_is_a_batch():
