@@ -1,4 +1,4 @@
-"""The command line: ``tsgen fit|test|predict --config NAME`` and ``tsgen report RUN``."""
+"""The command line: ``tsgen fit|test|predict --config NAME`` and ``tsgen report|conformal RUN``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ USAGE = """usage: tsgen COMMAND [options]
   tsgen test    --config NAME   score its imputations beside baselines
   tsgen predict --config NAME   impute, to runs/NAME/imputation.nc
   tsgen report  runs/NAME       write runs/NAME/report.html from what the test left
+  tsgen conformal runs/NAME     adjust its intervals by what a test with --data.test_on val left
 
 NAME is a YAML file or one of the shipped configurations: {configs}.
 More than one --config may be given, the later laid over the earlier, such as these fragments:
@@ -52,10 +53,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if words[0] == "report":
             return cli.report(words[1:])
+        if words[0] == "conformal":
+            from experiments import conformal
+
+            return conformal.main(words[1:])
         if words[0] not in cli.COMMANDS:
-            raise ValueError(
-                f"the command must be one of {', '.join(cli.COMMANDS)}, report; it is {words[0]!r}."
-            )
+            known = ", ".join((*cli.COMMANDS, "report", "conformal"))
+            raise ValueError(f"the command must be one of {known}; it is {words[0]!r}.")
         cli.run(words)
     except cli.MISTAKES as error:
         if os.environ.get("TSGEN_TRACEBACK"):

@@ -64,6 +64,18 @@ def test_a_run_leaves_its_files(run):
     assert "train/nll" in losses and "val/nll" in losses
 
 
+def test_a_test_on_validation_lies_apart_and_adjusts_the_intervals(run, capsys):
+    before = (run / "scores.json").read_bytes(), (run / "config_test.yaml").read_bytes()
+    words = ["--config", "demo", "--runs", str(run.parent), *SMALL, "--model.sampler.num_samples", "9"]
+    assert main(["test", *words, *SHORT, "--data.test_on", "val"]) == 0
+    assert ((run / "scores.json").read_bytes(), (run / "config_test.yaml").read_bytes()) == before
+    assert json.loads((run / "val" / "scores.json").read_text("utf-8"))["entries"] > 0
+    assert yaml.safe_load((run / "val" / "config_test.yaml").read_text("utf-8"))["trainer"]["logger"] is False
+    assert main(["conformal", str(run), "--unit", "entry"]) == 0
+    assert "covered before" in capsys.readouterr().out
+    assert "upper" in xr.load_dataset(run / "conformal.nc")
+
+
 def test_the_table_compares_on_the_same_entries(run):
     table = json.loads((run / "scores.json").read_text("utf-8"))
     rows = {row["name"]: row for row in table["rows"]}
@@ -361,6 +373,7 @@ MISTAKES = {
     "no checkpoint yet": (["test", *GOOD], "best.ckpt"),
     "report of nothing": (["report", "nowhere"], "nowhere"),
     "report without a run": (["report"], ""),
+    "intervals of an untested run": (["conformal", "nowhere"], "data.test_on val"),
 }
 
 
@@ -405,7 +418,7 @@ def test_a_checkpoint_of_other_data_is_refused(run, capsys):
 def test_help_is_readable(capsys):
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
-    assert all(word in shown for word in ("fit", "test", "predict", "report", "demo", "aqi36"))
+    assert all(word in shown for word in ("fit", "test", "predict", "report", "conformal", "demo"))
     assert main(["report", "--help"]) == 0
     for command in ("fit", "test", "predict"):
         with pytest.raises(SystemExit) as end:
