@@ -80,7 +80,11 @@ def show(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
         table.add_column(heading, justify="right")
     for row in rows:
         numbers = (row.get(key) for key in COLUMNS)
-        table.add_row(row["gaps"], *("–" if x is None else f"{x:,.4g}" for x in numbers))
+        table.add_row(row["gaps"], *(_shown(x) for x in numbers))
     if not console.is_terminal:
         console.width = 150
     console.print(table)
+
+
+def _shown(x: float | None) -> str:
+    return "–" if x is None else f"{x:,}" if isinstance(x, int) else f"{x:.4g}"

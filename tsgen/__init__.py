@@ -30,6 +30,8 @@ _HOMES = {
     "Exact": "tsgen.sampling",
     "load": "tsgen.models",
     "monte_carlo_kl": "tsgen.divergence",
+    "simulation_based_calibration": "tsgen.calibration",
+    "ConformalIntervals": "tsgen.conformal",
 }
 
 __all__ = ["__version__", *_HOMES]
