@@ -265,7 +265,7 @@ def test_paths_go_on_from_their_ancestors():
     moves = ParticleFilter(model, batch, 4, numbers(3))
     step = moves.draw(moves.start(), 0)
     ancestors = torch.tensor([[3, 0, 1], [3, 1, 1], [0, 2, 2], [2, 3, 3]])
-    paths = moves.extend(moves.start(), step, ancestors)
+    paths = moves.extend(moves.start(), step, ancestors[..., None])
     slices, standard = paths.before[0], model.units(batch).standardise(step.values)
     for k in range(4):
         for w in range(3):

@@ -28,6 +28,7 @@ _HOMES = {
     "Ancestral": "tsgen.sampling",
     "AnyOrder": "tsgen.sampling",
     "Exact": "tsgen.sampling",
+    "SMC": "tsgen.sampling",
     "load": "tsgen.models",
     "monte_carlo_kl": "tsgen.divergence",
     "simulation_based_calibration": "tsgen.calibration",

@@ -53,6 +53,8 @@ class AttentionEncoder(Encoder):
         embedding (Su et al., 2021).
     """
 
+    node_axis = 2
+
     def __init__(
         self,
         in_features: int,

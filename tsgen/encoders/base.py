@@ -33,6 +33,10 @@ class Encoder(nn.Module, ABC):
     receptive_field: int | None = None
     """Steps that the state of a step depends on, its own among them; None where there is no bound."""
 
+    node_axis: int | None = None
+    """Axis of the carried state's tensors along which the nodes lie, each with as many numbers side by side;
+    None where a state is not made of states of nodes."""
+
     def __init__(self, in_features: int, hidden: int) -> None:
         super().__init__()
         if hidden < 1:

@@ -55,6 +55,8 @@ class ConvolutionEncoder(Encoder):
         spatial-temporal graph modeling (Wu et al., 2019).
     """
 
+    node_axis = 2
+
     def __init__(
         self,
         in_features: int,

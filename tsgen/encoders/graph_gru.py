@@ -42,6 +42,7 @@ class GraphGRUEncoder(Encoder):
     """
 
     causal = True
+    node_axis = 1
 
     def __init__(
         self,

@@ -42,6 +42,8 @@ class WindowEncoder(Encoder):
             fit.
     """
 
+    node_axis = 2
+
     def __init__(
         self,
         in_features: int,

@@ -78,6 +78,7 @@ class NeuralModel(DensityModel):
         self.embedding = nn.Parameter(torch.randn(sizes.nodes, node_embedding)) if node_embedding else None
         self.objective = objective
         objective.check(self)
+        sampler.check(self)  # once more, with its parts
 
     @abstractmethod
     def encode(
