@@ -333,13 +333,13 @@ HEADS = {
 }
 
 
-def small_model(name: str):
+def small_model(name: str, encoder=partial(GraphGRUEncoder, hidden=5)):
     """Two nodes, weights at random."""
     torch.manual_seed(0)
     sizes, head = HEADS[name]
     graph = ring(2)
     spec = make_spec(graph, torch.randn(sizes), 1 + torch.rand(sizes))
-    model = AutoregressiveModel(spec, partial(GraphGRUEncoder, hidden=5), head).double().eval()
+    model = AutoregressiveModel(spec, encoder, head).double().eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))

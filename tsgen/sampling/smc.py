@@ -171,7 +171,8 @@ class SMC(Sampler):
         if self.paths == "backward" and encoder.receptive_field is None:
             raise ValueError(
                 "backward simulation needs an encoder with a finite receptive field; "
-                f"{type(encoder).__name__} reads all the past. Use paths: genealogy, or a WindowEncoder or ConvolutionEncoder."
+                f"{type(encoder).__name__} reads all the past. Use paths: genealogy, or "
+                "a WindowEncoder or ConvolutionEncoder."
             )
         if self.paths == "backward" and head.known_first and head.joint_entries > 1:
             raise ValueError(
