@@ -91,3 +91,58 @@ def test_same_graph_ignores_the_order_of_edges_and_nothing_else(nodes, seed):
     assert graphs.same_graph(graph, other)
     heavier = graphs.from_edges(source, target, matrix[source, target] * 1.5, num_nodes=nodes)
     assert not graphs.same_graph(graph, heavier)
+
+
+def cut(graph, part) -> float:
+    """Share of the weight on edges between parts."""
+    source, target = graph.edge_index
+    between = graph.edge_weight[part[source] != part[target]].sum()
+    return float(between / graph.edge_weight.sum())
+
+
+@given(nodes=st.integers(1, 40), data=st.data())
+def test_parts_are_of_one_size_and_every_node_is_in_one(nodes, data):
+    """Whatever the edges: none at all, pieces of their own, self-loops."""
+    parts = data.draw(st.integers(1, nodes))
+    edges = data.draw(st.sets(st.tuples(*[st.integers(0, nodes - 1)] * 2), max_size=60))
+    graph = graphs.from_edges(*([e[i] for e in edges] for i in (0, 1)), num_nodes=nodes)
+    part = graphs.partition(graph, parts)
+    sizes = part.bincount(minlength=parts)
+    assert len(part) == nodes and len(sizes) == parts
+    assert int(sizes.max() - sizes.min()) <= 1
+    assert torch.equal(part, graphs.partition(graph, parts))
+
+
+def test_parts_are_cut_where_edges_are_few_and_light():
+    # 6 groups of 5, each whole, joined by light edges
+    number = np.random.default_rng(0).permutation(30).tolist()
+    source, target, weight = [], [], []
+    for u in range(30):
+        for v in range(30):
+            if u != v and u // 5 == v // 5:
+                source.append(number[u]), target.append(number[v]), weight.append(1.0)
+    for k in range(6):
+        source.append(number[5 * k]), target.append(number[(5 * k + 6) % 30]), weight.append(0.1)
+    graph = graphs.from_edges(source, target, weight, num_nodes=30)
+    part = graphs.partition(graph, 6)
+    groups = part[number].view(6, 5)
+    assert (groups == groups[:, :1]).all() and len(groups[:, 0].unique()) == 6
+    # a ring is cut into arcs
+    ring = graphs.from_edges(range(12), [(v + 1) % 12 for v in range(12)], num_nodes=12)
+    assert cut(ring, graphs.partition(ring, 4)) == pytest.approx(4 / 12)
+
+
+def test_weights_and_both_directions_count_for_parts():
+    """Two pairs: heavy edges hold together, whichever way they point."""
+    graph = graphs.from_edges([0, 1, 2, 3], [1, 2, 3, 0], [1.0, 5.0, 1.0, 5.0], num_nodes=4)
+    part = graphs.partition(graph, 2)
+    assert part[1] == part[2] != part[0] == part[3]
+
+
+def test_parts_must_be_possible():
+    graph = graphs.from_edges([0], [1], num_nodes=3)
+    for parts in (0, 4):
+        with pytest.raises(
+            ValueError, match=rf"parts must lie in 1\.\.3, the number of nodes; it is {parts}"
+        ):
+            graphs.partition(graph, parts)
