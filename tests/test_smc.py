@@ -376,6 +376,15 @@ def test_every_encoder_is_sampled_with_blocks_and_sweeps(name):
         assert SMC(3, 8, paths="backward")(model, batch).values.isfinite().all()
 
 
+def test_sweeps_set_draws_apart():
+    """From one particle's ancestors come all draws of a beginning; every draw's own filter renews it."""
+    model, process = linear_model(2)
+    batch = with_holes(process, 1, 40, missing=0.5)
+    batch.context[:, 0, 0] = False
+    few, many = (SMC(30, 20, sweeps=n)(model, batch).values[:, 0, 0, 0, 0].unique().numel() for n in (0, 8))
+    assert few < 5 and many > 20
+
+
 def test_draws_are_spread_evenly_over_the_weights():
     """Nothing was visible at the last step: as many draws as particles are the particles, each once."""
     model, process = linear_model()
