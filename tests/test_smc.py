@@ -147,23 +147,24 @@ def test_paths_have_the_exact_posterior(way, network):
 @pytest.mark.parametrize("paths", ["genealogy", "backward"])
 @pytest.mark.parametrize("particles", [2, 5])
 def test_sweeps_leave_the_posterior_as_it_is(paths, particles):
-    """With the fewest particles, from exact draws: nothing is left to convergence."""
+    """With the fewest particles, from exact draws: nothing is left to convergence. Always resampled: two
+    particles would never be at the default."""
     model, process = linear_model()
     batch = with_holes(process, 1, 6, missing=0.5, seed=2)
     posterior = process.posterior(batch)
     mean, sd = (x[0][holes(batch)] for x in (posterior.mean, posterior.stddev))
-    rows, sampler = runs_of(batch, 1500), SMC(1, particles, paths=paths, sweeps=3)
+    rows, sampler = runs_of(batch, 1500), SMC(1, particles, ess_threshold=1.0, paths=paths, sweeps=3)
     exact = process.impute(batch, 1500, seed=5).values.movedim(0, 1)
     drawn, renewed = sampler._swept(model, rows, exact, numbers(1500, seed=9))
     assert scores(drawn[:, :, *holes(batch)], mean, sd).abs().max() < 5
-    assert float(renewed.mean()) > 0.3
+    assert float(renewed.mean()) > 0.1
     before, after = (process.log_prob(x[0, ..., 0]) for x in (exact, drawn))
     assert abs(z_score(after - before, 0.0)) < 5
 
 
 def test_the_evidence_of_a_network_is_unbiased(network):
     model, process, batch, *_ = network
-    found = SMC(1, 400)(model, runs_of(batch, 200)).log_evidence
+    found = SMC(1, 300)(model, runs_of(batch, 120)).log_evidence
     ratio = (found - process.log_prob(batch.values[..., 0], batch.context[..., 0])).exp()
     assert abs(z_score(ratio, 1.0)) < 5
     assert 0.01 < float(ratio.std()) < 2  # otherwise the score says nothing
@@ -414,11 +415,11 @@ def warned(sampler, model, batch):
 
 
 def test_poor_particles_are_told_of_once():
-    model, process = linear_model(12)
-    batch = with_holes(process, 3, 8, missing=0.4)
-    assert not warned(SMC(5, 4000), model, batch)
-    (poor,) = warned(SMC(5, 50), model, batch)
-    assert "with 50 particles fewer than 10 effective particles" in poor
+    model, process = linear_model(6)
+    batch = with_holes(process, 2, 6, missing=0.4)
+    assert not warned(SMC(5, 1000), model, batch)
+    (poor,) = warned(SMC(5, 20), model, batch)
+    assert "with 20 particles fewer than 10 effective particles" in poor
     assert "more particles, paths: backward, sweeps, blocks, or an AnyOrderModel" in poor
     (poor,) = warned(SMC(5, 3, sweeps=1), model, batch)
     assert "the sweeps leave some unknown entries as they were" in poor
