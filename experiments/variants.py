@@ -38,7 +38,7 @@ from rich.table import Table
 
 from experiments.configs import apply, find, fragments, read
 from experiments.figures.style import STYLE
-from tsgen.evaluation import COLUMNS
+from tsgen.evaluation import COLUMNS, IN_FILE_ONLY
 from tsgen.report.figures import BLUE, GREY, INK, PALE, VERMILLION, is_exact
 
 FLAGS = {"--config": "config", "-c": "config", "--variant": "variant"}
@@ -221,7 +221,7 @@ def show(folder: Path, summary: Mapping[str, Any]) -> None:
     columns = {
         key: heading
         for key, heading in COLUMNS.items()
-        if any(row.get(key) is not None for _, row in rows + exact)
+        if key not in IN_FILE_ONLY and any(row.get(key) is not None for _, row in rows + exact)
     }
     console = Console()
     shown = Table(title=f"{folder.name}: {len(rows)} variants")

@@ -12,13 +12,23 @@ from tsgen.metrics import (
     NLL,
     RMSE,
     Coverage,
+    EnergyScore,
+    IntervalScore,
+    LawCRPS,
     QuantileCRPS,
+    RankHistogram,
+    VariogramScore,
     Width,
     crps,
     empirical_quantiles,
+    energy_score,
+    interval_score,
     law_crps,
+    ranks,
     scores,
+    variogram_score,
 )
+from tsgen.metrics.joint import PAIRED
 
 
 @pytest.fixture
@@ -102,6 +112,7 @@ def test_scores_are_their_definitions(drawn):
         "crps_quantile": (pinball.sum(axis=1) / np.abs(y).sum()).mean(),
         "coverage_90": ((low <= y) & (y <= high)).mean(),
         "width_90": (high - low).mean(),
+        "interval_90": scoringrules.interval_score(y, low, high, 0.1).mean(),
     }
     together = scores()
     together.update(samples, truth)
@@ -111,7 +122,17 @@ def test_scores_are_their_definitions(drawn):
 
 
 @pytest.mark.parametrize(
-    "metric", [MAE, RMSE, MRE, CRPS, QuantileCRPS, lambda: Coverage(0.5), lambda: Width(0.5)]
+    "metric",
+    [
+        MAE,
+        RMSE,
+        MRE,
+        CRPS,
+        QuantileCRPS,
+        lambda: Width(0.5),
+        lambda: Coverage(0.5),
+        lambda: IntervalScore(0.5),
+    ],
 )
 def test_pieces_add_up_whatever_their_size(metric, drawn):
     samples, truth = drawn
@@ -154,3 +175,159 @@ def test_nothing_scored_is_not_a_perfect_score():
 def test_levels_lie_between_0_and_1(as_a_user):
     with pytest.raises(ValueError, match="level must lie"):
         Coverage(90)
+
+
+def test_the_interval_score_is_the_references_and_best_at_the_quantiles():
+    random = np.random.default_rng(0)
+    low, high, truth = -1 - random.random(50), 1 + random.random(50), 3 * random.standard_normal(50)
+    for level in (0.5, 0.9):
+        mine = interval_score(*map(torch.from_numpy, (low, high, truth)), level)
+        np.testing.assert_allclose(mine, scoringrules.interval_score(truth, low, high, 1 - level))
+    truth = torch.randn(400_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    best, *others = (
+        interval_score(torch.full_like(truth, -z), torch.full_like(truth, z), truth, 0.9)
+        for z in (1.6449, 1.4, 1.9)
+    )
+    for other in others:
+        assert float((other - best).mean() / (other - best).std() * 400_000**0.5) > 5
+
+
+def test_the_law_scores_what_its_draws_score():
+    law, truth = mixture(20), torch.linspace(-8, 8, 20, dtype=torch.float64)
+    mask = torch.arange(20) % 3 > 0
+    metric = LawCRPS()
+    metric.update(law, torch.where(mask, truth, torch.nan), mask)
+    assert float(metric.compute()) == pytest.approx(float(law_crps(law, truth)[mask].mean()))
+
+
+# ---------------------------------------------------------------------------------------------------- ranks
+
+
+def test_ranks_of_calibrated_draws_are_uniform_ties_included():
+    random = torch.Generator().manual_seed(0)
+    draws = torch.randn(10, 200_000, generator=random)
+    truth = torch.randn(200_000, generator=random)
+    noise = torch.rand(200_000, generator=random)
+    for step in (0.0, 1.0):  # values on a grid are often equal
+        x, y = (((v / step).round() * step) if step else v for v in (draws, truth))
+        metric = RankHistogram(9)
+        metric.update(ranks(x[:9], y, noise))
+        counts = metric.compute()
+        assert counts.sum() == 200_000 and len(counts) == 10
+        chi_square = float(((counts - 20_000) ** 2 / 20_000).sum())
+        assert (chi_square - 9) / 18**0.5 < 5
+    with_ties = ranks(torch.tensor([[1.0], [2.0], [2.0], [3.0]]), torch.tensor([2.0]), torch.tensor([0.99]))
+    assert int(with_ties) == 3
+
+
+def test_bins_hold_whole_ranks_and_what_is_not_scored_is_left_out():
+    metric = RankHistogram(99)
+    metric.update(torch.cat([torch.arange(100), torch.tensor([-1, -1, 99])]))
+    assert metric.compute().tolist() == [5] * 19 + [6]
+    few = RankHistogram(2)
+    few.update(torch.tensor([0, 2, 2]))
+    assert few.compute().tolist() == [1, 0, 2]
+
+
+# ---------------------------------------------------------------------------------------------- joint scores
+
+
+@pytest.fixture
+def windows():
+    """Draws of six windows of 4 steps, 5 nodes, 2 channels far from zero; one without entries, one with one."""
+    random = torch.Generator().manual_seed(0)
+    samples = 1000 + 3 * torch.randn(20, 6, 4, 5, 2, generator=random, dtype=torch.float64)
+    truth = 1000 + 4 * torch.randn(6, 4, 5, 2, generator=random, dtype=torch.float64)
+    mask = torch.rand(truth.shape, generator=random) < 0.5
+    mask[1] = False
+    mask[2] = False
+    mask[2, 1, 3, 0] = True
+    return samples, torch.where(mask, truth, torch.nan), mask
+
+
+def test_the_energy_score_is_the_references(windows):
+    samples, truth, mask = windows
+    found = energy_score(samples, truth, mask)
+    assert found.isnan().tolist() == [False, True, False, False, False, False]
+    for w in (0, 2, 3, 4, 5):
+        y, x = truth[w][mask[w]].numpy(), samples[:, w][:, mask[w]].numpy()
+        assert float(found[w]) == pytest.approx(scoringrules.energy_score(y, x, estimator="fair"), rel=1e-9)
+    # of a single entry it is the CRPS, of a single draw the norm of its error
+    assert float(found[2]) == pytest.approx(float(crps(samples[:, 2][:, mask[2]], truth[2][mask[2]])))
+    alone = energy_score(samples[:1], truth, mask)
+    assert float(alone[0]) == pytest.approx(float((samples[0, 0] - truth[0])[mask[0]].norm()))
+    single = energy_score(samples.float(), truth.float(), mask)
+    torch.testing.assert_close(single.double(), found, rtol=1e-3, atol=1e-3, equal_nan=True)
+
+
+def in_slices(samples, truth, mask, order: float) -> float:
+    """The reference's score of one window's slices, over their pairs."""
+    total, pairs = 0.0, 0
+    for t in range(len(mask)):
+        y, x = truth[t][mask[t]].numpy(), samples[:, t][:, mask[t]].numpy()
+        if len(y) > 1:
+            total += scoringrules.variogram_score(y, x, p=order, estimator="fair") / 2  # of both orders
+            pairs += len(y) * (len(y) - 1) // 2
+    return total / pairs
+
+
+@pytest.mark.parametrize("order", [0.5, 1.0])
+def test_the_variogram_score_is_the_references_over_slices(order, windows):
+    samples, truth, mask = windows
+    found = variogram_score(samples, truth, mask, order)
+    assert found.isnan().tolist() == [False, True, True, False, False, False]
+    for w in (0, 3, 4, 5):
+        expected = in_slices(samples[:, w], truth[w], mask[w], order)
+        assert float(found[w]) == pytest.approx(expected, rel=1e-9)
+
+
+def test_large_slices_have_some_of_their_pairs():
+    size = 4 * PAIRED
+    random = torch.Generator().manual_seed(1)
+    x = torch.randn(7, 1, 1, size, 1, generator=random, dtype=torch.float64)
+    y = torch.randn(1, 1, size, 1, generator=random, dtype=torch.float64)
+    apart = (torch.arange(size)[:, None] - torch.arange(size)).abs()
+    near = torch.minimum(apart, size - apart)
+    weight = ((near > 0) & (near <= PAIRED)).double().numpy()
+    flat = y.flatten().numpy(), x.flatten(1).numpy()
+    expected = scoringrules.variogram_score(*flat, weight, estimator="fair") / weight.sum()
+    found = variogram_score(x, y, torch.ones_like(y, dtype=torch.bool))
+    assert float(found) == pytest.approx(float(expected), rel=1e-9)
+
+
+def test_joint_scores_prefer_the_true_law():
+    """Unbiased in the number of draws, and the truth's own law is the best: the variogram score where only
+    the dependence is wrong, the energy score where the spread is."""
+    random = torch.Generator().manual_seed(2)
+    common = torch.randn(30_000, 1, 1, 1, generator=random)
+    own = torch.randn(30_000, 1, 6, 1, generator=random)
+    truth, mask = common + own, torch.ones(30_000, 1, 6, 1, dtype=torch.bool)
+
+    def draws(shared: float, spread: float = 2**0.5, size: int = 6):
+        one = torch.randn(size, 30_000, 1, 1, 1, generator=random)
+        each = torch.randn(size, 30_000, 1, 6, 1, generator=random)
+        return spread * (shared**0.5 * one + (1 - shared) ** 0.5 * each)
+
+    for score, wrong in ((variogram_score, draws(0.0)), (energy_score, draws(0.5, 1.0))):
+        right, few = score(draws(0.5), truth, mask), score(draws(0.5, size=2), truth, mask)
+        assert float((score(wrong, truth, mask) - right).mean()) > 5 * float(right.std() / 30_000**0.5)
+        bias = (few - right).mean() / ((few - right).std() / 30_000**0.5)
+        assert abs(float(bias)) < 5
+
+
+@pytest.mark.parametrize("metric", [EnergyScore, VariogramScore])
+def test_joint_scores_are_means_over_windows_and_processes(metric, windows):
+    samples, truth, mask = windows
+    each = (energy_score if metric is EnergyScore else variogram_score)(samples, truth, mask)
+    whole, parts = metric(), [metric(), metric()]
+    whole.update(samples, truth, mask)
+    for part, few in zip(parts, (slice(0, 3), slice(3, 6)), strict=True):
+        part.update(samples[:, few], truth[few], mask[few])
+    parts[0].merge_state(parts[1])
+    assert float(parts[0].compute()) == float(whole.compute()) == pytest.approx(float(each.nanmean()))
+    assert metric().compute().isnan()
+
+
+def test_the_order_is_positive(as_a_user):
+    with pytest.raises(ValueError, match="order must be positive; it is 0"):
+        VariogramScore(0)

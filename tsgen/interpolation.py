@@ -45,6 +45,12 @@ class Nearest(NamedTuple):
         """Whether nothing is visible on either side."""
         return self.before.eq(-1) & self.after.eq(self.after.shape[1])
 
+    @property
+    def gap(self) -> Int64[Tensor, "batch time nodes channels"]:
+        """The length in steps of the run of hidden entries of the same node and channel that an entry lies
+        in; zero where it is visible. A run ends with the window."""
+        return (self.after - self.before - 1).clamp(min=0)
+
     def distances(self) -> tuple[Float[Tensor, "*entries"], Float[Tensor, "*entries"]]:
         """Steps since the one and until the other; infinite where there is none."""
         step = _step(self.before)

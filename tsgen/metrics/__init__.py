@@ -1,35 +1,54 @@
 """Scores of imputations and forecasts, as torchmetrics whose states are sums: any number of processes, one
 result."""
 
-from tsgen.metrics.density import NLL, law_crps
+from tsgen.metrics.density import NLL, LawCRPS, law_crps
 from tsgen.metrics.ensemble import (
     CRPS,
     MAE,
     MRE,
     RMSE,
     Coverage,
+    IntervalScore,
     QuantileCRPS,
+    RankHistogram,
     Width,
     crps,
     empirical_quantiles,
     entries,
+    entry_scores,
+    interval_score,
+    ranks,
     scores,
 )
-from tsgen.metrics.lead_time import LeadTimeScores
+from tsgen.metrics.grouped import GAPS, GroupedScores, Grouping, groupings
+from tsgen.metrics.joint import EnergyScore, VariogramScore, energy_score, variogram_score
 
 __all__ = [
     "CRPS",
+    "GAPS",
     "MAE",
     "MRE",
     "NLL",
     "RMSE",
     "Coverage",
-    "LeadTimeScores",
+    "EnergyScore",
+    "GroupedScores",
+    "Grouping",
+    "IntervalScore",
+    "LawCRPS",
     "QuantileCRPS",
+    "RankHistogram",
+    "VariogramScore",
     "Width",
     "crps",
     "empirical_quantiles",
+    "energy_score",
     "entries",
+    "entry_scores",
+    "groupings",
+    "interval_score",
     "law_crps",
+    "ranks",
     "scores",
+    "variogram_score",
 ]

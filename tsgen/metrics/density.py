@@ -19,7 +19,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.distributions import Distribution, MixtureSameFamily, Normal
-from torchmetrics import Metric
+
+from tsgen.metrics.mean import Mean
 
 
 def law_crps(law: Distribution, truth: Float[Tensor, "*entries"]) -> Float[Tensor, "*entries"]:
@@ -52,18 +53,29 @@ def _mean_magnitude(mean: Tensor, scale: Tensor) -> Tensor:
     return mean * torch.erf(z / math.sqrt(2)) + 2 * scale * density
 
 
-class NLL(Metric):
+class LawCRPS(Mean):
+    """Mean exact CRPS of the laws that draws follow, in data units: what samples score, without their
+    noise."""
+
+    higher_is_better = False
+
+    def update(
+        self, law: Distribution, truth: Float[Tensor, "*entries"], mask: Bool[Tensor, "*entries"]
+    ) -> None:
+        """Adds entries.
+
+        Args:
+            law: Gaussians, or mixtures of them.
+            truth: The true values, in data units; anything outside the mask.
+            mask: Which entries are scored.
+        """
+        self._add(law_crps(law, torch.where(mask, truth, 0))[mask], mask)
+
+
+class NLL(Mean):
     """Mean negative log-likelihood of the scored entries, in nats an entry. NaN if nothing was scored."""
 
     higher_is_better = False
-    full_state_update = False
-    total: Tensor
-    count: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, log_prob: Float[Tensor, "*entries"], mask: Bool[Tensor, "*entries"]) -> None:
         """Adds entries.
@@ -72,9 +84,4 @@ class NLL(Metric):
             log_prob: Log-density of each entry in nats; zero outside the mask.
             mask: Which entries are scored.
         """
-        self.total -= log_prob.sum(dtype=torch.float64)
-        self.count += mask.sum()
-
-    def compute(self) -> Tensor:
-        """The mean."""
-        return (self.total / self.count).float()
+        self._add(-log_prob, mask)

@@ -12,11 +12,17 @@ Every score takes draws ``[samples, entries]`` and truth ``[entries]`` (see :fun
   \le x_q\} - q)| / \sum |y|` over q = 0.05, 0.10, .., 0.95;
 * how often the central interval of a level covers the truth, and how wide it is. Its ends are order
   statistics at position p (S + 1), between which a calibrated truth lies with exactly that probability; the
-  quantiles of most libraries, at 1 + p (S - 1), would cover only level (S - 1) / (S + 1).
+  quantiles of most libraries, at 1 + p (S - 1), would cover only level (S - 1) / (S + 1);
+* both in one, the interval score of the interval [l, u] of level :math:`1 - \alpha`,
+
+  .. math:: u - l + \frac2\alpha (l - y)_+ + \frac2\alpha (y - u)_+;
+
+* the rank of the truth among the draws, uniform on 0, .., S if truth and draws follow the same law.
 
 References:
     Strictly proper scoring rules, prediction, and estimation (Gneiting & Raftery, 2007);
     Fair scores for ensemble forecasts (Ferro, 2014);
+    Interpretation of rank histograms for verifying ensemble forecasts (Hamill, 2001);
     CSDI: conditional score-based diffusion models for probabilistic time series imputation (Tashiro et al.,
         2021).
 """
@@ -26,10 +32,11 @@ from __future__ import annotations
 from abc import abstractmethod
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
+from tsgen.metrics.mean import Mean
 from tsgen.series import SeriesBatch
 
 
@@ -84,17 +91,67 @@ def crps(
     return error - torch.tensordot(weight, ordered, dims=1) / (size * (size - 1))
 
 
-class _MeanScore(Metric):
+def interval_score(
+    low: Float[Tensor, "*entries"],
+    high: Float[Tensor, "*entries"],
+    truth: Float[Tensor, "*entries"],
+    level: float,
+) -> Float[Tensor, "*entries"]:
+    """The interval (Winkler) score of central intervals, in data units: the width and, where the truth lies
+    outside, the distance to it, weighed so that the true quantiles are the best ends.
+
+    Args:
+        low: The lower ends.
+        high: The upper ends.
+        truth: The values that came true.
+        level: The intervals' nominal coverage, in (0, 1).
+    """
+    outside = (low - truth).clamp(min=0) + (truth - high).clamp(min=0)
+    return high - low + 2 / (1 - level) * outside
+
+
+def ranks(
+    samples: Float[Tensor, "samples *entries"],
+    truth: Float[Tensor, "*entries"],
+    noise: Float[Tensor, "*entries"],
+) -> Int64[Tensor, "*entries"]:
+    """How many draws lie below the truth, in 0, .., S. Of draws that equal it a random number counts as
+    below, so that ranks are uniform for values on a grid, too.
+
+    Args:
+        samples: Draws, in data units.
+        truth: The values that came true.
+        noise: Uniform numbers in (0, 1).
+    """
+    below, equal = (samples < truth).sum(dim=0), (samples == truth).sum(dim=0)
+    return below + (noise * (equal + 1)).long()
+
+
+def entry_scores(
+    samples: Float[Tensor, "samples *entries"],
+    truth: Float[Tensor, "*entries"],
+    log_prob: Float[Tensor, "*entries"] | None = None,
+) -> dict[str, Float[Tensor, "*entries"]]:
+    """The scores of each entry that are told by groups of entries: ``mae``, ``crps``, ``coverage_90`` and,
+    where there is a density, ``nll``.
+
+    Args:
+        samples: Draws, in data units.
+        truth: The values that came true.
+        log_prob: Log-density of each entry in nats; None where the answer has no density.
+    """
+    ordered = samples.sort(dim=0).values
+    low, high = central_interval(ordered, 0.9)
+    scored = {
+        "mae": (empirical_quantiles(ordered, torch.tensor([0.5]))[0] - truth).abs(),
+        "crps": crps(samples, truth),
+        "coverage_90": ((low <= truth) & (truth <= high)).to(truth.dtype),
+    }
+    return scored if log_prob is None else scored | {"nll": -log_prob}
+
+
+class _MeanScore(Mean):
     """A score that is a ratio of two sums over entries."""
-
-    full_state_update = False
-    total: Tensor
-    weight: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("weight", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     @abstractmethod
     def _score(self, samples: Tensor, truth: Tensor) -> Tensor:
@@ -111,12 +168,7 @@ class _MeanScore(Metric):
             samples: Draws, in data units.
             truth: The true values, in data units.
         """
-        self.total += self._score(samples, truth).sum(dtype=torch.float64)
-        self.weight += self._weight(truth).sum(dtype=torch.float64)
-
-    def compute(self) -> Tensor:
-        """The score; NaN if nothing was scored."""
-        return (self.total / self.weight).float()
+        self._add(self._score(samples, truth), self._weight(truth))
 
 
 def _median(samples: Tensor) -> Tensor:
@@ -214,6 +266,53 @@ class Width(_CentralInterval):
         return high - low
 
 
+class IntervalScore(_CentralInterval):
+    """Mean interval score of the central interval, in data units."""
+
+    higher_is_better = False
+
+    def _score(self, samples: Tensor, truth: Tensor) -> Tensor:
+        return interval_score(*self._bounds(samples), truth, self.level)
+
+
+class RankHistogram(Metric):
+    """How many truths had each rank among their draws, in at most 20 bins of whole ranks, which differ by at
+    most one rank.
+
+    Args:
+        num_samples: The number S of draws: ranks run from 0 to S.
+
+    Raises:
+        ValueError: If there are no draws.
+    """
+
+    full_state_update = False
+    counts: Tensor
+
+    BINS = 20
+
+    def __init__(self, num_samples: int) -> None:
+        super().__init__()
+        if num_samples < 1:
+            raise ValueError(f"num_samples must be at least 1; it is {num_samples}.")
+        self.num_samples = num_samples
+        self.add_state("counts", torch.zeros(num_samples + 1, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, rank: Int64[Tensor, "*entries"]) -> None:
+        """Adds entries.
+
+        Args:
+            rank: What :func:`ranks` returned; negative where nothing is scored.
+        """
+        self.counts += torch.bincount(rank[rank >= 0], minlength=self.num_samples + 1)
+
+    def compute(self) -> Int64[Tensor, "bins"]:
+        """The number of entries in each bin."""
+        number, size = min(self.BINS, self.num_samples + 1), self.num_samples + 1
+        edge = torch.arange(1, number + 1, device=self.counts.device) * size // number
+        return self.counts.cumsum(dim=0)[edge - 1].diff(prepend=self.counts.new_zeros(1))
+
+
 def scores() -> MetricCollection:
     """All scores of samples, by their short names."""
     return MetricCollection(
@@ -227,6 +326,8 @@ def scores() -> MetricCollection:
             "coverage_90": Coverage(0.9),
             "width_50": Width(0.5),
             "width_90": Width(0.9),
+            "interval_50": IntervalScore(0.5),
+            "interval_90": IntervalScore(0.9),
         },
         # groups would merge scores whose states happen to be equal after the first batch
         compute_groups=False,

@@ -167,6 +167,12 @@ class AnyOrderModel(NeuralModel):
         """The target entries that are hidden: a visible one is read by the model, and scores nothing."""
         return batch.hidden
 
+    def drawn_law(self, batch: SeriesBatch) -> torch.distributions.Distribution | None:
+        """The law of each hidden entry given all that is visible, where all are drawn from it at once; later
+        groups follow mixtures of laws over what was drawn before."""
+        sampler = self.sampler
+        return self(batch) if isinstance(sampler, AnyOrder) and sampler.groups == 1 else None
+
     def slices(self, batch: SeriesBatch) -> torch.distributions.Distribution:
         """Refused: this model does not factorise over time.
 

@@ -166,6 +166,11 @@ class DensityModel(LightningModule, ABC):
         """What a test judges by; as validation does unless draws follow another law."""
         return self.validation_log_prob(batch)
 
+    def drawn_law(self, batch: SeriesBatch) -> Distribution | None:
+        """The law of each entry that the sampler's draws of it follow, in data units, where it is known in
+        closed form; else None. It scores what samples score, without their noise."""
+        return None
+
     def predict_step(self, batch: SeriesBatch, index: int) -> Samples:
         """Draws what is unknown."""
         return self.sampler(self, batch)

@@ -136,6 +136,10 @@ class GraphVAR(DensityModel):
         """The law of each entry given everything visible, in data units."""
         return self.process.posterior(batch)
 
+    def drawn_law(self, batch: SeriesBatch) -> Normal | None:
+        """The posterior, where the draws are of it."""
+        return self.posterior(batch) if isinstance(self.sampler, Exact) else None
+
     def test_log_prob(self, batch: SeriesBatch) -> Tensor:
         """The log-density of each target entry given everything visible: the law that the draws follow. Where
         nothing is hidden, :meth:`log_prob`."""

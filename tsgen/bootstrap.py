@@ -1,0 +1,91 @@
+r"""Confidence intervals of scores, by drawing windows again.
+
+A score is a ratio of two sums over windows, :math:`\sum_w a_w / \sum_w b_w` (errors over entries). Entries
+of a window depend on each other, and so do neighbouring windows, though less: what is drawn again are
+therefore windows, in blocks of neighbours. Of W windows the blocks have :math:`W^{1/3}`, the rate that is
+best for the variance of a mean, and go on from the last window to the first, so that every window is drawn as
+often as any other. The interval holds the middle of the ratios of all resamples. Two answers to the same
+windows are compared in the same resamples: what makes a window hard for both cancels.
+
+What windows cannot show is not in the intervals: another training, another seed, another year. With few
+windows, or blocks shorter than what they depend on, they are somewhat too short (see ``docs/scores.md``).
+
+References:
+    A circular block-resampling procedure for stationary data (Politis & Romano, 1992);
+    On blocking rules for the bootstrap with dependent data (Hall, Horowitz & Jing, 1995).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from tsgen.counter_random import streams, uniforms
+
+FEWEST_WINDOWS = 10
+"""Windows with something to score below which there is no interval: fewer say little of how they vary."""
+
+
+class WindowBootstrap:
+    """Resamples of windows.
+
+    Args:
+        windows: The number of windows, in the order of time.
+        resamples: The number of resamples.
+        block: Neighbouring windows that are drawn together; the rounded cube root of the number of windows if
+            not given.
+        level: The intervals' nominal coverage, in (0, 1).
+        seed: Fixes the resamples.
+
+    Raises:
+        ValueError: If a number is below 1 or the level is out of range.
+    """
+
+    def __init__(
+        self,
+        windows: int,
+        resamples: int = 2000,
+        block: int | None = None,
+        level: float = 0.95,
+        seed: int = 0,
+    ) -> None:
+        self.block = max(1, round(windows ** (1 / 3))) if block is None else block
+        for name, number in (("windows", windows), ("resamples", resamples), ("block", self.block)):
+            if number < 1:
+                raise ValueError(f"{name} must be at least 1; it is {number}.")
+        if not 0 < level < 1:
+            raise ValueError(f"level must lie between 0 and 1; it is {level}.")
+        self.level = level
+        stream = streams(seed, torch.arange(resamples))
+        start = uniforms(stream, (-(-windows // self.block),), dtype=torch.float64) * windows
+        chosen = (start.long()[..., None] + torch.arange(self.block)) % windows
+        chosen = chosen.flatten(1)[:, :windows]  # the last block is cut
+        times = torch.zeros(resamples, windows, dtype=torch.float64)
+        self.times = times.scatter_add_(1, chosen, torch.ones_like(chosen, dtype=torch.float64)).numpy()
+
+    def ratios(
+        self, total: Float[np.ndarray, " windows"], weight: Float[np.ndarray, " windows"]
+    ) -> Float[np.ndarray, " resamples"]:
+        """The ratio of two sums in each resample; NaN where the lower one is zero.
+
+        Args:
+            total: What each window adds to the upper sum.
+            weight: What it adds to the lower one; zero if nothing is scored in it.
+        """
+        with np.errstate(invalid="ignore"):
+            return (self.times @ total) / (self.times @ weight)
+
+    def interval(
+        self, ratios: Float[np.ndarray, " resamples"], weight: Float[np.ndarray, " windows"]
+    ) -> tuple[float, float] | None:
+        """The middle of the resamples of a score, or of a difference of scores.
+
+        Args:
+            ratios: The score in each resample.
+            weight: What each window adds to its weight: there is no interval if too few add anything.
+        """
+        if np.count_nonzero(weight) < FEWEST_WINDOWS or not np.isfinite(ratios).any():
+            return None
+        low, high = np.nanquantile(ratios, [(1 - self.level) / 2, (1 + self.level) / 2])
+        return float(low), float(high)

@@ -1,0 +1,148 @@
+"""Scores by groups of entries: lead times, gap lengths, nodes, channels, shares missing.
+
+A :class:`Grouping` says which group each entry of a batch is in, a :class:`GroupedScores` keeps the sums of
+the scores of :func:`~tsgen.metrics.entry_scores` for each group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torchmetrics import Metric
+
+from tsgen.interpolation import Nearest
+from tsgen.series import GraphSeries, SeriesBatch
+
+GAPS = {"1": 1, "2-5": 2, "6-24": 6, "> 24": 25}
+"""Groups of gaps, and the shortest gap of each in steps."""
+
+SHARES = tuple(f"{share}-{share + 20} %" for share in range(0, 100, 20))
+"""Groups of windows by the share of their entries that is not visible; a share on a border is in the upper
+group."""
+
+
+class Grouping(NamedTuple):
+    """Groups that entries fall into.
+
+    Attributes:
+        key: How the table is called.
+        labels: What the row of each group begins with.
+        of: The group of each entry of a batch; -1 for none.
+    """
+
+    key: str
+    labels: Sequence[Mapping[str, Any]]
+    of: Callable[[SeriesBatch], Int64[Tensor, "batch time nodes channels"]]
+
+
+def groupings(series: GraphSeries, horizon: int = 0) -> list[Grouping]:
+    """All groupings of the windows of a series.
+
+    Args:
+        series: The series.
+        horizon: The number of steps that are forecast; the first of them has lead time 1.
+    """
+    known = [
+        Grouping("by_node", [{"node": name} for name in series.nodes], _node),
+        Grouping(
+            "by_channel",
+            [
+                {"channel": name, "unit": unit}
+                for name, unit in zip(series.channels, series.units, strict=True)
+            ],
+            _channel,
+        ),
+        Grouping("by_gap_length", [{"gap": name} for name in GAPS], _gap),
+        Grouping("by_share_missing", [{"share": name} for name in SHARES], _share_missing),
+    ]
+    if not horizon:
+        return known
+    lead = Grouping(
+        "by_lead_time",
+        [{"lead": lead} for lead in range(1, horizon + 1)],
+        lambda batch: _lead(batch, horizon),
+    )
+    return [*known, lead]
+
+
+def _along(axis: int, batch: SeriesBatch) -> Tensor:
+    """The number of each entry along an axis."""
+    shape = batch.values.shape
+    number = torch.arange(shape[axis], device=batch.values.device)
+    return number.view(-1, *[1] * (3 - axis)).expand(shape)
+
+
+def _node(batch: SeriesBatch) -> Tensor:
+    return _along(2, batch)
+
+
+def _channel(batch: SeriesBatch) -> Tensor:
+    return _along(3, batch)
+
+
+def _lead(batch: SeriesBatch, horizon: int) -> Tensor:
+    return (_along(1, batch) - (batch.values.shape[1] - horizon)).clamp(min=-1)
+
+
+def _gap(batch: SeriesBatch) -> Tensor:
+    shortest = torch.tensor(list(GAPS.values()), device=batch.values.device)
+    return torch.bucketize(Nearest.of(batch.context).gap, shortest, right=True) - 1
+
+
+def _share_missing(batch: SeriesBatch) -> Tensor:
+    missing = (~batch.context).sum(dim=(1, 2, 3), keepdim=True)
+    # whole numbers: a share on a border is not left to rounding
+    group = missing * len(SHARES) // batch.context[0].numel()
+    return group.clamp(max=len(SHARES) - 1).expand(batch.values.shape)
+
+
+class GroupedScores(Metric):
+    """Mean scores of the entries of each group.
+
+    Args:
+        labels: What the row of each group begins with.
+    """
+
+    full_state_update = False
+    sums: Tensor
+    counts: Tensor
+
+    NAMES = ("mae", "crps", "nll", "coverage_90")
+
+    def __init__(self, labels: Sequence[Mapping[str, Any]]) -> None:
+        super().__init__()
+        self.labels = list(labels)
+        for name in ("sums", "counts"):
+            zeros = torch.zeros(len(self.labels), len(self.NAMES), dtype=torch.float64)
+            self.add_state(name, zeros, dist_reduce_fx="sum")
+
+    def update(self, scores: Mapping[str, Float[Tensor, "entries"]], group: Int64[Tensor, "entries"]) -> None:
+        """Adds entries.
+
+        Args:
+            scores: Those of each entry by their names; one that the answer does not have is left out.
+            group: The group of each entry; -1 for none.
+        """
+        some = group >= 0
+        for column, name in enumerate(self.NAMES):
+            if name in scores:
+                score = scores[name][some].double()
+                self.sums[:, column].index_add_(0, group[some], score)
+                self.counts[:, column].index_add_(0, group[some], torch.ones_like(score))
+
+    def compute(self) -> Float[Tensor, "groups columns"]:
+        """The mean scores, in data units and nats an entry, NaN where nothing was scored; and, last, how many
+        entries each is a mean of."""
+        return torch.cat([self.sums / self.counts, self.counts[:, :1]], dim=1)
+
+    def table(self) -> list[dict[str, Any]]:
+        """One row a group, with the scores by their names; None where nothing was scored."""
+        return [
+            {**label, "entries": int(entries)}
+            | {name: None if x != x else round(x, 6) for name, x in zip(self.NAMES, row, strict=True)}
+            for label, (*row, entries) in zip(self.labels, self.compute().tolist(), strict=True)
+        ]

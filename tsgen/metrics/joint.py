@@ -1,0 +1,170 @@
+r"""Scores of joint laws: of all hidden entries of a window together.
+
+With draws :math:`x_1, .., x_S` of the hidden entries of a window, whose truth is y:
+
+* the fair energy score, the CRPS of vectors,
+
+  .. math:: \frac1S \sum_i \|x_i - y\| - \frac{1}{2 S (S - 1)} \sum_{i,j} \|x_i - x_j\|.
+
+  It judges the whole law, but feels little of wrong dependence between entries;
+* the fair variogram score of order p, which is made for that: the mean over pairs (a, b) of entries of
+
+  .. math:: \Bigl(|y_a - y_b|^p - \frac1S \sum_i |x_{ia} - x_{ib}|^p\Bigr)^2 - \frac{s_{ab}^2}{S},
+
+  :math:`s_{ab}^2` the variance of :math:`|x_{ia} - x_{ib}|^p` over the draws. It does not see a shift of all
+  entries alike.
+
+Both are unbiased in the number of samples. Where there are several channels their units are taken as they
+are.
+
+References:
+    Strictly proper scoring rules, prediction, and estimation (Gneiting & Raftery, 2007);
+    Variogram-based proper scoring rules for probabilistic forecasts of multivariate quantities (Scheuerer &
+        Hamill, 2015).
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from tsgen.metrics.mean import Mean
+
+NUMBERS_AT_ONCE = 2**22
+"""Numbers of all windows and samples together whose distances are taken at once: 32 MiB."""
+
+PAIRED = 32
+"""Others on each side that an entry is paired with, so that slices of up to 65 entries have all their pairs
+and larger ones cost no more an entry."""
+
+
+def energy_score(
+    samples: Float[Tensor, "samples batch time nodes channels"],
+    truth: Float[Tensor, "batch time nodes channels"],
+    mask: Bool[Tensor, "batch time nodes channels"],
+) -> Float[Tensor, "batch"]:
+    """The fair energy score of each window, in data units; of a single draw, the norm of its error. NaN where
+    nothing is scored.
+
+    Args:
+        samples: Draws, in data units.
+        truth: The true values; anything outside the mask.
+        mask: Which entries are scored.
+    """
+    portion = max(1, NUMBERS_AT_ONCE // samples[:, 0].numel())
+    pieces = zip(samples.split(portion, dim=1), truth.split(portion), mask.split(portion), strict=True)
+    score = torch.cat([_energy(*piece) for piece in pieces])
+    return torch.where(mask.flatten(1).any(dim=1), score, torch.nan).to(samples.dtype)
+
+
+def _energy(samples: Tensor, truth: Tensor, mask: Tensor) -> Float[Tensor, "batch"]:
+    # distances by inner products, so in float64 and about the truth: what they cancel is then no larger
+    errors = torch.where(mask, samples.double() - truth, 0).flatten(2).movedim(0, 1)
+    size, error = len(samples), errors.norm(dim=-1).mean(dim=1)
+    if size == 1:
+        return error
+    apart = torch.cdist(errors, errors, compute_mode="use_mm_for_euclid_dist")
+    # a draw's distance to itself is zero but for rounding
+    return error - apart.triu(diagonal=1).sum(dim=(1, 2)) / (size * (size - 1))
+
+
+def variogram_score(
+    samples: Float[Tensor, "samples batch time nodes channels"],
+    truth: Float[Tensor, "batch time nodes channels"],
+    mask: Bool[Tensor, "batch time nodes channels"],
+    order: float = 0.5,
+) -> Float[Tensor, "batch"]:
+    """The fair variogram score of each window, in data units to the power 2p. NaN where no pair is scored.
+
+    Pairs are of entries of the same slice, whose dependence a model of a graph is about: all pairs of up to
+    65 scored entries; of more, each entry with the 32 before it and the 32 after it, in a circle.
+
+    Args:
+        samples: Draws, in data units.
+        truth: The true values; anything outside the mask.
+        mask: Which entries are scored.
+        order: The power p of the differences.
+    """
+    x, y = samples[:, mask], truth[mask]
+    window, step = mask.nonzero()[:, :2].T
+    number = window * mask.shape[1] + step  # of an entry's slice; entries come slice by slice
+    size = torch.bincount(number, minlength=mask.shape[0] * mask.shape[1])
+    start = (size.cumsum(dim=0) - size)[number]
+    size, place = size[number], torch.arange(len(number), device=mask.device) - start
+    total, pairs = y.new_zeros(2, len(mask), dtype=torch.float64)
+    for k in range(1, min(PAIRED, int(size.max()) // 2 if len(size) else 0) + 1):
+        # the neighbour at half the circle is one and the same from both sides
+        one = ((2 * k < size) | ((2 * k == size) & (place < k))).nonzero()[:, 0]
+        other = start[one] + (place[one] + k) % size[one]
+        score = _variogram(x[:, one] - x[:, other], y[one] - y[other], order)
+        total.index_add_(0, window[one], score.double())
+        pairs.index_add_(0, window[one], torch.ones_like(score, dtype=torch.float64))
+    return (total / pairs).to(samples.dtype)
+
+
+def _variogram(
+    drawn: Float[Tensor, "samples pairs"], true: Float[Tensor, "pairs"], order: float
+) -> Float[Tensor, "pairs"]:
+    """The score of each pair, from the differences of its entries."""
+    powers = drawn.abs() ** order
+    plain = (true.abs() ** order - powers.mean(dim=0)).square()
+    return plain if len(drawn) == 1 else plain - powers.var(dim=0) / len(drawn)
+
+
+class EnergyScore(Mean):
+    """Mean fair energy score of the windows in which something is scored, in data units."""
+
+    higher_is_better = False
+
+    def update(
+        self,
+        samples: Float[Tensor, "samples batch time nodes channels"],
+        truth: Float[Tensor, "batch time nodes channels"],
+        mask: Bool[Tensor, "batch time nodes channels"],
+    ) -> None:
+        """Adds windows.
+
+        Args:
+            samples: Draws, in data units.
+            truth: The true values; anything outside the mask.
+            mask: Which entries are scored.
+        """
+        score, scored = energy_score(samples, truth, mask), mask.flatten(1).any(dim=1)
+        self._add(score[scored], scored)
+
+
+class VariogramScore(Mean):
+    """Mean fair variogram score of the windows in which a pair is scored, in data units to the power 2p.
+
+    Args:
+        order: The power p of the differences.
+
+    Raises:
+        ValueError: If the order is not positive.
+    """
+
+    higher_is_better = False
+
+    def __init__(self, order: float = 0.5) -> None:
+        super().__init__()
+        if order <= 0:
+            raise ValueError(f"order must be positive; it is {order}.")
+        self.order = order
+
+    def update(
+        self,
+        samples: Float[Tensor, "samples batch time nodes channels"],
+        truth: Float[Tensor, "batch time nodes channels"],
+        mask: Bool[Tensor, "batch time nodes channels"],
+    ) -> None:
+        """Adds windows.
+
+        Args:
+            samples: Draws, in data units.
+            truth: The true values; anything outside the mask.
+            mask: Which entries are scored.
+        """
+        score = variogram_score(samples, truth, mask, self.order)
+        paired = (mask.sum(dim=(2, 3)) > 1).any(dim=1)
+        self._add(score[paired], paired)

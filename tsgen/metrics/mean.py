@@ -1,0 +1,29 @@
+"""The mean that every score is: a ratio of two sums."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+class Mean(Metric):
+    """A sum of scores over a sum of weights. Several processes add up both before they divide."""
+
+    full_state_update = False
+    total: Tensor
+    weight: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("weight", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def _add(self, score: Tensor, weight: Tensor) -> None:
+        """Adds scores, and weights such as one for each of them."""
+        self.total += score.sum(dtype=torch.float64)
+        self.weight += weight.sum(dtype=torch.float64)
+
+    def compute(self) -> Tensor:
+        """The mean; NaN if nothing was scored."""
+        return (self.total / self.weight).float()
