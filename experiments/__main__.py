@@ -1,10 +1,14 @@
-"""The command line: ``tsgen fit|test|predict --config NAME`` and ``tsgen report|conformal RUN``."""
+"""The command line: ``tsgen fit|test|predict --config NAME``, ``tsgen report|compare|conformal RUN``."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
+
+TOOLS = ("compare", "conformal")
+"""Commands on what runs have left; each has a module of its own."""
 
 USAGE = """usage: tsgen COMMAND [options]
 
@@ -12,6 +16,7 @@ USAGE = """usage: tsgen COMMAND [options]
   tsgen test    --config NAME   score its imputations beside baselines
   tsgen predict --config NAME   impute, to runs/NAME/imputation.nc
   tsgen report  runs/NAME       write runs/NAME/report.html from what the test left
+  tsgen compare RUN RUN         how much better one is on the same entries, and whether by more than chance
   tsgen conformal runs/NAME     adjust its intervals by what a test with --data.test_on val left
 
 NAME is a YAML file or one of the shipped configurations: {configs}.
@@ -53,12 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if words[0] == "report":
             return cli.report(words[1:])
-        if words[0] == "conformal":
-            from experiments import conformal
-
-            return conformal.main(words[1:])
+        if words[0] in TOOLS:
+            return import_module(f"experiments.{words[0]}").main(words[1:])
         if words[0] not in cli.COMMANDS:
-            known = ", ".join((*cli.COMMANDS, "report", "conformal"))
+            known = ", ".join((*cli.COMMANDS, "report", *TOOLS))
             raise ValueError(f"the command must be one of {known}; it is {words[0]!r}.")
         cli.run(words)
     except cli.MISTAKES as error:

@@ -234,7 +234,8 @@ def test_bins_hold_whole_ranks_and_what_is_not_scored_is_left_out():
 
 @pytest.fixture
 def windows():
-    """Draws of six windows of 4 steps, 5 nodes, 2 channels far from zero; one without entries, one with one."""
+    """Draws of six windows of 4 steps, 5 nodes, 2 channels far from zero. The second has no scored entry, the
+    third a single one."""
     random = torch.Generator().manual_seed(0)
     samples = 1000 + 3 * torch.randn(20, 6, 4, 5, 2, generator=random, dtype=torch.float64)
     truth = 1000 + 4 * torch.randn(6, 4, 5, 2, generator=random, dtype=torch.float64)

@@ -1,0 +1,401 @@
+"""Confidence intervals over windows, and two answers held against each other."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.stats
+import xarray as xr
+from matplotlib.figure import Figure
+
+from experiments import compare as command
+from experiments.__main__ import main
+from tsgen.bootstrap import FEWEST_WINDOWS, WindowBootstrap
+from tsgen.comparison import baseline, compare, difference, intervals
+
+ENTRY = ("window", "step", "node", "channel")
+
+
+def ratio(total, weight):
+    return total.sum(axis=-1) / weight.sum(axis=-1)
+
+
+# ------------------------------------------------------------------------------------------------- bootstrap
+
+
+def test_single_windows_are_drawn_as_by_scipy():
+    random = np.random.default_rng(0)
+    weight = random.integers(1, 20, 40).astype(float)
+    total = weight * random.gamma(2, size=40)
+    drawn = WindowBootstrap(40, resamples=20_000, block=1)
+    ratios = drawn.ratios(total, weight)
+    reference = scipy.stats.bootstrap(
+        (total, weight),
+        lambda a, b, axis: a.sum(axis=axis) / b.sum(axis=axis),
+        paired=True,
+        vectorized=True,
+        method="percentile",
+        n_resamples=20_000,
+        rng=np.random.default_rng(1),
+    )
+    error = reference.standard_error
+    assert ratios.std() == pytest.approx(error, rel=0.05)
+    found = drawn.interval(ratios, weight)
+    np.testing.assert_allclose(found, reference.confidence_interval, atol=0.1 * error)
+
+
+def test_blocks_are_neighbours_and_every_window_counts_alike():
+    drawn = WindowBootstrap(10, resamples=4000, block=5)
+    assert (drawn.times.sum(axis=1) == 10).all()
+    # two blocks of five neighbours, around the end too: each window is there as often as another of its block
+    for times in drawn.times[:50]:
+        changes = np.count_nonzero(times != np.roll(times, 1))
+        assert changes <= 4
+    z = (drawn.times.mean(axis=0) - 1) / (drawn.times.std(axis=0) / 4000**0.5)
+    assert abs(z).max() < 5
+    assert WindowBootstrap(82).block == 4 and WindowBootstrap(34).block == 3 and WindowBootstrap(1).block == 1
+    ragged = WindowBootstrap(10, resamples=50, block=4)  # the last block is cut
+    assert (ragged.times.sum(axis=1) == 10).all()
+
+
+def test_a_seed_fixes_the_interval():
+    random = np.random.default_rng(0)
+    total, weight = random.random((2, 30))
+    first, again, other = (WindowBootstrap(30, 200, seed=seed).ratios(total, weight) for seed in (0, 0, 1))
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
+
+
+def covered(correlation: float, block: int | None, trials: int = 400, windows: int = 80) -> float:
+    """How often the interval holds the true mean of windows that depend on their neighbours."""
+    random = np.random.default_rng(0)
+    drawn = WindowBootstrap(windows, 500, block)
+    hits = 0
+    for _ in range(trials):
+        x = random.standard_normal(windows + 50)
+        for t in range(1, len(x)):
+            x[t] += correlation * x[t - 1]
+        weight = np.ones(windows)
+        low, high = drawn.interval(drawn.ratios(x[50:], weight), weight)
+        hits += low <= 0 <= high
+    return hits / trials
+
+
+def test_intervals_hold_the_truth_and_blocks_mend_dependence():
+    error = (0.95 * 0.05 / 400) ** 0.5
+    # a percentile interval of 80 windows is a little short by itself
+    assert 0.94 - 5 * error < covered(0.0, 1) < 0.95 + 5 * error
+    single, blocks = covered(0.5, 1), covered(0.5, None)
+    assert single < 0.85 and blocks > single + 0.05
+
+
+def test_too_few_windows_have_no_interval():
+    drawn = WindowBootstrap(30, 200)
+    weight = np.zeros(30)
+    weight[: FEWEST_WINDOWS - 1] = 1
+    assert drawn.interval(drawn.ratios(weight, weight), weight) is None
+    weight[FEWEST_WINDOWS - 1] = 1
+    assert drawn.interval(drawn.ratios(2 * weight, weight), weight) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"windows": 0}, "windows must be at least 1; it is 0"),
+        ({"windows": 5, "block": 0}, "block must be at least 1"),
+        ({"windows": 5, "level": 95}, "level must lie between 0 and 1; it is 95"),
+    ],
+)
+def test_a_bootstrap_that_makes_no_sense_is_refused(options, message, as_a_user):
+    with pytest.raises(ValueError, match=message):
+        WindowBootstrap(**options)
+
+
+# ---------------------------------------------------------------------------------------------- comparisons
+
+
+def make_evaluation(
+    offset: float = 0.0, seed: int = 0, windows: int = 40, horizon: int = 0, steps: int = 12
+) -> xr.Dataset:
+    """An answer whose errors are larger by an offset; the questions are always the same."""
+    shape = (windows, steps, 3, 1)
+    asked = np.random.default_rng(100)
+    truth = 20 + 5 * asked.standard_normal(shape).astype(np.float32)
+    target = asked.random(shape) < 0.4
+    context = ~target & (asked.random(shape) < 0.8)
+    hard = np.abs(3 * asked.standard_normal((windows, 1, 1, 1)))  # for every answer
+    random = np.random.default_rng(seed)
+    error = hard + offset + random.random(shape)
+    median = np.where(target, truth + error, truth).astype(np.float32)
+    score = np.where(target, error, np.nan).astype(np.float32)
+    return xr.Dataset(
+        {
+            "truth": (ENTRY, truth),
+            "context": (ENTRY, context),
+            "target": (ENTRY, target),
+            "quantiles": (("quantile", *ENTRY), np.stack([median - 1, median, median + 1])),
+            "crps": (ENTRY, 0.7 * score),
+            "nll": (ENTRY, score - 4),
+            "covered_90": (ENTRY, target & (error < 2)),
+            "gap_length": (ENTRY, np.where(target, asked.integers(1, 8, shape), 0).astype(np.int32)),
+            "energy_score": ("window", 2 * error.mean(axis=(1, 2, 3))),
+            "variogram_score": (
+                "window",
+                np.where(np.arange(windows) == 3, np.nan, error.mean(axis=(1, 2, 3))),
+            ),
+            "baseline_error": (("baseline", *ENTRY), np.stack([score + 1, score + 2])),
+        },
+        coords={
+            "quantile": [0.25, 0.5, 0.75],
+            "baseline": ["node mean", "linear interpolation"],
+            "node": ["a", "b", "c"],
+            "channel": ["NO2"],
+            "unit": ("channel", ["µg/m³"]),
+            "time": (("window", "step"), np.arange(windows * steps).reshape(windows, steps)),
+        },
+        attrs={"run": "x", "model": "M", "law": "posterior", "num_samples": 9, "horizon": horizon},
+    )
+
+
+def found(rows, score, group=None, label=None):
+    (row,) = (row for row in rows if (row.score, row.group, row.label) == (score, group, label))
+    return row
+
+
+def test_each_difference_is_its_definition():
+    a, b = make_evaluation(), make_evaluation(0.3, seed=1)
+    rows = compare(a, b)
+    target = a["target"].values
+    scores = []
+    for data in (a, b):
+        error = abs(data["quantiles"].sel(quantile=0.5) - data["truth"]).values.astype(float)[target]
+        scores.append(
+            {
+                "mae": error.mean(),
+                "rmse": (error**2).mean() ** 0.5,
+                "mre": error.sum() / abs(data["truth"].values[target]).sum(),
+                "crps": np.nanmean(data["crps"]),
+                "nll": np.nanmean(data["nll"]),
+                "coverage_90": data["covered_90"].values[target].mean(),
+                "energy_score": data["energy_score"].values.mean(),
+                "variogram_score": np.nanmean(data["variogram_score"]),
+            }
+        )
+    assert [row.score for row in rows if row.group is None] == list(scores[0])
+    for score, first in scores[0].items():
+        row, second = found(rows, score), scores[1][score]
+        assert (row.a, row.b) == pytest.approx((first, second), rel=1e-5), score
+        assert row.difference == pytest.approx(second - first, rel=1e-4, abs=1e-6)
+        assert row.interval[0] <= row.difference <= row.interval[1]
+        assert row.entries == target.sum() and row.windows == 40
+        if score not in ("nll", "coverage_90"):
+            assert row.relative == pytest.approx(second / first - 1, rel=1e-3)
+    assert found(rows, "crps").better == "a" and found(rows, "coverage_90").better is None
+    assert found(compare(b, a), "crps").better == "b"
+
+
+def test_groups_are_gap_lengths_and_lead_times():
+    a, b = make_evaluation(horizon=5), make_evaluation(0.3, seed=1, horizon=5)
+    for data in (a, b):
+        data["target"][:, :7] = False
+    rows = compare(a, b)
+    target, gap = a["target"].values, a["gap_length"].values
+    for label, low, high in (("1", 1, 1), ("2-5", 2, 5), ("6-24", 6, 24)):
+        mask = target & (gap >= low) & (gap <= high)
+        row = found(rows, "crps", "gap", label)
+        assert row.entries == mask.sum()
+        assert row.b == pytest.approx(b["crps"].values[mask].mean(), rel=1e-5)
+    assert not [row for row in rows if row.label == "> 24"]
+    for lead in range(1, 6):
+        row = found(rows, "mae", "lead", str(lead))
+        assert row.entries == target[:, 6 + lead].sum()
+        assert row.a == pytest.approx(a["nll"].values[:, 6 + lead][target[:, 6 + lead]].mean() + 4, rel=1e-5)
+    many = make_evaluation(horizon=24, steps=24)
+    labels = [row.label for row in compare(many, many) if row.group == "lead" and row.score == "mae"]
+    assert labels[0] == "1-2" and labels[-1] == "23-24" and len(labels) == 12
+
+
+def test_what_is_hard_for_both_cancels():
+    """The same windows in the same resamples: the interval of a difference is far narrower than a score's."""
+    a, b = make_evaluation(), make_evaluation(0.05, seed=1)
+    row, alone = found(compare(a, b), "mae"), intervals(a)["mae"]
+    assert row.better == "a"
+    assert row.interval[1] - row.interval[0] < 0.15 * (alone[1] - alone[0])
+
+
+def test_by_chance_the_interval_misses_zero_as_often_as_it_says():
+    missed, drawn = 0, WindowBootstrap(30, resamples=400)
+    for seed in range(100):
+        pair = (make_evaluation(seed=2 * seed + i, windows=30, steps=4) for i in range(2))
+        missed += found(compare(*pair, drawn), "mae").better is not None
+    # 95 % of 30 independent windows, a little short
+    assert missed / 100 < 0.07 + 5 * (0.07 * 0.93 / 100) ** 0.5
+
+
+def test_a_run_is_nothing_but_itself():
+    row = found(compare(make_evaluation(), make_evaluation()), "crps")
+    assert row.difference == 0 and row.interval == (0, 0) and row.better is None
+
+
+def test_a_baseline_is_an_answer():
+    a = make_evaluation()
+    rows = compare(baseline(a, "linear interpolation"), a)
+    assert {row.score for row in rows} == {"mae", "rmse", "mre", "crps"}
+    assert found(rows, "mae").difference == pytest.approx(-2, abs=1e-4)
+    assert found(rows, "mae").better == "b"
+    crps, mae = found(rows, "crps"), found(rows, "mae")
+    assert crps.a == mae.a  # certain of itself
+    with pytest.raises(ValueError, match="one of node mean, linear interpolation; it is 'spline'"):
+        baseline(a, "spline")
+
+
+def spoilt(name, change):
+    def spoil(data):
+        data[name] = (data[name].dims, change(data[name].values.copy()))
+        return data
+
+    return spoil
+
+
+def flip(values):
+    values[2, 3, 1, 0] ^= True
+    return values
+
+
+def shift(values):
+    values[make_evaluation()["target"].values] += 0.5
+    return values
+
+
+OTHERS = {
+    "nodes": (
+        lambda data: data.assign_coords(node=["a", "b", "d"]),
+        "the nodes of the first are 3 (a, b, c), those of the second 3 (a, b, d)",
+    ),
+    "channels": (lambda data: data.assign_coords(channel=["O3"]), "the channels of the first are 1 (NO2)"),
+    "windows": (lambda data: data.isel(window=slice(0, 30)), "the first has 40 windows, the second 30"),
+    "steps": (lambda data: data.isel(step=slice(0, 8)), "the first has 12 steps, the second 8"),
+    "times": (spoilt("time", lambda time: time + 1), "their windows lie at different times"),
+    "target": (spoilt("target", flip), "what is scored differs at 1 entries"),
+    "context": (spoilt("context", flip), "what is visible differs at 1 entries"),
+    "truth": (spoilt("truth", shift), "the truth differs at"),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_other_questions_are_not_compared(case):
+    change, message = OTHERS[case]
+    a, b = make_evaluation(), change(make_evaluation())
+    assert message in difference(a, b)
+    with pytest.raises(ValueError, match="must have scored the same entries; ") as error:
+        compare(a, b)
+    assert "\n" not in str(error.value)
+    unscored = a.copy(deep=True)
+    unscored["truth"] = unscored["truth"].where(unscored["target"])
+    assert difference(a, unscored) is None  # a truth that nothing is scored by may be absent
+
+
+def test_nothing_scored_is_said():
+    a = make_evaluation()
+    a["target"][:] = False
+    with pytest.raises(ValueError, match="something must have been hidden and scored"):
+        compare(a, a)
+
+
+# ---------------------------------------------------------------------------------------- the command itself
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, data in (
+        ("one", make_evaluation(horizon=5)),
+        ("two", make_evaluation(0.3, seed=1, horizon=5)),
+        ("three", make_evaluation(seed=2, horizon=5)),
+        ("few", make_evaluation(seed=3, windows=4)),
+    ):
+        Path("runs", name).mkdir(parents=True)
+        data.to_netcdf(Path("runs", name, "evaluation.nc"))
+    return Path("runs")
+
+
+def test_two_runs_are_compared(runs, capsys):
+    assert main(["compare", "runs/one", "runs/two"]) == 0
+    shown = capsys.readouterr().out
+    assert "two (B) beside one (A)" in shown
+    assert re.search(r"CRPS: one is better by 0\.2\d*; the interval 0\.\d+ to 0\.\d+ excludes zero\.", shown)
+    table = json.loads((runs / "one_vs_two/comparison.json").read_text("utf-8"))
+    assert table["level"] == 0.95 and table["windows"] == 40 and table["block"] == 3
+    (pair,) = table["comparisons"]
+    assert (pair["a"], pair["b"]) == ("one", "two")
+    row = next(row for row in pair["scores"] if row["score"] == "crps")
+    assert row["difference"] == pytest.approx(0.21, abs=0.02) and row["better"] == "a"
+    assert [row["gap"] for row in pair["by_gap_length"] if row["score"] == "crps"] == ["1", "2-5", "6-24"]
+    assert [row["lead"] for row in pair["by_lead_time"] if row["score"] == "mae"] == list("12345")
+    assert (runs / "one_vs_two/comparison.png").stat().st_size > 10_000
+
+
+def test_several_runs_and_one_alone(runs, capsys):
+    assert main(["compare", "runs/one", "runs/two", "runs/three", "--out", "here"]) == 0
+    table = json.loads(Path("here/comparison.json").read_text("utf-8"))
+    assert [(pair["a"], pair["b"]) for pair in table["comparisons"]] == [("one", "two"), ("one", "three")]
+    shown = capsys.readouterr().out
+    assert "neither is better by more than chance" in shown and "holds zero" in shown
+    assert main(["compare", "runs/one"]) == 0
+    table = json.loads((runs / "one_vs_baselines/comparison.json").read_text("utf-8"))
+    assert [pair["a"] for pair in table["comparisons"]] == ["node mean", "linear interpolation"]
+    assert all(pair["b"] == "one" for pair in table["comparisons"])
+
+
+def test_few_windows_say_so(runs, capsys):
+    assert main(["compare", "runs/few"]) == 0
+    assert "too few windows to tell" in capsys.readouterr().out
+    rows = json.loads((runs / "few_vs_baselines/comparison.json").read_text("utf-8"))["comparisons"][0][
+        "scores"
+    ]
+    assert all(row["interval"] is None and row["better"] is None for row in rows)
+
+
+def test_the_figure_has_a_mark_for_each_group():
+    a, b = make_evaluation(horizon=5), make_evaluation(0.3, seed=1, horizon=5)
+    drawn = command.draw([command.Pair("a", "b", compare(a, b))], "K")
+    assert isinstance(drawn, Figure)
+    overall, gap, lead = drawn.axes
+    assert [len(ax.containers) for ax in drawn.axes] == [1, 1, 1]
+    assert [len(ax.containers[0][0].get_xdata()) for ax in (gap, lead)] == [3, 5]
+    assert gap.get_ylabel() == "difference in CRPS [K]" and len(overall.get_yticks()) == 6
+
+
+MISTAKES = {
+    "no run": (["compare", "runs/nowhere"], "runs/nowhere must be the folder of a tested run"),
+    "a study": (["compare", "."], "it is a study's"),
+    "an unknown option": (["compare", "runs/one", "--what"], "there is '--what'"),
+    "no folder": (["compare", "runs/one", "--out"], "--out must be followed by a folder"),
+    "only an option": (["compare", "--out", "x"], "compare must be given the folder of a run"),
+    "other windows": (
+        ["compare", "runs/one", "runs/few"],
+        "one and few: both runs must have scored the same",
+    ),
+    "a damaged file": (["compare", "runs/damaged"], "damaged: it cannot be read as netCDF"),
+    "an earlier version": (["compare", "runs/old"], "must have a variable 'nll'"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_mistake_is_one_line(case, runs, capsys, monkeypatch):
+    for name in ("damaged", "old"):
+        (runs / name).mkdir()
+    (runs / "damaged/evaluation.nc").write_text("no netCDF")
+    make_evaluation().drop_vars("nll").to_netcdf(runs / "old/evaluation.nc")
+    words, message = MISTAKES[case]
+    if case == "a study":
+        monkeypatch.chdir(runs)
+    assert main(words) == 2
+    shown = capsys.readouterr().err
+    assert message in shown and len(shown.strip().splitlines()) == 1
+
+
+def test_without_words_the_usage_is_shown(capsys):
+    assert main(["compare"]) == 2 and main(["compare", "--help"]) == 0
+    assert "usage: tsgen compare RUN" in capsys.readouterr().out
