@@ -254,12 +254,12 @@ def _draw_all(ax: Axes, pairs: Sequence[Pair]) -> None:
         rows = {row.score: row for row in pair.found if row.group is None}
         place = np.arange(len(scores)) + _beside(i, len(pairs))
         centre, spread = _bars([rows[score] for score in scores], relative=True)
-        ax.errorbar(centre, place, xerr=spread, **_look(i), label=f"{pair.b} less {pair.a}")
+        ax.errorbar(centre, place, xerr=spread, **_look(i), label=f"{pair.b} − {pair.a}")
     ax.axvline(0, color=INK, lw=1)
     ax.set_yticks(range(len(scores)), [COLUMNS[score] for score in scores])
     ax.invert_yaxis()
     ax.grid(axis="x", color=PALE, lw=0.5)
-    ax.set(xlabel="difference [% of the second named]", title="All entries")
+    ax.set(xlabel="difference [% of what is subtracted]", title="All entries")
 
 
 def _draw_group(ax: Axes, group: str, pairs: Sequence[Pair]) -> None:

@@ -226,11 +226,11 @@ def test_what_is_hard_for_both_cancels():
 
 def test_by_chance_the_interval_misses_zero_as_often_as_it_says():
     missed, drawn = 0, WindowBootstrap(30, resamples=400)
-    for seed in range(100):
+    for seed in range(50):
         pair = (make_evaluation(seed=2 * seed + i, windows=30, steps=4) for i in range(2))
         missed += found(compare(*pair, drawn), "mae").better is not None
     # 95 % of 30 independent windows, a little short
-    assert missed / 100 < 0.07 + 5 * (0.07 * 0.93 / 100) ** 0.5
+    assert missed / 50 < 0.07 + 5 * (0.07 * 0.93 / 50) ** 0.5
 
 
 def test_a_run_is_nothing_but_itself():

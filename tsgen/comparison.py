@@ -101,7 +101,7 @@ def difference(a: xr.Dataset, b: xr.Dataset) -> str | None:
         apart = int((a[name].values != b[name].values).sum())
         if apart:
             return f"{what} differs at {apart:,} entries"
-    apart = int(((a["truth"] != b["truth"]) & a["target"]).sum())
+    apart = int(((a["truth"].values != b["truth"].values) & a["target"].values).sum())
     return f"the truth differs at {apart:,} of them" if apart else None
 
 
@@ -185,7 +185,7 @@ def _sums(data: xr.Dataset, mask: Bool[np.ndarray, "window step node channel"]) 
 def _absolute_error(data: xr.Dataset) -> np.ndarray:
     if "absolute_error" in data:
         return data["absolute_error"].values
-    return abs(data["quantiles"].sel(quantile=0.5) - data["truth"]).values
+    return abs(data["quantiles"].sel(quantile=0.5).values - data["truth"].values)
 
 
 def _groups(data: xr.Dataset) -> Iterator[tuple[str | None, str | None, np.ndarray]]:
