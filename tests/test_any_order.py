@@ -10,6 +10,7 @@ from lightning import Trainer
 from test_linear import autocovariances, given, make_batch, make_var
 
 from datamodules import SyntheticDataModule
+from datamodules.synthetic import geometric_graph, linear_process
 from experiments.benchmarks.any_order import SHARES, errors, hidden_windows, make_data, train
 from tsgen.heads import GaussianHead
 from tsgen.heads.base import SCALE_FLOOR
@@ -17,7 +18,7 @@ from tsgen.linear import VARProcess
 from tsgen.masks import PointMask
 from tsgen.models import AnyOrderModel, GraphVAR
 from tsgen.sampling import AnyOrder
-from tsgen.series import SeriesSpec
+from tsgen.series import SeriesBatch, SeriesSpec
 
 DRAWS = 5000
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False, "logger": False}
@@ -30,7 +31,7 @@ class ExactModel(AnyOrderModel):
         nodes = process.num_nodes
         edges = torch.tensor([[0, 1], [1, 2]]), torch.ones(2)
         units = torch.full((nodes, 1), -3.0), torch.full((nodes, 1), 5.0)
-        super().__init__(SeriesSpec(*units, *edges, 0, list("abc"), ["x"]), sampler=sampler)
+        super().__init__(SeriesSpec(*units, *edges, 0, list("abcdefghijkl")[:nodes], ["x"]), sampler=sampler)
         self.head = GaussianHead(2, self.spec.sizes)
         torch.nn.init.eye_(self.head.linear.weight)
         self.process, self.passes = process, 0
@@ -64,11 +65,11 @@ def moments(samples: torch.Tensor, batch) -> tuple[torch.Tensor, torch.Tensor]:
     return drawn.mean(dim=0), drawn.T.cov()
 
 
-def z_scores(found, mean, covariance) -> tuple[torch.Tensor, torch.Tensor]:
+def z_scores(found, mean, covariance, draws=DRAWS) -> tuple[torch.Tensor, torch.Tensor]:
     """How far moments of Gaussian draws are from theirs, in standard errors."""
     variance = covariance.diagonal()
-    of_mean = (found[0] - mean) / (variance / DRAWS).sqrt()
-    error = ((variance[:, None] * variance + covariance**2) / DRAWS).sqrt()
+    of_mean = (found[0] - mean) / (variance / draws).sqrt()
+    error = ((variance[:, None] * variance + covariance**2) / draws).sqrt()
     return of_mean, (found[1] - covariance) / error
 
 
@@ -126,30 +127,129 @@ def test_draws_do_not_depend_on_the_batch(groups):
 
 def test_a_pass_for_each_group_and_no_more(monkeypatch):
     model, batch = exact(windows=2, num_samples=6, groups=1)
-    unknown = int((~batch.context).flatten(1).sum(dim=1).max())
-    monkeypatch.setattr("tsgen.sampling.any_order.NODES_AT_ONCE", 2 * batch.context[..., 0].numel())
-    for groups, passes in ((1, 1), (2, 1 + 3), (100, 1 + 3 * (unknown - 1))):
-        whole = dataclasses.replace(model.sampler, groups=groups)
-        model.passes = 0
-        portions = whole(model, batch).values
-        assert model.passes == passes, groups
-        with monkeypatch.context() as patch:
-            patch.setattr("tsgen.sampling.any_order.NODES_AT_ONCE", 2**18)
-            torch.testing.assert_close(whole(model, batch).values, portions)
+    unknown = (~batch.context).flatten(1).sum(dim=1)
+    for groups in (1, 2, 100):
+        sampler = dataclasses.replace(model.sampler, groups=groups)
+        later = unknown.clamp(max=groups) - 1
+        one_draw, whole = sampler.bytes_a_draw(model, batch), sampler(model, batch).values
+        # all of both windows at once; all of one; a third of one: never a pass for each sample alone
+        for at_once, passes in (
+            (12, 1 + later.max()),
+            (6, (1 + later).sum()),
+            (2, 3 * (1 + later).sum()),
+        ):
+            monkeypatch.setattr("tsgen.sampling.base.BYTES_AT_ONCE", at_once * one_draw)
+            model.passes = 0
+            torch.testing.assert_close(sampler(model, batch).values, whole)
+            assert model.passes == passes, (groups, at_once)
 
 
-def test_groups_are_equal_shares_in_a_random_order():
-    context = torch.zeros(4000, 5, 2, 1, dtype=torch.bool)
-    context[:, 1] = True
-    group = AnyOrder(groups=3)._groups(torch.arange(4000), context)
-    assert (group[context] == 0).all()
-    unknown = group[~context].view(4000, 8)
-    sizes = torch.stack([(unknown == g).sum(dim=1) for g in range(3)])
-    assert ((sizes == 2) | (sizes == 3)).all() and (sizes.sum(dim=0) == 8).all()
-    # every entry is as often in the last group as any other
-    share = (unknown == 2).double().mean(dim=0)
-    expected = float(share.mean())
-    assert ((share - expected).abs() < 5 * (expected * (1 - expected) / 4000) ** 0.5).all()
+@pytest.mark.parametrize("n", [1, 2, 9, 64, 250])
+def test_groups_grow_and_as_many_as_entries_are_single_ones(n):
+    for groups in (1, 2, 6, n, n + 7):
+        known = AnyOrder(groups=groups)._known(torch.tensor([n, 0, n]))
+        sizes = known[0].diff(prepend=torch.tensor([0]))
+        assert torch.equal(known[0], known[2]) and (known[1] == 0).all()
+        assert len(sizes) == min(groups, n) and sizes.sum() == n and (sizes >= 1).all()
+        assert (sizes.diff()[:-1] >= -1).all() and sizes[-1] == sizes.max()  # rounded down, each
+        if groups >= n:
+            assert (sizes == 1).all()
+    assert AnyOrder(groups=6)._known(torch.tensor([250])).tolist() == [[2, 6, 15, 39, 99, 250]]
+
+
+def test_even_groups_are_equal_shares():
+    known = AnyOrder(groups=3, sizes="even")._known(torch.tensor([8, 2, 0, 9]))
+    assert known.tolist() == [[3, 6, 8], [1, 2, 2], [0, 0, 0], [3, 6, 9]]
+
+
+@pytest.mark.parametrize("order", ["random", "confidence", "time"])
+def test_entries_are_revealed_in_order(order, monkeypatch):
+    model, batch = exact()
+    model.sampler = AnyOrder(4000, groups=4, order=order, sizes="even")
+    seen = []
+    monkeypatch.setattr(
+        model, "encode", lambda b, x, s: (seen.append(b.context), type(model).encode(model, b, x, s))[1]
+    )
+    model.sampler(model, batch)
+    first, unknown = seen[1] & ~batch.context, ~batch.context[0]
+    assert (first.sum(dim=(1, 2, 3)) == 2).all()
+    share = first[:, unknown].double().mean(dim=0)
+    if order == "random":
+        # every entry is as often among the first as any other
+        assert ((share - 0.25).abs() < 5 * (0.25 * 0.75 / 4000) ** 0.5).all()
+    elif order == "confidence":
+        scale = (model(batch).stddev[0] / model.scale)[unknown]
+        assert torch.equal(share == 1, scale <= scale.sort().values[1]) and set(share.tolist()) == {0, 1}
+        # the next two are the surest given those
+        again = model(batch._changed(values=model.sampler(model, batch).values[0], context=seen[1][:1]))
+        scale = (again.stddev[0] / model.scale).masked_fill(seen[1][0], torch.inf)
+        assert set(scale.flatten().argsort()[:2].tolist()) == set(
+            (seen[2][0] & ~seen[1][0]).flatten().nonzero()[:, 0].tolist()
+        )
+    else:
+        step = unknown.nonzero()[:, 0]
+        assert (share[step > step.sort().values[1]] == 0).all() and share.sum() == pytest.approx(2)
+        assert ((share > 0) == (step <= step.sort().values[1])).all()
+
+
+class DenseModel(ExactModel):
+    """As above, by dense conditioning of the whole window: quick where every draw has its own pattern."""
+
+    def encode(self, batch, x, seen):
+        mean, covariance = map(torch.from_numpy, autocovariances(self.process, x.shape[1]))
+        unknown = ~batch.context.flatten(1)
+        precision = covariance.inverse()
+        known = torch.where(unknown, 0, batch.values.flatten(1) - mean)
+        system = torch.where(
+            unknown[:, :, None] & unknown[:, None], precision, torch.eye(len(mean)).to(precision)
+        )
+        factor = torch.linalg.cholesky(system)
+        pull = torch.where(unknown, -known @ precision, 0)[..., None]
+        mean = torch.where(unknown, mean + torch.cholesky_solve(pull, factor)[..., 0], known + mean)
+        variance = torch.cholesky_inverse(factor).diagonal(dim1=1, dim2=2)
+        units = self.units(batch)
+        mean, deviation = (a.view(x.shape) for a in (mean, variance.sqrt()))
+        scale = (deviation / units.scale - SCALE_FLOOR).clamp(min=1e-12)
+        return torch.cat([units.standardise(mean), scale.log()], dim=-1)
+
+
+@pytest.fixture(scope="module")
+def network():
+    """A VAR(2) on a directed graph of 12 nodes, 40 % of a window missing, and its exact posterior."""
+    process, draws = linear_process(geometric_graph(12, 0), 0), 2000
+    values = process.simulate(60, 1)[None, -3:, :, None]
+    context = torch.rand(values.shape, generator=torch.Generator().manual_seed(2)) > 0.4
+    model = DenseModel(process, AnyOrder(draws, groups=36, seed=3))
+    batch = SeriesBatch(
+        values.masked_fill(~context, torch.nan),
+        context,
+        torch.zeros_like(context),
+        model.spec.graph,
+        torch.arange(3)[None],
+    )
+    torch.testing.assert_close(
+        model(batch).mean[~context], process.posterior(batch).mean[~context], atol=1e-8, rtol=1e-8
+    )
+    return model, batch, posterior(model, batch)
+
+
+@pytest.mark.parametrize("order", ["random", "confidence", "time"])
+def test_any_order_of_single_entries_is_the_joint_posterior_of_a_network(network, order):
+    model, batch, law = network
+    sampler = dataclasses.replace(model.sampler, order=order)
+    for z in z_scores(moments(sampler(model, batch).values, batch), *law, draws=sampler.num_samples):
+        assert z.abs().max() < 5
+
+
+def test_one_group_of_a_network_has_its_deviations_and_none_of_its_covariances(network):
+    model, batch, (mean, covariance) = network
+    found = moments(dataclasses.replace(model.sampler, groups=1)(model, batch).values, batch)
+    of_mean, of_covariance = z_scores(found, mean, covariance, draws=model.sampler.num_samples)
+    assert of_mean.abs().max() < 5 and of_covariance.diagonal().abs().max() < 5
+    assert of_covariance.abs().max() > 10
+    few = moments(dataclasses.replace(model.sampler, groups=4)(model, batch).values, batch)
+    apart = [(x[1] - covariance).square().sum() for x in (found, few)]
+    assert apart[1] < apart[0]
 
 
 def test_the_joint_density_is_that_of_the_entries_one_after_another(monkeypatch):
@@ -158,7 +258,7 @@ def test_the_joint_density_is_that_of_the_entries_one_after_another(monkeypatch)
     expected = model.process.log_prob(batch.values[..., 0], batch.context[..., 0])
     torch.testing.assert_close(model.log_likelihood(batch), expected, atol=1e-8, rtol=1e-8)
     assert float(model.log_likelihood(batch)[2]) == 0
-    monkeypatch.setattr("tsgen.models.any_order.NODES_AT_ONCE", 2 * 15)
+    monkeypatch.setattr("tsgen.sampling.base.BYTES_AT_ONCE", 2 * 15 * 12 * 64 * 8)
     torch.testing.assert_close(model.log_likelihood(batch), expected, atol=1e-8, rtol=1e-8)
 
 
@@ -193,6 +293,13 @@ def test_the_sampler_refuses_what_it_cannot_draw_from():
         GraphVAR(spec, sampler=AnyOrder())
     with pytest.raises(ValueError, match="groups must be at least 1; it is 0"):
         AnyOrder(groups=0)
+
+
+def test_options_that_are_none_are_refused(as_a_user):
+    with pytest.raises(ValueError, match="sizes must be one of even, growing; it is 'odd'"):
+        AnyOrder(sizes="odd")
+    with pytest.raises(ValueError, match="order must be one of random, confidence, time; it is 'space'"):
+        AnyOrder(order="space")
 
 
 @pytest.mark.slow

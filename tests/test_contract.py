@@ -18,10 +18,12 @@ from torch_geometric.data import Data
 from torch_geometric.nn import GATv2Conv, GCNConv, GraphConv, SAGEConv, TransformerConv
 
 from tsgen import propagation
-from tsgen.encoders import GraphGRUEncoder
-from tsgen.models import AnyOrderModel
+from tsgen.encoders import AttentionEncoder, GraphGRUEncoder
+from tsgen.linear import VARProcess
+from tsgen.models import AnyOrderModel, GraphVAR
 from tsgen.propagation import Convolution, DiffusionConvolution, GraphConvolution, Propagation
-from tsgen.series import SeriesBatch
+from tsgen.sampling import Exact, Sampler
+from tsgen.series import SeriesBatch, SeriesSpec
 
 CONVOLUTIONS = {
     "ours": GraphConvolution,
@@ -209,17 +211,74 @@ def test_memory_is_bounded_by_what_an_encoder_carries(series, monkeypatch):
     batch, portions = make_batch(series), []
     model = make_model(series, ENCODERS["attention"], samples=6)
     whole_at_once = model.sampler(model, batch).values
-    draw = type(model.sampler)._draw
+    draw = type(model.sampler).draw
 
-    def counted(self, model, batch, few):
-        portions.append(len(few))
-        return draw(self, model, batch, few)
+    def counted(self, model, batch, stream, values=None):
+        portions.append(tuple(stream.shape))
+        return draw(self, model, batch, stream, values)
 
-    monkeypatch.setattr(type(model.sampler), "_draw", counted)
-    # 2 * 8 numbers, 2 blocks, 10 steps: 320 a node
-    monkeypatch.setattr("tsgen.sampling.ancestral.NODES_AT_ONCE", 2 * 15 * 320 // 64)
-    torch.testing.assert_close(model.sampler(model, batch).values, whole_at_once)
-    assert portions == [2, 2, 2]
+    monkeypatch.setattr(type(model.sampler), "draw", counted)
+    one_draw = model.sampler.bytes_a_draw(model, batch)
+    # old and new, 2 * 8 numbers, 2 blocks, 10 steps: 640 a node and number of 4 bytes
+    assert one_draw > 4 * 5 * 640
+    assert model.sampler.bytes_a_draw(make_model(series, partial(AttentionEncoder, hidden=16)), batch) > (
+        1.7 * one_draw
+    )
+    for at_once, expected in (
+        (18, [(6, 3)]),
+        (13, [(6, 2), (6, 1)]),
+        (4, [(4, 1), (2, 1)] * 3),
+        (0, [(1, 1)] * 18),
+    ):
+        monkeypatch.setattr("tsgen.sampling.base.BYTES_AT_ONCE", at_once * one_draw)
+        portions.clear()
+        torch.testing.assert_close(model.sampler(model, batch).values, whole_at_once)
+        assert portions == expected
+
+
+@pytest.mark.parametrize("name", ["gru", "attention", "nade", "any order", "exact"])
+def test_a_window_goes_on_from_draws_of_its_first_steps(name, series):
+    """All but the end is given, the end drawn anew: a past of the sample's own, and the data's future."""
+    if name == "exact":
+        plain = make_series(covariates=0)
+        model = GraphVAR(SeriesSpec.of(plain, plain.observed), sampler=Exact(4, 7))
+        model.process = VARProcess(0.7 * torch.eye(10)[None], torch.full((10,), 15.0), torch.eye(10))
+        batch = make_batch(plain)
+    else:
+        encoder = {"attention": ENCODERS["attention"], "any order": TWO_WAY_ENCODERS["two-way gru"]}
+        head = HEADS["nade slice any" if name == "nade" else "mixture"]
+        model = make_model(series, encoder.get(name, ENCODERS["gru"]), head, samples=4)
+        batch = make_batch(series)
+    assert model.sampler.extends
+    first = model.sampler(model, batch).values
+    known = torch.arange(10) < torch.tensor([[4], [7], [0]])
+    begun = first.masked_fill(~known[..., None, None], torch.nan)
+    later = dataclasses.replace(model.sampler, seed=8)
+    samples = later.extend(model, batch, begun, known)
+    assert samples.law == model.sampler.law and torch.isfinite(samples.values).all()
+    fixed = known[..., None, None] | batch.context
+    assert torch.equal(samples.values[:, fixed], first[:, fixed])
+    assert not torch.isclose(samples.values[:, ~fixed], first[:, ~fixed]).any()
+    assert torch.equal(samples.values[:, 2], later(model, batch).values[:, 2])
+    if name != "any order":  # its groups differ in size
+        # the past of a sample is its own: the same past, the same draw
+        same = later.extend(model, batch, begun[:1].expand_as(begun), known).values
+        torch.testing.assert_close(same[0], samples.values[0], atol=1e-4, rtol=1e-5)
+        assert not torch.isclose(same[1:, :2][:, ~fixed[:2]], samples.values[1:, :2][:, ~fixed[:2]]).all()
+
+
+def test_a_sampler_without_single_draws_says_that_it_cannot_go_on(series, batch):
+    class Whole(Sampler):
+        num_samples, seed, law = 3, 0, "posterior"
+
+        def check(self, model):
+            pass
+
+    model, sampler = make_model(series), Whole()
+    assert not sampler.extends
+    drawn = batch.values.expand(3, -1, -1, -1, -1)
+    with pytest.raises(ValueError, match="Whole draws all samples of a window together, and none can go on"):
+        sampler.extend(model, batch, drawn, torch.ones(3, 10, dtype=torch.bool))
 
 
 def test_a_window_with_nothing_visible_is_generated():

@@ -213,7 +213,7 @@ def smoothed_moments(
 
 def posterior_samples(
     model: StateSpace,
-    values: Float[Tensor, "batch time observed"],
+    values: Float[Tensor, "*samples batch time observed"],
     context: Bool[Tensor, "batch time observed"],
     stream: Int64[Tensor, "samples batch"],
 ) -> Float[Tensor, "samples batch time observed"]:
@@ -221,7 +221,8 @@ def posterior_samples(
 
     Args:
         model: The law of the series.
-        values: Measurements in the model's units; anything, NaN included, outside the context.
+        values: Measurements in the model's units, the same for all draws or each draw's own; anything, NaN
+            included, outside the context.
         context: What was measured; the draws hold these values exactly.
         stream: One random stream for each draw of each window (see :mod:`tsgen.counter_random`).
 
@@ -229,7 +230,7 @@ def posterior_samples(
         ValueError: If a shape does not fit.
     """
     values = _filled(model, values, context)
-    drawn = simulate(model, values.shape[1], stream)
+    drawn = simulate(model, context.shape[1], stream)
     centred = model._replace(
         offset=torch.zeros_like(model.offset), initial_mean=torch.zeros_like(model.initial_mean)
     )
@@ -274,7 +275,7 @@ def _factor(covariance: Float[Tensor, "state state"]) -> Float[Tensor, "state st
 
 def _filled(model: StateSpace, values: Tensor, context: Tensor) -> Tensor:
     """The values in the model's precision, zero outside the context; raises if a shape does not fit."""
-    if values.dim() != 3 or values.shape != context.shape or values.shape[-1] != model.observed_size:
+    if context.dim() != 3 or values.shape[-3:] != context.shape or values.shape[-1] != model.observed_size:
         raise ValueError(
             f"values and context must both be [batch, time, {model.observed_size}]; their shapes are "
             f"{list(values.shape)} and {list(context.shape)}."

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
 
@@ -390,11 +390,30 @@ class VARProcess:
         """
         if num_samples < 1:
             raise ValueError(f"num_samples must be at least 1; it is {num_samples}.")
-        values, context = self._slices(batch)
-        window = batch.position[:, 0].to(values.device)
-        stream = streams(seed, torch.arange(num_samples, device=values.device)[:, None], window)
-        drawn = posterior_samples(self.state_space(), values, context, stream)
-        return Samples(drawn.unflatten(-1, batch.values.shape[2:]).to(batch.values), "posterior")
+        sample = torch.arange(num_samples, device=batch.position.device)[:, None]
+        return Samples(self.draw(batch, streams(seed, sample, batch.position[:, 0])), "posterior")
+
+    def draw(
+        self,
+        batch: SeriesBatch,
+        stream: Int64[Tensor, "samples batch"],
+        values: Float[Tensor, "samples batch time nodes channels"] | None = None,
+    ) -> Float[Tensor, "samples batch time nodes channels"]:
+        """As :meth:`impute`, with given random numbers.
+
+        Args:
+            batch: Windows in data units; a node's channels are entries of the slice, side by side.
+            stream: One random stream for each draw of each window (see :mod:`tsgen.counter_random`).
+            values: What each draw holds in the context, where draws differ in that too; the batch's own
+                values if not given.
+
+        Raises:
+            ValueError: If the batch has other nodes or channels.
+        """
+        shared, context = self._slices(batch)
+        own = shared if values is None else values.flatten(3).to(shared)
+        drawn = posterior_samples(self.state_space(), own, context, stream.to(shared.device))
+        return drawn.unflatten(-1, batch.values.shape[2:]).to(batch.values)
 
     def _slices(self, batch: SeriesBatch) -> tuple[Tensor, Tensor]:
         nodes, channels = batch.values.shape[2:]

@@ -77,9 +77,9 @@ class Head(nn.Module, ABC):
         """
 
     @abstractmethod
-    def quantile(self, law: Any, uniforms: Tensor) -> Float[Tensor, "batch time nodes channels"]:
-        """Turns uniform numbers ``[batch, time, nodes, channels, uniforms_per_entry]`` into draws from the
-        law."""
+    def quantile(self, law: Any, uniforms: Float[Tensor, "*entry uniforms"]) -> Float[Tensor, "*entry"]:
+        """Turns uniform numbers, :attr:`uniforms_per_entry` an entry, into draws from the law; with one more
+        axis in front, into several draws of each entry."""
 
     def draw(
         self,

@@ -59,7 +59,7 @@ class ConditionalHead(Head):
         """
         return self.head(_beside(h, covariates), values, known, units, covariates)
 
-    def quantile(self, law: Any, uniforms: Tensor) -> Float[Tensor, "batch time nodes channels"]:
+    def quantile(self, law: Any, uniforms: Float[Tensor, "*entry uniforms"]) -> Float[Tensor, "*entry"]:
         """Draws as the other head does."""
         return self.head.quantile(law, uniforms)
 

@@ -70,6 +70,6 @@ class GaussianHead(Head):
             return positive(numbers[..., 1] if self.scale == "state" else self.log_scale)
         return self.scale
 
-    def quantile(self, law: Normal, uniforms: Tensor) -> Float[Tensor, "batch time nodes channels"]:
+    def quantile(self, law: Normal, uniforms: Float[Tensor, "*entry uniforms"]) -> Float[Tensor, "*entry"]:
         """Draws by the normal quantile function."""
         return law.mean + law.stddev * torch.special.ndtri(uniforms[..., 0])

@@ -41,6 +41,7 @@ def mixture_quantile(
 
     The gradient is that of the mixture's own quantile function, :math:`\partial x = -\partial F(x) / p(x)`
     with F its distribution function: that of the drawn component would miss how weight moves between them.
+    The numbers may have more axes than the law, in front: several draws of it.
 
     References:
         Implicit reparameterization gradients (Figurnov, Mohamed & Mnih, 2018).
@@ -48,7 +49,10 @@ def mixture_quantile(
     component: Any = law.component_distribution
     below = uniforms[..., :1] > law.mixture_distribution.probs.cumsum(dim=-1)[..., :-1]
     chosen = below.sum(dim=-1, keepdim=True)
-    mean, scale = (x.gather(-1, chosen).squeeze(-1) for x in (component.loc, component.scale))
+    mean, scale = (
+        x.expand(*chosen.shape[:-1], -1).gather(-1, chosen).squeeze(-1)
+        for x in (component.loc, component.scale)
+    )
     x = mean + scale * torch.special.ndtri(uniforms[..., 1])
     if not x.requires_grad:
         return x

@@ -30,7 +30,7 @@ from tsgen.models.neural import NeuralModel
 from tsgen.objectives import MaskedNLL, Objective
 from tsgen.propagation import Propagation
 from tsgen.sampling import AnyOrder, Sampler
-from tsgen.sampling.base import NODES_AT_ONCE
+from tsgen.sampling.base import LAYERS_AT_ONCE, draws_at_once
 from tsgen.series import SeriesBatch, SeriesSpec, Sizes, Units
 
 TOLD_OF_ENTRIES = 5
@@ -197,7 +197,8 @@ class AnyOrderModel(NeuralModel):
         """The joint log-density of one window."""
         place = uniforms(streams(ORDER, row.position[:, 0]), row.context.shape[1:], dtype=torch.float64)
         total = self.loc.new_zeros(1)
-        for few in place[row.context].split(max(1, NODES_AT_ONCE // row.context[..., 0].numel())):
+        width = LAYERS_AT_ONCE * self.encoder.hidden * self.loc.element_size()
+        for few in place[row.context].split(draws_at_once(row.context[..., 0].numel() * width)):
             many, now = row.repeat(len(few)), few.view(-1, 1, 1, 1)
             many = many._changed(context=many.context & (place < now), target=place == now)
             total = total + self.log_prob(many).sum()

@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from tsgen.counter_random import streams, uniforms
+from tsgen.counter_random import uniforms
 from tsgen.propagation import Propagation
-from tsgen.sampling.base import NODES_AT_ONCE, Sampler
-from tsgen.series import Samples, SeriesBatch
+from tsgen.sampling.base import LAYERS_AT_ONCE, Sampler, repeated
+from tsgen.series import SeriesBatch
 
 if TYPE_CHECKING:
     from tsgen.models.autoregressive import AutoregressiveModel
@@ -39,6 +39,7 @@ class Ancestral(Sampler):
         ValueError: If ``num_samples`` is below 1.
     """
 
+    law = "filtering"
     num_samples: int = 100
     seed: int = 0
 
@@ -50,34 +51,30 @@ class Ancestral(Sampler):
                 "Use tsgen.sampling.AnyOrder for an AnyOrderModel, Exact for a GraphVAR."
             )
 
+    def bytes_a_draw(self, model: AutoregressiveModel, batch: SeriesBatch) -> int:
+        """What the encoder carries, old and new, a forward pass of one slice, and the window."""
+        _, steps, nodes, channels = batch.values.shape
+        encoder, covariates = model.encoder, model.spec.num_covariates
+        of_slice = 2 * encoder.carried(steps) + LAYERS_AT_ONCE * encoder.hidden
+        return nodes * (of_slice + steps * (4 * channels + covariates)) * model.loc.element_size()
+
     @torch.no_grad()
-    def __call__(self, model: AutoregressiveModel, batch: SeriesBatch) -> Samples:  # type: ignore[override]
-        """Draws from a model that factorises over time.
-
-        Args:
-            model: The model.
-            batch: Windows in data units; entries outside ``batch.context`` are drawn.
-        """
-        windows, steps, nodes, _ = batch.values.shape
-        carried = max(64, model.encoder.carried(steps))
-        portion = max(1, NODES_AT_ONCE * 64 // (windows * nodes * carried))
-        samples = torch.arange(self.num_samples, device=batch.position.device)
-        drawn = [self._draw(model, batch, few) for few in samples.split(portion)]
-        return Samples(values=torch.cat(drawn), law="filtering")
-
-    def _draw(
-        self, model: AutoregressiveModel, batch: SeriesBatch, samples: Int64[Tensor, "samples"]
+    def draw(
+        self,
+        model: AutoregressiveModel,
+        batch: SeriesBatch,
+        stream: Int64[Tensor, "samples batch"],
+        values: Float[Tensor, "samples batch time nodes channels"] | None = None,
     ) -> Float[Tensor, "samples batch time nodes channels"]:
-        stream = streams(self.seed, batch.position[:, 0], samples[:, None]).flatten()
-        rows = batch.repeat(len(samples))
+        """Draws each window once for each of its random streams, slice by slice."""
+        rows, row_stream = repeated(batch, len(stream), values), stream.flatten()
         units, propagation = model.units(rows), Propagation(rows.graph)
         shape = (*rows.values.shape[2:], model.head.uniforms_per_entry)
         before, state, drawn = None, None, []
         for t in range(rows.values.shape[1]):
             now = rows.steps(slice(t, t + 1))
             h, state = model.advance(now, before, propagation, state)
-            noise = uniforms(stream, (1, *shape), start=t * math.prod(shape), dtype=units.loc.dtype)
-            values = model.draw(now, h, now.context, noise)
-            drawn.append(values)
-            before = units.standardise(values), torch.ones_like(values)
-        return torch.cat(drawn, dim=1).unflatten(0, (len(samples), -1))
+            noise = uniforms(row_stream, (1, *shape), start=t * math.prod(shape), dtype=units.loc.dtype)
+            drawn.append(model.draw(now, h, now.context, noise))
+            before = units.standardise(drawn[-1]), torch.ones_like(drawn[-1])
+        return torch.cat(drawn, dim=1).unflatten(0, stream.shape)

@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from tsgen.counter_random import streams
 from tsgen.sampling.base import Sampler
-from tsgen.series import Samples, SeriesBatch
+from tsgen.series import SeriesBatch
 
 if TYPE_CHECKING:
     from tsgen.models.graph_var import GraphVAR
@@ -28,6 +32,7 @@ class Exact(Sampler):
         ValueError: If ``num_samples`` is below 1.
     """
 
+    law = "posterior"
     num_samples: int = 100
     seed: int = 0
 
@@ -39,6 +44,20 @@ class Exact(Sampler):
                 f"{type(model).__name__} does not. Use tsgen.sampling.Ancestral."
             )
 
-    def __call__(self, model: GraphVAR, batch: SeriesBatch) -> Samples:  # type: ignore[override]
-        """Draws from the posterior of each window."""
-        return model.process.impute(batch, self.num_samples, self.seed)
+    def bytes_a_draw(self, model: GraphVAR, batch: SeriesBatch) -> int:
+        """Random numbers, a simulated state, and the means forwards and backwards, in float64."""
+        return 8 * 8 * batch.values[0].numel() * model.process.order
+
+    def draw(
+        self,
+        model: GraphVAR,
+        batch: SeriesBatch,
+        stream: Int64[Tensor, "samples batch"],
+        values: Float[Tensor, "samples batch time nodes channels"] | None = None,
+    ) -> Float[Tensor, "samples batch time nodes channels"]:
+        """Draws each window once for each of its random streams, from its posterior."""
+        return model.process.draw(batch, stream, values)
+
+    def _streams(self, position: Int64[Tensor, "batch"], sample: Tensor) -> Int64[Tensor, "samples batch"]:
+        """Those of :meth:`~tsgen.linear.VARProcess.impute`."""
+        return streams(self.seed, sample, position)
