@@ -44,6 +44,9 @@ class AirQualityDataModule(SeriesDataModule):
             many as the window has: generation. With 0 nothing is hidden, and validation and test score every
             entry one step ahead. None imputes what is held out or missing.
         test_on: What ``test`` scores: the test split, or the validation split, for conformal intervals.
+        overlap: Steps that a window of ``predict`` shares with the one before, whose draws it goes on from
+            (see :mod:`tsgen.stitching`). With 0, as with a horizon, each window begins anew; None for a
+            quarter of a window.
 
     Raises:
         ValueError: If a file is missing, damaged or another than the published one.
@@ -66,9 +69,10 @@ class AirQualityDataModule(SeriesDataModule):
         predict_on: Literal["train", "val", "test", "all"] = "test",
         horizon: int | None = None,
         test_on: Literal["val", "test"] = "test",
+        overlap: int | None = None,
     ) -> None:
         super().__init__(
-            window, stride, batch_size, thinning, seed, num_workers, predict_on, horizon, test_on
+            window, stride, batch_size, thinning, seed, num_workers, predict_on, horizon, test_on, overlap
         )
         self.root = Path(root)
         self.held_out = held_out or AnyOf([PointMask(0.05), BlockMask(0.01, 3, 36)])

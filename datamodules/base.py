@@ -25,6 +25,7 @@ from tsgen.counter_random import streams
 from tsgen.linear import VARProcess
 from tsgen.masks import Mask
 from tsgen.series import GraphSeries, SeriesBatch, SeriesSpec
+from tsgen.stitching import Tiles
 
 Stage = Literal["train", "val", "test", "predict"]
 
@@ -96,23 +97,9 @@ def tiling(stretches: list[slice], window: int) -> tuple[Int64[Tensor, "windows"
     Returns:
         The windows' starts, and for each the first step that no earlier window has covered.
     """
-    starts, fresh = [], []
-    for s in stretches:
-        if s.stop - s.start < window:
-            raise ValueError(
-                f"every stretch must be at least one window of {window} steps long; the one from step "
-                f"{s.start} has {s.stop - s.start}. Choose a shorter window."
-            )
-        first = torch.arange(s.start, s.stop - window + 1, window)
-        covered = int(first[-1]) + window
-        starts.append(first)
-        fresh.append(first)
-        if covered < s.stop:
-            starts.append(torch.tensor([s.stop - window]))
-            fresh.append(torch.tensor([covered]))
-    if not starts:
-        raise ValueError("a split must hold at least one stretch of time; it is empty.")
-    return torch.cat(starts), torch.cat(fresh)
+    tiles = Tiles.over(stretches, window)
+    kept = tiles.kept()
+    return torch.tensor(tiles.starts), torch.tensor([kept[start].start for start in tiles.starts])
 
 
 class WindowDataset(Dataset):
@@ -154,15 +141,15 @@ class WindowDataset(Dataset):
     def __len__(self) -> int:
         return len(self.starts)
 
-    def __getitem__(self, item: tuple[int, int]) -> SeriesBatch:
-        return self.__getitems__([item])
+    def __getitem__(self, item: tuple[int, int] | list[tuple[int, int]]) -> SeriesBatch:
+        return self.__getitems__(item if isinstance(item, list) else [item])
 
     def __getitems__(self, items: list[tuple[int, int]]) -> SeriesBatch:
         """The batch of these windows."""
         epoch, number = torch.tensor(items).unbind(dim=1)
-        position = self.starts[number][:, None] + torch.arange(self.window)
-        values, observed = self.series.values[position], self.series.observed[position]
-        context, target = observed, torch.zeros_like(observed)
+        windows = self.series.windows(self.starts[number], self.window)
+        position, observed = windows.position, windows.context
+        context, target = observed, windows.target
         if self.stage == "train":
             target = observed
             if self.thinning is not None:
@@ -174,15 +161,7 @@ class WindowDataset(Dataset):
             if self.stage != "predict":
                 scored = observed if self.horizon == 0 else held_out
                 target = scored & (position >= self.fresh[number][:, None])[..., None, None]
-        covariates = self.series.covariates
-        return SeriesBatch(
-            values=values,
-            context=context,
-            target=target,
-            graph=self.series.graph,
-            position=position,
-            covariates=None if covariates is None else covariates[position],
-        )
+        return windows._changed(context=context, target=target)
 
     def _hidden(self, position: Tensor, observed: Tensor) -> Bool[Tensor, "batch time nodes channels"]:
         """The observed entries that are hidden, in every stage but training."""
@@ -247,9 +226,12 @@ class SeriesDataModule(LightningDataModule):
             many as the window has: generation. With 0 nothing is hidden, and validation and test score every
             entry one step ahead. None imputes what is held out or missing.
         test_on: What ``test`` scores: the test split, or the validation split, for conformal intervals.
+        overlap: Steps that a window of ``predict`` shares with the one before, whose draws it goes on from
+            (see :mod:`tsgen.stitching`). With 0, as with a horizon, each window begins anew; None for a
+            quarter of a window.
 
     Raises:
-        ValueError: If a number is out of range.
+        ValueError: If a number is out of range, or there is an overlap beside a horizon.
     """
 
     def __init__(
@@ -263,6 +245,7 @@ class SeriesDataModule(LightningDataModule):
         predict_on: Literal["train", "val", "test", "all"] = "all",
         horizon: int | None = None,
         test_on: Literal["val", "test"] = "test",
+        overlap: int | None = None,
     ) -> None:
         super().__init__()
         for name, number in (("window", window), ("stride", stride), ("batch_size", batch_size)):
@@ -276,7 +259,18 @@ class SeriesDataModule(LightningDataModule):
             raise ValueError(
                 f"horizon must lie in 0..{window}, the steps of a window, or be null; it is {horizon}."
             )
+        if overlap is not None and not 0 <= overlap < window:
+            raise ValueError(
+                f"overlap must lie in 0..{window - 1}, below the steps of a window, or be null; it is "
+                f"{overlap}."
+            )
+        if overlap and horizon is not None:
+            raise ValueError(
+                "overlap must be 0 or null beside a horizon, for which each window begins anew; it is "
+                f"{overlap}."
+            )
         self.window, self.stride, self.batch_size, self.horizon = window, stride, batch_size, horizon
+        self.overlap = overlap
         self.thinning, self.seed, self.num_workers, self.predict_on = thinning, seed, num_workers, predict_on
         self.test_on: Literal["val", "test"] = test_on
         self._split: Split | None = None
@@ -318,6 +312,14 @@ class SeriesDataModule(LightningDataModule):
             return [slice(0, len(self.split.series.values))]
         return getattr(self.split, self.predict_on)
 
+    @property
+    def tiles(self) -> Tiles:
+        """The windows of ``predict``, which cover what it imputes."""
+        overlap = self.overlap
+        if overlap is None:
+            overlap = self.window // 4 if self.horizon is None else 0
+        return Tiles.over(self.predicted(), self.window, overlap)
+
     def dataset(self, stage: Stage) -> WindowDataset:
         """The windows of a stage."""
         if stage == "train":
@@ -342,6 +344,9 @@ class SeriesDataModule(LightningDataModule):
             raise ValueError(
                 f"the {split} split must have entries held out to score; there are none. Hold out more."
             )
+        if stage == "predict":
+            starts = torch.tensor(self.tiles.starts)
+            return WindowDataset(self.split, starts, self.window, stage, horizon=self.horizon)
         starts, fresh = tiling(stretches, self.window)
         return WindowDataset(self.split, starts, self.window, stage, fresh, horizon=self.horizon)
 
@@ -380,8 +385,25 @@ class SeriesDataModule(LightningDataModule):
         return self._loader("test")
 
     def predict_dataloader(self) -> DataLoader:
-        """Windows that cover what is imputed, every step at least once."""
-        return self._loader("predict")
+        """Windows that cover what is imputed, each after the one that it goes on from."""
+        dataset, tiles = self.dataset("predict"), self.tiles
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        batches = [[(0, n) for n in few] for few in tiles.batches(self.batch_size, rank, world_size)]
+        if not all(any(tiles.batches(1, r, world_size)) for r in range(world_size)):
+            raise ValueError(
+                f"{world_size} processes need at least {world_size} stretches to predict, or as many windows "
+                f"that stand alone; there are {len(tiles.chains)} of {len(tiles.starts)} windows. Set "
+                "data.overlap to 0, or use fewer."
+            )
+        # a batch is one item: which windows may be drawn together is said by the tiles
+        return DataLoader(
+            dataset,
+            batch_size=None,
+            sampler=batches,
+            collate_fn=_as_it_is,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+        )
 
 
 def _as_it_is(batch: SeriesBatch) -> SeriesBatch:

@@ -84,6 +84,9 @@ class FilesDataModule(SeriesDataModule):
             many as the window has: generation. With 0 nothing is hidden, and validation and test score every
             entry one step ahead. None imputes what is held out or missing.
         test_on: What ``test`` scores: the test split, or the validation split, for conformal intervals.
+        overlap: Steps that a window of ``predict`` shares with the one before, whose draws it goes on from
+            (see :mod:`tsgen.stitching`). With 0, as with a horizon, each window begins anew; None for a
+            quarter of a window.
 
     Raises:
         ValueError: If options contradict each other. What is wrong in a file comes once data is asked for.
@@ -116,6 +119,7 @@ class FilesDataModule(SeriesDataModule):
         predict_on: Literal["train", "val", "test", "all"] = "all",
         horizon: int | None = None,
         test_on: Literal["val", "test"] = "test",
+        overlap: int | None = None,
     ) -> None:
         super().__init__(
             window=window,
@@ -127,6 +131,7 @@ class FilesDataModule(SeriesDataModule):
             predict_on=predict_on,
             horizon=horizon,
             test_on=test_on,
+            overlap=overlap,
         )
         self.path, self.edges, self.coordinates = path, edges, coordinates
         self.columns = Columns(time_column, node_column, value_columns, covariate_columns or [])

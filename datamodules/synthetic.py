@@ -121,6 +121,9 @@ class SyntheticDataModule(SeriesDataModule):
             many as the window has: generation. With 0 nothing is hidden, and validation and test score every
             entry one step ahead. None imputes what is held out or missing.
         test_on: What ``test`` scores: the test split, or the validation split, for conformal intervals.
+        overlap: Steps that a window of ``predict`` shares with the one before, whose draws it goes on from
+            (see :mod:`tsgen.stitching`). With 0, as with a horizon, each window begins anew; None for a
+            quarter of a window.
 
     Raises:
         ValueError: If a number is out of range.
@@ -145,9 +148,10 @@ class SyntheticDataModule(SeriesDataModule):
         predict_on: Literal["train", "val", "test", "all"] = "all",
         horizon: int | None = None,
         test_on: Literal["val", "test"] = "test",
+        overlap: int | None = None,
     ) -> None:
         super().__init__(
-            window, stride, batch_size, thinning, seed, num_workers, predict_on, horizon, test_on
+            window, stride, batch_size, thinning, seed, num_workers, predict_on, horizon, test_on, overlap
         )
         if process not in ("linear", "threshold"):
             raise ValueError(f"process must be one of linear, threshold; it is {process!r}.")

@@ -301,7 +301,7 @@ class TsgenCLI(LightningCLI):
                 self.datamodule.horizon,
             ),
             "predict": lambda: ImputationWriter(
-                self.folder / "imputation.nc", series, self.datamodule.predicted()
+                self.folder / "imputation.nc", series, self.datamodule.tiles
             ),
         }
         self.trainer.callbacks.append(callbacks[self.subcommand]())

@@ -159,6 +159,13 @@ def test_units_come_from_training_alone():
 def test_bad_options_are_refused(as_a_user, options, message):
     with pytest.raises(ValueError, match=message):
         InMemory(**options)
+    for overlap, horizon, told in (
+        (10, None, r"in 0\.\.9"),
+        (-1, None, r"in 0\.\.9"),
+        (2, 4, "beside a horizon"),
+    ):
+        with pytest.raises(ValueError, match=f"overlap must .*{told}.*; it is {overlap}"):
+            InMemory(overlap=overlap, horizon=horizon)
     with pytest.raises(ValueError, match="sum to less than 1"):
         split_in_time(10, 0.5, 0.5)
 
@@ -173,3 +180,15 @@ def test_a_dataset_of_one_window_is_a_batch():
     data = InMemory()
     item = WindowDataset(data.split, torch.tensor([3]), 10, "train")[(0, 0)]
     assert item.values.shape == (1, 10, 5, 2)
+
+
+def test_windows_of_predict_share_a_quarter_unless_each_begins_anew():
+    for options, overlap in ((dict(), 2), (dict(overlap=5), 5), (dict(overlap=0), 0), (dict(horizon=3), 0)):
+        data = InMemory(**options)
+        assert data.tiles.overlap == overlap
+        batches = list(data.predict_dataloader())
+        starts = torch.cat([batch.position[:, 0] for batch in batches])
+        assert starts.tolist() == data.tiles.starts and starts[-1] == 90
+        assert (starts.diff()[:-1] == 10 - overlap).all()
+        assert {len(batch.values) for batch in batches} == ({1} if overlap else {4, 2})
+        assert (batches[0].context == data.split.series.observed[batches[0].position])[:, :7].all()

@@ -7,11 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import netCDF4
 import numpy as np
 import pandas as pd
 import torch
-import xarray as xr
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from matplotlib.figure import Figure
@@ -21,96 +19,50 @@ from tsgen.gradient_flow import gradient_flow, gradient_norms
 from tsgen.models import AutoregressiveModel
 from tsgen.parts import Parts
 from tsgen.report.figures import fan_chart
-from tsgen.series import GraphSeries, Samples, SeriesBatch
-
-CHUNK_STEPS = 16
-"""Steps in one compressed chunk of the file: windows are written, and read again, without touching others."""
+from tsgen.series import GraphSeries, SeriesBatch
+from tsgen.stitching import Stitched, Tiles, write
 
 
 class ImputationWriter(Callback):
     """Writes what ``predict`` draws to one netCDF file, every step and node of the stretches once.
 
-    The file holds ``imputation (sample, time, node, channel)``, in which observed entries are the data's own
-    in every sample, and ``observed (time, node, channel)``; names, units and what law the draws follow are
-    with them. Each process keeps its windows in parts; the first one puts them together, one part in memory
-    at a time. Where windows overlap, the earlier one counts.
+    Neighbouring windows are joined, sample by sample (see :mod:`tsgen.stitching`). Each process keeps its
+    windows in parts beside the file; a prediction that was interrupted goes on from them, and one of another
+    model, of other data or options begins anew. The first process puts them together.
 
     Args:
         path: The file.
         series: The series that the windows are cut from.
-        stretches: The stretches of steps that are imputed.
+        tiles: Where the windows lie.
     """
 
-    def __init__(self, path: Path, series: GraphSeries, stretches: list[slice]) -> None:
-        self.path, self.series = path, series
-        self.steps = np.unique(np.concatenate([np.arange(s.start, s.stop) for s in stretches]))
-        self.parts = Parts(path.with_suffix(".parts"))
+    def __init__(self, path: Path, series: GraphSeries, tiles: Tiles) -> None:
+        self.path, self.series, self.tiles = path, series, tiles
 
-    def on_predict_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Starts afresh."""
+    def on_predict_start(self, trainer: Trainer, module: Any) -> None:
+        """Takes up what an interrupted run has left, and sees to it that windows go on from each other."""
+        parts = Parts(self.path.with_suffix(".parts"))
+        self.stitched = Stitched(module.sampler, self.series, self.tiles, parts)
         if trainer.is_global_zero:
-            self.parts.clear()
+            done = self.stitched.begin(module, module.horizon, trainer.precision)
+            if done:
+                print(f"{done} of {len(self.tiles.starts)} windows were drawn before: {parts.folder}")
         trainer.strategy.barrier()
-
-    def on_predict_batch_end(
-        self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        """Keeps the windows of a batch."""
-        samples: Samples = outputs
-        arrays = {
-            "position": batch.position.cpu().numpy(),
-            "kept": batch.context.cpu().numpy(),
-            "values": samples.values.movedim(0, 1).cpu().numpy(),
-            "law": np.array(samples.law),
-        }
-        self.parts.write(trainer.global_rank, batch_idx, arrays)
+        module.sampler = self.stitched
 
     def on_predict_end(self, trainer: Trainer, module: Any) -> None:
         """Puts the parts together."""
+        module.sampler = self.stitched.sampler
         trainer.strategy.barrier()
         if trainer.is_global_zero:
-            self._merge(type(module).__name__, module.sampler.num_samples, module.sampler.seed)
-            self.parts.clear()
+            write(self.stitched, self.path, type(module).__name__)
+            self.stitched.parts.clear()
             print(f"Imputations: {self.path}")
 
-    def _merge(self, model: str, num_samples: int, seed: int) -> None:
-        written = self.path.with_suffix(".partial")
-        self._skeleton(num_samples).assign_attrs(model=model, seed=seed).to_netcdf(written)
-        owner = self._owners()
-        covered = np.zeros(len(self.series.values), dtype=bool)
-        with netCDF4.Dataset(written, "a") as file:
-            shape = ("sample", "time", "node", "channel")
-            chunks = (num_samples, min(CHUNK_STEPS, len(self.steps)), *self.series.values.shape[1:])
-            variable = file.createVariable(
-                "imputation", "f4", shape, zlib=True, complevel=1, fill_value=np.nan, chunksizes=chunks
-            )
-            variable.coordinates = "unit"
-            variable.long_name = "draws of the series; observed entries are the data's own"
-            for part in self.parts:
-                file.law = str(part["law"])
-                for position, values, kept in zip(
-                    part["position"], part["values"], part["kept"], strict=True
-                ):
-                    mine = owner[position] == position[0]
-                    at = np.searchsorted(self.steps, position[mine])
-                    variable[:, at] = values[:, mine]
-                    file["observed"][at] = kept[mine]  # what is forecast is not the data's own
-                    covered[position[mine]] = True
-        if not covered[self.steps].all():
-            raise RuntimeError(f"{int((~covered[self.steps]).sum())} steps were never imputed.")
-        written.replace(self.path)
-
-    def _owners(self) -> np.ndarray:
-        """For each step of the series the start of the first window that covers it."""
-        owner = np.full(len(self.series.values), np.iinfo(np.int64).max)
-        for part in self.parts:
-            for position in part["position"]:
-                owner[position] = np.minimum(owner[position], position[0])
-        return owner
-
-    def _skeleton(self, num_samples: int) -> xr.Dataset:
-        whole = self.series.to_xarray().isel(time=self.steps)
-        return xr.Dataset({"observed": whole["observed"]}).assign_coords(sample=np.arange(num_samples))
+    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
+        """Gives the model its own sampler back."""
+        if isinstance(pl_module.sampler, Stitched):
+            pl_module.sampler = pl_module.sampler.sampler
 
 
 FIGURE_WINDOWS = 6

@@ -355,7 +355,7 @@ class Evaluation(Callback):
             self.rows[name].update(batch, values, densities.get(name), laws.get(name))
         arrays = summarise(samples, batch, densities[MODEL], baselines) | {"law": np.array(samples.law)}
         self.ranks.update(torch.from_numpy(arrays["rank"]).to(self.ranks.device).long())
-        self.parts.write(trainer.global_rank, batch_idx, arrays)
+        self.parts.write(f"{trainer.global_rank:04d}-{batch_idx:06d}", arrays)
 
     def _add_exact(
         self, batch: SeriesBatch, laws: dict[str, Any], drawn: dict[str, Tensor], sampler: Sampler

@@ -1,4 +1,4 @@
-"""What each process has finished, one file a batch, put together by one process at the end."""
+"""What each process has finished, one file a batch or window, put together by one process at the end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import numpy as np
 
 
 class Parts:
-    """Arrays of windows, written batch by batch by any number of processes.
+    """Arrays of windows, written as they are finished, by any number of processes.
+
+    A part is there as a whole or not at all, whenever a process ends.
 
     Args:
         folder: Where the parts lie until they are put together.
@@ -23,26 +25,48 @@ class Parts:
         """Removes all parts."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def write(self, rank: int, batch: int, arrays: Mapping[str, np.ndarray]) -> None:
-        """Keeps the arrays of a batch.
+    @property
+    def mark(self) -> str | None:
+        """What the parts are of; None if nothing was said."""
+        path = self.folder / "mark"
+        return path.read_text("utf-8") if path.is_file() else None
+
+    @mark.setter
+    def mark(self, text: str) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "mark").write_text(text, "utf-8")
+
+    def write(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Keeps arrays under a name; names are put in their order.
 
         Args:
-            rank: Number of the process.
-            batch: Number of its batch.
-            arrays: By name; the first axis is the window, but for scalars. ``position`` says where the
-                windows lie.
+            name: Letters and digits.
+            arrays: By name. For :meth:`read` the first axis is the window, but for scalars, and ``position``
+                says where the windows lie.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        np.savez(self.folder / f"part-{rank:04d}-{batch:06d}.npz", **dict(arrays), allow_pickle=False)
+        unfinished = self.folder / f"{name}.unfinished"
+        with unfinished.open("wb") as file:
+            np.savez(file, **dict(arrays), allow_pickle=False)
+        unfinished.replace(self._path(name))
+
+    def __contains__(self, name: str) -> bool:
+        return self._path(name).is_file()
+
+    def __getitem__(self, name: str) -> dict[str, np.ndarray]:
+        if name not in self:
+            raise RuntimeError(f"{self._path(name)} was never written.")
+        with np.load(self._path(name)) as arrays:
+            return dict(arrays)
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-        """The arrays of one batch after another."""
+        """The arrays of one part after another."""
         for path in sorted(self.folder.glob("part-*.npz")):
             with np.load(path) as arrays:
                 yield dict(arrays)
 
     def read(self) -> dict[str, np.ndarray]:
-        """The arrays of all batches, windows in the order of their positions."""
+        """The arrays of all parts, windows in the order of their positions."""
         parts = list(self)
         if not parts:
             raise ValueError(f"{self.folder} must hold at least one part; no batch was processed.")
@@ -51,3 +75,6 @@ class Parts:
             name: first if first.ndim == 0 else np.concatenate([part[name] for part in parts])[order]
             for name, first in parts[0].items()
         }
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"part-{name}.npz"

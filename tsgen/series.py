@@ -132,6 +132,24 @@ class GraphSeries:
             data["position"] = (("node", "axis"), self.graph.pos.numpy())
         return data
 
+    def windows(self, starts: Int64[Tensor, "batch"], window: int) -> SeriesBatch:
+        """Windows of the series in which everything observed is visible and nothing is scored.
+
+        Args:
+            starts: First step of each.
+            window: Their length, in steps.
+        """
+        position = starts[:, None] + torch.arange(window)
+        observed = self.observed[position]
+        return SeriesBatch(
+            values=self.values[position],
+            context=observed,
+            target=torch.zeros_like(observed),
+            graph=self.graph,
+            position=position,
+            covariates=None if self.covariates is None else self.covariates[position],
+        )
+
     @classmethod
     def from_xarray(cls, data: xr.Dataset) -> GraphSeries:
         """The series in a dataset of the form that :meth:`to_xarray` writes.

@@ -43,6 +43,9 @@ class DensityModel(LightningModule, ABC):
             rate.
         sampler: How unknown entries are drawn, in test and prediction.
         parts: The parts of the subclass, remembered beside these.
+
+    Attributes:
+        window: Steps of the windows that it was trained on, where a trainer and a data module did; else None.
     """
 
     loc: torch.Tensor
@@ -65,6 +68,7 @@ class DensityModel(LightningModule, ABC):
         self.hparams.update({"model": describe(partial(type(self), **made_of))})
         self.register_buffer("loc", spec.loc.clone())
         self.register_buffer("scale", spec.scale.clone())
+        self.window: int | None = None
         self.val_nll, self.test_nll, self.test_scores = NLL(), NLL(), scores()
 
     @classmethod
@@ -110,6 +114,9 @@ class DensityModel(LightningModule, ABC):
         data = getattr(self.trainer, "datamodule", None)
         if data is not None:
             self.check_data(data, stage)
+        if stage == "fit":
+            self.window = getattr(data, "window", None)
+            self.hparams["window"] = self.window
 
     def check_data(self, data: Any, stage: str) -> None:
         """Raises ``ValueError`` unless the model goes with the data.
@@ -220,6 +227,7 @@ def load(
     if not (isinstance(made, type) and issubclass(made, DensityModel)):
         raise ValueError(f"{path} must hold a DensityModel; it holds something else.")
     rebuilt = model() if spec is None else model(spec=spec)
+    rebuilt.window = state["hyper_parameters"].get("window")
     weights = state["state_dict"]
     if spec is not None:
         weights = moved_weights(path, rebuilt)

@@ -1,0 +1,498 @@
+"""One call for what is unknown, and long series drawn window by window as if they had been drawn at once."""
+
+import dataclasses
+from functools import partial
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from conftest import ENCODERS, HEADS, TWO_WAY_ENCODERS, make_batch, make_model, make_series
+from hypothesis import given
+from hypothesis import strategies as st
+from lightning import Trainer
+from test_linear import autocovariances, make_var
+from test_linear import given as condition
+from torch_geometric.data import Data
+
+import tsgen
+from datamodules import SyntheticDataModule
+from experiments.__main__ import main
+from tsgen import forecast, generate, impute
+from tsgen.encoders import WindowEncoder
+from tsgen.heads import GaussianHead
+from tsgen.models import AutoregressiveModel, GraphVAR
+from tsgen.parts import Parts
+from tsgen.sampling import Ancestral, Exact, Sampler
+from tsgen.series import GraphSeries, SeriesSpec
+from tsgen.stitching import Stitched, Tiles
+
+DRAWS = 3000
+
+
+# --------------------------------------------------------------------------------------------------- windows
+
+
+@given(st.lists(st.integers(8, 60), min_size=1, max_size=4), st.integers(2, 8), st.data())
+def test_every_step_is_kept_once_and_windows_share_what_they_should(lengths, window, data):
+    overlap = data.draw(st.integers(0, window - 1))
+    lookahead = data.draw(st.integers(0, overlap // 2))
+    bounds = np.cumsum([0, *lengths]).tolist()
+    stretches = [slice(a, b) for a, b in pairwise(bounds)]
+    tiles = Tiles.over(stretches, window, overlap)
+    kept = tiles.kept(lookahead)
+    assert [t for start in tiles.starts for t in range(kept[start].start, kept[start].stop)] == [
+        *range(bounds[-1])
+    ]
+    for start, steps in kept.items():
+        assert start <= steps.start and steps.stop <= start + window
+        if start in tiles.before:
+            assert tiles.before[start] + window - start >= overlap
+            # what it is told was drawn by the one before, and is at least what is not lookahead
+            assert steps.start - start >= overlap - lookahead
+    for size, world in ((1, 1), (3, 1), (2, 2)):
+        batches = [list(tiles.batches(size, rank, world)) for rank in range(world)]
+        drawn = [number for few in batches for batch in few for number in batch]
+        assert sorted(drawn) == list(range(len(tiles.starts)))
+        for few in batches:
+            done: set[int] = set()
+            for batch in few:
+                assert 0 < len(batch) <= size
+                if overlap:
+                    starts = {tiles.starts[number] for number in batch}
+                    assert {tiles.before[s] for s in starts if s in tiles.before} <= done
+                    done |= starts
+
+
+def test_an_overlap_of_a_window_is_refused():
+    with pytest.raises(ValueError, match=r"overlap must lie in 0..5, below the steps of a window; it is 6"):
+        Tiles.over([slice(0, 20)], 6, 6)
+
+
+# ------------------------------------------------------------------------------------------------ exact laws
+
+
+def linear(steps: int = 40, share: float = 0.4, order: int = 2):
+    """A graph VAR on a directed chain and a series of it with holes, in float64."""
+    graph = Data(edge_index=torch.tensor([[0, 1], [1, 2]]), num_nodes=3)
+    process = make_var(order)
+    values = process.simulate(steps, seed=4)[..., None]
+    observed = torch.rand(values.shape, generator=torch.Generator().manual_seed(5)) < share
+    time = np.datetime64("2024-01-01T00") + np.arange(steps) * np.timedelta64(1, "h")
+    series = GraphSeries(
+        values.masked_fill(~observed, torch.nan),
+        observed,
+        graph,
+        time=time,
+        nodes=list("abc"),
+        channels=["flow"],
+        units=["m³/s"],
+    )
+    model = GraphVAR(SeriesSpec.of(series, observed), order, sampler=Exact(DRAWS, 6))
+    model.process = process
+    return model, series
+
+
+def law_of(model: GraphVAR, series: GraphSeries) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and covariance of all entries given those observed, by dense conditioning."""
+    known = series.observed.flatten().numpy()
+    law = autocovariances(model.process, len(series.values))
+    mean, covariance = condition(law, known, series.values.flatten().numpy())
+    return torch.from_numpy(mean), torch.from_numpy(covariance)
+
+
+def z_scores(drawn, mean, covariance) -> tuple[torch.Tensor, torch.Tensor]:
+    """How far moments of Gaussian draws [samples, entries] are from theirs, in standard errors."""
+    variance, count = covariance.diagonal(), len(drawn)
+    of_mean = (drawn.mean(dim=0) - mean) / (variance / count).sqrt()
+    error = ((variance[:, None] * variance + covariance**2) / count).sqrt()
+    return of_mean, (drawn.T.cov() - covariance) / error
+
+
+def unknown_draws(result: xr.Dataset, series: GraphSeries) -> torch.Tensor:
+    return torch.from_numpy(result["imputation"].values)[:, ~series.observed]
+
+
+def test_stitched_draws_are_those_of_the_whole_series():
+    model, series = linear(share=0.25)
+    mean, covariance = law_of(model, series)
+    open_ = ~series.observed.flatten()
+    exact = mean[open_], covariance[open_][:, open_]
+    result = impute(model, series, window=20, overlap=14)
+    assert result.attrs["joint"] == "over each stretch" and result.attrs["law"] == "posterior"
+    for z in z_scores(unknown_draws(result, series), *exact):
+        assert z.abs().max() < 5
+    # windows by themselves: neither the marginals near a border nor what they have in common
+    step = torch.arange(40)[:, None, None].expand(series.observed.shape)[~series.observed]
+    apart = impute(model, series, window=20, overlap=0)
+    of_mean, of_covariance = z_scores(unknown_draws(apart, series), *exact)
+    across = (step[:, None] < 20) & (step >= 20)
+    assert of_covariance[across].abs().max() > 10 and of_mean.abs().max() > 10
+    assert apart.attrs["joint"] == "within each window"
+
+
+def test_history_without_lookahead_is_not_enough_for_a_posterior(monkeypatch):
+    """What the halves of an overlap are for: with all of it history, what is visible beyond is missed."""
+    model, series = linear()
+    mean, covariance = law_of(model, series)
+    open_ = ~series.observed.flatten()
+    monkeypatch.setattr(Exact, "law", "filtering")
+    result = impute(model, series, window=20, overlap=14)
+    of_mean, _ = z_scores(unknown_draws(result, series), mean[open_], covariance[open_][:, open_])
+    assert of_mean.abs().max() > 10
+
+
+def test_stitched_forward_draws_are_those_of_one_window():
+    """A model that looks back on 2 steps needs to be told no more than these."""
+    _, series = linear(24)
+    torch.manual_seed(0)
+    model = AutoregressiveModel(
+        SeriesSpec.of(series, series.observed),
+        partial(WindowEncoder, order=2, layers=0),
+        GaussianHead,
+        sampler=Ancestral(DRAWS, 1),
+    ).double()
+    whole = unknown_draws(impute(model, series), series)
+    two = {
+        overlap: unknown_draws(impute(model, series, seed=2, window=8, overlap=overlap), series)
+        for overlap in (2, 1)
+    }
+    of_mean = {
+        k: (x.mean(dim=0) - whole.mean(dim=0)) / ((x.var(dim=0) + whole.var(dim=0)) / DRAWS).sqrt()
+        for k, x in two.items()
+    }
+    of_covariance = {
+        k: (x.T.cov() - whole.T.cov())
+        / (2 * (x.var(dim=0)[:, None] * x.var(dim=0) + x.T.cov() ** 2) / DRAWS).sqrt()
+        for k, x in two.items()
+    }
+    assert of_mean[2].abs().max() < 5 and of_covariance[2].abs().max() < 5
+    assert max(of_mean[1].abs().max(), of_covariance[1].abs().max()) > 10
+
+
+def test_a_forecast_of_a_series_is_the_law_of_its_next_steps():
+    model, series = linear(30)
+    drawn = forecast(model, series, 5)
+    longer = dataclasses.replace(
+        series,
+        values=torch.cat([series.values, torch.full((5, 3, 1), torch.nan, dtype=torch.float64)]),
+        observed=torch.cat([series.observed, torch.zeros(5, 3, 1, dtype=torch.bool)]),
+        time=(),
+    )
+    mean, covariance = law_of(model, longer)
+    draws = torch.from_numpy(drawn["imputation"].values).flatten(1)
+    for z in z_scores(draws, mean[-15:], covariance[-15:, -15:]):
+        assert z.abs().max() < 5
+    assert drawn["time"].values[0] == series.time[-1] + np.timedelta64(1, "h")
+    assert not drawn["observed"].any() and dict(drawn.sizes)["time"] == 5
+    # in windows too short for it at once
+    short = torch.from_numpy(forecast(model, series, 9, window=8)["imputation"].values).flatten(1)
+    longer = dataclasses.replace(
+        longer,
+        values=torch.cat([longer.values, longer.values[-4:]]),
+        observed=torch.cat([longer.observed, longer.observed[-4:]]),
+        time=(),
+    )
+    mean, covariance = law_of(model, longer)
+    # the first window has two steps of the past; of the stationary law little is left to know
+    assert short.shape == (DRAWS, 27) and torch.isfinite(short).all()
+    assert z_scores(short[:, -3:], mean[-3:], covariance[-3:, -3:])[1].abs().max() < 5
+
+
+def test_a_node_that_was_never_observed_is_sensed_by_its_neighbours():
+    model, series = linear(24, share=0.9)
+    observed = series.observed.clone()
+    observed[:, 1] = False
+    blind = dataclasses.replace(series, observed=observed)
+    mean, covariance = law_of(model, blind)
+    drawn = torch.from_numpy(impute(model, blind)["imputation"].sel(node="b").values)[..., 0]
+    entries = torch.arange(24) * 3 + 1
+    for z in z_scores(drawn, mean[entries], covariance[entries][:, entries]):
+        assert z.abs().max() < 5
+    assert (covariance[entries, entries] < 0.9 * law_of(model, _nothing(series))[1][entries, entries]).all()
+
+
+def _nothing(series: GraphSeries) -> GraphSeries:
+    return dataclasses.replace(series, observed=torch.zeros_like(series.observed))
+
+
+def test_generation_is_the_law_before_anything_is_seen():
+    model, series = linear(24)
+    mean, covariance = law_of(model, _nothing(series))
+    for drawn in (generate(model, 24), generate(model, series)):
+        assert not drawn["observed"].any()
+        for z in z_scores(torch.from_numpy(drawn["imputation"].values).flatten(1).double(), mean, covariance):
+            assert z.abs().max() < 5
+
+
+def test_generation_heeds_covariates():
+    series = make_series(40)
+    model = make_model(series, head=HEADS["conditional"], samples=300)
+    same = dataclasses.replace(
+        series, values=torch.full_like(series.values, torch.nan), observed=~series.observed & False
+    )
+    other = dataclasses.replace(same, covariates=series.covariates + 3)
+    a, b, c = (generate(model, s, window=20)["imputation"] for s in (series, same, other))
+    assert np.array_equal(a, b) and np.isfinite(a).all()
+    assert abs(float(a.mean() - c.mean())) > 1
+    with pytest.raises(ValueError, match=r"reads 3 covariates; a number of steps has none. Give a series"):
+        generate(model, 10)
+
+
+# --------------------------------------------------------------------------------------------- what comes out
+
+
+@pytest.mark.parametrize("kind", ["ancestral", "any_order", "exact"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_series_comes_back_whole_with_its_labels(kind, dtype, tmp_path):
+    if kind == "exact":
+        model, series = linear()
+        series = dataclasses.replace(series, values=series.values.to(dtype))
+    else:
+        series = make_series(40)
+        series = dataclasses.replace(series, values=series.values.to(dtype), units=["m", "s"])
+        encoder = TWO_WAY_ENCODERS["two-way recurrence"] if kind == "any_order" else ENCODERS["gru"]
+        model = make_model(series, encoder)
+    model.train()
+    result = impute(model, series, 3, kind, seed=9, window=12, path=tmp_path / "out.nc")
+    assert model.training and not list(tmp_path.glob("*.parts"))
+    assert result["imputation"].dims == ("sample", "time", "node", "channel")
+    assert result["imputation"].shape == (3, *series.values.shape)
+    values, observed = result["imputation"].values, series.observed.numpy()
+    assert values.dtype == series.values.numpy().dtype and np.isfinite(values).all()
+    assert np.array_equal(result["observed"].values.astype(bool), observed)
+    assert np.array_equal(values[:, observed], np.tile(series.values.numpy()[observed], (3, 1)))
+    assert (np.ptp(values[:, ~observed], axis=0) > 0).all()
+    for name, labels in (("time", series.time), ("node", series.nodes), ("channel", series.channels)):
+        assert np.array_equal(result[name].values, labels)
+    assert result["unit"].values.tolist() == list(series.units)
+    expected = {"seed": 9, "window": 12, "overlap": 3, "law": model.sampler.law}
+    assert {key: result.attrs[key] for key in expected} == expected
+    assert result.attrs["model"] == type(model).__name__
+    assert result.attrs["method"] == type(model.sampler).__name__
+    result.close()
+    in_memory = impute(model, series, 3, kind, seed=9, window=12)
+    assert np.array_equal(in_memory["imputation"], values)
+
+
+def test_windows_come_back_as_samples(series, batch):
+    model = make_model(series)
+    samples = impute(model, batch, 4)
+    assert torch.equal(samples.values, dataclasses.replace(model.sampler, num_samples=4)(model, batch).values)
+    assert not torch.equal(impute(model, batch, 4, seed=1).values, samples.values)
+    assert torch.equal(impute(model, batch, method=Ancestral(4, 7)).values, samples.values)
+    ahead = forecast(model, batch, 4, 6).values
+    past = batch.context & (torch.arange(10) < 6)[:, None, None]
+    assert torch.equal(ahead[:, past], batch.values[past].expand(6, -1)) and torch.isfinite(ahead).all()
+    assert (ahead.std(dim=0)[~past] > 0).all()
+    anew = generate(model, batch, 6).values
+    assert (anew.std(dim=0) > 0).all()
+
+
+def test_the_model_remembers_the_window_that_it_was_trained_on(tmp_path):
+    data = SyntheticDataModule(num_nodes=4, steps=100, window=10, batch_size=4)
+    model = AutoregressiveModel(data.spec, partial(WindowEncoder, order=2, hidden=4))
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+    trainer = Trainer(max_steps=1, limit_val_batches=0, default_root_dir=tmp_path, accelerator="cpu", **quiet)
+    trainer.fit(model, data)
+    trainer.save_checkpoint(tmp_path / "model.ckpt")
+    loaded = tsgen.load(tmp_path / "model.ckpt")
+    assert loaded.window == model.window == 10
+    assert impute(loaded, data.split.series, 2).attrs["window"] == 10
+    assert impute(loaded, data.split.series, 2, window=1000).attrs["window"] == 100
+    fresh = AutoregressiveModel(data.spec)
+    assert fresh.window is None and impute(fresh, data.split.series, 2).attrs["window"] == 100
+
+
+def mistakes():
+    series = make_series()
+    model, batch = make_model(series), make_batch(series)
+    plain = make_series(covariates=0)
+    other = make_series(nodes=6)
+    turned = Data(
+        edge_index=series.graph.edge_index.flip(0), edge_weight=series.graph.edge_weight, num_nodes=5
+    )
+    later = torch.zeros(4, 5, 3)
+    return {
+        "other nodes": (lambda: impute(model, other), "made for other data: its nodes are 5"),
+        "no covariates": (lambda: impute(model, plain), "reads 3 covariates, the data has 0"),
+        "other graph": (lambda: impute(model, dataclasses.replace(series, graph=turned)), "other edges"),
+        "windows of another graph": (lambda: impute(model, batch._changed(graph=turned)), "other edges"),
+        "windows of other nodes": (
+            lambda: impute(model, make_batch(other)),
+            r"\(5, 2, 3\); they have \(6, 2",
+        ),
+        "no such method": (lambda: impute(model, batch, method="gibbs"), "one of ancestral, .*it is 'gibbs'"),
+        "not this method": (lambda: impute(model, batch, method="exact"), "AutoregressiveModel does not"),
+        "no samples": (lambda: impute(model, batch, 0), "num_samples must be at least 1; it is 0"),
+        "a window of windows": (lambda: impute(model, batch, window=3), "are for a series; windows were"),
+        "no window": (lambda: impute(model, series, window=0), "window must be at least 1; it is 0"),
+        "wide overlap": (lambda: impute(model, series, window=8, overlap=8), r"overlap must lie in 0..7"),
+        "no horizon": (lambda: forecast(model, series, 0), "horizon must be at least 1; it is 0"),
+        "long horizon": (lambda: forecast(model, batch, 10), "horizon must be below the 10 steps"),
+        "no future": (lambda: forecast(model, series, 4), "covariates of the 4 new steps must be given"),
+        "another future": (lambda: forecast(model, series, 5, covariates=later), r"must be .*\[5, 5, 3\]"),
+        "no steps": (lambda: generate(model, 0), "at least 1 step to generate; there are 0"),
+    }
+
+
+@pytest.mark.parametrize("case", mistakes())
+def test_a_mistake_is_one_line(case, as_a_user):
+    call, told = mistakes()[case]
+    with pytest.raises(ValueError, match=told) as caught:
+        call()
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+def test_a_forecast_reads_the_covariates_that_it_is_given():
+    series = make_series(30)
+    model = make_model(series, samples=200)
+    later = torch.zeros(4, 5, 3)
+    here, there = (forecast(model, series, 4, covariates=x, window=12) for x in (later, later + 3))
+    assert here.sizes["time"] == 4 and abs(float((here["imputation"] - there["imputation"]).mean())) > 0.1
+
+
+# ------------------------------------------------------------------------------------------------ interrupted
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.fixture
+def killer(monkeypatch):
+    """Counts the windows that are drawn, and kills after so many batches of them."""
+    state = {"batches": 0, "after": None}
+    drawn = Stitched._drawn
+
+    def counted(self, model, batch, starts):
+        if state["batches"] == state["after"]:
+            raise Killed
+        state["batches"] += 1
+        return drawn(self, model, batch, starts)
+
+    monkeypatch.setattr(Stitched, "_drawn", counted)
+    return state
+
+
+def same(a: xr.Dataset, b: xr.Dataset) -> bool:
+    return a["imputation"].values.tobytes() == b["imputation"].values.tobytes() and a.attrs == b.attrs
+
+
+@pytest.mark.parametrize("kind", ["ancestral", "any_order"])
+def test_an_interrupted_call_goes_on_and_ends_in_the_same_bits(kind, tmp_path, killer):
+    series = make_series(80)
+    encoder = TWO_WAY_ENCODERS["two-way recurrence"] if kind == "any_order" else ENCODERS["gru"]
+    model, path = make_model(series, encoder), tmp_path / "out.nc"
+    straight = impute(model, series, 6, window=12, overlap=5)
+    windows = killer["batches"]
+    assert windows == 11
+    killer |= {"batches": 0, "after": 4}
+    with pytest.raises(Killed):
+        impute(model, series, 6, window=12, overlap=5, path=path)
+    assert not path.exists() and len(list(tmp_path.glob("out.parts/part-*"))) == 4
+    unfinished = tmp_path / "out.parts" / "part-0000000028.unfinished"
+    unfinished.write_bytes(b"half of a window")
+    killer |= {"batches": 0, "after": None}
+    assert same(impute(model, series, 6, window=12, overlap=5, path=path), straight)
+    assert killer["batches"] == windows - 4 and not (tmp_path / "out.parts").exists()
+
+
+@pytest.mark.parametrize("change", ["seed", "overlap", "weights", "data", "groups"])
+def test_what_was_drawn_with_other_options_is_not_gone_on_from(change, tmp_path, killer):
+    series = make_series(60)
+    model, path = make_model(series, TWO_WAY_ENCODERS["two-way gru"]), tmp_path / "out.nc"
+    options = {"window": 12, "overlap": 4, "seed": 1}
+    killer["after"] = 3
+    with pytest.raises(Killed):
+        impute(model, series, 2, **options, path=path)
+    killer |= {"batches": 0, "after": None}
+    if change == "weights":
+        next(model.parameters()).data[0] += 0.1
+    elif change == "data":
+        values = series.values.clone()
+        values[series.observed.nonzero()[-1].unbind()] += 1
+        series = dataclasses.replace(series, values=values)
+    elif change == "groups":
+        model.sampler = dataclasses.replace(model.sampler, groups=3)
+    else:
+        options[change] += 1
+    result = impute(model, series, 2, **options, path=path)
+    assert killer["batches"] == len(Tiles.over([slice(0, 60)], 12, options["overlap"]).starts)
+    assert same(result, impute(model, series, 2, **options))
+
+
+def test_stretches_are_drawn_side_by_side_and_by_any_processes(tmp_path):
+    """Each window once, whoever draws it; the numbers are those of one stretch at a time."""
+    model, series = linear(60)
+    sampler, stretches = dataclasses.replace(model.sampler, num_samples=5), [slice(0, 24), slice(30, 60)]
+    tiles, results = Tiles.over(stretches, 10, 4), []
+    for size, world in ((1, 1), (2, 1), (4, 2)):
+        parts = Parts(tmp_path / f"{size}.{world}")
+        stitched = Stitched(sampler, series, tiles, parts)
+        assert stitched.begin(model) == 0
+        for rank in range(world):
+            for numbers in tiles.batches(size, rank, world):
+                stitched(model, series.windows(torch.tensor(tiles.starts)[numbers], 10))
+        assert stitched.begin(model) == len(tiles.starts)
+        results.append(torch.stack([torch.from_numpy(part["values"]) for part in parts]))
+    for result in results[1:]:
+        torch.testing.assert_close(result, results[0])
+
+
+class Jointly(Sampler):
+    """Draws all samples of a window in one computation, by another sampler."""
+
+    law = "posterior"
+
+    def __init__(self, sampler):
+        self.sampler, self.num_samples, self.seed = sampler, sampler.num_samples, sampler.seed
+
+    def check(self, model):
+        self.sampler.check(model)
+
+    def __call__(self, model, batch):
+        return self.sampler(model, batch)
+
+
+def test_a_sampler_that_cannot_go_on_draws_windows_by_themselves_and_keeps_their_middles(tmp_path):
+    model, series = linear(60)
+    stitched = Stitched(
+        Jointly(dataclasses.replace(model.sampler, num_samples=4)),
+        series,
+        Tiles.over([slice(0, 60)], 12, 6),
+        Parts(tmp_path / "parts"),
+    )
+    assert not stitched.joint
+    windows = series.windows(torch.tensor(stitched.tiles.starts), 12)
+    drawn = stitched(model, windows).values
+    torch.testing.assert_close(drawn, stitched.sampler(model, windows).values)
+    assert stitched.kept[6] == slice(9, 15)
+
+
+def test_predict_goes_on_where_it_was_killed(tmp_path, killer, capsys):
+    common = ["--config", "demo", "--runs", str(tmp_path), "--data.steps", "300", "--data.num_nodes", "6"]
+    common += ["--trainer.logger", "false", "--trainer.max_epochs", "1", "--model.encoder.hidden", "4"]
+    common += ["--trainer.enable_progress_bar", "false", "--model.sampler.num_samples", "3"]
+    assert main(["fit", *common]) == 0
+    path = tmp_path / "demo/imputation.nc"
+    assert main(["predict", *common]) == 0
+    straight = xr.load_dataset(path)
+    assert straight.attrs["overlap"] == 6 and killer["batches"] == 17
+    path.unlink()
+    killer |= {"batches": 0, "after": 5}
+    with pytest.raises(Killed):
+        main(["predict", *common])
+    assert not path.exists()
+    killer |= {"batches": 0, "after": None}
+    capsys.readouterr()
+    assert main(["predict", *common, "--data.batch_size", "3"]) == 0
+    assert "5 of 17 windows were drawn before" in capsys.readouterr().out
+    assert killer["batches"] == 12 and same(xr.load_dataset(path), straight)
+    # what a user of Python gets from the same checkpoint is the same
+    loaded = tsgen.load(tmp_path / "demo/checkpoints/best.ckpt")
+    assert loaded.window == 24
+    series = SyntheticDataModule(steps=300, num_nodes=6).split.series
+    again = impute(loaded, series, 3)
+    np.testing.assert_allclose(again["imputation"], straight["imputation"], rtol=1e-5, atol=1e-5)

@@ -1,0 +1,265 @@
+r"""A long series imputed window by window, so that a sample is one path through all of it.
+
+Neighbouring windows share some steps. Window w + 1 is told, sample by sample, what window w has drawn of the
+first of them, as if it had been observed, and draws the rest anew:
+
+.. math:: p(x_{1:T} \mid \text{visible}) \approx \prod_w p(x_{\text{new of } w} \mid
+    x_{\text{last kept of } w-1}, \text{visible in } w).
+
+For a sampler of the posterior the last half of what is shared is lookahead: it is drawn, so that what is
+visible there is heeded, and not kept. For a filtering one nothing later counts, and all that is shared is
+history. This is exact where the steps before a window say no more than those that it is told (an order of no
+more lags), and what lies beyond its end says nothing of what is kept.
+
+:class:`Tiles` says where the windows lie, :class:`Stitched` draws them and keeps each in a file as soon as it
+is drawn, so that a run that was killed goes on, and :func:`write` puts them together. Memory holds the
+windows that are being drawn, however long the series.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise, zip_longest
+from pathlib import Path
+from typing import Any
+
+import netCDF4
+import numpy as np
+import torch
+import xarray as xr
+
+from tsgen.parts import Parts
+from tsgen.sampling import Sampler
+from tsgen.series import GraphSeries, Samples, SeriesBatch
+
+CHUNK_STEPS = 16
+"""Steps in one compressed chunk of the file: windows are written, and read again, without touching others."""
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Windows that cover stretches of time, every step at least once.
+
+    Args:
+        window: Steps of a window.
+        overlap: Steps that a window shares with the one before, but for the last of a stretch, which ends
+            with it and may share more.
+        chains: First steps of the windows of each stretch.
+    """
+
+    window: int
+    overlap: int
+    chains: list[list[int]]
+
+    @classmethod
+    def over(cls, stretches: list[slice], window: int, overlap: int = 0) -> Tiles:
+        """The windows of some stretches.
+
+        Raises:
+            ValueError: If the overlap is not shorter than a window, there is no stretch, or one is shorter
+                than a window.
+        """
+        if not 0 <= overlap < window:
+            raise ValueError(
+                f"overlap must lie in 0..{window - 1}, below the steps of a window; it is {overlap}."
+            )
+        chains = []
+        for s in stretches:
+            if s.stop - s.start < window:
+                raise ValueError(
+                    f"every stretch must be at least one window of {window} steps long; the one from step "
+                    f"{s.start} has {s.stop - s.start}. Choose a shorter window."
+                )
+            chains.append([*range(s.start, s.stop - window, window - overlap), s.stop - window])
+        if not chains:
+            raise ValueError("a split must hold at least one stretch of time; it is empty.")
+        return cls(window, overlap, chains)
+
+    @property
+    def starts(self) -> list[int]:
+        """First step of each window, stretch by stretch."""
+        return [start for chain in self.chains for start in chain]
+
+    @property
+    def before(self) -> dict[int, int]:
+        """The start of the window before each one, by its start; of a stretch's first there is none."""
+        return {b: a for chain in self.chains for a, b in pairwise(chain)}
+
+    def kept(self, lookahead: int = 0) -> dict[int, slice]:
+        """The steps that are taken from each window, by its start: every step of the stretches once.
+
+        Args:
+            lookahead: Steps at the end of a window that are left to the next one.
+        """
+        kept: dict[int, slice] = {}
+        for chain in self.chains:
+            ends = [start + self.window - lookahead for start in chain[:-1]]
+            bounds = [chain[0], *ends, chain[-1] + self.window]
+            kept |= {s: slice(a, b) for s, (a, b) in zip(chain, pairwise(bounds), strict=True)}
+        return kept
+
+    def batches(self, size: int, rank: int = 0, world_size: int = 1) -> Iterator[list[int]]:
+        """Numbers of the windows that one process draws at the same time, each after the one before it.
+
+        Without an overlap any windows; with one, windows of as many stretches.
+
+        Args:
+            size: The most windows in a batch.
+            rank: Number of the process.
+            world_size: Number of processes.
+        """
+        number = {start: n for n, start in enumerate(self.starts)}
+        chains = self.chains if self.overlap else [[start] for start in self.starts]
+        mine = chains[rank::world_size]
+        for first in range(0, len(mine), size):
+            for level in zip_longest(*mine[first : first + size]):
+                yield [number[start] for start in level if start is not None]
+
+
+class Stitched(Sampler):
+    """A sampler whose draws of a window go on from its draws of the window before, and are kept in files.
+
+    Windows that were drawn earlier, by the same model from the same data, are read and not drawn again. A
+    sampler that cannot go on from given draws (see :attr:`Sampler.extends`) draws each window by itself;
+    what it shares with others is then lookahead at one end and the same, backwards, at the other.
+
+    Args:
+        sampler: Draws a window.
+        series: The series.
+        tiles: Where the windows lie.
+        parts: Where they are kept.
+    """
+
+    def __init__(self, sampler: Sampler, series: GraphSeries, tiles: Tiles, parts: Parts) -> None:
+        self.sampler, self.series, self.tiles, self.parts = sampler, series, tiles, parts
+        self.num_samples, self.seed, self.law = sampler.num_samples, sampler.seed, sampler.law
+        ahead = 0 if sampler.law == "filtering" else tiles.overlap // 2
+        self.kept, self.before = tiles.kept(ahead), tiles.before
+        self.joint = sampler.extends and bool(tiles.overlap)
+
+    def check(self, model: object) -> None:
+        """Raises ``ValueError`` unless the sampler can be used with the model."""
+        self.sampler.check(model)
+
+    def begin(self, model: torch.nn.Module, *options: Any) -> int:
+        """Removes what is kept unless it is of the same model, options and data; how many windows remain.
+
+        Args:
+            model: The model.
+            options: What else decides the draws.
+        """
+        mark = fingerprint(model, self.series, self.sampler, self.tiles, *options)
+        if self.parts.mark != mark:
+            self.parts.clear()
+            self.parts.mark = mark
+        return sum(self._name(start) in self.parts for start in self.tiles.starts)
+
+    def __call__(self, model: Any, batch: SeriesBatch) -> Samples:
+        """Draws windows, no two of them of the same stretch if they overlap, or reads those that are kept."""
+        starts = batch.position[:, 0].tolist()
+        names = [self._name(start) for start in starts]
+        if all(name in self.parts for name in names):
+            values = np.stack([self.parts[name]["values"] for name in names], axis=1)
+            return Samples(torch.from_numpy(values).to(batch.values.device), self.law)
+        # all or none of a batch: in one of another size, sums would round in another way
+        samples = self._drawn(model, batch, starts)
+        number = self.series.values.numpy().dtype
+        for i, name in enumerate(names):
+            if name not in self.parts:
+                values = samples.values[:, i].cpu().numpy().astype(number)
+                self.parts.write(name, {"values": values, "observed": batch.context[i].cpu().numpy()})
+        return samples
+
+    def _drawn(self, model: Any, batch: SeriesBatch, starts: list[int]) -> Samples:
+        """New draws of the windows, each given those of the window before."""
+        if not self.joint or not any(start in self.before for start in starts):
+            return self.sampler(model, batch)
+        known = torch.zeros(batch.position.shape, dtype=torch.bool)
+        past = np.zeros((self.num_samples, *batch.values.shape), dtype=self.series.values.numpy().dtype)
+        for i, start in enumerate(starts):
+            if start in self.before:
+                shared = self.kept[start].start - start
+                ago = start - self.before[start]
+                earlier = self.parts[self._name(self.before[start])]["values"]
+                past[:, i, :shared] = earlier[:, ago : ago + shared]
+                known[i, :shared] = True
+        device = batch.values.device
+        return self.sampler.extend(model, batch, torch.from_numpy(past).to(device), known.to(device))
+
+    @staticmethod
+    def _name(start: int) -> str:
+        return f"{start:010d}"
+
+
+def fingerprint(model: torch.nn.Module, series: GraphSeries, *options: Any) -> str:
+    """A number that tells models, data and options apart: their content's hash."""
+    digest = hashlib.sha256()
+    tensors = {**model.state_dict(), "observed": series.observed, "edges": series.graph.edge_index}
+    tensors |= {"weights": series.graph.edge_weight, "values": series.values.where(series.observed, 0)}
+    if series.covariates is not None:
+        tensors["covariates"] = series.covariates
+    for name, tensor in tensors.items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    labels = (np.asarray(series.time).tobytes(), series.nodes, series.channels)
+    made_of = getattr(model, "hparams", {}).get("model")
+    digest.update(repr((type(model).__name__, made_of, labels, options)).encode())
+    return digest.hexdigest()
+
+
+def write(stitched: Stitched, path: Path, model: str) -> None:
+    """Puts all windows into one netCDF file, one in memory at a time.
+
+    The file holds ``imputation (sample, time, node, channel)``, in which observed entries are the data's own
+    in every sample, and ``observed (time, node, channel)``, with names, units and what was drawn by what.
+
+    Args:
+        stitched: The draws, all of them made.
+        path: The file.
+        model: The model's name.
+
+    Raises:
+        RuntimeError: If a window is not there, or a step would be written twice.
+    """
+    series, tiles, sampler = stitched.series, stitched.tiles, stitched.sampler
+    steps = np.concatenate([np.arange(c[0], c[-1] + tiles.window) for c in tiles.chains])
+    steps.sort()
+    written, count = path.with_suffix(".partial"), np.zeros(len(steps), dtype=int)
+    attributes = {
+        "model": model,
+        "method": type(sampler).__name__,
+        "law": sampler.law,
+        "seed": sampler.seed,
+        "window": tiles.window,
+        "overlap": tiles.overlap,
+        "joint": "over each stretch" if stitched.joint or not stitched.before else "within each window",
+    }
+    skeleton = xr.Dataset({"observed": series.to_xarray().isel(time=steps)["observed"]}, attrs=attributes)
+    skeleton.assign_coords(sample=np.arange(sampler.num_samples)).to_netcdf(written)
+    with netCDF4.Dataset(written, "a") as file:
+        chunks = (sampler.num_samples, min(CHUNK_STEPS, len(steps)), *series.values.shape[1:])
+        variable = file.createVariable(
+            "imputation",
+            series.values.numpy().dtype,
+            ("sample", "time", "node", "channel"),
+            zlib=True,
+            complevel=1,
+            fill_value=np.nan,
+            chunksizes=chunks,
+        )
+        variable.coordinates = "unit"
+        variable.long_name = "draws of the series; observed entries are the data's own"
+        for start, kept in sorted(stitched.kept.items()):
+            part = stitched.parts[stitched._name(start)]
+            mine = slice(kept.start - start, kept.stop - start)
+            first = int(np.searchsorted(steps, kept.start))
+            at = slice(first, first + kept.stop - kept.start)
+            own, observed = series.values[kept].numpy(), part["observed"][mine]
+            variable[:, at] = np.where(observed, own, part["values"][:, mine])
+            file["observed"][at] = observed  # what is forecast is not the data's own
+            count[at] += 1
+    if (count != 1).any():
+        raise RuntimeError(f"every step must be written once; {int((count != 1).sum())} were not.")
+    written.replace(path)
