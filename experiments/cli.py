@@ -300,9 +300,7 @@ class TsgenCLI(LightningCLI):
                 self.datamodule.exact,
                 self.datamodule.horizon,
             ),
-            "predict": lambda: ImputationWriter(
-                self.folder / "imputation.nc", series, self.datamodule.tiles
-            ),
+            "predict": lambda: ImputationWriter(self.folder / "imputation.nc", series, self.datamodule.tiles),
         }
         self.trainer.callbacks.append(callbacks[self.subcommand]())
         if self.subcommand == "fit":
