@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import numpy as np
+
 from experiments.configs import shipped
 
 README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
@@ -10,10 +12,18 @@ README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
 
 def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (code,) = [block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "Trainer" in block]
+    blocks = [b for b in re.findall(r"```python\n(.*?)```", README, re.S) if "open_dataset" not in b]
     names: dict = {}
-    exec(compile(code, "README.md", "exec"), names)
+    for code in blocks:
+        exec(compile(code, "README.md", "exec"), names)
     assert names["samples"].values.shape[1:] == names["batch"].values.shape == names["law"].batch_shape
+    series, (holes, ahead, anew) = (
+        names["series"],
+        (names[n]["imputation"] for n in ("holes", "ahead", "anew")),
+    )
+    assert holes.shape == (20, *series.values.shape) and ahead.shape == (20, 6, *series.values.shape[1:])
+    assert anew.sizes["time"] == 48 and names["filled"].values.shape[1:] == names["batch"].values.shape
+    assert names["median"].dims == ("time", "channel") and np.isfinite(names["median"]).all()
 
 
 def test_the_readme_names_what_is_shipped():

@@ -7,10 +7,10 @@ of ``aqi36_any_order``, with random weights: the windows of the AQI-36 test if F
 a synthetic series of the same size with as much hidden.
 
 Then ancestral sampling over time by an ``AutoregressiveModel`` as it comes (a graph recurrence, hidden 64, 3
-Gaussians an entry), at 36 and 207 nodes, beside the matrix products in it alone. Those are all dense and sparse products of encoder and head, for
-all rows and steps: they are recorded while a window is drawn (shapes, strides, layout) and then done again by
-themselves, on tensors of the same form. The two are timed in turn in one process; the table has the medians
-and the median of their ratios.
+Gaussians an entry), at 36 and 207 nodes, beside the matrix products in it alone. Those are all dense and
+sparse products of encoder and head, for all rows and steps: they are recorded while windows are drawn
+(shapes, strides, layout) and then done again by themselves, on tensors of the same form. The two are timed in
+turn in one process; the table has the medians and the median of their ratios.
 """
 
 from __future__ import annotations
