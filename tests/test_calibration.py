@@ -183,7 +183,7 @@ def test_windows_are_worked_on_in_portions(monkeypatch):
     model, some = linear(), windows("gaps", 10)
     whole = simulation_based_calibration(model, some)
     monkeypatch.setattr("tsgen.calibration.NUMBERS_AT_ONCE", 3 * DRAWS * TIME * NODES)
-    monkeypatch.setattr("tsgen.calibration.NODES_AT_ONCE", 700)
+    monkeypatch.setattr("tsgen.sampling.base.BYTES_AT_ONCE", 200_000)
     assert torch.equal(whole.ranks, simulation_based_calibration(model, some).ranks)
 
 

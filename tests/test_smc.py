@@ -356,7 +356,7 @@ def test_a_window_is_drawn_alike_in_every_batch_and_in_portions(way, monkeypatch
     alone = sampler(model, batch.rows(slice(2, 3)))
     torch.testing.assert_close(alone.values, whole.values[:, 2:3], atol=1e-9, rtol=1e-9)
     torch.testing.assert_close(alone.log_evidence, whole.log_evidence[2:3], atol=1e-9, rtol=1e-9)
-    monkeypatch.setattr("tsgen.sampling.smc.NODES_AT_ONCE", 1000)
+    monkeypatch.setattr("tsgen.sampling.base.BYTES_AT_ONCE", 200_000)
     torch.testing.assert_close(sampler(model, batch).values, whole.values, atol=1e-9, rtol=1e-9)
     other = dataclasses.replace(sampler, seed=1)(model, batch).values
     assert not torch.equal(other, whole.values)

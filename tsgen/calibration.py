@@ -48,11 +48,14 @@ from tsgen.counter_random import streams, uniforms
 from tsgen.linear import VARProcess
 from tsgen.models import DensityModel
 from tsgen.sampling import Ancestral, Sampler
-from tsgen.sampling.base import NODES_AT_ONCE
+from tsgen.sampling.base import draws_at_once
 from tsgen.series import SeriesBatch
 
 TRUTH, CHOICE, TIES = 11, 12, 13
 """Sets the random streams of the truth, of the chosen entries and of ties apart from those of samplers."""
+
+STATES = 256
+"""Numbers that a forward pass holds of each entry, about."""
 
 POINTS = 100
 """The most places at which ranks are counted."""
@@ -104,7 +107,7 @@ def log_density(model: DensityModel, batch: SeriesBatch, values: Tensor) -> Floa
     """The log-density of the whole window under the model that draws, in nats: what joins all entries."""
     everything = torch.ones_like(batch.context)
     whole = dataclasses.replace(batch, values=values[0], context=everything, target=everything)
-    portion = max(1, NODES_AT_ONCE // batch.values[..., 0].numel())
+    portion = draws_at_once(STATES * batch.values.numel() * batch.values.element_size())
     parts = [
         model.log_likelihood(whole.repeat(len(few))._changed(values=few.flatten(0, 1)))
         for few in values.split(portion)
@@ -237,7 +240,7 @@ def simulated(law: DensityModel | VARProcess, windows: SeriesBatch, seed: int = 
     if isinstance(law, VARProcess):
         drawn = law.impute(empty, 1, own)
     elif hasattr(type(law), "advance"):
-        drawn = Ancestral(1, own)(law, empty)  # type: ignore[arg-type]
+        drawn = Ancestral(1, own)(law, empty)
     else:
         drawn = dataclasses.replace(law.sampler, num_samples=1, seed=own)(law, empty)  # type: ignore[type-var]
     values = drawn.values[0].to(windows.values)

@@ -40,7 +40,7 @@ from tsgen.encoders.base import map_state
 from tsgen.graphs import partition
 from tsgen.particles import ParticleFilter, choose, effective_size, systematic
 from tsgen.propagation import Propagation
-from tsgen.sampling.base import NODES_AT_ONCE, Sampler
+from tsgen.sampling.base import Sampler, draws_at_once
 from tsgen.series import Samples, SeriesBatch
 
 if TYPE_CHECKING:
@@ -127,6 +127,7 @@ class SMC(Sampler):
         blocks.
     """
 
+    law = "posterior"
     num_samples: int = 100
     particles: int = 1000
     ess_threshold: float = 0.5
@@ -208,7 +209,7 @@ class SMC(Sampler):
         """
         stream = streams(self.seed, batch.position[:, 0])
         block = partition(batch.graph, self.blocks).to(stream.device)
-        windows = torch.arange(len(stream)).split(max(1, NODES_AT_ONCE // self._nodes(model, batch)))
+        windows = torch.arange(len(stream)).split(draws_at_once(self.bytes_a_draw(model, batch)))
         found = [
             self._draw(model, batch.rows(slice(int(few[0]), int(few[-1]) + 1)), stream[few], block)
             for few in windows
@@ -218,17 +219,17 @@ class SMC(Sampler):
             warnings.warn(self._advice(), DegeneracyWarning, stacklevel=3)
         return Samples(
             values=torch.cat(values, dim=1),
-            law="posterior",
+            law=self.law,
             ess=torch.cat(ess) / self.particles,
             log_evidence=torch.cat(evidence) if self.blocks == 1 else None,
         )
 
-    def _nodes(self, model: AutoregressiveModel, batch: SeriesBatch) -> int:
-        """Node states, of 64 numbers each, that the particles of one window take with their history."""
+    def bytes_a_draw(self, model: AutoregressiveModel, batch: SeriesBatch) -> int:
+        """What the particles of one window take with their history; its draws are made of them together."""
         _, steps, nodes, channels = batch.values.shape
         carried = max(64, model.encoder.carried(steps))
         kept = steps * (channels + (carried if self.paths == "backward" else 0))
-        return max(1, self.particles * nodes * (carried + kept) // 64)
+        return self.particles * nodes * (carried + kept) * model.loc.element_size()
 
     def _draw(
         self,
@@ -284,7 +285,7 @@ class SMC(Sampler):
         """Paths by backward simulation, few at a time: each weighs all particles anew at every step."""
         nodes = len(stream) * self.particles * batch.values.shape[2]
         ahead = max(64, model.encoder.carried(batch.values.shape[1]))
-        portion = max(1, NODES_AT_ONCE * 64 // (nodes * ahead))
+        portion = draws_at_once(nodes * ahead * model.loc.element_size())
         samples = torch.arange(len(ends), device=stream.device)
         return torch.cat(
             [
@@ -303,7 +304,7 @@ class SMC(Sampler):
         stream: Int64[Tensor, "batch"],
     ) -> tuple[Tensor, Float[Tensor, "batch time"]]:
         """Paths after all sweeps, and how often each step was changed, on average over paths."""
-        portion = max(1, NODES_AT_ONCE // (len(stream) * self._nodes(model, batch)))
+        portion = draws_at_once(len(stream) * self.bytes_a_draw(model, batch))
         samples, done, counts = torch.arange(len(paths), device=stream.device), [], 0.0
         for few in samples.split(portion):
             rows, path = batch.repeat(len(few)), paths[few].flatten(0, 1)
