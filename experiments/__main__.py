@@ -15,7 +15,8 @@ USAGE = """usage: tsgen COMMAND [options]
   tsgen fit     --config NAME   train a model; checkpoints and logs go to runs/NAME
   tsgen test    --config NAME   score its imputations beside baselines
   tsgen predict --config NAME   impute, to runs/NAME/imputation.nc
-  tsgen report  runs/NAME       write runs/NAME/report.html from what the test left
+  tsgen report  runs/NAME       write runs/NAME/report.html from what test and predict left
+  tsgen report  RUN RUN         write one page on two runs side by side, to --out FILE.html
   tsgen compare RUN RUN         how much better one is on the same entries, and whether by more than chance
   tsgen conformal runs/NAME     adjust its intervals by what a test with --data.test_on val left
 

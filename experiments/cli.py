@@ -35,7 +35,7 @@ from tsgen.components import difference
 from tsgen.evaluation import Evaluation
 from tsgen.models import DensityModel
 from tsgen.models.density import moved_weights, read_checkpoint, spec_of
-from tsgen.report import write_report
+from tsgen.report import write_comparison, write_report
 from tsgen.series import SeriesSpec
 
 # what a model must know of its data is linked to it, not an option to spell out
@@ -138,19 +138,40 @@ def _naming(variant: str) -> Iterator[None]:
         raise ValueError(f"variant {variant}: {one_line(error)}") from error
 
 
+REPORT_USAGE = """usage: tsgen report RUN [RUN] [--out FILE.html]
+
+RUN is the folder of a run that was tested or that imputed, such as runs/demo. Of one the page is
+RUN/report.html; of two that scored the same entries, FIRST_vs_SECOND.html beside the first."""
+
+
 def report(words: Sequence[str]) -> int:
-    """Writes the report of a run."""
-    if len(words) != 1 or words[0] in ("-h", "--help"):
-        print("usage: tsgen report RUN\n\nRUN is the folder of a run that was tested, such as runs/demo.")
-        return 0 if words and words[0] in ("-h", "--help") else 2
-    folder = Path(words[0])
-    variants = [str(path.parent) for path in sorted(folder.glob("*/evaluation.nc"))]
-    if variants and not (folder / "evaluation.nc").exists():
+    """Writes the report of a run, or of two side by side."""
+    words, out = list(words), None
+    asked = bool({"-h", "--help"} & set(words))
+    if "--out" in words[:-1] and not asked:
+        at = words.index("--out")
+        out = Path(words[at + 1])
+        del words[at : at + 2]
+    if asked or len(words) not in (1, 2) or any(word.startswith("-") for word in words):
+        print(REPORT_USAGE)
+        return 0 if asked else 2
+    folders = [_one_run(Path(word)) for word in words]
+    if out is not None and not out.parent.is_dir():
+        raise ValueError(f"--out must lie in a folder that is there; {out.parent} is none.")
+    written = write_report(folders[0], out) if len(folders) == 1 else write_comparison(*folders, out)
+    print(f"Report: {written}")
+    return 0
+
+
+def _one_run(folder: Path) -> Path:
+    """The folder, unless it is that of a study."""
+    left = ("evaluation.nc", "imputation.nc")
+    variants = sorted({str(path.parent) for name in left for path in folder.glob(f"*/{name}")})
+    if variants and not any((folder / name).exists() for name in left):
         raise ValueError(
             f"{folder} must be the folder of one run; it is a study's. Name one of {', '.join(variants)}."
         )
-    print(f"Report: {write_report(folder)}")
-    return 0
+    return folder
 
 
 class SaveRun(SaveConfigCallback):

@@ -9,13 +9,22 @@ from html.parser import HTMLParser
 import matplotlib
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from tsgen.report import figures, write_report
-from tsgen.report.html import _best, _column, _introduction, _score_section, _training_section
+from tsgen.metrics.ensemble import central_interval
+from tsgen.report import breakdown, figures, write_comparison, write_report
+from tsgen.report.breakdown import GAPS, by_group, deviation, doubts, gap_class, share_inside
+from tsgen.report.figures.compared import differing_panels
+from tsgen.report.figures.missing import states
+from tsgen.report.gaps import find_gaps, gap_fans, read_imputation
+from tsgen.report.html import _introduction, _score_section, _training_section
+from tsgen.report.page import column
+from tsgen.report.scores import best as best_of
 
+EMPTY = "data:image/svg+xml;base64,"
 ENTRY = ("window", "step", "node", "channel")
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -77,6 +86,31 @@ def make_evaluation(
     return evaluation
 
 
+def newer(evaluation: xr.Dataset, seed: int = 1) -> xr.Dataset:
+    """What later tests write too: gap lengths, effective sample sizes."""
+    random = np.random.default_rng(seed)
+    target = evaluation["target"].values
+    length = np.where(target, random.choice([1, 3, 10, 40], target.shape), 0)
+    ess = random.uniform(0.05, 1, target.shape[:2])
+    return evaluation.assign(gap_length=(ENTRY, length), ess=(("window", "step"), ess))
+
+
+def newer_scores(leads: int = 0) -> dict:
+    rows = [
+        {
+            "gap": gap,
+            "entries": 100 * (4 - i),
+            "mae": 1.0,
+            "crps": 1.0 + i,
+            "nll": 2.0,
+            "coverage_90": 0.9 - i / 10,
+        }
+        for i, gap in enumerate(GAPS)
+    ]
+    steps = [{"lead": i + 1, "entries": 9, "mae": 1.0, "crps": 1.0 + i, "nll": None} for i in range(leads)]
+    return {"by_gap_length": rows} | ({"by_lead_time": steps} if leads else {})
+
+
 def make_scores(evaluation: xr.Dataset) -> dict:
     crps = evaluation["crps"].values
     entries = np.isfinite(crps).sum(axis=(0, 1, 3))
@@ -112,6 +146,12 @@ def make_run(tmp_path):
         return tmp_path
 
     return make
+
+
+@pytest.fixture
+def unpainted(monkeypatch):
+    """Figures are drawn but not written as files: most of a page's time goes there."""
+    monkeypatch.setattr("tsgen.report.page._encode", lambda figure: EMPTY)
 
 
 class Page(HTMLParser):
@@ -196,24 +236,38 @@ def test_the_bars_are_a_density():
 # ------------------------------------------------------------------------------------------------- fan charts
 
 
-def test_panels_run_from_best_to_worst():
+def test_panels_stand_at_the_quantiles_of_the_score():
     evaluation = make_evaluation(windows=8)
     evaluation["target"][1, :, 0] = False
     evaluation["target"][1, 0, 0] = True  # a single entry, and perfect: no best window
     evaluation["crps"][1, 0, 0] = 0
     panels = figures.choose_panels(evaluation)
-    scored = evaluation["crps"].where(evaluation["target"]).mean("step")
-    mean = [float(scored[p.window, p.node, 0]) for p in panels]
-    assert mean == sorted(mean)
-    assert mean[0] > 0
-    assert [p.place for p in panels] == ["best", *(f"{n} % are better" for n in (20, 40, 60, 80)), "worst"]
-    assert len({(p.window, p.node) for p in panels}) == 6
+    relative = evaluation["crps"].where(evaluation["target"]).mean("step") / deviation(evaluation)
+    score = [float(relative[p.window, p.node, 0]) for p in panels]
+    assert score == sorted(score)
+    usual = relative.values[1:].ravel()
+    usual = usual[usual > 0]
+    assert score[0] == pytest.approx(usual.min()) and score[-1] == pytest.approx(usual.max())
+    assert np.mean(usual < score[2]) == pytest.approx(0.5, abs=1 / len(usual))
+    words = ["best", "25 % are better", "median", "75 % are better", "95 % are better", "worst"]
+    assert [p.place for p in panels] == words
     assert all(p.window > 0 for p in panels)  # nothing of window 0 is scored
+    ax = figures.fan_chart(evaluation, panels).axes[-1]
+    assert f"= {score[-1]:.2g} sd" in ax.texts[0].get_text()
+    assert ax.get_title(loc="right") == "worst"
+
+
+def test_a_noisy_node_does_not_take_all_panels():
+    evaluation = make_evaluation(windows=8)
+    loud = evaluation.copy(deep=True)
+    for name in ("truth", "crps"):
+        loud[name][:, :, 1] *= 1000
+    assert figures.choose_panels(loud) == figures.choose_panels(evaluation)
 
 
 def test_a_long_window_is_cut_into_stretches():
     panels = figures.choose_panels(make_evaluation(windows=1, steps=100, nodes=1), longest=30)
-    assert sorted(p.start for p in panels) == [0, 25, 50, 75]
+    assert {p.start for p in panels} == {0, 25, 50, 75}
     assert all(p.stop == p.start + 25 for p in panels)
 
 
@@ -221,7 +275,7 @@ def test_panels_without_a_score():
     evaluation = make_evaluation(windows=1, nodes=2)
     evaluation["target"][:] = False
     panels = figures.choose_panels(evaluation)
-    assert [(p.node, p.place) for p in panels] == [(0, ""), (1, "")]
+    assert {(p.node, p.place) for p in panels} == {(0, ""), (1, "")}
     assert "not scored" in figures.fan_chart(evaluation).axes[0].texts[0].get_text()
 
 
@@ -326,6 +380,171 @@ def test_nodes_that_are_not_scored_are_white():
     assert len(figures.network(evaluation).axes) == 2  # the graph and its colour bar
 
 
+def test_networks_of_one_and_of_many(tmp_path):
+    for nodes in (1, 2000):
+        for positions in (True, False):
+            small = make_evaluation(windows=1, steps=2, nodes=nodes, positions=positions, samples=3)
+            figures.network(small).savefig(tmp_path / "network.png")
+
+
+# ----------------------------------------------------------------------------------------------------- groups
+
+
+@pytest.mark.parametrize("samples", [1, 4, 9, 19, 39, 100])
+def test_uniform_ranks_are_inside_nine_times_in_ten(samples):
+    assert share_inside(np.arange(samples + 1), samples).mean() == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize("samples", [19, 39, 99])
+def test_what_is_inside_is_what_the_scores_call_so(samples):
+    random = np.random.default_rng(samples)
+    truth, draws = random.normal(size=400), np.sort(0.7 * random.normal(size=(samples, 400)), axis=0)
+    low, high = (end.numpy() for end in central_interval(torch.from_numpy(draws), 0.9))
+    inside = share_inside((draws < truth).sum(axis=0), samples)
+    np.testing.assert_allclose(inside, (low <= truth) & (truth <= high), atol=1e-9)
+
+
+def test_the_deviation_is_that_of_what_is_visible():
+    evaluation = make_evaluation(windows=4, nodes=5, channels=2)
+    evaluation["context"][:, :, 1] = False  # nothing visible: all known values
+    evaluation["truth"][:, :, 2, 0] = 5.0  # nothing varies: the median node
+    found = deviation(evaluation)
+    truth, context = evaluation["truth"].values, evaluation["context"].values
+    assert found[0, 1] == pytest.approx(truth[:, :, 0, 1][context[:, :, 0, 1]].std(ddof=1), rel=1e-5)
+    assert found[1, 0] == pytest.approx(np.nanstd(truth[:, :, 1, 0].ravel(), ddof=1), rel=1e-5)
+    assert found[2, 0] == pytest.approx(np.median(np.delete(found[:, 0], 2)))
+
+
+def test_groups_are_scored_as_one_by_one():
+    evaluation = newer(make_evaluation(windows=5, samples=19))
+    label = gap_class(evaluation["gap_length"].values)
+    found = by_group(evaluation, label, len(GAPS))
+    rank, crps, scale = evaluation["rank"].values, evaluation["crps"].values, deviation(evaluation)
+    for g, length in enumerate((1, 3, 10, 40)):
+        mine = evaluation["gap_length"].values == length
+        relative = (crps / scale)[mine]
+        assert found.entries[g] == mine.sum()
+        assert found.crps[g] == pytest.approx(crps[mine].mean(), rel=1e-5)
+        assert found.relative[g] == pytest.approx(relative.mean(), rel=1e-5)
+        assert found.error[g] == pytest.approx(relative.std() / np.sqrt(len(relative)), rel=1e-4)
+        assert found.covered[g] == pytest.approx(np.mean((rank[mine] >= 1) & (rank[mine] <= 18)))
+    alone = by_group(evaluation, np.full(label.shape, -1), 2)
+    assert alone.entries.tolist() == [0, 0] and np.isnan(alone.crps).all()
+
+
+def test_gap_classes():
+    assert gap_class(np.array([0, 1, 2, 5, 6, 24, 25, 999])).tolist() == [-1, 0, 1, 1, 2, 2, 3, 3]
+
+
+def calm(**options) -> xr.Dataset:
+    evaluation = make_evaluation(**{"windows": 40, "steps": 12, "nodes": 4, **options})
+    evaluation["share_missing"][:] = 0.1
+    return evaluation
+
+
+def test_a_calibrated_model_raises_no_doubts():
+    assert doubts(newer(calm()), {}) == []
+
+
+def test_doubts_find_what_was_planted():
+    evaluation = newer(calm())
+    time = evaluation["time"].values.copy()
+    time[20:] += np.timedelta64(40, "D")
+    evaluation = evaluation.assign_coords(time=(("window", "step"), time))
+    target = evaluation["target"].values
+    outside = np.zeros(target.shape, dtype=bool)
+    outside[:, :, 2] = True
+    evaluation["rank"] = evaluation["rank"].where(~(target & outside), 0)
+    doubt = doubts(evaluation, {})[0]
+    assert (doubt.kind, doubt.name) == ("node", "station 2")
+    assert doubt.covered == pytest.approx(0)
+    assert doubt.reasons == ["the truth lies outside the 90 % interval in 100 % of them, not in 10 %"]
+
+    evaluation = newer(calm()).assign_coords(time=evaluation["time"])
+    evaluation["crps"][20:] *= 9
+    assert [(d.kind, d.name) for d in doubts(evaluation, {})] == [("month", "2015-04")]
+    evaluation["crps"][20:] /= 9
+    evaluation["crps"] = evaluation["crps"].where(evaluation["gap_length"] != 40, 40)
+    assert [(d.kind, d.name) for d in doubts(evaluation, {})] == [("gap length", "> 24 steps")]
+    evaluation = newer(calm())
+    evaluation["rank"][:, -1] = evaluation["rank"][:, -1].where(~evaluation["target"][:, -1], 19)
+    assert ("lead time", "step 3") in [(d.kind, d.name) for d in doubts(evaluation, newer_scores(leads=3))]
+
+
+def test_doubts_on_nodes_without_data():
+    evaluation = calm(nodes=3)
+    evaluation["share_missing"][1] = 0.8
+    for name, value in (("target", False), ("crps", np.nan), ("rank", -1)):
+        evaluation[name][:, :, 2] = value
+    found = {d.name: d.reasons for d in doubts(evaluation, {})}
+    assert found == {
+        "station 1": ["80 % was never observed, so there was little to learn from"],
+        "station 2": ["not one entry was scored: nothing is known of its errors"],
+    }
+
+
+def test_few_entries_are_not_judged():
+    evaluation = calm(windows=2)
+    evaluation["rank"] = evaluation["rank"].where(~evaluation["target"], 0)
+    assert int(evaluation["target"].sum()) < 4 * breakdown.FEW
+    assert all(d.entries >= breakdown.FEW for d in doubts(evaluation, {}))
+
+
+def test_gaps_and_leads_are_drawn_as_they_are():
+    evaluation = newer(make_evaluation(windows=5))
+    scores = newer_scores(leads=4)
+    left, right = figures.by_gap({"": scores}, evaluation).axes
+    assert [bar.get_height() for bar in left.patches] == [1, 2, 3, 4]
+    assert left.get_ylabel() == "mean CRPS [µg/m³]"
+    assert [label.get_text() for label in left.get_xticklabels()] == [
+        "1\nn = 400", "2-5\nn = 300", "6-24\nn = 200", "> 24\nn = 100"
+    ]  # fmt: skip
+    np.testing.assert_allclose(right.lines[0].get_ydata(), [0.9, 0.8, 0.7, 0.6])
+    assert right.lines[1].get_ydata()[0] == 0.9 and right.get_ylim()[0] < 0.6
+    left, right = figures.by_lead({"": (evaluation, scores)}).axes
+    np.testing.assert_array_equal(left.lines[0].get_ydata(), [1, 2, 3, 4])
+    rank = evaluation["rank"].values[:, -4]
+    covered = np.mean((rank[rank >= 0] >= 1) & (rank[rank >= 0] <= 18))
+    assert right.lines[0].get_ydata()[0] == pytest.approx(covered)
+
+
+def test_effective_sample_sizes():
+    evaluation = newer(make_evaluation(windows=5))
+    evaluation["ess"][:, 3] = np.nan  # a step without weights
+    (ax,) = figures.particles(evaluation).axes
+    median, worst, limit = ax.lines
+    ess = np.delete(evaluation["ess"].values, 3, axis=1)
+    np.testing.assert_array_equal(median.get_xdata(), [0, 1, 2, *range(4, 12)])
+    np.testing.assert_allclose(median.get_ydata(), np.median(ess, axis=0))
+    np.testing.assert_allclose(worst.get_ydata(), ess.min(axis=0))
+    assert limit.get_ydata()[0] == 0.1
+
+
+def test_states_of_overlapping_windows():
+    evaluation = make_evaluation(windows=3, steps=4, nodes=2, channels=2)
+    time = evaluation["time"].values.copy()
+    time[1] = time[0] + np.timedelta64(2, "h")
+    evaluation = evaluation.assign_coords(time=(("window", "step"), time))
+    when, shares = states(evaluation)
+    assert len(when) == 4 + 2 + 4
+    for t, node in np.ndindex(len(when), 2):
+        window, step = np.nonzero(time == when[t])
+        seen, scored = (evaluation[x].values[window, step, node].any(axis=0) for x in ("context", "target"))
+        expected = [(seen & ~scored).mean(), scored.mean(), (~seen & ~scored).mean()]
+        np.testing.assert_allclose(shares[t, node], expected)
+
+
+@pytest.mark.parametrize(
+    "case", [{"nodes": 1}, {"nodes": 60}, {"windows": 1, "steps": 1}, {"steps": 800}], ids=str
+)
+def test_maps_of_what_was_seen(case, tmp_path):
+    figure = figures.missingness(make_evaluation(samples=2, **case))
+    figure.savefig(tmp_path / "map.png")
+    (image,) = figure.axes[0].images
+    pixels = np.asarray(image.get_array())
+    assert pixels.shape[1] <= 900 and pixels.min() >= 0 and pixels.max() <= 1
+
+
 # ------------------------------------------------------------------------------------------- scores, training
 
 
@@ -425,7 +644,7 @@ def test_page_of_an_evaluation(make_run):
     assert "Its law is posterior: each hidden entry is drawn given everything visible" in text
     assert "seed: 1 # <b>&</b>" in text
     assert page.count("details") == 2
-    assert page.count("img") == 5
+    assert page.count("img") == 6
     assert page.rows[0][:6] == ["method", "law", "MAE", "RMSE", "MRE", "CRPS"]
     assert page.rows[1][:6] == ["AnyOrderModel", "posterior", "5.000", "7.000", "10.0 %", "3.500"]
     assert page.rows[2][:6] == ["node mean", "–", "6.500", "–", "–", "–"]
@@ -433,6 +652,7 @@ def test_page_of_an_evaluation(make_run):
     assert "NLL" not in page.rows[0]  # nobody has one
     nodes = [row for row in page.rows[4:] if row[0].startswith("station")]
     assert len(nodes) == 4
+    assert "Where not to trust it" in text
     assert [row[2] for row in nodes] == sorted((row[2] for row in nodes), key=float, reverse=True)
     first = path.read_bytes()
     assert write_report(run).read_bytes() == first
@@ -454,8 +674,8 @@ def test_filtering_is_said_in_plain_words():
         ("mae", [2.0, 2.0, 5.0], {0, 1}),
     ],
 )
-def test_the_best_of_a_column(key, values, best):
-    assert _best(key, values) == best
+def test_the_best_of_acolumn(key, values, best):
+    assert best_of(key, values) == best
 
 
 def test_exact_rows_are_never_bold():
@@ -467,10 +687,10 @@ def test_exact_rows_are_never_bold():
 
 
 def test_numbers_of_a_column_share_their_decimals():
-    assert _column([6.8194, 7.1, 17.73, math.nan, math.inf]) == ["6.819", "7.100", "17.730", "–", "∞"]
-    assert _column([-0.51234, 12345.6]) == ["−0.5123", "12,345.6000"]
-    assert _column([0.9, 0.0], percent=True) == ["90.0 %", "0.0 %"]
-    assert _column([1234567.0, 1e12]) == ["1,234,567", "1.000e+12"]
+    assert column([6.8194, 7.1, 17.73, math.nan, math.inf]) == ["6.819", "7.100", "17.730", "–", "∞"]
+    assert column([-0.51234, 12345.6]) == ["−0.5123", "12,345.6000"]
+    assert column([0.9, 0.0], percent=True) == ["90.0 %", "0.0 %"]
+    assert column([1234567.0, 1e12]) == ["1,234,567", "1.000e+12"]
 
 
 def test_names_are_escaped(make_run):
@@ -502,16 +722,20 @@ def test_names_are_escaped(make_run):
     ],
     ids=str,
 )
-def test_pages_of_unusual_evaluations(make_run, case):
+def test_pages_of_unusual_evaluations(make_run, case, request):
+    if case in ({"channels": 5}, {"nodes": 40, "windows": 2}, {"samples": 1}):
+        request.getfixturevalue("unpainted")
     page = check(write_report(make_run(make_evaluation(**case))))
     text = "".join(page.text)
     assert ("one sample has no spread" in text) == (case.get("samples") == 1)
     assert ("The first 4 of 5 channels" in text) == (case.get("channels") == 5)
     assert ("The 30 worst of 40 nodes, by CRPS" in text) == (case.get("nodes") == 40)
-    assert len(page.rows) == 4 + 1 + min(case.get("nodes", 4), 30)
+    assert page.rows[3][0] == "exact posterior (bound)"
+    nodes = [row for row in page.rows[4:] if row[0].startswith("station")]
+    assert len(nodes) == min(case.get("nodes", 4), 30)
 
 
-def test_page_where_nothing_is_scored(make_run):
+def test_page_where_nothing_is_scored(unpainted, make_run):
     evaluation = make_evaluation()
     evaluation["target"][:] = False
     evaluation["crps"][:] = np.nan
@@ -611,6 +835,285 @@ def test_a_folder_that_is_not_there(tmp_path):
         ValueError, match=r"must be the folder of a run; there is none\. Write it with: tsgen test"
     ):
         write_report(tmp_path / "nowhere")
+
+
+# ------------------------------------------------------------------------------------------------- imputation
+
+
+def make_imputation(steps=60, nodes=3, channels=1, samples=20, names=None, seed=3) -> xr.Dataset:
+    """Draws of gaps of many lengths; two stretches with steps left out between them."""
+    random = np.random.default_rng(seed)
+    shape = (steps, nodes, channels)
+    observed = random.random(shape) < 0.6
+    observed[10:40, 1] = False
+    value = random.normal([[[20]] * nodes], 3, shape)
+    draws = random.normal(20, 1 + np.arange(nodes)[:, None], (samples, *shape))
+    time = np.datetime64("2020-01-01", "ns") + np.arange(steps) * np.timedelta64(1, "D")
+    time[steps // 2 :] += np.timedelta64(90, "D")
+    return xr.Dataset(
+        {
+            "imputation": (
+                ("sample", "time", "node", "channel"),
+                np.where(observed, value, draws).astype("f4"),
+            ),
+            "observed": (("time", "node", "channel"), observed),
+        },
+        coords={
+            "time": time,
+            "node": (names or [f"station {v}" for v in range(nodes)])[:nodes],
+            "channel": [f"PM{c}" for c in range(channels)],
+            "unit": ("channel", ["µg/m³"] * channels),
+        },
+        attrs={"model": "AnyOrderModel", "law": "posterior", "seed": 0},
+    )
+
+
+def written(path, data: xr.Dataset, chunks=None):
+    options = {"zlib": True, "chunksizes": chunks} if chunks else {}
+    data.to_netcdf(path / "imputation.nc", encoding={"imputation": options})
+    return path
+
+
+def runs_of(observed: np.ndarray, breaks: np.ndarray) -> list[tuple[int, int, int, int]]:
+    found = []
+    for node, channel in np.ndindex(observed.shape[1:]):
+        length = 0
+        for t in range(len(observed) + 1):
+            ends = t == len(observed) or observed[t, node, channel] or breaks[t]
+            if ends and length:
+                found.append((t - length, length, node, channel))
+            length = 0 if ends else length
+            length += t < len(observed) and not observed[t, node, channel]
+    return found
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_gaps_are_found_one_by_one(seed):
+    random = np.random.default_rng(seed)
+    observed, breaks = random.random((30, 3, 2)) < 0.4, random.random(30) < 0.1
+    gaps, kind = find_gaps(observed, breaks)
+    expected = runs_of(observed, breaks)
+    assert sorted(zip(*(x.tolist() for x in gaps), strict=True)) == sorted(expected)
+    assert ((kind >= 0) == ~observed).all()
+    for start, length, node, channel in expected:
+        assert (kind[start : start + length, node, channel] == gap_class(np.array([length]))).all()
+
+
+@pytest.mark.parametrize("chunks", [None, (20, 16, 3, 2), (10, 30, 2, 1)])
+@pytest.mark.parametrize("most", [2**22, 2000, 1])
+def test_an_imputation_is_summarised_as_if_read_whole(tmp_path, monkeypatch, chunks, most):
+    monkeypatch.setattr("tsgen.report.gaps.MOST_VALUES", most)
+    data = make_imputation(channels=2)
+    data["imputation"] += 1e4  # a mean that a naive variance would drown in, in float32
+    found = read_imputation(written(tmp_path, data, chunks) / "imputation.nc")
+    values, observed = data["imputation"].values, data["observed"].values
+    np.testing.assert_array_equal(found.observed, observed.sum(axis=0))
+    np.testing.assert_array_equal(found.imputed.sum(axis=0), (~observed).sum(axis=0))
+    low, high = (end.numpy() for end in central_interval(torch.from_numpy(np.sort(values, axis=0)), 0.9))
+    width = np.where(observed, 0, high - low).sum(axis=0)
+    np.testing.assert_allclose(found.width.sum(axis=0), width, rtol=1e-4)
+    for node, channel in np.ndindex(3, 2):
+        seen = values[0, observed[:, node, channel], node, channel].astype(float)
+        assert found.deviation[node, channel] == pytest.approx(seen.std(ddof=1), rel=1e-6)
+    # the gap of 30 steps is cut where steps were left out, and there alone
+    assert found.gaps.length.max() == 20
+    assert found.imputed[2, 1].sum() >= 2 * 30 > found.imputed[3].sum() == 0
+    longest = gap_fans(found)[-1]
+    assert longest.place == "longest" and longest.name == "station 1"
+    assert (longest.time <= data["time"].values[29]).all()  # what lies across is not shown
+    assert np.isnan(longest.levels).sum() == 0 and not longest.target.any()
+
+
+def test_wide_intervals_are_told(unpainted, tmp_path):
+    run = written(tmp_path, make_imputation(samples=100, steps=200))
+    found = read_imputation(run / "imputation.nc")
+    # draws of deviation 1, 2, 3 about nodes of deviation 3
+    np.testing.assert_allclose(found.relative_width((0, 2)), 3.29 * np.array([1, 2, 3]) / 3, rtol=0.15)
+    content = check(write_report(run))
+    nodes = [row for row in content.rows if len(row) == 6][1:]
+    assert [row[0] for row in nodes] == ["station 2", "station 1", "station 0"]
+    assert nodes[0][1:3] == [f"{n:,}" for n in (found.observed[2, 0], found.imputed[:, 2].sum())]
+    text = " ".join("".join(content.text).split())
+    assert "No truth is known of them, so nothing here is a score: to score the model, hide some" in text
+    assert "<h2>Scores" not in (run / "report.html").read_text("utf-8")
+
+
+def test_a_page_of_scores_and_of_an_imputation(make_run):
+    run = written(make_run(newer(make_evaluation()), **newer_scores(leads=3)), make_imputation())
+    content = check(write_report(run, run / "page.html"))
+    text = " ".join("".join(content.text).split())
+    assert "the scores above are of a test" in text
+    for heading in ("By gap length", "By lead time", "Particles", "What was seen", "Where not to trust it"):
+        assert heading in text
+    assert all(attributes["alt"] for tag, attributes in content.tags if tag == "img")
+
+
+@pytest.mark.parametrize("case", ["nothing missing", "one sample", "hostile", "one step", "numbers"])
+def test_pages_of_unusual_imputations(unpainted, tmp_path, case):
+    data = make_imputation(
+        samples=1 if case == "one sample" else 5, names=HOSTILE if case == "hostile" else None
+    )
+    data = data.isel(time=[20]) if case == "one step" else data
+    data = data.assign_coords(time=np.arange(60)) if case == "numbers" else data
+    if case == "nothing missing":
+        data["observed"][:] = True
+    if case == "hostile":
+        data = data.assign_coords(channel=HOSTILE[:1], unit=("channel", HOSTILE[1:2]))
+        data.attrs |= {"model": HOSTILE[0], "law": HOSTILE[1]}
+    path = write_report(written(tmp_path, data))
+    assert ("<h3>Gaps" in path.read_text("utf-8")) == (case != "nothing missing")
+    assert {"<script", "<img src=x"}.isdisjoint(path.read_text("utf-8").split(">"))
+    check(path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda run: (run / "imputation.nc").write_text("no"), "imputation.nc is damaged"),
+        (
+            lambda run: (run / "imputation.nc").write_bytes((run / "imputation.nc").read_bytes()[:9000]),
+            "imputation.nc is damaged",
+        ),
+        (
+            lambda run: written(run, make_imputation().drop_vars("observed")),
+            "must have a variable 'observed'",
+        ),
+    ],
+)
+def test_damaged_imputations_are_one_line(tmp_path, damage, message):
+    damage(written(tmp_path, make_imputation()))
+    with pytest.raises(ValueError, match=message) as error:
+        write_report(tmp_path)
+    assert "\n" not in str(error.value) and "tsgen predict" in str(error.value)
+
+
+# ------------------------------------------------------------------------------------------------- comparison
+
+
+@pytest.fixture
+def two_runs(tmp_path):
+    def make(second=lambda data: data, names=("first", "second"), first=None, **scores):
+        folders = []
+        first = newer(make_evaluation(windows=5)) if first is None else first
+        for name, change in zip(names, (lambda data: data, second), strict=True):
+            data = change(first.copy(deep=True))
+            folder = tmp_path / ("a" if not folders else "b")
+            folder.mkdir()
+            data.to_netcdf(folder / "evaluation.nc")
+            table = make_scores(data) | {"run": name} | newer_scores(leads=3) | scores
+            (folder / "scores.json").write_text(json.dumps(table))
+            folders.append(folder)
+        return folders
+
+    return make
+
+
+def better(data: xr.Dataset) -> xr.Dataset:
+    data["crps"] = data["crps"] * np.array([0.5, 1, 2, 1])[:, None]  # by node
+    data.attrs["law"] = "filtering"
+    return data
+
+
+def test_two_runs_side_by_side(two_runs):
+    folders = two_runs(better)
+    rows = make_scores(make_evaluation())["rows"]
+    rows[0] |= {"mae": 4.0, "coverage_90": 0.91}
+    table = json.loads((folders[1] / "scores.json").read_text()) | {"rows": rows}
+    (folders[1] / "scores.json").write_text(json.dumps(table))
+    for folder, line in zip(folders, ("hidden: 8", "hidden: <b>16</b>"), strict=True):
+        (folder / "config_fit.yaml").write_text(f"seed: 0\n{line}\n")
+    path = write_comparison(*folders)
+    assert path == folders[0].parent / "a_vs_b.html"
+    content = check(path)
+    cells = {row[0]: row for row in content.rows}
+    assert cells["score"] == ["score", "first", "second", "difference", "relative"]
+    assert cells["MAE"] == ["MAE", "5.000", "4.000", "−1.000", "−20.0 %"]
+    assert cells["90 % coverage"][1:4] == ["95.0 %", "91.0 %", "−4.0 %"]
+    html = path.read_text("utf-8")
+    assert "<strong>4.000</strong>" in html and "<strong>91.0 %</strong>" in html
+    assert "<strong>5.000</strong>" not in html
+    nodes = [row for row in content.rows if row[0].startswith("station")]
+    assert nodes[0][0] == "station 2" and nodes[1][0] == "station 0"
+    assert [float(row[4].replace("−", "-")) > 0 for row in nodes[:2]] == [True, False]
+    text = " ".join("".join(content.text).split())
+    assert "Their laws are not the same" in text and "What they saw is not the same" not in text
+    assert "+hidden: <b>16</b>" in text
+    for heading in ("By gap length", "By lead time", "The same windows", "Calibration"):
+        assert f"<h2>{heading}" in html
+
+
+def test_panels_of_two_runs_stand_where_they_differ():
+    first = make_evaluation(windows=5)
+    second = better(first.copy(deep=True))
+    gains, middle, loses = differing_panels(first, second)
+    assert (gains.node, loses.node) == (0, 2) and middle.node in (1, 3)
+
+
+def moved(data: xr.Dataset) -> xr.Dataset:
+    return data.assign_coords(time=data["time"] + np.timedelta64(1, "h"))
+
+
+def relabelled(name: str):
+    return lambda data: data.assign_coords({name: [f"other {i}" for i in range(data.sizes[name])]})
+
+
+def one_more(data: xr.Dataset) -> xr.Dataset:
+    data["target"][1, 0, 0] = ~data["target"][1, 0, 0]
+    return data
+
+
+def shifted(data: xr.Dataset) -> xr.Dataset:
+    data["truth"] += 1
+    return data
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (moved, "the times of their windows"),
+        (lambda data: data.isel(window=[0, 1, 2]), "the times of their windows"),
+        (relabelled("node"), "their nodes"),
+        (relabelled("channel"), "their channels"),
+        (one_more, "1 entries that only one of them scored"),
+        (shifted, "the truth of these entries"),
+    ],
+)
+def test_runs_that_scored_other_entries_are_refused(two_runs, change, what):
+    folders = two_runs(change)
+    with pytest.raises(
+        ValueError, match=f"must have scored the same entries; they differ in {what}"
+    ) as error:
+        write_comparison(*folders)
+    assert "\n" not in str(error.value)
+    assert not list(folders[0].parent.glob("*.html"))
+
+
+def test_two_runs_of_the_same_name_are_told_apart(unpainted, two_runs):
+    content = check(write_comparison(*two_runs(names=("demo", "demo"))))
+    assert ["score", "1: a", "2: b", "difference", "relative"] in content.rows
+
+
+def test_a_run_is_not_compared_with_itself(two_runs):
+    folder = two_runs()[0]
+    with pytest.raises(ValueError, match="two runs must be compared; both are"):
+        write_comparison(folder, folder)
+
+
+def test_names_of_two_runs_are_escaped(unpainted, two_runs):
+    first = newer(make_evaluation(windows=5, names=HOSTILE, channels=2, positions=False))
+    first = first.assign_coords(channel=HOSTILE[:2], unit=("channel", HOSTILE[1:3]))
+    folders = two_runs(names=HOSTILE[:2], first=first)
+    path = write_comparison(*folders, folders[0] / "page.html")
+    html = path.read_text("utf-8")
+    assert "<script" not in html and "<img src=x" not in html
+    assert check(path).rows[0][1:3] == [HOSTILE[0], HOSTILE[1]]
+
+
+def test_older_runs_are_compared_without_what_they_lack(unpainted, two_runs):
+    old = make_evaluation(windows=5)
+    path = write_comparison(*two_runs(first=old, by_gap_length=None, by_lead_time=[{"mae": 1.0}]))
+    html = path.read_text("utf-8")
+    assert "By gap length" not in html and "By lead time" not in html
 
 
 def test_each_figure_is_a_figure():

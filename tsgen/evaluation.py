@@ -49,7 +49,7 @@ from tsgen.metrics import (
     variogram_score,
 )
 from tsgen.parts import Parts
-from tsgen.report.figures import calibration, fan_chart
+from tsgen.report.figures import drawings
 from tsgen.sampling import Sampler
 from tsgen.series import GraphSeries, Samples, SeriesBatch
 
@@ -451,11 +451,13 @@ def _said(spans: Mapping[str, Sequence[float]]) -> str:
 
 
 def log_to_wandb(trainer: Trainer, data: xr.Dataset | None, table: Mapping[str, Any]) -> None:
-    """The table and the figures, to every W&B logger there is."""
-    for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
-            columns = ["name", "law", *COLUMNS]
-            logger.log_table("test/scores", columns, [[row[c] for c in columns] for row in table["rows"]])
-            if data is not None:
-                logger.log_image("test/imputation", [fan_chart(data)])
-                logger.log_image("test/calibration", [calibration(data)])
+    """The table and the figures of the report, to every W&B logger there is."""
+    loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+    if not loggers:
+        return
+    figures = {name: draw(3) for name, draw in drawings(data, table).items()} if data is not None else {}
+    columns = ["name", "law", *COLUMNS]
+    for logger in loggers:
+        logger.log_table("test/scores", columns, [[row[c] for c in columns] for row in table["rows"]])
+        for name, figure in figures.items():
+            logger.log_image(f"test/{name}", [figure])

@@ -1,0 +1,217 @@
+"""What an imputation holds: its gaps, and how wide the model's own intervals are in them.
+
+``imputation.nc`` may be far larger than memory. It is read once, in blocks of time and nodes that follow its
+chunks; only the mask of what was observed, one byte an entry, is held whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import xarray as xr
+from jaxtyping import Bool, Float, Int
+
+from tsgen.report.breakdown import GAPS, fill_deviation, gap_class
+from tsgen.report.figures.fans import LEVELS, Fan
+from tsgen.report.figures.style import name_of_time
+
+MOST_VALUES = 2**22
+"""Values of the file that are in memory at a time."""
+
+LONGEST_SHOWN = 240
+"""Steps of a gap that a panel shows."""
+
+_DIMS = {"observed": ("time", "node", "channel"), "imputation": ("sample", "time", "node", "channel")}
+_REMEDY = "Write it with: tsgen predict --config EXPERIMENT.yaml"
+
+
+class Gaps(NamedTuple):
+    """Runs of steps at which a channel of a node was not observed.
+
+    Attributes:
+        start: First step of each, counted in the file.
+        length: Number of steps.
+        node: Number of the node.
+        channel: Number of the channel.
+    """
+
+    start: Int[np.ndarray, " gap"]
+    length: Int[np.ndarray, " gap"]
+    node: Int[np.ndarray, " gap"]
+    channel: Int[np.ndarray, " gap"]
+
+
+class Imputation(NamedTuple):
+    """What was found in an imputation.
+
+    Attributes:
+        data: The file, not loaded.
+        gaps: Its gaps.
+        observed: Number of observed entries, by node and channel.
+        imputed: Number of imputed ones, by class of gap length (:data:`GAPS`), node and channel.
+        width: Sum of the widths of their 90 % intervals, in data units, likewise.
+        deviation: Standard deviation of the observed values, in data units, by node and channel.
+    """
+
+    data: xr.Dataset
+    gaps: Gaps
+    observed: Int[np.ndarray, "node channel"]
+    imputed: Int[np.ndarray, "class node channel"]
+    width: Float[np.ndarray, "class node channel"]
+    deviation: Float[np.ndarray, "node channel"]
+
+    def relative_width(self, axis: tuple[int, ...]) -> np.ndarray:
+        """Mean width of the 90 % interval over the node's deviation, over these axes; NaN without entries."""
+        count = self.imputed.sum(axis)
+        total = (self.width / self.deviation).sum(axis)
+        return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def read_imputation(path: Path) -> Imputation:
+    """Reads what a prediction left.
+
+    Args:
+        path: The file ``imputation.nc``.
+
+    Raises:
+        ValueError: If it is missing or damaged.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} is missing. {_REMEDY}")
+    try:
+        data = xr.open_dataset(path, engine="netcdf4", cache=False)
+    except Exception as error:  # a damaged file fails wherever it happens to be damaged
+        raise ValueError(f"{path} is damaged: it cannot be read as netCDF. {_REMEDY}") from error
+    for name, dims in _DIMS.items():
+        if name not in data or data[name].dims != dims:
+            raise ValueError(f"{path} must have a variable {name!r} over {', '.join(dims)}. {_REMEDY}")
+    empty = [dim for dim in _DIMS["imputation"] if data.sizes[dim] == 0]
+    if empty:
+        raise ValueError(f"{path} must have at least one {empty[0]}; it has none. {_REMEDY}")
+    if "unit" not in data:
+        data = data.assign_coords(unit=("channel", [""] * data.sizes["channel"]))
+    try:
+        return _summarise(data)
+    except (OSError, RuntimeError) as error:  # what HDF5 raises
+        raise ValueError(f"{path} is damaged: it cannot be read to its end. {_REMEDY}") from error
+
+
+def find_gaps(
+    observed: Bool[np.ndarray, "time node channel"], breaks: Bool[np.ndarray, " time"]
+) -> tuple[Gaps, Int[np.ndarray, "time node channel"]]:
+    """The runs of steps that were not observed.
+
+    Args:
+        observed: Where something was.
+        breaks: Which steps do not follow the one before them: no gap goes on across.
+
+    Returns:
+        The gaps, and the class of each entry's gap (:data:`GAPS`), -1 where it was observed.
+    """
+    hidden = np.moveaxis(~observed, 0, -1)  # time last, so that a run lies together
+    first, last = hidden.copy(), hidden.copy()
+    first[..., 1:] &= ~hidden[..., :-1] | breaks[1:]
+    last[..., :-1] &= ~hidden[..., 1:] | breaks[1:]
+    node, channel, start = np.nonzero(first)
+    length = np.nonzero(last)[2] - start + 1
+    kind = np.full(hidden.shape, -1, dtype=np.int8)
+    kind[hidden] = np.repeat(gap_class(length), length)
+    return Gaps(start, length, node, channel), np.moveaxis(kind, -1, 0)
+
+
+def _breaks(time: np.ndarray) -> Bool[np.ndarray, " time"]:
+    """Which steps do not follow the one before them by the usual distance."""
+    found = np.zeros(len(time), dtype=bool)
+    if len(time) > 2 and time.dtype.kind in "Mmiuf":
+        step = np.diff(time)
+        found[1:] = step > step.min()
+    return found
+
+
+def _blocks(data: xr.Dataset) -> Iterator[tuple[slice, slice]]:
+    """Stretches of time and nodes that cover the file, whole chunks where they fit into memory."""
+    samples, steps, nodes, channels = data["imputation"].shape
+    chunks = data["imputation"].encoding.get("chunksizes") or (samples, 16, nodes, channels)
+    wide = min(max(chunks[2], 1), nodes)
+    high = max(MOST_VALUES // (samples * wide * channels), 1)
+    high = high // chunks[1] * chunks[1] if high >= chunks[1] else high
+    for start in range(0, steps, high):
+        for node in range(0, nodes, wide):
+            yield slice(start, start + high), slice(node, node + wide)
+
+
+def _summarise(data: xr.Dataset) -> Imputation:
+    seen = data["observed"].values.astype(bool)
+    gaps, kind = find_gaps(seen, _breaks(data["time"].values))
+    shape = seen.shape[1:]
+    count, width = np.zeros((len(GAPS), *shape), dtype=np.int64), np.zeros((len(GAPS), *shape))
+    total, square, origin = np.zeros(shape), np.zeros(shape), np.full(shape, np.nan)
+    # ends of an interval that a calibrated truth lies in with probability 0.9
+    size = data.sizes["sample"]
+    low_end = np.clip((0.05 * (size + 1) - 1) / max(size - 1, 1), 0, 1)
+    ends = [low_end, 1 - low_end]
+    for steps, nodes in _blocks(data):
+        values = data["imputation"][:, steps, nodes].values
+        visible, where = seen[steps, nodes], kind[steps, nodes] >= 0
+        # from the first value on, so that a large mean costs no digits
+        value = np.where(visible, values[0], np.nan).astype(np.float64)
+        first = np.take_along_axis(value, visible.argmax(axis=0)[None], axis=0)[0]
+        origin[nodes] = np.where(np.isnan(origin[nodes]), first, origin[nodes])
+        value = np.nan_to_num(value - origin[nodes])
+        total[nodes] += value.sum(axis=0)
+        square[nodes] += (value**2).sum(axis=0)
+        drawn = values[:, where]
+        low, high = np.quantile(drawn, ends, axis=0) if drawn.size else np.zeros((2, 0))
+        at = (kind[steps, nodes][where], *(np.nonzero(where)[i] for i in (1, 2)))
+        np.add.at(width[:, nodes], at, high - low)
+        np.add.at(count[:, nodes], at, 1)
+    number = seen.sum(axis=0)
+    variance = (square - total**2 / np.maximum(number, 1)) / np.maximum(number - 1, 1)
+    spread = np.where((number > 1) & (variance > 0), np.sqrt(np.maximum(variance, 0)), np.nan)
+    return Imputation(data, gaps, number, count, width, fill_deviation(spread))
+
+
+def gap_fans(found: Imputation, channel: int = 0) -> list[Fan]:
+    """A few gaps of a channel, from the shortest to the longest, with what surrounds them.
+
+    Args:
+        found: The imputation; the panels' stretches are read from its file.
+        channel: Which channel.
+    """
+    mine = np.flatnonzero(found.gaps.channel == channel)
+    length = found.gaps.length[mine]
+    ordered = np.sort(length)
+    places = {0: "shortest", 0.5: "median", 0.9: "90 % are shorter", 0.99: "99 % are shorter", 1: "longest"}
+    words: dict[int, str] = {}
+    for share, place in places.items() if len(mine) else ():
+        size = int(ordered[round(share * (len(mine) - 1))])
+        # of one length a panel is enough: it is the shortest, or the longest, before it is a quantile
+        words[size] = place if share == 1 and size > ordered[0] else words.get(size, place)
+    fans = []
+    for size, place in words.items():
+        alike = mine[length == size]
+        fans.append(_fan(found, int(alike[len(alike) // 2]), place))
+    return fans
+
+
+def _fan(found: Imputation, gap: int, place: str) -> Fan:
+    start, length, node, channel = (int(x[gap]) for x in found.gaps)
+    around = max(12, min(length, LONGEST_SHOWN) // 2)
+    steps = slice(max(start - around, 0), start + min(length, LONGEST_SHOWN) + around)
+    part = found.data.isel(time=steps, node=node, channel=channel)
+    time, context = part["time"].values, part["observed"].values.astype(bool)
+    if time.dtype.kind not in "Miuf":
+        time = np.arange(len(time)) + steps.start
+    # a panel shows no jump in time
+    part_of = np.cumsum(_breaks(time))
+    kept = part_of == part_of[start - steps.start]
+    time, context = time[kept], context[kept]
+    draws = part["imputation"].values[:, kept]
+    about = f"{length:,} step{'s' * (length != 1)} from {name_of_time(found.data['time'].values[start])}"
+    truth = np.where(context, draws[0], np.nan)
+    levels = np.quantile(draws, LEVELS, axis=0)
+    name = str(part["node"].values)
+    return Fan(name, place, about, time, truth, context, np.zeros_like(context), levels)

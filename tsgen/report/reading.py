@@ -1,0 +1,110 @@
+"""Reading what a test left in a run's folder, with all that can be wrong with it said in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+REMEDY = "Write it with: tsgen test --config EXPERIMENT.yaml"
+LAWS = ("filtering", "posterior")
+_ENTRY = ("window", "step", "node", "channel")
+_VARIABLES = {
+    "truth": _ENTRY,
+    "context": _ENTRY,
+    "target": _ENTRY,
+    "rank": _ENTRY,
+    "crps": _ENTRY,
+    "quantiles": ("quantile", *_ENTRY),
+    "quantile": ("quantile",),
+    "node": ("node",),
+    "channel": ("channel",),
+    "unit": ("channel",),
+    "time": ("window", "step"),
+    "share_missing": ("node",),
+    "edge_source": ("edge",),
+    "edge_target": ("edge",),
+    "edge_weight": ("edge",),
+}
+_OPTIONAL = {"gap_length": _ENTRY, "ess": ("window", "step")}
+
+
+def read_evaluation(path: Path) -> xr.Dataset:
+    """Reads ``evaluation.nc``; what an older test did not write is left out.
+
+    Raises:
+        ValueError: If it is missing, damaged, or does not hold what it must.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} is missing. {REMEDY}")
+    try:
+        evaluation = xr.load_dataset(path, engine="netcdf4")
+    except Exception as error:  # a damaged file fails wherever it happens to be damaged
+        raise ValueError(f"{path} is damaged: it cannot be read as netCDF. {REMEDY}") from error
+    for name, dims in _VARIABLES.items():
+        if name not in evaluation.variables:
+            raise ValueError(f"{path} must have a variable {name!r}; it has none. {REMEDY}")
+        if evaluation[name].dims != dims:
+            came = ", ".join(map(str, evaluation[name].dims))
+            raise ValueError(
+                f"{name!r} in {path} must run over {', '.join(dims)}; it runs over {came}. {REMEDY}"
+            )
+    for name, dims in _OPTIONAL.items():
+        if name in evaluation and evaluation[name].dims != dims:
+            evaluation = evaluation.drop_vars(name)
+    empty = [dim for dim in _ENTRY if evaluation.sizes[dim] == 0]
+    if empty:
+        raise ValueError(f"{path} must have at least one {empty[0]}; it has none. {REMEDY}")
+    levels = evaluation["quantile"].values
+    if levels.shape != (5,) or not np.allclose(levels, [0.05, 0.25, 0.5, 0.75, 0.95], atol=1e-6):
+        raise ValueError(f"{path} must have the quantiles 0.05, 0.25, 0.5, 0.75 and 0.95. {REMEDY}")
+    law, samples = evaluation.attrs.get("law"), evaluation.attrs.get("num_samples", 0)
+    if law not in LAWS:
+        raise ValueError(f"law in {path} must be filtering or posterior; it is {str(law)[:40]!r}. {REMEDY}")
+    if not isinstance(samples, (int, np.integer)) or samples < 1:
+        raise ValueError(f"num_samples in {path} must be an integer, at least 1. {REMEDY}")
+    # a writer with a fill value leaves floats
+    evaluation["rank"] = evaluation["rank"].fillna(-1).astype(np.int64)
+    if evaluation["rank"].max() > samples:
+        raise ValueError(f"ranks in {path} must not exceed num_samples = {samples}. {REMEDY}")
+    for end in ("edge_source", "edge_target"):
+        if not np.isin(evaluation[end].values, np.arange(evaluation.sizes["node"])).all():
+            raise ValueError(f"{end!r} in {path} must number nodes from 0. {REMEDY}")
+    for mask in ("context", "target"):
+        evaluation[mask] = evaluation[mask].astype(bool)
+    if "gap_length" in evaluation:
+        evaluation["gap_length"] = evaluation["gap_length"].fillna(0).astype(np.int64)
+    return evaluation
+
+
+def read_scores(path: Path) -> dict[str, Any]:
+    """Reads ``scores.json``; what an older test did not write is left out.
+
+    Raises:
+        ValueError: If it is missing, damaged, or does not hold what it must.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} is missing. {REMEDY}")
+    try:
+        scores = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: it cannot be read as JSON. {REMEDY}") from error
+    if isinstance(scores, dict) and "by_node" not in scores:
+        raise ValueError(
+            f"{path} must have scores by node; it has none, for nothing was hidden in the test: densities "
+            "alone were scored, and there is nothing to draw. To hide the last steps: tsgen test --config "
+            "EXPERIMENT.yaml --data.horizon STEPS"
+        )
+    for key, label in (("rows", "name"), ("by_node", "node")):
+        rows = scores.get(key) if isinstance(scores, dict) else None
+        whole = isinstance(rows, list) and all(isinstance(row, dict) and label in row for row in rows)
+        if not whole or (key == "rows" and not rows):
+            raise ValueError(f"{path} must have a list {key!r} whose items have a {label!r}. {REMEDY}")
+    for key, label in (("by_gap_length", "gap"), ("by_lead_time", "lead"), ("by_lead_time_exact", "lead")):
+        rows = scores.get(key)
+        if not isinstance(rows, list) or not all(isinstance(row, dict) and label in row for row in rows):
+            scores.pop(key, None)
+    return scores
