@@ -99,7 +99,7 @@ class AirQualityDataModule(SeriesDataModule):
         )
         train, val, test = _by_month(time)
         scored = series.observed & ~torch.isfinite(torch.from_numpy(visible.to_numpy(np.float32)))[..., None]
-        held_out = hold_out(self.held_out, series.observed, self.seed)
+        held_out = hold_out(self.held_out, series.values, series.observed, self.seed)
         in_test = torch.from_numpy(np.isin(time.month, TEST_MONTHS))[:, None, None]
         held_out = torch.where(in_test, scored, held_out)
         if int((held_out & in_test).sum()) != SCORED_ENTRIES:

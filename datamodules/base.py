@@ -154,7 +154,7 @@ class WindowDataset(Dataset):
             target = observed
             if self.thinning is not None:
                 stream = streams(self.seed, epoch, self.starts[number])
-                context = observed & ~self.thinning.hidden(stream, observed.shape[1:])
+                context = observed & ~self.thinning.hidden(stream, values.where(observed, torch.nan))
         else:
             held_out = self._hidden(position, observed)
             context = observed & ~held_out

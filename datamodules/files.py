@@ -1,11 +1,18 @@
 """A user's own data: a table or a netCDF file of measurements, and the graph between their nodes.
 
-A table (CSV or Parquet) is long: one row for each time and node, one column for each quantity::
+A table (CSV, packed by gzip or not, or Parquet) is long: one row for each time and node, one column for each
+quantity::
 
     time,node,pm25,no2
     2024-01-01T00:00,north,12.5,30
     2024-01-01T00:00,south,,41
     2024-01-01T01:00,north,11.0,28
+
+Or, of one quantity, wide (``layout="wide"``): one row for each time, one column for each node::
+
+    time,north,south
+    2024-01-01T00:00,12.5,
+    2024-01-01T01:00,11.0,13.5
 
 An empty cell is a missing value, and so is a row that is absent. Times lie on a regular grid; steps that no
 row names are put in, unobserved. The order of the rows means nothing: the nodes are sorted by name. The graph
@@ -33,7 +40,19 @@ from torch_geometric.data import Data
 from datamodules.base import SeriesDataModule, Split, split_in_time
 from datamodules.netcdf import read_netcdf
 from datamodules.regular_times import Contents, check_complete, check_values, moments, regular
-from datamodules.tables import Columns, Table, checked_path, close, few, more, open_table, shown
+from datamodules.tables import (
+    CSV,
+    PARQUET,
+    Columns,
+    Table,
+    checked_path,
+    close,
+    ends_in,
+    few,
+    more,
+    open_table,
+    shown,
+)
 from tsgen.graphs import from_coordinates, from_edges, nearest_neighbours
 from tsgen.masks import Mask, PointMask, hold_out
 from tsgen.series import GraphSeries
@@ -42,22 +61,27 @@ logger = logging.getLogger(__name__)
 
 
 class FilesDataModule(SeriesDataModule):
-    """Windows of a user's own series: a long table or a netCDF file, with a graph.
+    """Windows of a user's own series: a table or a netCDF file, with a graph.
 
     The splits follow each other in time: training, validation, test.
 
     Args:
-        path: The measurements. A ``.csv`` or ``.parquet`` table with a column of times, one of nodes and one
-            for each channel; or a ``.nc`` file, either one that :meth:`tsgen.series.GraphSeries.to_xarray`
-            made or any with variables of dimensions time and node, and perhaps a third of channels.
+        path: The measurements. A ``.csv``, ``.csv.gz`` or ``.parquet`` table with a column of times, one of
+            nodes and one for each channel (or see ``layout``); or a ``.nc`` file, either one that
+            :meth:`tsgen.series.GraphSeries.to_xarray` made or any with variables of dimensions time and node,
+            and perhaps a third of channels.
         edges: Table with columns ``source``, ``target`` and perhaps ``weight`` (positive). The target hears
             from the source.
-        coordinates: Table with columns ``node``, ``latitude`` and ``longitude``, in degrees. Give this or
-            ``edges``; neither if the netCDF file has edges of its own.
+        coordinates: Table with columns ``node`` (or what ``node_column`` says), ``latitude`` and
+            ``longitude``, in degrees. Give this or ``edges``; neither if the netCDF file has edges of its
+            own.
+        layout: Of a table. ``long``: a row is a time and a node. ``wide``: a row is a time, every column but
+            that of the times a node, and the one channel has the name of the file.
         time_column: Column (netCDF: dimension) of the times: ISO dates, or whole numbers. Dates with a time
-            zone are converted to UTC.
+            zone are converted to UTC. Empty for a column without a name.
         node_column: Column (netCDF: dimension) of the nodes' names. They are text: ``007`` stays ``007``.
-        value_columns: Columns (netCDF: variables or channels) to model; by default all that are left.
+        value_columns: Columns (netCDF: variables or channels; wide tables: nodes) to model; by default all
+            that are left.
         covariate_columns: Columns (netCDF: variables) known beforehand at every time and node. By default
             none, or what a netCDF file has as ``covariates``.
         units: Unit of each value column.
@@ -97,6 +121,7 @@ class FilesDataModule(SeriesDataModule):
         path: str | Path,
         edges: str | Path | None = None,
         coordinates: str | Path | None = None,
+        layout: Literal["long", "wide"] = "long",
         time_column: str = "time",
         node_column: str = "node",
         value_columns: list[str] | None = None,
@@ -135,16 +160,29 @@ class FilesDataModule(SeriesDataModule):
         )
         self.path, self.edges, self.coordinates = path, edges, coordinates
         self.columns = Columns(time_column, node_column, value_columns, covariate_columns or [])
+        self.layout = layout
         self.units, self.step, self.val, self.test = units, step, val, test
         self.held_out = PointMask(0.25) if held_out is None else held_out
         self.undirected, self.kernel_scale_km = undirected, kernel_scale_km
         self.threshold, self.neighbours = threshold, neighbours
+        self._check_layout()
         self._check_graph_options()
+
+    def _check_layout(self) -> None:
+        if self.layout not in ("long", "wide"):
+            raise ValueError(f"layout must be one of long, wide; it is {self.layout!r}.")
+        if self.layout == "wide" and ends_in(self.path, (".nc",)):
+            raise ValueError(f"layout goes with tables, and {self.path} is netCDF; leave it out.")
+        if self.layout == "wide" and self.columns.covariates:
+            raise ValueError(
+                "covariate_columns go with the long layout, in which every row names its node; leave them "
+                "out, or bring the table into that form."
+            )
 
     def _check_graph_options(self) -> None:
         if self.edges is not None and self.coordinates is not None:
             raise ValueError("edges and coordinates both make a graph; give one of them.")
-        if self.edges is None and self.coordinates is None and Path(self.path).suffix.lower() != ".nc":
+        if self.edges is None and self.coordinates is None and not ends_in(self.path, (".nc",)):
             raise ValueError(
                 f"{self.path} must come with a graph; give edges, a table of source and target, or "
                 "coordinates, a table of node, latitude and longitude."
@@ -166,9 +204,9 @@ class FilesDataModule(SeriesDataModule):
         Raises:
             ValueError: If something in a file is wrong: one line that says where, and what to do.
         """
-        path = checked_path(self.path, (".csv", ".parquet", ".nc"))
-        read = read_netcdf if path.suffix.lower() == ".nc" else _read_table
-        contents = read(path, self.columns, self.step)
+        path = checked_path(self.path, (*CSV, *PARQUET, ".nc"))
+        read = _read_long if self.layout == "long" else _read_wide
+        contents = (read_netcdf if ends_in(path, (".nc",)) else read)(path, self.columns, self.step)
         series = GraphSeries(
             values=torch.from_numpy(contents.values),
             observed=torch.from_numpy(np.isfinite(contents.values)),
@@ -189,7 +227,7 @@ class FilesDataModule(SeriesDataModule):
                 series.graph.num_nodes,
             )
         train, val, test = split_in_time(len(series.values), self.val, self.test)
-        held_out = hold_out(self.held_out, series.observed, self.seed)
+        held_out = hold_out(self.held_out, series.values, series.observed, self.seed)
         for stretch in train:
             held_out[stretch] = False
         return Split(series, train, val, test, held_out)
@@ -199,7 +237,12 @@ class FilesDataModule(SeriesDataModule):
             return _graph_of_edges(self.edges, contents.nodes, self.undirected)
         if self.coordinates is not None:
             return _graph_of_coordinates(
-                self.coordinates, contents.nodes, self.kernel_scale_km, self.threshold, self.neighbours
+                self.coordinates,
+                self.columns.node,
+                contents.nodes,
+                self.kernel_scale_km,
+                self.threshold,
+                self.neighbours,
             )
         if contents.graph is None:
             raise ValueError(
@@ -222,16 +265,16 @@ class FilesDataModule(SeriesDataModule):
 # ------------------------------------------------------------------------------------------ assembly
 
 
-def _read_table(path: Path, columns: Columns, step: str | int | None) -> Contents:
+def _read_long(path: Path, columns: Columns, step: str | int | None) -> Contents:
     """The series in a long table."""
     table = open_table(path)
-    channels = columns.values or _rest(table, columns)
+    channels = columns.values or _rest(table, columns.named)
     table.read([columns.time, columns.node, *channels, *columns.covariates])
     node, nodes = table.names(columns.node)
     width = len(nodes) * (len(channels) + len(columns.covariates))
     position, time = _grid(table, columns.time, step, width)
     place = position * len(nodes) + node
-    _check_unique(table, columns, place, len(time) * len(nodes))
+    _check_unique(table, [columns.time, columns.node], place, len(time) * len(nodes))
 
     def spread(names: list[str], needed: str | None = None) -> Float[np.ndarray, "time nodes columns"]:
         filled = np.full((len(time) * len(nodes), len(names)), np.nan, dtype=np.float32)
@@ -248,20 +291,33 @@ def _read_table(path: Path, columns: Columns, step: str | int | None) -> Content
     return Contents(time, nodes, channels, values, covariates, columns.covariates)
 
 
-def _rest(table: Table, columns: Columns) -> list[str]:
+def _read_wide(path: Path, columns: Columns, step: str | int | None) -> Contents:
+    """The series in a wide table."""
+    table = open_table(path)
+    nodes = sorted(columns.values or _rest(table, [columns.time]))
+    table.read([columns.time, *nodes])
+    position, time = _grid(table, columns.time, step, len(nodes))
+    _check_unique(table, [columns.time], position, len(time))
+    values = np.full((len(time), len(nodes), 1), np.nan, dtype=np.float32)
+    for v, name in enumerate(nodes):
+        values[position, v, 0] = table.numbers(name)
+    channel = path.name.split(".")[0]
+    check_values(path, values, [channel])
+    return Contents(time, nodes, [channel], values, None)
+
+
+def _rest(table: Table, named: list[str]) -> list[str]:
     """The columns of a table that are not named as something else."""
-    for name in columns.named:
+    for name in named:
         table.check_column(name)
-    rest = [name for name in table.header if name not in columns.named]
+    rest = [name for name in table.header if name not in named]
     if "" in rest:
         raise ValueError(
             f"{table.path}: column {table.header.index('') + 1} has no name. Name it, leave it out (pandas: "
             "index=False), or say with value_columns what to read."
         )
     if not rest:
-        raise ValueError(
-            f"{table.path} has no value column beside {few(columns.named)}; add one for each quantity."
-        )
+        raise ValueError(f"{table.path} has no value column beside {few(named)}; add one for each quantity.")
     return rest
 
 
@@ -278,15 +334,17 @@ def _grid(
     return position[codes], time
 
 
-def _check_unique(table: Table, columns: Columns, place: Int64[np.ndarray, "rows"], places: int) -> None:
+def _check_unique(table: Table, names: list[str], place: Int64[np.ndarray, "rows"], places: int) -> None:
+    """Raises if two rows have the same entries in these columns, and so the same place."""
     taken = np.zeros(places, dtype=bool)
     taken[place] = True
     if np.count_nonzero(taken) < len(place):
         second = int(pd.Series(place).duplicated().to_numpy().argmax())
         first = int((place == place[second]).argmax())
+        entries = " and ".join(table.entry(name, second) for name in names)
+        columns = f"column{'s' * (len(names) > 1)} {' and '.join(map(repr, names))}"
         raise ValueError(
-            f"{table.path}, {table.where(second)}, columns {columns.time!r} and {columns.node!r}: duplicate "
-            f"row for {table.entry(columns.time, second)} and {table.entry(columns.node, second)}, which "
+            f"{table.path}, {table.where(second)}, {columns}: duplicate row for {entries}, which "
             f"{table.where(first)} has too. Keep one."
         )
 
@@ -331,21 +389,27 @@ def _check_edges(
 
 
 def _graph_of_coordinates(
-    path: str | Path, nodes: list[str], scale: float | None, threshold: float, neighbours: int | None
+    path: str | Path,
+    column: str,
+    nodes: list[str],
+    scale: float | None,
+    threshold: float,
+    neighbours: int | None,
 ) -> Data:
-    """The graph of the nodes' positions in a table."""
+    """The graph of the nodes' positions in a table, in which they stand in the column ``node`` or another."""
     table = open_table(path)
-    table.read(["node", "latitude", "longitude"])
-    number = _numbered(table, "node", nodes)
+    column = "node" if "node" in table.header else column
+    table.read([column, "latitude", "longitude"])
+    number = _numbered(table, column, nodes)
     twice = pd.Series(number).duplicated().to_numpy()
     if twice.any():
         row = int(twice.argmax())
-        raise table.fault("node", row, f"the node {table.entry('node', row)} is listed twice. Keep one.")
+        raise table.fault(column, row, f"the node {table.entry(column, row)} is listed twice. Keep one.")
     missing = np.isin(np.arange(len(nodes)), number, invert=True)
     if missing.any():
         name = shown(nodes[int(missing.argmax())])
         what = f"{name}, which the data has, is not listed{more(missing)}. Add it."
-        raise table.fault("node", None, what)
+        raise table.fault(column, None, what)
     order = np.argsort(number)
     latitude = _degrees(table, "latitude", -90, 90)[order]
     longitude = _degrees(table, "longitude", -180, 360)[order]

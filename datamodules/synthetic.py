@@ -179,7 +179,7 @@ class SyntheticDataModule(SeriesDataModule):
         """Simulates the series and draws what is missing and what is held out."""
         values = self.law.simulate(self.steps, self.process_seed)[..., None].float()
         # a stream of its own: hold_out's own would hide the same entries again
-        unmeasured = self.missing.hidden(streams(self.process_seed, torch.tensor([5])), values.shape)[0]
+        unmeasured = self.missing.hidden(streams(self.process_seed, torch.tensor([5])), values[None])[0]
         series = GraphSeries(
             values=values.masked_fill(unmeasured, torch.nan),
             observed=~unmeasured,
@@ -188,4 +188,5 @@ class SyntheticDataModule(SeriesDataModule):
             units=["unit"],
         )
         train, val, test = self.stretches
-        return Split(series, train, val, test, hold_out(self.held_out, series.observed, self.process_seed))
+        held_out = hold_out(self.held_out, series.values, series.observed, self.process_seed)
+        return Split(series, train, val, test, held_out)

@@ -98,7 +98,7 @@ def hidden_windows(data: SyntheticDataModule, mask: Mask) -> SeriesBatch:
     """The test windows, a pattern hidden of them."""
     dataset = data.dataset("test")
     batch = dataset.__getitems__([(0, i) for i in range(len(dataset))])
-    hidden = mask.hidden(streams(1, batch.position[:, 0]), batch.values.shape[1:])
+    hidden = mask.hidden(streams(1, batch.position[:, 0]), batch.values)
     return SeriesBatch(batch.values, ~hidden, hidden, batch.graph, batch.position)
 
 
