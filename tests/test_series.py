@@ -143,12 +143,31 @@ def test_a_constant_node_borrows_the_scale_of_its_channel():
 
 
 def test_units_need_observations(series):
-    with pytest.raises(ValueError, match="all are missing"):
+    with pytest.raises(ValueError, match="'channel_0' has none"):
         SeriesSpec.of(series, torch.zeros_like(series.observed))
     unseen = series.observed.clone()
-    unseen[:, 3] = False
-    with pytest.raises(ValueError, match="'3' has no value"):
+    unseen[..., 1] = False
+    with pytest.raises(ValueError, match="'channel_1' has none"):
         SeriesSpec.of(series, unseen)
+
+
+def test_a_node_without_values_borrows_the_units_of_its_channel(series, caplog):
+    seen = series.observed.clone()
+    series.values[:, 0] += 300  # the channel's spread is that between nodes, too
+    seen[:, 3, 1] = False
+    with caplog.at_level("WARNING"):
+        spec = SeriesSpec.of(series, seen)
+    assert "1 (3 (channel_1))" in caplog.text
+    others = series.values[..., 1][seen[..., 1]]
+    torch.testing.assert_close(spec.loc[3, 1], others.mean())
+    torch.testing.assert_close(spec.scale[3, 1], others.std(correction=0))
+    # all other units are as if the node were not there
+    caplog.clear()
+    whole = SeriesSpec.of(series, series.observed)
+    assert not caplog.text
+    kept = torch.ones(5, 2, dtype=torch.bool)
+    kept[3, 1] = False
+    assert torch.equal(spec.loc[kept], whole.loc[kept]) and torch.equal(spec.scale[kept], whole.scale[kept])
 
 
 def test_specs_tell_how_they_differ(series):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -27,6 +28,8 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from tsgen.graphs import check_graph, same_graph
+
+logger = logging.getLogger(__name__)
 
 
 def _check_tensor(
@@ -388,30 +391,30 @@ class SeriesSpec:
     def of(cls, series: GraphSeries, fit_on: Bool[Tensor, "time nodes channels"]) -> SeriesSpec:
         """The spec of a series, its units fitted on some of its observed entries.
 
-        A node whose values there are constant borrows the scale of its channel.
+        A node whose values there are constant borrows the scale of its channel. One that has no value there
+        borrows both: mean and deviation of all the channel's values. A warning names it.
 
         Args:
             series: The series.
             fit_on: Which entries may be used (the training split's).
 
         Raises:
-            ValueError: If nothing may be used, or a node has no value among what may.
+            ValueError: If a channel has no value among what may be used.
         """
         seen = series.observed & fit_on
         count = seen.sum(dim=0).double()
-        if not seen.any():
-            raise ValueError("the series must have observed values in the training split; all are missing.")
-        if (count == 0).any():
-            v, c = (int(i) for i in (count == 0).nonzero()[0])
-            raise ValueError(
-                f"every node must be observed in the training split; {series.nodes[v]!r} has no value of "
-                f"{series.channels[c]!r} there ({int((count == 0).sum())} such). Drop it or widen the split."
-            )
+        _check_channels(series, count)
+        _warn_of_unobserved(series, count)
         values = torch.where(seen, series.values, 0).double()
-        loc = values.sum(dim=0) / count
-        square = torch.where(seen, values - loc, 0).square()
-        scale = (square.sum(dim=0) / count).sqrt()
-        pooled = (square.sum(dim=(0, 1)) / count.sum(dim=0)).sqrt().expand_as(scale)
+        channel = values.sum(dim=(0, 1)) / count.sum(dim=0)
+        loc = torch.where(count > 0, values.sum(dim=0) / count, channel)
+
+        def deviation(loc: Tensor, axes: tuple[int, ...]) -> Tensor:
+            square = torch.where(seen, values - loc, 0).square()
+            return (square.sum(dim=axes) / seen.sum(dim=axes)).sqrt()
+
+        scale = torch.where(count > 0, deviation(loc, (0,)), deviation(channel, (0, 1)))
+        pooled = deviation(loc, (0, 1)).expand_as(scale)
         # a constant node's deviation is rounding error, not zero
         constant = scale <= 1e-6 * torch.maximum(loc.abs(), pooled)
         scale = torch.where(constant, torch.where(pooled > 0, pooled, torch.ones_like(pooled)), scale)
@@ -450,6 +453,27 @@ class SeriesSpec:
         if not same_graph(self.graph, other.graph):
             return "its graph has other edges or weights than the data's"
         return None
+
+
+def _check_channels(series: GraphSeries, count: Float[Tensor, "nodes channels"]) -> None:
+    """Raises unless every channel has a value."""
+    without = (count.sum(dim=0) == 0).tolist()
+    if any(without):
+        raise ValueError(
+            "every channel must have observed values in the training split; "
+            f"{series.channels[without.index(True)]!r} has none. Drop it or widen the split."
+        )
+
+
+def _warn_of_unobserved(series: GraphSeries, count: Float[Tensor, "nodes channels"]) -> None:
+    """Warns of nodes without a value."""
+    without = [f"{series.nodes[v]} ({series.channels[c]})" for v, c in (count == 0).nonzero().tolist()]
+    if without:
+        logger.warning(
+            "no value in the training split: %s. Mean and deviation of the channel stand in for their own; "
+            "what a model says of them rests on the other nodes.",
+            _few(without),
+        )
 
 
 def _units_of_covariates(covariates: Tensor | None, fit_on: Bool[Tensor, "time"]) -> dict[str, Tensor]:
