@@ -1,8 +1,9 @@
-"""Long tables, CSV or Parquet: their columns as they stand in a file, and words for what is wrong in them.
+"""Tables, CSV or Parquet: their columns as they stand in a file, and words for what is wrong in them.
 
 Columns are read whole (pyarrow), never row by row, and only those that are asked for. A column of times or
 nodes is reduced to its distinct entries first, so that each is parsed once, however many rows name it. A CSV
-is in UTF-8, with commas and a header, and its cells are read as text; numbers are made of them afterwards.
+is in UTF-8, with commas and a header, packed by gzip or not, and its cells are read as text; numbers are made
+of them afterwards.
 
 What is wrong in a file ends in a ``ValueError`` of one line that names file, row and column: a line of a CSV
 is counted as an editor does, the header being line 1; a row of Parquet is counted from 0.
@@ -12,10 +13,13 @@ from __future__ import annotations
 
 import csv
 import difflib
+import gzip
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,6 +31,9 @@ import pyarrow.compute as pc
 from jaxtyping import Float, Int64
 from pyarrow import csv as arrow_csv
 from pyarrow import parquet
+
+CSV, PARQUET = (".csv", ".csv.gz"), (".parquet",)
+"""Endings of the tables that can be read."""
 
 NO_VALUE = ["", "NA", "N/A", "n/a", "NaN", "nan", "-nan", "NULL", "Null", "null", "None", "<NA>", "#N/A"]
 """What a cell of numbers may hold instead of one."""
@@ -106,11 +113,25 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror or first_line(error)}.") from error
-    except (pa.ArrowException, csv.Error, UnicodeError) as error:
-        kind = path.suffix.lower()
-        place = (_not_utf8(path) or _ragged(path)) if kind == ".csv" else None
-        told = f", {place}" if place else f" is not a well-formed {kind} file: {first_line(error)}."
+    except (pa.ArrowException, csv.Error, UnicodeError, EOFError, zlib.error) as error:
+        damaged = isinstance(error, (EOFError, zlib.error))
+        place = (_not_utf8(path) or _ragged(path)) if ends_in(path, CSV) and not damaged else None
+        told = (
+            f", {place}"
+            if place
+            else f" is not a well-formed {path.suffix.lower()} file: {first_line(error)}."
+        )
         raise ValueError(f"{path}{told}") from error
+
+
+def ends_in(path: str | Path, endings: Sequence[str]) -> bool:
+    """Whether a file is of one of some kinds, by its name.
+
+    Args:
+        path: The file; upper and lower case count as the same.
+        endings: Such as ``.csv``, in lower case.
+    """
+    return Path(path).name.lower().endswith(tuple(endings))
 
 
 def checked_path(path: str | Path, suffixes: Sequence[str]) -> Path:
@@ -130,7 +151,7 @@ def checked_path(path: str | Path, suffixes: Sequence[str]) -> Path:
     with _reading(path):
         if path.is_dir():
             raise ValueError(f"{path} is a folder; name a file in it.")
-        if path.suffix.lower() not in suffixes:
+        if not ends_in(path, suffixes):
             raise ValueError(f"{path} must end in {' or '.join(suffixes)}; convert or unpack it.")
         if not path.parent.is_dir():
             raise ValueError(f"{path} does not exist, nor does the folder {path.parent}; correct the path.")
@@ -308,7 +329,7 @@ class _CsvTable(Table):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        with _reading(path), path.open(encoding="utf-8-sig", newline="") as file:
+        with _reading(path), _open_csv(path) as file:
             records = filter(None, csv.reader(file))
             self._raw_header = next(records, [])
             has_rows = next(records, None) is not None
@@ -321,7 +342,7 @@ class _CsvTable(Table):
 
     def where(self, row: int) -> str:
         # blank lines and line breaks inside quotes shift lines against rows: go through the file once more
-        with _reading(self.path), self.path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        with _reading(self.path), _open_csv(self.path, errors="replace") as file:
             reader = csv.reader(file)
             next(islice(filter(None, reader), row + 1, None))
             return f"line {reader.line_num}"
@@ -330,8 +351,9 @@ class _CsvTable(Table):
         raw = [self._raw_header[self.header.index(name)] for name in names]
         convert = arrow_csv.ConvertOptions(include_columns=raw, column_types=dict.fromkeys(raw, pa.string()))
         parse = arrow_csv.ParseOptions(newlines_in_values=True)
-        with _reading(self.path):
-            table = arrow_csv.read_csv(self.path, parse_options=parse, convert_options=convert)
+        compression = "gzip" if _packed(self.path) else None
+        with _reading(self.path), pa.input_stream(self.path, compression=compression) as file:
+            table = arrow_csv.read_csv(file, parse_options=parse, convert_options=convert)
         return table.rename_columns(names)
 
 
@@ -358,7 +380,7 @@ def open_table(path: str | Path) -> Table:
     """The table in a file, with its header read.
 
     Args:
-        path: A file that ends in ``.csv`` or ``.parquet``.
+        path: A file that ends in ``.csv``, ``.csv.gz`` or ``.parquet``.
 
     Returns:
         The table; its columns come with :meth:`Table.read`.
@@ -366,13 +388,24 @@ def open_table(path: str | Path) -> Table:
     Raises:
         ValueError: If there is no such file, or it is not well formed.
     """
-    path = checked_path(path, (".csv", ".parquet"))
-    return _CsvTable(path) if path.suffix.lower() == ".csv" else _ParquetTable(path)
+    path = checked_path(path, (*CSV, *PARQUET))
+    return _CsvTable(path) if ends_in(path, CSV) else _ParquetTable(path)
+
+
+def _packed(path: Path) -> bool:
+    return ends_in(path, (".gz",))
+
+
+def _open_csv(path: Path, errors: str = "strict") -> TextIOWrapper:
+    """A CSV's text, unpacked if need be."""
+    if _packed(path):
+        return gzip.open(path, "rt", encoding="utf-8-sig", errors=errors, newline="")
+    return path.open(encoding="utf-8-sig", errors=errors, newline="")
 
 
 def _not_utf8(path: Path) -> str | None:
     """Where a file's bytes are no UTF-8, in words; None if they are."""
-    raw = path.read_bytes()
+    raw = gzip.decompress(path.read_bytes()) if _packed(path) else path.read_bytes()
     try:
         raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -384,7 +417,7 @@ def _not_utf8(path: Path) -> str | None:
 
 def _ragged(path: Path) -> str | None:
     """Where a line of a CSV has more or fewer fields than the header, in words; None if none has."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with _open_csv(path) as file:
         reader = csv.reader(file)
         start, width = 1, 0
         try:

@@ -34,6 +34,8 @@ from tsgen.series import GraphSeries, SeriesBatch, SeriesSpec
 SHARED = Path(__file__).parents[1].parent / "shared"
 AQI36 = SHARED / "data" / "aqi36"
 RED_WINE = SHARED / "data" / "red_wine"
+METR_LA_10 = SHARED / "data" / "metr_la_10"
+PM10 = SHARED / "data" / "pm10_germany"
 
 needs_aqi36 = pytest.mark.skipif(not AQI36.is_dir(), reason=f"the AQI-36 files are not at {AQI36}")
 
