@@ -5,6 +5,7 @@ from datamodules.base import SeriesDataModule, Split
 from datamodules.files import FilesDataModule
 from datamodules.red_wine import RedWineDataModule
 from datamodules.synthetic import SyntheticDataModule
+from datamodules.traffic import TrafficDataModule
 
 __all__ = [
     "AirQualityDataModule",
@@ -13,4 +14,5 @@ __all__ = [
     "SeriesDataModule",
     "Split",
     "SyntheticDataModule",
+    "TrafficDataModule",
 ]

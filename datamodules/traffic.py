@@ -1,0 +1,221 @@
+"""Traffic speeds in Los Angeles and the Bay Area, as the imputation papers hide and score them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal, NamedTuple
+from zipfile import BadZipFile
+
+import h5py
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch_geometric.data import Data
+
+from datamodules.base import SeriesDataModule, Split, calendar, split_in_time
+from datamodules.pickles import read_pickle
+from datamodules.regular_times import moments, regular
+from datamodules.tables import few, first_line, shown
+from tsgen.graphs import from_edges
+from tsgen.masks import GRINMask, Mask, hold_out
+from tsgen.series import GraphSeries
+
+THRESHOLD = 0.1
+"""Weights below it make no edge, as published."""
+
+
+class _Published(NamedTuple):
+    """A network's files, by the names under which they may lie in a folder, and the seed of its masks."""
+
+    speeds: tuple[str, ...]
+    graph: tuple[str, ...]
+    seed: int
+
+
+NETWORKS = {
+    "metr_la": _Published(("metr-la.h5", "metr_la_first10_full.npz"), ("adj_mx.pkl",), 9101112),
+    "pems_bay": _Published(("pems-bay.h5",), ("adj_mx_bay.pkl", "adj_mx.pkl"), 56789),
+}
+
+
+class TrafficDataModule(SeriesDataModule):
+    r"""Traffic speed in mph every 5 minutes: METR-LA (207 sensors, 4 months) or PEMS-BAY (325, 6 months).
+
+    A speed of zero is a missing value (GRIN's code keeps those of PEMS-BAY), and steps that the file leaves
+    out are put in, unobserved. 70 % of the time is for training, 10 % for validation and 20 % for the test,
+    one after another. What is held out is scored in validation and test; in the training stretch, too, it
+    counts as never measured, as no published method has seen it. The graph is the published one: directed, a
+    Gaussian kernel of the distances along the road from a row's sensor to a column's, weights below 0.1
+    dropped and self-loops as well. Covariates: hour of day and day of week, each as a point on a circle.
+
+    The pickle with the graph is read without running any of it (:mod:`datamodules.pickles`).
+
+    Args:
+        root: Folder with ``metr-la.h5`` and ``adj_mx.pkl``, or ``pems-bay.h5`` and ``adj_mx_bay.pkl`` (or
+            ``adj_mx.pkl``); or with an extract, ``metr_la_first10_full.npz``, instead of ``metr-la.h5``.
+        network: Which of the two.
+        held_out: What is hidden and scored; by default GRIN's point missing, 25 % of the entries, with the
+            seed published for the network. Block missing is ``GRINMask(0.05, 0.0015, seed)``.
+        window: Length of a window, in steps of 5 minutes.
+        stride: Steps between the starts of training windows.
+        batch_size: Windows in a batch of one process.
+        thinning: What is hidden from the model while it trains.
+        seed: Fixes the order of windows and what training hides.
+        num_workers: Processes that gather batches; 0 gathers in the main process.
+        predict_on: What ``predict`` imputes: one split or the whole series.
+        horizon: Steps at the end of each window that are unknown, in every stage but training: a forecast. As
+            many as the window has: generation. With 0 nothing is hidden, and validation and test score every
+            entry one step ahead. None imputes what is held out or missing.
+
+    Raises:
+        ValueError: If ``network`` is neither, or a file is missing, damaged or of another network.
+
+    References:
+        Diffusion convolutional recurrent neural network: data-driven traffic forecasting (Li et al., 2018);
+        Filling the g_ap_s: multivariate time series imputation by graph neural networks (Cini et al., 2022).
+    """
+
+    def __init__(
+        self,
+        root: str,
+        network: Literal["metr_la", "pems_bay"] = "metr_la",
+        held_out: Mask | None = None,
+        window: int = 24,
+        stride: int = 1,
+        batch_size: int = 32,
+        thinning: Mask | None = None,
+        seed: int = 0,
+        num_workers: int = 0,
+        predict_on: Literal["train", "val", "test", "all"] = "test",
+        horizon: int | None = None,
+    ) -> None:
+        super().__init__(window, stride, batch_size, thinning, seed, num_workers, predict_on, horizon)
+        if network not in NETWORKS:
+            raise ValueError(f"network must be one of {', '.join(NETWORKS)}; it is {network!r}.")
+        self.root, self.published = Path(root), NETWORKS[network]
+        self.held_out = held_out or GRINMask(seed=self.published.seed)
+
+    def load(self) -> Split:
+        """Reads the speeds and the graph."""
+        path = _found(self.root, self.published.speeds)
+        table = (_read_hdf5 if path.suffix == ".h5" else _read_npz)(path)
+        graph = _read_graph(_found(self.root, self.published.graph), list(table.columns), path)
+        speeds = torch.from_numpy(table.to_numpy(np.float32, copy=True))[..., None]
+        series = GraphSeries(
+            values=speeds,
+            observed=torch.isfinite(speeds) & (speeds != 0),
+            graph=graph,
+            covariates=calendar(pd.DatetimeIndex(table.index), len(table.columns)),
+            time=table.index.to_numpy(),
+            nodes=list(table.columns),
+            channels=["speed"],
+            units=["mph"],
+            covariate_names=["hour_sin", "hour_cos", "weekday_sin", "weekday_cos"],
+        )
+        train, val, test = split_in_time(len(table), 0.1, 0.2)
+        held_out = hold_out(self.held_out, series.values, series.observed, self.seed)
+        for stretch in train:
+            series.observed[stretch] &= ~held_out[stretch]
+            held_out[stretch] = False
+        return Split(series, train, val, test, held_out)
+
+
+def _found(root: Path, names: tuple[str, ...]) -> Path:
+    """The first of some files that is there."""
+    for name in names:
+        if (root / name).is_file():
+            return root / name
+    raise ValueError(
+        f"{root} must be a folder with {' or '.join(names)}; there is none. Set data.root to the folder of "
+        "the files, and data.network to metr_la or pems_bay."
+    )
+
+
+def _read_hdf5(path: Path) -> pd.DataFrame:
+    """The table in an HDF5 file as pandas lays one out (``format="fixed"``): a block of numbers, its axes."""
+    try:
+        with h5py.File(path) as file:
+            groups = [g for g in file.values() if isinstance(g, h5py.Group) and "block0_values" in g]
+            if len(groups) != 1 or "block1_values" in groups[0]:
+                raise ValueError("it must hold one table, as pandas writes it in its fixed format")
+            group = groups[0]
+            ids, times, speeds = (group[name][:] for name in ("block0_items", "axis1", "block0_values"))
+            # pandas writes no unit where it is nanoseconds
+            unit = re.search(r"datetime64\[(\w+)\]", str(group["axis1"].attrs.get("kind", "")))
+    # what the file lacks is a KeyError, a damaged one an OSError or a RuntimeError
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, first_line(error)) from error
+    if ids.dtype.kind not in "SiU" or times.dtype.kind != "i" or speeds.dtype.kind != "f":
+        raise _damaged(path, "its ids must be text or whole numbers, its times dates and its speeds numbers")
+    names = [i.decode("latin1") if isinstance(i, bytes) else str(i) for i in ids.tolist()]
+    return _table(path, times.astype(f"datetime64[{unit[1] if unit else 'ns'}]"), names, speeds)
+
+
+def _read_npz(path: Path) -> pd.DataFrame:
+    """The table in an extract: ``speed``, ``sensor_ids``, ``start`` and ``freq``."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            speeds, ids, start, step = (file[name] for name in ("speed", "sensor_ids", "start", "freq"))
+        times = pd.date_range(str(start), periods=len(speeds), freq=str(step)).to_numpy()
+    except (OSError, BadZipFile, KeyError, EOFError, TypeError, ValueError) as error:
+        raise _damaged(path, first_line(error)) from error
+    return _table(path, times, [str(i) for i in ids.ravel()], speeds)
+
+
+def _table(path: Path, times: np.ndarray, names: list[str], speeds: np.ndarray) -> pd.DataFrame:
+    """Speeds at regular times, by sensor; NaN at steps that are left out."""
+    if speeds.shape != (len(times), len(names)) or not len(times):
+        raise _damaged(path, f"{len(times)} times and {len(names)} ids go with a table of {speeds.shape}")
+    for what, labels in (("id", pd.Index(names)), ("time", pd.DatetimeIndex(times))):
+        if labels.has_duplicates:
+            raise _damaged(path, f"the {what} {shown(labels[labels.duplicated()][0])} comes twice")
+
+    def fault(_label: int, what: str) -> ValueError:
+        return ValueError(f"{path}: {what}")
+
+    place, grid = regular(moments(times, fault), "5min", len(names), fault)
+    filled: Float[np.ndarray, "time nodes"] = np.full((len(grid), len(names)), np.nan, dtype=np.float32)
+    filled[place] = speeds
+    return pd.DataFrame(filled, index=pd.DatetimeIndex(grid), columns=names)
+
+
+def _damaged(path: Path, what: str) -> ValueError:
+    return ValueError(f"{path} must be the published table of speeds; {what}. Get that file.")
+
+
+def _read_graph(path: Path, nodes: list[str], speeds: Path) -> Data:
+    """The graph in a pickle of ids, the row of each, and a matrix of weights."""
+    ids, weight = _adjacency(path)
+    unknown, extra = sorted(set(nodes) - set(ids)), sorted(set(ids) - set(nodes))
+    if unknown or extra:
+        told = f"it lacks {few(unknown)}" if unknown else f"{speeds.name} lacks {few(extra)}"
+        raise ValueError(
+            f"{path} must have the sensors of {speeds.name}; {told}. Put the files of one network "
+            "into the folder."
+        )
+    row = [ids[name] for name in nodes]
+    weight = weight[np.ix_(row, row)].astype(np.float64)
+    np.fill_diagonal(weight, 0)
+    source, target = np.nonzero(weight >= THRESHOLD)
+    return from_edges(source, target, weight[source, target], num_nodes=len(nodes))
+
+
+def _adjacency(path: Path) -> tuple[dict[str, int], np.ndarray]:
+    """The row of each id, and the matrix."""
+    found = read_pickle(path)
+    if not isinstance(found, (list, tuple)) or len(found) != 3:
+        raise ValueError(f"{path} must hold three things: ids, the row of each, and a matrix of weights.")
+    _, rows, weight = found
+    if not isinstance(rows, dict) or not isinstance(weight, np.ndarray) or weight.dtype.kind not in "fiu":
+        raise ValueError(f"{path} must hold ids, the row of each, and a matrix of weights, in this order.")
+    numbered = all(type(row) is int for row in rows.values()) and {*rows.values()} == {*range(len(rows))}
+    if weight.shape != (len(rows), len(rows)) or not numbered:
+        raise ValueError(
+            f"{path} must hold a square matrix with a row for each id; it has {len(rows)} ids and a matrix "
+            f"of shape {list(weight.shape)}."
+        )
+    if not (np.isfinite(weight) & (weight >= 0)).all():
+        raise ValueError(f"{path} must hold weights that are finite and not negative; some are not.")
+    return {str(name): row for name, row in rows.items()}, weight
