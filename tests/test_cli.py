@@ -13,7 +13,7 @@ import pytest
 import torch
 import xarray as xr
 import yaml
-from conftest import AQI36, PM10, RED_WINE
+from conftest import AQI36, METR_LA_10, PM10, RED_WINE
 from wandb_file import OfflineRun
 
 from experiments.__main__ import main
@@ -337,7 +337,7 @@ def test_every_config_trains_one_batch(name):
     words += ["--model.sampler.num_samples", "2"]
     if name == "files":
         words += ["--data.path", str(write_table()), "--data.edges", str(write_edges())]
-    for data, root in (("AirQuality", AQI36), ("RedWine", RED_WINE)):
+    for data, root in (("AirQuality", AQI36), ("RedWine", RED_WINE), ("Traffic", METR_LA_10)):
         if data in shipped()[name].read_text("utf-8"):
             if not root.is_dir():
                 pytest.skip(f"the files of {data} are not at {root}")

@@ -57,10 +57,8 @@ def test_speeds_graph_and_calendar(root):
     assert (series.time == pd.date_range("2012-03-01", periods=STEPS, freq="5min").to_numpy()).all()
     assert (series.nodes, series.channels, series.units) == (IDS, ["speed"], ["mph"])
     # from rows to columns, no loops, nothing below a tenth
-    edges = [
-        (*edge, weight) for *edge, weight in zip(*series.graph.edge_index.tolist(), series.graph.edge_weight)
-    ]
-    assert [(u, v, round(float(w), 6)) for u, v, w in edges] == [(0, 1, 0.5), (1, 2, 0.1), (2, 0, 0.8)]
+    assert series.graph.edge_index.tolist() == [[0, 1, 2], [1, 2, 0]]
+    torch.testing.assert_close(series.graph.edge_weight, torch.tensor([0.5, 0.1, 0.8]))
     # 2012-03-01 is a Thursday; at noon the hour has gone half its round
     torch.testing.assert_close(series.covariates[144, 1, :2], torch.tensor([0.0, -1.0]), atol=1e-6, rtol=0)
     angle = torch.tensor(2 * torch.pi * 3.5 / 7)
@@ -87,7 +85,7 @@ def test_windows_of_two_hours_for_every_stage(root):
 
 
 def test_a_sensor_that_is_hidden_whole_is_never_seen(root, caplog):
-    data = TrafficDataModule(str(root), held_out=NodeMask(0.5), seed=1)
+    data = TrafficDataModule(str(root), held_out=NodeMask(0.5), seed=3)
     gone = data.split.held_out[320:].any(dim=0)[:, 0]
     assert gone.any() and not gone.all()
     assert not data.split.series.observed[:280, gone].any()
