@@ -208,6 +208,23 @@ def test_sizes_that_the_file_does_not_pay_for_are_refused(tmp_path, name):
     refused(tmp_path, BOMBS[name])
 
 
+AGAIN = {
+    "text as bytes": BOMBS["the same bytes again and again"],
+    "text of Python 2 as an array": b"(cnumpy.core.multiarray\n_reconstruct\nq\x00"
+    + b"(cnumpy\nndarray\n(K\x00tS'b'\ntq\x01R"
+    + b"(K\x01(I4096\ntq\x02cnumpy\ndtype\n(S'u1'\nI00\nI01\ntRq\x03I00\nT\x00\x10\x00\x00"
+    + b"a" * 4096
+    + b"q\x04tb"
+    + b"h\x00h\x01R(K\x01h\x02h\x03I00\nh\x04tb" * 5000
+    + b"l.",
+}
+
+
+@pytest.mark.parametrize("name", AGAIN)
+def test_what_is_fetched_again_is_paid_for_again(tmp_path, name):
+    assert "more bytes than the file" in refused(tmp_path, AGAIN[name])
+
+
 def test_deep_nesting_is_no_danger(tmp_path):
     deep = read(tmp_path, b"]" * 20_000 + b"a" * 19_999 + b".")
     for _ in range(19_999):
