@@ -145,15 +145,13 @@ def test_paths_have_the_exact_posterior(way, network):
 
 
 @pytest.mark.parametrize("paths", ["genealogy", "backward"])
-@pytest.mark.parametrize("particles", [2, 5])
-def test_sweeps_leave_the_posterior_as_it_is(paths, particles):
-    """With the fewest particles, from exact draws: nothing is left to convergence. Two particles would never
-    be resampled at the default; backward simulation resamples whatever it is told."""
+@pytest.mark.parametrize(("particles", "threshold"), [(2, 1.0), (3, 0.0), (5, 0.8)])
+def test_sweeps_leave_the_posterior_as_it_is(paths, particles, threshold):
+    """With the fewest particles, from exact draws: nothing is left to convergence."""
     model, process = linear_model(2)
     batch = with_holes(process, 1, 5, missing=0.6, seed=2)
     posterior = process.posterior(batch)
     mean, sd = (x[0][holes(batch)] for x in (posterior.mean, posterior.stddev))
-    threshold = float(paths == "genealogy")
     rows, sampler = runs_of(batch, 10_000), SMC(1, particles, ess_threshold=threshold, paths=paths, sweeps=3)
     exact = process.impute(batch, 10_000, seed=5).values.movedim(0, 1)
     drawn, renewed = sampler._swept(model, rows, exact, numbers(10_000, seed=9))

@@ -13,9 +13,8 @@ for a model that looks back on p slices: later ones do not depend on the choice.
 
 *Conditional sequential Monte Carlo.* A filter is run once more with a path as its first particle, retained
 whatever its weight; a path drawn from what it finds is the next one. With any number of particles this leaves
-the posterior as it is, so that repeated it converges to it (particle Gibbs). Retained by backward simulation
-instead of by ancestry, paths change in all their steps. The filter then resamples at every step, by
-independent choices, as that step's proof has it.
+the posterior as it is, so that repeated it converges to it (particle Gibbs). Drawn by backward simulation
+instead of by ancestry, paths change in all their steps.
 
 References:
     An introduction to sequential Monte Carlo (Chopin & Papaspiliopoulos, 2020), ch. 10, 12 and 16;
@@ -26,7 +25,6 @@ References:
 
 from __future__ import annotations
 
-import math
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -327,10 +325,9 @@ class SMC(Sampler):
     ) -> Float[Tensor, "rows time nodes channels"]:
         """One more path of each row, from a filter in which the last one was retained."""
         moves = ParticleFilter(model, rows, self.particles, stream, retained=path)
-        backward = self.paths == "backward"
-        history = self._filtered(moves, math.inf if backward else self.ess_threshold)
+        history = self._filtered(moves, self.ess_threshold)
         ends = _ends(history.log_weight[-1], 1, stream)
-        if backward:
+        if self.paths == "backward":
             return simulate_backwards(model, rows, history, ends, streams(BACKWARD, stream)[None])[0]
         return _put_together(history, ends, moves.block)[0]
 
