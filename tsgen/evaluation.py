@@ -447,7 +447,7 @@ def _said(spans: Mapping[str, Sequence[float]]) -> str:
     told = [f"{COLUMNS[key]} {spans[key][0]:.4g} to {spans[key][1]:.4g}" for key in TOLD if key in spans]
     if not told:
         return "Too few windows for intervals of the scores."
-    return f"The model's, with 95 % confidence over windows: {', '.join(told)}."
+    return f"The model's 95 % intervals over windows: {', '.join(told)}."
 
 
 def log_to_wandb(trainer: Trainer, data: xr.Dataset | None, table: Mapping[str, Any]) -> None:
