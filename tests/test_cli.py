@@ -443,7 +443,7 @@ def test_a_checkpoint_of_other_data_is_refused(run, capsys):
 def test_help_is_readable(capsys):
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
-    assert all(word in shown for word in ("fit", "test", "predict", "report", "conformal", "demo"))
+    assert all(word in shown for word in ("fit", "report", "compare", "conformal", "demo", "aqi36"))
     assert main(["report", "--help"]) == 0
     for command in ("fit", "test", "predict"):
         with pytest.raises(SystemExit) as end:

@@ -8,18 +8,19 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from conftest import make_batch
+from conftest import TWO_WAY_ENCODERS, make_batch, make_model
 from lightning import Trainer
 
 from datamodules import SyntheticDataModule
 from tsgen.encoders import GraphGRUEncoder
-from tsgen.evaluation import Evaluation
+from tsgen.evaluation import Evaluation, as_dataset, summarise
 from tsgen.heads import GaussianHead
 from tsgen.interpolation import Nearest
 from tsgen.likelihood import masked_log_prob
-from tsgen.metrics import GAPS, Coverage, GroupedScores, entry_scores, groupings
+from tsgen.metrics import GAPS, Coverage, GroupedScores, crps, entry_scores, groupings, law_crps
 from tsgen.models import AutoregressiveModel
-from tsgen.sampling import Ancestral
+from tsgen.sampling import Ancestral, AnyOrder
+from tsgen.series import Samples
 
 SHAPE, HORIZON = (6, 10, 3, 2), 4
 """Windows, steps, nodes, channels."""
@@ -289,3 +290,29 @@ def test_the_evaluation_holds_what_comparisons_need(tmp_path):
     for exact in (filtering, posterior):
         assert exact["crps_law"] == pytest.approx(exact["crps"], rel=0.02)
     assert table["rows"][0]["crps_law"] is None  # the draws of a filtering model follow no law in closed form
+
+
+def test_without_densities_and_baselines_the_figures_still_have_their_windows(series, batch):
+    drawn = torch.where(batch.context, batch.values, batch.values + torch.randn(7, *batch.values.shape))
+    plain = as_dataset(summarise(Samples(drawn, "filtering"), batch), series, law="filtering")
+    assert plain["nll"].isnull().all() and plain["quantiles"].dims == ("quantile", *plain["truth"].dims)
+    assert not {"ess", "baseline_error"} & set(plain.variables)
+    ess = torch.rand(drawn.shape[1:3])
+    weighted = as_dataset(summarise(Samples(drawn, "posterior", ess), batch), series)
+    assert weighted["ess"].dims == ("window", "step")
+    np.testing.assert_array_equal(weighted["ess"], ess)
+
+
+@torch.no_grad()
+def test_only_a_law_that_draws_follow_is_scored_in_closed_form(series):
+    batch = make_batch(series)
+    model = make_model(series, TWO_WAY_ENCODERS["two-way recurrence"])
+    assert model.sampler.groups == 2 and model.drawn_law(batch) is None
+    model.sampler = AnyOrder(2000, 1)
+    law, samples = model.drawn_law(batch), model.sampler(model, batch).values
+    drawn, truth = samples[:, batch.hidden].double(), batch.values[batch.hidden]
+    z = (drawn.mean(dim=0) - law.mean[batch.hidden]) / (drawn.std(dim=0) / 2000**0.5)
+    assert z.abs().max() < 5
+    exact, sampled = law_crps(law, batch.values.nan_to_num())[batch.hidden], crps(drawn.float(), truth)
+    assert float(sampled.mean()) == pytest.approx(float(exact.mean()), rel=0.02)
+    assert make_model(series).drawn_law(batch) is None
