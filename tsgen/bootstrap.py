@@ -20,6 +20,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.lib.stride_tricks import sliding_window_view
 
 from tsgen.counter_random import streams, uniforms
 
@@ -54,15 +55,13 @@ class WindowBootstrap:
         for name, number in (("windows", windows), ("resamples", resamples), ("block", self.block)):
             if number < 1:
                 raise ValueError(f"{name} must be at least 1; it is {number}.")
+        if self.block > windows:
+            raise ValueError(f"block must be at most windows = {windows}; it is {self.block}.")
         if not 0 < level < 1:
             raise ValueError(f"level must lie between 0 and 1; it is {level}.")
-        self.level = level
-        stream = streams(seed, torch.arange(resamples))
-        start = uniforms(stream, (-(-windows // self.block),), dtype=torch.float64) * windows
-        chosen = (start.long()[..., None] + torch.arange(self.block)) % windows
-        chosen = chosen.flatten(1)[:, :windows]  # the last block is cut
-        times = torch.zeros(resamples, windows, dtype=torch.float64)
-        self.times = times.scatter_add_(1, chosen, torch.ones_like(chosen, dtype=torch.float64)).numpy()
+        self.windows, self.level, blocks = windows, level, -(-windows // self.block)
+        place = uniforms(streams(seed, torch.arange(resamples)), (blocks,), dtype=torch.float64)
+        self.start = (place * windows).long().numpy()  # of each block
 
     def ratios(
         self, total: Float[np.ndarray, " windows"], weight: Float[np.ndarray, " windows"]
@@ -74,7 +73,16 @@ class WindowBootstrap:
             weight: What it adds to the lower one; zero if nothing is scored in it.
         """
         with np.errstate(invalid="ignore"):
-            return (self.times @ total) / (self.times @ weight)
+            return self._sums(total) / self._sums(weight)
+
+    def _sums(self, each: Float[np.ndarray, " windows"]) -> Float[np.ndarray, " resamples"]:
+        """The sum over the windows of each resample."""
+        last = self.windows - (self.start.shape[1] - 1) * self.block  # the last block is cut
+        whole, cut = (
+            sliding_window_view(np.append(each, each[: size - 1]), size).sum(axis=-1)
+            for size in (self.block, last)
+        )
+        return whole[self.start[:, :-1]].sum(axis=1) + cut[self.start[:, -1]]
 
     def interval(
         self, ratios: Float[np.ndarray, " resamples"], weight: Float[np.ndarray, " windows"]
