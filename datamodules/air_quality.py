@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -34,19 +34,9 @@ class AirQualityDataModule(SeriesDataModule):
         held_out: What is hidden and scored in validation; by default single entries and failures of 3 to 36
             hours.
         window: Length of a window, in hours.
-        stride: Hours between the starts of training windows.
-        batch_size: Windows in a batch of one process.
-        thinning: What is hidden from the model while it trains.
-        seed: Fixes the order of windows and what is hidden.
-        num_workers: Processes that gather batches; 0 gathers in the main process.
         predict_on: What ``predict`` imputes: one split or the whole year.
-        horizon: Steps at the end of each window that are unknown, in every stage but training: a forecast. As
-            many as the window has: generation. With 0 nothing is hidden, and validation and test score every
-            entry one step ahead. None imputes what is held out or missing.
-        test_on: What ``test`` scores: the test split, or the validation split, for conformal intervals.
-        overlap: Steps that a window of ``predict`` shares with the one before, whose draws it goes on from
-            (see :mod:`tsgen.stitching`). With 0, as with a horizon, each window begins anew; None for a
-            quarter of a window.
+        options: Those of every data module, such as ``stride``: see
+            :class:`~datamodules.base.SeriesDataModule`.
 
     Raises:
         ValueError: If a file is missing, damaged or another than the published one.
@@ -61,19 +51,10 @@ class AirQualityDataModule(SeriesDataModule):
         root: str,
         held_out: Mask | None = None,
         window: int = 36,
-        stride: int = 1,
-        batch_size: int = 32,
-        thinning: Mask | None = None,
-        seed: int = 0,
-        num_workers: int = 0,
         predict_on: Literal["train", "val", "test", "all"] = "test",
-        horizon: int | None = None,
-        test_on: Literal["val", "test"] = "test",
-        overlap: int | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            window, stride, batch_size, thinning, seed, num_workers, predict_on, horizon, test_on, overlap
-        )
+        super().__init__(window=window, predict_on=predict_on, **options)
         self.root = Path(root)
         self.held_out = held_out or AnyOf([PointMask(0.05), BlockMask(0.01, 3, 36)])
 

@@ -154,7 +154,8 @@ class WindowDataset(Dataset):
             target = observed
             if self.thinning is not None:
                 stream = streams(self.seed, epoch, self.starts[number])
-                context = observed & ~self.thinning.hidden(stream, values.where(observed, torch.nan))
+                values = windows.values.where(observed, torch.nan)
+                context = observed & ~self.thinning.hidden(stream, values)
         else:
             held_out = self._hidden(position, observed)
             context = observed & ~held_out
@@ -219,7 +220,8 @@ class SeriesDataModule(LightningDataModule):
         batch_size: Windows in a batch of one process.
         thinning: What is hidden from the model while it trains, so that it learns to do without; None hides
             nothing.
-        seed: Fixes the order of windows and what training hides.
+        seed: Fixes the order of windows, what training hides and, unless it is given otherwise, what is held
+            out.
         num_workers: Processes that gather batches; 0 gathers in the main process.
         predict_on: What ``predict`` imputes: one split or the whole series.
         horizon: Steps at the end of each window that are unknown, in every stage but training: a forecast. As

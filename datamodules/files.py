@@ -29,7 +29,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -96,21 +96,8 @@ class FilesDataModule(SeriesDataModule):
             default their standard deviation.
         threshold: Kernel weights below it make no edge.
         neighbours: Instead of the kernel, every node hears from this many nearest ones, with weight 1.
-        window: Length of a window, in steps.
-        stride: Steps between the starts of training windows.
-        batch_size: Windows in a batch of one process.
-        thinning: What is hidden from the model while it trains, so that it learns to do without; None hides
-            nothing.
-        seed: Fixes the order of windows, what training hides and what is held out.
-        num_workers: Processes that gather batches; 0 gathers in the main process.
-        predict_on: What ``predict`` imputes: one split or the whole series.
-        horizon: Steps at the end of each window that are unknown, in every stage but training: a forecast. As
-            many as the window has: generation. With 0 nothing is hidden, and validation and test score every
-            entry one step ahead. None imputes what is held out or missing.
-        test_on: What ``test`` scores: the test split, or the validation split, for conformal intervals.
-        overlap: Steps that a window of ``predict`` shares with the one before, whose draws it goes on from
-            (see :mod:`tsgen.stitching`). With 0, as with a horizon, each window begins anew; None for a
-            quarter of a window.
+        options: Those of every data module, such as ``stride``: see
+            :class:`~datamodules.base.SeriesDataModule`.
 
     Raises:
         ValueError: If options contradict each other. What is wrong in a file comes once data is asked for.
@@ -135,29 +122,9 @@ class FilesDataModule(SeriesDataModule):
         kernel_scale_km: float | None = None,
         threshold: float = 0.1,
         neighbours: int | None = None,
-        window: int = 24,
-        stride: int = 1,
-        batch_size: int = 32,
-        thinning: Mask | None = None,
-        seed: int = 0,
-        num_workers: int = 0,
-        predict_on: Literal["train", "val", "test", "all"] = "all",
-        horizon: int | None = None,
-        test_on: Literal["val", "test"] = "test",
-        overlap: int | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            window=window,
-            stride=stride,
-            batch_size=batch_size,
-            thinning=thinning,
-            seed=seed,
-            num_workers=num_workers,
-            predict_on=predict_on,
-            horizon=horizon,
-            test_on=test_on,
-            overlap=overlap,
-        )
+        super().__init__(**options)
         self.path, self.edges, self.coordinates = path, edges, coordinates
         self.columns = Columns(time_column, node_column, value_columns, covariate_columns or [])
         self.layout = layout

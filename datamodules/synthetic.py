@@ -17,7 +17,7 @@ in-neighbours:
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -109,21 +109,8 @@ class SyntheticDataModule(SeriesDataModule):
         val: Share of the steps for validation.
         test: Share of the steps for the test.
         process_seed: Fixes the graph, the series and both patterns.
-        window: Length of a window, in steps.
-        stride: Steps between the starts of training windows.
-        batch_size: Windows in a batch of one process.
-        thinning: What is hidden from the model while it trains, so that it learns to do without; None hides
-            nothing.
-        seed: Fixes the order of windows and what training hides.
-        num_workers: Processes that gather batches; 0 gathers in the main process.
-        predict_on: What ``predict`` imputes: one split or the whole series.
-        horizon: Steps at the end of each window that are unknown, in every stage but training: a forecast. As
-            many as the window has: generation. With 0 nothing is hidden, and validation and test score every
-            entry one step ahead. None imputes what is held out or missing.
-        test_on: What ``test`` scores: the test split, or the validation split, for conformal intervals.
-        overlap: Steps that a window of ``predict`` shares with the one before, whose draws it goes on from
-            (see :mod:`tsgen.stitching`). With 0, as with a horizon, each window begins anew; None for a
-            quarter of a window.
+        options: Those of every data module, such as ``stride``: see
+            :class:`~datamodules.base.SeriesDataModule`.
 
     Raises:
         ValueError: If a number is out of range.
@@ -139,20 +126,9 @@ class SyntheticDataModule(SeriesDataModule):
         val: float = 0.1,
         test: float = 0.2,
         process_seed: int = 0,
-        window: int = 24,
-        stride: int = 1,
-        batch_size: int = 32,
-        thinning: Mask | None = None,
-        seed: int = 0,
-        num_workers: int = 0,
-        predict_on: Literal["train", "val", "test", "all"] = "all",
-        horizon: int | None = None,
-        test_on: Literal["val", "test"] = "test",
-        overlap: int | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            window, stride, batch_size, thinning, seed, num_workers, predict_on, horizon, test_on, overlap
-        )
+        super().__init__(**options)
         if process not in ("linear", "threshold"):
             raise ValueError(f"process must be one of linear, threshold; it is {process!r}.")
         if steps < 1:

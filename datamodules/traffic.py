@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 from zipfile import BadZipFile
 
 import h5py
@@ -58,16 +58,9 @@ class TrafficDataModule(SeriesDataModule):
         network: Which of the two.
         held_out: What is hidden and scored; by default GRIN's point missing, 25 % of the entries, with the
             seed published for the network. Block missing is ``GRINMask(0.05, 0.0015, seed)``.
-        window: Length of a window, in steps of 5 minutes.
-        stride: Steps between the starts of training windows.
-        batch_size: Windows in a batch of one process.
-        thinning: What is hidden from the model while it trains.
-        seed: Fixes the order of windows and what training hides.
-        num_workers: Processes that gather batches; 0 gathers in the main process.
         predict_on: What ``predict`` imputes: one split or the whole series.
-        horizon: Steps at the end of each window that are unknown, in every stage but training: a forecast. As
-            many as the window has: generation. With 0 nothing is hidden, and validation and test score every
-            entry one step ahead. None imputes what is held out or missing.
+        options: Those of every data module, such as ``stride``: see
+            :class:`~datamodules.base.SeriesDataModule`.
 
     Raises:
         ValueError: If ``network`` is neither, or a file is missing, damaged or of another network.
@@ -82,16 +75,10 @@ class TrafficDataModule(SeriesDataModule):
         root: str,
         network: Literal["metr_la", "pems_bay"] = "metr_la",
         held_out: Mask | None = None,
-        window: int = 24,
-        stride: int = 1,
-        batch_size: int = 32,
-        thinning: Mask | None = None,
-        seed: int = 0,
-        num_workers: int = 0,
         predict_on: Literal["train", "val", "test", "all"] = "test",
-        horizon: int | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(window, stride, batch_size, thinning, seed, num_workers, predict_on, horizon)
+        super().__init__(predict_on=predict_on, **options)
         if network not in NETWORKS:
             raise ValueError(f"network must be one of {', '.join(NETWORKS)}; it is {network!r}.")
         self.root, self.published = Path(root), NETWORKS[network]

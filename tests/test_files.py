@@ -429,7 +429,7 @@ def test_all_that_data_modules_share_is_passed_on():
         "seed": 7,
         "num_workers": 1,
     }
-    shared |= {"predict_on": "val", "horizon": 2, "test_on": "val"}
+    shared |= {"predict_on": "val", "horizon": 2, "test_on": "val", "overlap": 0}
     assert set(shared) == set(signature(SeriesDataModule).parameters)
     module = FilesDataModule("data.nc", **shared)
     assert {name: getattr(module, name) for name in shared} == shared
