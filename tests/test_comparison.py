@@ -56,6 +56,7 @@ def test_blocks_are_neighbours_and_every_window_counts_alike():
     np.testing.assert_allclose(found.sum(axis=1), 10)
     # two blocks of five neighbours, around the end too: each window is there as often as another of its block
     assert (np.count_nonzero(abs(found - np.roll(found, 1, axis=1)) > 0.5, axis=1) <= 4).all()
+    assert found.max() < 2.5  # and no oftener than there are blocks
     z = (found.mean(axis=0) - 1) / (found.std(axis=0) / 4000**0.5)
     assert abs(z).max() < 5
     assert WindowBootstrap(82).block == 4 and WindowBootstrap(34).block == 3 and WindowBootstrap(1).block == 1
