@@ -15,9 +15,9 @@ from datamodules import SyntheticDataModule
 from tsgen.encoders import GraphGRUEncoder
 from tsgen.evaluation import Evaluation, as_dataset, summarise
 from tsgen.heads import GaussianHead
-from tsgen.interpolation import Nearest
+from tsgen.interpolation import GAPS, Nearest
 from tsgen.likelihood import masked_log_prob
-from tsgen.metrics import GAPS, Coverage, GroupedScores, crps, entry_scores, groupings, law_crps
+from tsgen.metrics import Coverage, GroupedScores, crps, entry_scores, groupings, law_crps
 from tsgen.models import AutoregressiveModel
 from tsgen.sampling import Ancestral, AnyOrder
 from tsgen.series import Samples

@@ -14,9 +14,10 @@ import xarray as xr
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
+from tsgen.interpolation import GAPS, gap_class
 from tsgen.metrics.ensemble import central_interval
 from tsgen.report import breakdown, figures, write_comparison, write_report
-from tsgen.report.breakdown import GAPS, by_group, deviation, doubts, gap_class, share_inside
+from tsgen.report.breakdown import by_group, deviation, doubts, share_inside
 from tsgen.report.figures.compared import differing_panels
 from tsgen.report.figures.missing import states
 from tsgen.report.gaps import find_gaps, gap_fans, read_imputation

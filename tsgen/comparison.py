@@ -18,7 +18,7 @@ import xarray as xr
 from jaxtyping import Bool, Float
 
 from tsgen.bootstrap import WindowBootstrap
-from tsgen.metrics import GAPS
+from tsgen.interpolation import GAPS, gap_class
 
 OF_ENTRIES = ("mae", "rmse", "mre", "crps", "nll", "coverage_90")
 OF_WINDOWS = ("energy_score", "variogram_score")
@@ -192,9 +192,9 @@ def _groups(data: xr.Dataset) -> Iterator[tuple[str | None, str | None, np.ndarr
     """All scored entries, then those of each gap length and lead time that has any."""
     scored = data["target"].values
     yield None, None, scored
-    bins = np.searchsorted(list(GAPS.values()), data["gap_length"].values, side="right") - 1
+    classes = gap_class(data["gap_length"].values)
     for number, label in enumerate(GAPS):
-        if (mask := scored & (bins == number)).any():
+        if (mask := scored & (classes == number)).any():
             yield "gap", label, mask
     horizon, step = int(data.attrs.get("horizon", 0)), np.arange(data.sizes["step"])
     lead = step - (len(step) - horizon) + 1

@@ -42,10 +42,7 @@ import torch
 import xarray as xr
 from jaxtyping import Float, Int
 
-from tsgen.interpolation import Nearest
-
-GAPS = (1, 2, 6, 25)
-"""The shortest gap of each group: 1 step, 2 to 5, 6 to 24, more."""
+from tsgen.interpolation import GAPS, Nearest, gap_class
 
 AXES = ("window", "step", "node", "channel")
 
@@ -135,7 +132,7 @@ class ConformalIntervals:
         cls,
         validation: xr.Dataset,
         level: float = 0.9,
-        gaps: Sequence[int] = GAPS,
+        gaps: Sequence[int] = tuple(GAPS.values()),
         relative: bool = True,
         unit: Unit = "window",
     ) -> ConformalIntervals:
@@ -299,14 +296,13 @@ def gap_length(context: np.ndarray) -> Int[np.ndarray, "windows steps nodes chan
     Args:
         context: What is visible, ``[windows, steps, nodes, channels]``.
     """
-    nearest = Nearest.of(torch.from_numpy(np.ascontiguousarray(context)))
-    return (nearest.after - nearest.before - 1).clamp(min=0).numpy()
+    return Nearest.of(torch.from_numpy(np.ascontiguousarray(context))).gap.numpy()
 
 
 def _group(evaluation: xr.Dataset, gaps: Sequence[int]) -> np.ndarray:
     """The number of the group that each entry is in; of a visible one the first."""
     gap = gap_length(evaluation["context"].transpose(*AXES).values)
-    return np.maximum(np.searchsorted(np.asarray(gaps), gap, side="right") - 1, 0)
+    return np.maximum(gap_class(gap, gaps), 0)
 
 
 def _mean(x: np.ndarray) -> float | None:

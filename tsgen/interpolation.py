@@ -10,11 +10,28 @@ Where only one of the two exists the line is constant and v the distance to it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
+
+GAPS = {"1": 1, "2-5": 2, "6-24": 6, "> 24": 25}
+"""Classes of gaps, by which scores are told apart, and the shortest gap of each in steps."""
+
+
+def gap_class(
+    length: Int[np.ndarray, "*entries"], shortest: Sequence[int] = tuple(GAPS.values())
+) -> Int[np.ndarray, "*entries"]:
+    """The number of each gap's class; -1 where there is no gap.
+
+    Args:
+        length: Lengths of gaps in steps, zero for none.
+        shortest: The shortest gap of each class, rising.
+    """
+    return np.searchsorted(shortest, length, side="right") - 1
 
 
 class Nearest(NamedTuple):

@@ -20,12 +20,11 @@ from tsgen.metrics.ensemble import (
     ranks,
     scores,
 )
-from tsgen.metrics.grouped import GAPS, GroupedScores, Grouping, groupings
+from tsgen.metrics.grouped import GroupedScores, Grouping, groupings
 from tsgen.metrics.joint import EnergyScore, VariogramScore, energy_score, variogram_score
 
 __all__ = [
     "CRPS",
-    "GAPS",
     "MAE",
     "MRE",
     "NLL",

@@ -14,11 +14,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torchmetrics import Metric
 
-from tsgen.interpolation import Nearest
+from tsgen.interpolation import GAPS, Nearest, gap_class
 from tsgen.series import GraphSeries, SeriesBatch
-
-GAPS = {"1": 1, "2-5": 2, "6-24": 6, "> 24": 25}
-"""Groups of gaps, and the shortest gap of each in steps."""
 
 SHARES = tuple(f"{share}-{share + 20} %" for share in range(0, 100, 20))
 """Groups of windows by the share of their entries that is not visible; a share on a border is in the upper
@@ -89,8 +86,8 @@ def _lead(batch: SeriesBatch, horizon: int) -> Tensor:
 
 
 def _gap(batch: SeriesBatch) -> Tensor:
-    shortest = torch.tensor(list(GAPS.values()), device=batch.values.device)
-    return torch.bucketize(Nearest.of(batch.context).gap, shortest, right=True) - 1
+    gap = Nearest.of(batch.context).gap
+    return torch.from_numpy(gap_class(gap.cpu().numpy())).to(gap)
 
 
 def _share_missing(batch: SeriesBatch) -> Tensor:

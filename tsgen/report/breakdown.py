@@ -15,8 +15,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Bool, Float, Int
 
-GAPS = {"1": (1, 1), "2-5": (2, 5), "6-24": (6, 24), "> 24": (25, None)}
-"""Classes of gap lengths in steps: their names, shortest and longest."""
+from tsgen.interpolation import GAPS, gap_class
 
 NOMINAL = 0.9
 """The level of the interval that groups are judged by."""
@@ -26,11 +25,6 @@ FEW = 50
 
 EXCESS = 1.5
 """A group stands out if it misses, or scores, this many times what it should."""
-
-
-def gap_class(length: Int[np.ndarray, "..."]) -> Int[np.ndarray, "..."]:
-    """The number of each gap's class among :data:`GAPS`, -1 where there is no gap (length 0)."""
-    return np.searchsorted([shortest for shortest, _ in GAPS.values()], length, side="right") - 1
 
 
 def _spread(

@@ -14,7 +14,8 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Bool, Float, Int
 
-from tsgen.report.breakdown import GAPS, fill_deviation, gap_class
+from tsgen.interpolation import GAPS, gap_class
+from tsgen.report.breakdown import fill_deviation
 from tsgen.report.figures.fans import LEVELS, Fan
 from tsgen.report.figures.style import name_of_time
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tsgen.interpolation import GAPS
 from tsgen.report import page
-from tsgen.report.breakdown import GAPS
 from tsgen.report.figures import MOST_CHANNELS
 from tsgen.report.figures.fans import draw_fans
 from tsgen.report.figures.imputed import gap_lengths, widths
