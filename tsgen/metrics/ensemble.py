@@ -30,6 +30,7 @@ References:
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int64
@@ -61,6 +62,22 @@ def empirical_quantiles(
     return torch.lerp(ordered[below], ordered[above], share)
 
 
+def calibrated_quantiles(
+    ordered: Float[Tensor, "samples *entries"], levels: Sequence[float]
+) -> Float[Tensor, "levels *entries"]:
+    """Values that a calibrated truth falls below with just these probabilities.
+
+    They are the order statistics at p (S + 1), linear between neighbours.
+
+    Args:
+        ordered: Draws, sorted along their first axis. With too few for a level the outermost one is taken.
+        levels: Probabilities, in (0, 1).
+    """
+    size = len(ordered)
+    place = (torch.tensor(levels, dtype=torch.float64) * (size + 1) - 1) / max(size - 1, 1)
+    return empirical_quantiles(ordered, place.clamp(0, 1))
+
+
 def central_interval(
     ordered: Float[Tensor, "samples *entries"], level: float
 ) -> tuple[Float[Tensor, "*entries"], Float[Tensor, "*entries"]]:
@@ -70,9 +87,7 @@ def central_interval(
         ordered: Draws, sorted along their first axis. With too few for the level the interval is their range.
         level: Nominal coverage, in (0, 1).
     """
-    size = len(ordered)
-    place = [((1 + side * level) / 2 * (size + 1) - 1) / max(size - 1, 1) for side in (-1, 1)]
-    low, high = empirical_quantiles(ordered, torch.tensor(place, dtype=torch.float64).clamp(0, 1))
+    low, high = calibrated_quantiles(ordered, ((1 - level) / 2, (1 + level) / 2))
     return low, high
 
 

@@ -6,15 +6,17 @@ chunks; only the mask of what was observed, one byte an entry, is held whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 import xarray as xr
 from jaxtyping import Bool, Float, Int
 
 from tsgen.interpolation import GAPS, gap_class
+from tsgen.metrics import calibrated_quantiles
 from tsgen.report.breakdown import fill_deviation
 from tsgen.report.figures.fans import LEVELS, Fan
 from tsgen.report.figures.style import name_of_time
@@ -150,10 +152,6 @@ def _summarise(data: xr.Dataset) -> Imputation:
     shape = seen.shape[1:]
     count, width = np.zeros((len(GAPS), *shape), dtype=np.int64), np.zeros((len(GAPS), *shape))
     total, square, origin = np.zeros(shape), np.zeros(shape), np.full(shape, np.nan)
-    # ends of an interval that a calibrated truth lies in with probability 0.9
-    size = data.sizes["sample"]
-    low_end = np.clip((0.05 * (size + 1) - 1) / max(size - 1, 1), 0, 1)
-    ends = [low_end, 1 - low_end]
     for steps, nodes in _blocks(data):
         values = data["imputation"][:, steps, nodes].values
         visible, where = seen[steps, nodes], kind[steps, nodes] >= 0
@@ -164,8 +162,7 @@ def _summarise(data: xr.Dataset) -> Imputation:
         value = np.nan_to_num(value - origin[nodes])
         total[nodes] += value.sum(axis=0)
         square[nodes] += (value**2).sum(axis=0)
-        drawn = values[:, where]
-        low, high = np.quantile(drawn, ends, axis=0) if drawn.size else np.zeros((2, 0))
+        low, high = _quantiles(values[:, where], (0.05, 0.95))
         at = (kind[steps, nodes][where], *(np.nonzero(where)[i] for i in (1, 2)))
         np.add.at(width[:, nodes], at, high - low)
         np.add.at(count[:, nodes], at, 1)
@@ -213,6 +210,13 @@ def _fan(found: Imputation, gap: int, place: str) -> Fan:
     draws = part["imputation"].values[:, kept]
     about = f"{length:,} step{'s' * (length != 1)} from {name_of_time(found.data['time'].values[start])}"
     truth = np.where(context, draws[0], np.nan)
-    levels = np.quantile(draws, LEVELS, axis=0)
+    levels = _quantiles(draws, LEVELS)
     name = str(part["node"].values)
     return Fan(name, place, about, time, truth, context, np.zeros_like(context), levels)
+
+
+def _quantiles(
+    draws: Float[np.ndarray, "samples *entries"], levels: Sequence[float]
+) -> Float[np.ndarray, "levels *entries"]:
+    """Values that a calibrated truth falls below with these probabilities."""
+    return calibrated_quantiles(torch.from_numpy(draws).sort(dim=0).values, levels).numpy()
