@@ -317,9 +317,7 @@ class SeriesDataModule(LightningDataModule):
     @property
     def tiles(self) -> Tiles:
         """The windows of ``predict``, which cover what it imputes."""
-        overlap = self.overlap
-        if overlap is None:
-            overlap = self.window // 4 if self.horizon is None else 0
+        overlap = self.overlap if self.horizon is None else 0
         return Tiles.over(self.predicted(), self.window, overlap)
 
     def dataset(self, stage: Stage) -> WindowDataset:

@@ -24,7 +24,7 @@ from tsgen.encoders import WindowEncoder
 from tsgen.heads import GaussianHead
 from tsgen.models import AutoregressiveModel, GraphVAR
 from tsgen.parts import Parts
-from tsgen.sampling import Ancestral, Exact, Sampler
+from tsgen.sampling import Ancestral, AnyOrder, Exact, Sampler
 from tsgen.series import GraphSeries, SeriesSpec
 from tsgen.stitching import Stitched, Tiles
 
@@ -200,6 +200,48 @@ def test_a_forecast_of_a_series_is_the_law_of_its_next_steps():
     assert z_scores(short[:, -3:], mean[-3:], covariance[-3:, -3:])[1].abs().max() < 5
 
 
+def test_a_forecast_longer_than_a_window_does_not_forget_the_past():
+    """Shorter windows than an overlap, and samplers that cannot go on, see the past all the same."""
+    model, series = linear(30, order=1)
+    for window, horizon in ((2, 3), (3, 4)):
+        drawn = forecast(model, series, horizon, window=window)["imputation"].values[:, -1, :, 0]
+        wide = forecast(model, series, horizon, window=30)["imputation"].values[:, -1, :, 0]
+        ratio = drawn.var(axis=0) / wide.var(axis=0)
+        assert (abs(np.log(ratio)) < 5 * (4 / DRAWS) ** 0.5).all(), ratio
+    own = Jointly(model.sampler)
+    far = forecast(model, series, 12, method=own, window=8)
+    assert far.attrs["window"] == 20  # eight steps of the past and the forecast, as one window
+    whole = forecast(model, series, 12, window=20)
+    assert abs(far["imputation"].mean() - whole["imputation"].mean()) < 0.2
+
+
+def test_a_sampler_of_ones_own_need_not_be_a_dataclass():
+    class Own(Sampler):
+        num_samples, seed, law = 3, 0, "posterior"
+
+        def check(self, model):
+            """Goes with any model."""
+
+        def __call__(self, model, batch):
+            return dataclasses.replace(model.sampler, num_samples=3)(model, batch)
+
+    model, series = linear(20)
+    assert impute(model, series, method=Own())["imputation"].sizes["time"] == 20
+    with pytest.raises(ValueError, match="num_samples must be set in a sampler that is no dataclass; Own is"):
+        impute(model, series, 5, method=Own())
+
+
+def test_what_is_drawn_entry_by_entry_is_said_to_be_and_is_no_generation(series, batch):
+    model = make_model(series, TWO_WAY_ENCODERS["two-way recurrence"])
+    alone, together = AnyOrder(2, groups=1), AnyOrder(2, groups=3)
+    assert impute(model, series, method=alone).attrs["joint"] == "single entries"
+    assert impute(model, series, method=together).attrs["joint"] == "over each stretch"
+    for data in (series, batch):
+        with pytest.raises(ValueError, match="must be drawn jointly; AnyOrder with one group"):
+            generate(model, data, method=alone)
+        generate(model, data, method=together)
+
+
 def test_a_node_that_was_never_observed_is_sensed_by_its_neighbours():
     model, series = linear(24, share=0.9)
     observed = series.observed.clone()
@@ -333,6 +375,7 @@ def mistakes():
         "long horizon": (lambda: forecast(model, batch, 10), "horizon must be below the 10 steps"),
         "no future": (lambda: forecast(model, series, 4), "covariates of the 4 new steps must be given"),
         "another future": (lambda: forecast(model, series, 5, covariates=later), r"must be .*\[5, 5, 3\]"),
+        "not a number": (lambda: generate(model, True), "must be a number of steps, a series or windows"),
         "no steps": (lambda: generate(model, 0), "at least 1 step to generate; there are 0"),
     }
 
@@ -391,12 +434,23 @@ def test_an_interrupted_call_goes_on_and_ends_in_the_same_bits(kind, tmp_path, k
     killer |= {"batches": 0, "after": 4}
     with pytest.raises(Killed):
         impute(model, series, 6, window=12, overlap=5, path=path)
-    assert not path.exists() and len(list(tmp_path.glob("out.parts/part-*"))) == 4
-    unfinished = tmp_path / "out.parts" / "part-0000000028.unfinished"
+    assert not path.exists() and len(list(tmp_path.glob("out.nc.parts/part-*"))) == 4
+    unfinished = tmp_path / "out.nc.parts" / "part-0000000028.unfinished"
     unfinished.write_bytes(b"half of a window")
     killer |= {"batches": 0, "after": None}
     assert same(impute(model, series, 6, window=12, overlap=5, path=path), straight)
-    assert killer["batches"] == windows - 4 and not (tmp_path / "out.parts").exists()
+    assert killer["batches"] == windows - 4 and not (tmp_path / "out.nc.parts").exists()
+
+
+def test_results_of_similar_names_are_kept_apart(tmp_path, killer):
+    series = make_series(60)
+    model, options = make_model(series, TWO_WAY_ENCODERS["two-way gru"]), {"window": 12, "overlap": 4}
+    killer |= {"batches": 0, "after": 2}
+    with pytest.raises(Killed):
+        impute(model, series, 2, **options, path=tmp_path / "rain.2023")
+    killer["after"] = None
+    impute(model, series, 2, **options, path=tmp_path / "rain.2024")
+    assert len(list((tmp_path / "rain.2023.parts").glob("part-*"))) == 2
 
 
 @pytest.mark.parametrize("change", ["seed", "overlap", "weights", "data", "groups"])
@@ -464,7 +518,7 @@ def test_a_sampler_that_cannot_go_on_draws_windows_by_themselves_and_keeps_their
         Tiles.over([slice(0, 60)], 12, 6),
         Parts(tmp_path / "parts"),
     )
-    assert not stitched.joint
+    assert not stitched.continued
     windows = series.windows(torch.tensor(stitched.tiles.starts), 12)
     drawn = stitched(model, windows).values
     torch.testing.assert_close(drawn, stitched.sampler(model, windows).values)

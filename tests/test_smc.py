@@ -381,8 +381,8 @@ def test_sweeps_set_draws_apart():
     model, process = linear_model(2)
     batch = with_holes(process, 1, 40, missing=0.5)
     batch.context[:, 0, 0] = False
-    few, many = (SMC(30, 20, sweeps=n)(model, batch).values[:, 0, 0, 0, 0].unique().numel() for n in (0, 8))
-    assert few < 5 and many > 20
+    few, many = (SMC(20, 20, sweeps=n)(model, batch).values[:, 0, 0, 0, 0].unique().numel() for n in (0, 8))
+    assert few < 5 and many > 10
 
 
 def test_draws_are_spread_evenly_over_the_weights():
@@ -430,13 +430,17 @@ def test_poor_particles_are_told_of_once():
     assert warned(SMC(5, 100), model, batch)
     assert not warned(SMC(5, 100, paths="backward"), model, batch)
     whole = batch._changed(context=torch.ones_like(batch.context))
-    assert not warned(SMC(5, 100), model, whole)
+    for particles in (5, 7, 10, 100):  # nothing is unknown, whatever rounding makes of equal weights
+        assert not warned(SMC(5, particles), model.float(), whole._changed(values=whole.values.float()))
 
 
 def test_users_mistakes_are_named(as_a_user, series):
     for options, told in (
-        ({"particles": 0}, "particles must be at least 1; it is 0"),
-        ({"particles": 1, "sweeps": 1}, "particles must be at least 2; it is 1"),
+        ({"particles": 1}, "particles must be at least 2; it is 1"),
+        (
+            {"num_samples": 21, "particles": 20},
+            "num_samples must be at most particles, 20",
+        ),
         ({"sweeps": -1}, "sweeps must be at least 0"),
         ({"blocks": 0}, "blocks must be at least 1"),
         ({"ess_threshold": 2.0}, r"ess_threshold must lie in 0\.\.1; it is 2"),

@@ -47,7 +47,7 @@ from torch import Tensor
 from tsgen.counter_random import streams, uniforms
 from tsgen.linear import VARProcess
 from tsgen.models import DensityModel
-from tsgen.sampling import Ancestral, Sampler
+from tsgen.sampling import Ancestral, AnyOrder, Sampler
 from tsgen.sampling.base import draws_at_once
 from tsgen.series import SeriesBatch
 
@@ -242,7 +242,10 @@ def simulated(law: DensityModel | VARProcess, windows: SeriesBatch, seed: int = 
     elif hasattr(type(law), "advance"):
         drawn = Ancestral(1, own)(law, empty)
     else:
-        drawn = dataclasses.replace(law.sampler, num_samples=1, seed=own)(law, empty)  # type: ignore[type-var]
+        sampler: Any = dataclasses.replace(law.sampler, num_samples=1, seed=own)  # type: ignore[type-var]
+        if isinstance(sampler, AnyOrder):  # its joint law: one entry after another
+            sampler = dataclasses.replace(sampler, groups=empty.context[0].numel())
+        drawn = sampler(law, empty)
     values = drawn.values[0].to(windows.values)
     return dataclasses.replace(empty, values=values, context=windows.context, target=~windows.context)
 

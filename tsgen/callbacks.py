@@ -41,7 +41,7 @@ class ImputationWriter(Callback):
 
     def on_predict_start(self, trainer: Trainer, module: Any) -> None:
         """Takes up what an interrupted run has left, and sees to it that windows go on from each other."""
-        parts = Parts(self.path.with_suffix(".parts"))
+        parts = Parts(self.path.with_name(self.path.name + ".parts"))
         self.stitched = Stitched(module.sampler, self.series, self.tiles, parts)
         if trainer.is_global_zero:
             done = self.stitched.begin(module, module.horizon, trainer.precision)

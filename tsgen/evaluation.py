@@ -388,6 +388,8 @@ class Evaluation(Callback):
             "num_samples": module.sampler.num_samples,
             "horizon": self.horizon,
         }
+        if hasattr(module.sampler, "particles"):
+            about["particles"] = module.sampler.particles
         data = None if self.nothing_hidden else self._written(about)
         table = {**about, **count, "rows": rows}
         if data is not None:

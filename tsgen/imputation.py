@@ -8,6 +8,7 @@ the steps after the end, everything.
 from __future__ import annotations
 
 import dataclasses
+import numbers
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -114,8 +115,7 @@ def impute(
     _check_series(model, data)
     steps = len(data.values)
     length = _length(model, window, steps)
-    shared = length // 4 if overlap is None else overlap
-    tiles = Tiles.over([slice(0, steps)], length, shared if length < steps else 0)
+    tiles = Tiles.over([slice(0, steps)], length, overlap if length < steps else 0)
     if path is not None:
         _draw(model, sampler, data, tiles, Path(path))
         return xr.open_dataset(path)
@@ -206,8 +206,11 @@ def forecast(
     length = _length(model, window, steps)
     # one window if that leaves it enough of a history, else several, each going on from the one before
     history = max(length - horizon, length // 4, 1)
+    if not _sampler(model, method, num_samples, seed).extends:
+        # no window could go on from another: one that holds as much of the past as a window does
+        history, length = min(length, steps - horizon), steps
     near = _cut(longer, slice(max(0, steps - horizon - history), steps))
-    drawn = impute(model, near, num_samples, method, seed, window=length)
+    drawn = impute(model, near, num_samples, method, seed, window=min(length, len(near.values)))
     return drawn.isel(time=slice(-horizon, None))
 
 
@@ -263,8 +266,11 @@ def generate(
     if isinstance(data, SeriesBatch):
         if window is not None:
             raise ValueError("window is for a series; windows were given. Leave it out.")
+        _check_joint(_sampler(model, method, num_samples, seed))
         return impute(model, data._changed(context=torch.zeros_like(data.context)), num_samples, method, seed)
-    if isinstance(data, int):
+    if isinstance(data, bool) or not isinstance(data, (numbers.Integral, GraphSeries)):
+        raise ValueError(f"data must be a number of steps, a series or windows; it is {data!r:.80}.")
+    if isinstance(data, numbers.Integral):
         if data < 1:
             raise ValueError(f"there must be at least 1 step to generate; there are {data}.")
         if model.spec.num_covariates:
@@ -272,7 +278,7 @@ def generate(
                 f"the model reads {model.spec.num_covariates} covariates; a number of steps has none. Give a "
                 "series with covariates; its values are not read."
             )
-        values = torch.full((data, *model.spec.loc.shape), torch.nan)
+        values = torch.full((int(data), *model.spec.loc.shape), torch.nan)
         data = GraphSeries(
             values,
             torch.zeros_like(values, dtype=torch.bool),
@@ -280,6 +286,7 @@ def generate(
             nodes=model.spec.nodes,
             channels=model.spec.channels,
         )
+    _check_joint(_sampler(model, method, num_samples, seed))
     nothing = dataclasses.replace(data, observed=torch.zeros_like(data.observed))
     return impute(model, nothing, num_samples, method, seed, window=window)
 
@@ -299,7 +306,22 @@ def _sampler(
         sampler = model.sampler if type(model.sampler) is kind else kind()
     sampler.check(model)
     asked = {"num_samples": num_samples, "seed": seed}
-    return dataclasses.replace(sampler, **{name: n for name, n in asked.items() if n is not None})
+    asked = {name: n for name, n in asked.items() if n is not None}
+    if asked and not dataclasses.is_dataclass(sampler):
+        raise ValueError(
+            f"{' and '.join(asked)} must be set in a sampler that is no dataclass; "
+            f"{type(sampler).__name__} is none. Leave them out."
+        )
+    return dataclasses.replace(sampler, **asked) if asked else sampler
+
+
+def _check_joint(sampler: Sampler) -> None:
+    """Raises where what is generated would be independent entries."""
+    if not sampler.joint:
+        raise ValueError(
+            f"what is generated must be drawn jointly; {type(sampler).__name__} with one group draws each "
+            "entry by itself. Give method=tsgen.AnyOrder(groups=24), or more groups."
+        )
 
 
 def _length(model: DensityModel, window: int | None, steps: int) -> int:
@@ -342,7 +364,7 @@ def _check_windows(model: DensityModel, batch: SeriesBatch) -> None:
 
 def _draw(model: DensityModel, sampler: Sampler, series: GraphSeries, tiles: Tiles, path: Path) -> None:
     """Draws a series into a file, going on from what an interrupted call has left."""
-    stitched = Stitched(sampler, series, tiles, Parts(path.with_suffix(".parts")))
+    stitched = Stitched(sampler, series, tiles, Parts(path.with_name(path.name + ".parts")))
     stitched.begin(model)
     starts = torch.tensor(tiles.starts)
     with _evaluating(model):

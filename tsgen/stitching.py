@@ -54,13 +54,15 @@ class Tiles:
     chains: list[list[int]]
 
     @classmethod
-    def over(cls, stretches: list[slice], window: int, overlap: int = 0) -> Tiles:
-        """The windows of some stretches.
+    def over(cls, stretches: list[slice], window: int, overlap: int | None = 0) -> Tiles:
+        """The windows of some stretches; they share a quarter of a window where ``overlap`` is None.
 
         Raises:
             ValueError: If the overlap is not shorter than a window, there is no stretch, or one is shorter
                 than a window.
         """
+        if overlap is None:
+            overlap = min(max(1, window // 4), window - 1)
         if not 0 <= overlap < window:
             raise ValueError(
                 f"overlap must lie in 0..{window - 1}, below the steps of a window; it is {overlap}."
@@ -137,7 +139,7 @@ class Stitched(Sampler):
         self.num_samples, self.seed, self.law = sampler.num_samples, sampler.seed, sampler.law
         ahead = 0 if sampler.law == "filtering" else tiles.overlap // 2
         self.kept, self.before = tiles.kept(ahead), tiles.before
-        self.joint = sampler.extends and bool(tiles.overlap)
+        self.continued = sampler.extends and bool(tiles.overlap)
 
     def check(self, model: object) -> None:
         """Raises ``ValueError`` unless the sampler can be used with the model."""
@@ -174,7 +176,7 @@ class Stitched(Sampler):
 
     def _drawn(self, model: Any, batch: SeriesBatch, starts: list[int]) -> Samples:
         """New draws of the windows, each given those of the window before."""
-        if not self.joint or not any(start in self.before for start in starts):
+        if not self.continued or not any(start in self.before for start in starts):
             return self.sampler(model, batch)
         known = torch.zeros(batch.position.shape, dtype=torch.bool)
         past = np.zeros((self.num_samples, *batch.values.shape), dtype=self.series.values.numpy().dtype)
@@ -226,7 +228,7 @@ def write(stitched: Stitched, path: Path, model: str) -> None:
     series, tiles, sampler = stitched.series, stitched.tiles, stitched.sampler
     steps = np.concatenate([np.arange(c[0], c[-1] + tiles.window) for c in tiles.chains])
     steps.sort()
-    written, count = path.with_suffix(".partial"), np.zeros(len(steps), dtype=int)
+    written, count = path.with_name(path.name + ".partial"), np.zeros(len(steps), dtype=int)
     attributes = {
         "model": model,
         "method": type(sampler).__name__,
@@ -234,7 +236,7 @@ def write(stitched: Stitched, path: Path, model: str) -> None:
         "seed": sampler.seed,
         "window": tiles.window,
         "overlap": tiles.overlap,
-        "joint": "over each stretch" if stitched.joint or not stitched.before else "within each window",
+        "joint": _joint(stitched),
     }
     skeleton = xr.Dataset({"observed": series.to_xarray().isel(time=steps)["observed"]}, attrs=attributes)
     skeleton.assign_coords(sample=np.arange(sampler.num_samples)).to_netcdf(written)
@@ -263,3 +265,10 @@ def write(stitched: Stitched, path: Path, model: str) -> None:
     if (count != 1).any():
         raise RuntimeError(f"every step must be written once; {int((count != 1).sum())} were not.")
     written.replace(path)
+
+
+def _joint(stitched: Stitched) -> str:
+    """What goes together in a draw, in words."""
+    if not stitched.sampler.joint:
+        return "single entries"
+    return "over each stretch" if stitched.continued or not stitched.before else "within each window"

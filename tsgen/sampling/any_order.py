@@ -75,6 +75,11 @@ class AnyOrder(Sampler):
         if self.order not in ("random", "confidence", "time"):
             raise ValueError(f"order must be one of random, confidence, time; it is {self.order!r}.")
 
+    @property
+    def joint(self) -> bool:
+        """Whether there is more than one group."""
+        return self.groups > 1
+
     def check(self, model: object) -> None:
         """Raises ``ValueError`` unless the model conditions on any set of entries."""
         if not hasattr(type(model), "encode") or hasattr(type(model), "advance"):

@@ -48,6 +48,11 @@ class Sampler(ABC):
     law: Literal["filtering", "posterior"]
     """What the draws follow: see :class:`~tsgen.series.Samples`."""
 
+    @property
+    def joint(self) -> bool:
+        """Whether unknown entries of a draw go together, rather than each being drawn by itself."""
+        return True
+
     def __post_init__(self) -> None:
         if self.num_samples < 1:
             raise ValueError(f"num_samples must be at least 1; it is {self.num_samples}.")

@@ -137,12 +137,17 @@ class SMC(Sampler):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, number, least in (
-            ("particles", self.particles, 2 if self.sweeps else 1),
+            ("particles", self.particles, 2),
             ("sweeps", self.sweeps, 0),
             ("blocks", self.blocks, 1),
         ):
             if number < least:
                 raise ValueError(f"{name} must be at least {least}; it is {number}.")
+        if self.num_samples > self.particles and self.paths == "genealogy" and not self.sweeps:
+            raise ValueError(
+                f"num_samples must be at most particles, {self.particles}, or draws are copies of each "
+                f"other; it is {self.num_samples}. Take more particles, or sweeps."
+            )
         if not 0 <= self.ess_threshold <= 1:
             raise ValueError(f"ess_threshold must lie in 0..1; it is {self.ess_threshold}.")
         if self.paths not in ("genealogy", "backward"):
@@ -241,13 +246,15 @@ class SMC(Sampler):
         history = self._filtered(moves, self.ess_threshold)
         ends = _ends(history.log_weight[-1], self.num_samples, stream)
         unknown = ~batch.context.flatten(2).all(dim=2)
-        poor = bool((history.ess < min(FEW, self.particles)).any())
+        # of few particles half must carry weight; where nothing is unknown there is nothing to distrust
+        few = min(FEW, self.particles / 2)
+        poor = bool((history.ess < few)[unknown.any(dim=1)].any())
         if self.paths == "backward":
             paths = self._portions(model, batch, history, ends, stream)
         else:
             paths = _put_together(history, ends, block)
             sizes = _path_sizes(history)
-            poor |= bool((sizes < min(FEW, self.particles))[unknown].any())
+            poor |= bool((sizes < few)[unknown].any())
         if self.sweeps:
             paths, renewed = self._swept(model, batch, paths, stream)
             # what the first filter lacked, the sweeps make good where they change what they find

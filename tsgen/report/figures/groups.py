@@ -26,9 +26,7 @@ from tsgen.report.figures.style import (
     printable,
     unit_of,
 )
-
-FEW_PARTICLES = 0.1
-"""The share of particles below which an effective sample size is not to be trusted."""
+from tsgen.sampling.smc import FEW
 
 _TWO = ((BLUE, "o"), (VERMILLION, "s"))
 
@@ -138,7 +136,7 @@ def particles(evaluation: xr.Dataset, columns: int = 1) -> Figure:
     """Draws the effective sample size over the steps of a window: the median and the lowest of all windows.
 
     Args:
-        evaluation: The evaluation; ``ess``, as a share of the particles, is read.
+        evaluation: The evaluation; ``ess``, as a share of the particles, is read, and their number.
         columns: Without use: there is one panel.
     """
     share = evaluation["ess"].values
@@ -152,11 +150,10 @@ def particles(evaluation: xr.Dataset, columns: int = 1) -> Figure:
     ax.plot(step[known], np.nanmedian(share, axis=0), color=BLUE, lw=1.8, marker=mark, ms=4, label="median")
     worst: dict[str, Any] = {"color": VERMILLION, "lw": 1.4, "ls": (0, (4, 2)), "label": "worst window"}
     ax.plot(step[known], np.nanmin(share, axis=0), marker=mark, ms=3, **worst)
-    limit: dict[str, Any] = {
-        "ls": (0, (2, 2)),
-        "label": f"below {100 * FEW_PARTICLES:.0f} %: not to be trusted",
-    }
-    ax.axhline(FEW_PARTICLES, color=INK, lw=1.2, **limit)
+    if "particles" in evaluation.attrs:
+        few = min(FEW / evaluation.attrs["particles"], 0.5)
+        limit: dict[str, Any] = {"ls": (0, (2, 2)), "label": f"{FEW} particles: fewer are not to be trusted"}
+        ax.axhline(few, color=INK, lw=1.2, **limit)
     ax.set(xlabel="step of the window", ylabel="effective sample size", ylim=(0, 1.02))
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     few_ticks(ax, "x", 8, integer=True)
