@@ -161,7 +161,6 @@ class SyntheticDataModule(SeriesDataModule):
             observed=~unmeasured,
             graph=self.graph,
             channels=["value"],
-            units=["unit"],
         )
         train, val, test = self.stretches
         held_out = hold_out(self.held_out, series.values, series.observed, self.process_seed)

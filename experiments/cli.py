@@ -272,6 +272,8 @@ class TsgenCLI(LightningCLI):
                 f"{options.checkpoint.save_top_k}."
             )
         options.checkpoint.filename = "best"
+        if options.checkpoint.monitor is None:  # nothing is chosen: it is the last epoch, validated or not
+            options.checkpoint.save_on_train_epoch_end = True
         options.checkpoint.save_last = None  # Lightning's would be of the best epoch too
         if options.trainer.accelerator == "auto" and torch.backends.mps.is_available():
             options.trainer.accelerator = "cpu"  # Apple's GPUs have no float64, in which scores are summed
@@ -299,6 +301,15 @@ class TsgenCLI(LightningCLI):
             return None
         name = asked or "best"
         path = self.folder / "checkpoints" / f"{name}.ckpt" if name in ("best", "last") else Path(name)
+        last = path.with_name("last.ckpt")
+        if asked is None and not path.is_file() and last.is_file():  # it ended before its first validation
+            _say(f"{path} was never written; {last} is used.")
+            path = last
+        if asked is None and not path.is_file():
+            raise ValueError(
+                f"{path} must be a checkpoint; there is no such file. `tsgen fit` writes one, and "
+                "--ckpt_path names that of another run."
+            )
         read_checkpoint(path)
         return str(path)
 

@@ -371,6 +371,8 @@ def mistakes():
         "a window of windows": (lambda: impute(model, batch, window=3), "are for a series; windows were"),
         "no window": (lambda: impute(model, series, window=0), "window must be at least 1; it is 0"),
         "wide overlap": (lambda: impute(model, series, window=8, overlap=8), r"overlap must lie in 0..7"),
+        "half a step": (lambda: forecast(model, series, 2.5), "horizon must be at least 1; it is 2.5"),
+        "a dataset": (lambda: impute(model, series.to_xarray()), "or a GraphSeries; it is Dataset"),
         "no horizon": (lambda: forecast(model, series, 0), "horizon must be at least 1; it is 0"),
         "long horizon": (lambda: forecast(model, batch, 10), "horizon must be below the 10 steps"),
         "no future": (lambda: forecast(model, series, 4), "covariates of the 4 new steps must be given"),
@@ -392,7 +394,7 @@ def test_a_forecast_reads_the_covariates_that_it_is_given():
     series = make_series(30)
     model = make_model(series, samples=200)
     later = torch.zeros(4, 5, 3)
-    here, there = (forecast(model, series, 4, covariates=x, window=12) for x in (later, later + 3))
+    here, there = (forecast(model, series, 4, covariates=x, window=12) for x in (later, later.numpy() + 3))
     assert here.sizes["time"] == 4 and abs(float((here["imputation"] - there["imputation"]).mean())) > 0.1
 
 

@@ -512,13 +512,14 @@ def test_gaps_and_leads_are_drawn_as_they_are():
 def test_effective_sample_sizes():
     evaluation = newer(make_evaluation(windows=5))
     evaluation["ess"][:, 3] = np.nan  # a step without weights
-    (ax,) = figures.particles(evaluation).axes
+    assert len(figures.particles(evaluation).axes[0].lines) == 2  # an older run does not say how many
+    (ax,) = figures.particles(evaluation.assign_attrs(particles=200)).axes
     median, worst, limit = ax.lines
     ess = np.delete(evaluation["ess"].values, 3, axis=1)
     np.testing.assert_array_equal(median.get_xdata(), [0, 1, 2, *range(4, 12)])
     np.testing.assert_allclose(median.get_ydata(), np.median(ess, axis=0))
     np.testing.assert_allclose(worst.get_ydata(), ess.min(axis=0))
-    assert limit.get_ydata()[0] == 0.1
+    assert limit.get_ydata()[0] == 10 / 200
 
 
 def test_states_of_overlapping_windows():

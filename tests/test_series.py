@@ -114,7 +114,7 @@ def test_xarray_takes_any_order_of_axes_and_one_channel(series):
     assert torch.equal(single.observed, series.observed[..., :1])
     with pytest.raises(ValueError, match="dimensions time and node"):
         GraphSeries.from_xarray(data.rename(time="when"))
-    with pytest.raises(ValueError, match="'edge_source'"):
+    with pytest.raises(ValueError, match="it lacks edge_source and has"):
         GraphSeries.from_xarray(data.drop_vars("edge_source"))
 
 

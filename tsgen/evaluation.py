@@ -439,9 +439,11 @@ def show(table: Mapping[str, Any]) -> None:
     console.print(shown)
     if hidden:
         console.print(_said(table["intervals"]), highlight=False)
-        console.print(
-            "Filtering uses what came before an entry; interpolation and the posterior also what came after."
-        )
+        if "filtering" in {row["law"] for row in table["rows"]}:
+            console.print(
+                "Filtering uses what came before an entry; interpolation and the posterior also what came "
+                "after."
+            )
 
 
 def _said(spans: Mapping[str, Sequence[float]]) -> str:

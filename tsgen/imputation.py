@@ -144,7 +144,7 @@ def forecast(
     method: Method | Sampler | None = None,
     seed: int | None = None,
     *,
-    covariates: Float[Tensor, "horizon nodes covariates"] | None = None,
+    covariates: Float[Tensor | np.ndarray, "horizon nodes covariates"] | None = None,
     window: int | None = None,
 ) -> xr.Dataset: ...
 
@@ -157,7 +157,7 @@ def forecast(
     method: Method | Sampler | None = None,
     seed: int | None = None,
     *,
-    covariates: Float[Tensor, "horizon nodes covariates"] | None = None,
+    covariates: Float[Tensor | np.ndarray, "horizon nodes covariates"] | None = None,
     window: int | None = None,
 ) -> Samples | xr.Dataset:
     """Draws the steps after the end of a series, or the last ones of some windows.
@@ -189,7 +189,7 @@ def forecast(
         >>> dict(forecast(model, data.split.series, horizon=6, num_samples=10).sizes)
         {'time': 6, 'node': 4, 'channel': 1, 'sample': 10}
     """
-    if horizon < 1:
+    if isinstance(horizon, bool) or not isinstance(horizon, numbers.Integral) or horizon < 1:
         raise ValueError(f"horizon must be at least 1; it is {horizon}.")
     if isinstance(data, SeriesBatch):
         if covariates is not None or window is not None:
@@ -333,6 +333,11 @@ def _length(model: DensityModel, window: int | None, steps: int) -> int:
 
 def _check_series(model: DensityModel, series: GraphSeries) -> None:
     """Raises unless the series has the nodes, channels, covariates and graph that the model was made for."""
+    if not isinstance(series, GraphSeries):
+        raise ValueError(
+            f"data must be windows or a GraphSeries; it is {type(series).__name__}. "
+            "GraphSeries.from_xarray makes one of a dataset."
+        )
     of_data = dataclasses.replace(
         model.spec,
         edge_index=series.graph.edge_index,
@@ -394,7 +399,7 @@ def _evaluating(model: DensityModel) -> Iterator[None]:
             part.training = training
 
 
-def _continued(series: GraphSeries, horizon: int, covariates: Tensor | None) -> GraphSeries:
+def _continued(series: GraphSeries, horizon: int, covariates: Tensor | np.ndarray | None) -> GraphSeries:
     """The series with empty steps after its end, its time going on."""
     if (series.covariates is None) != (covariates is None):
         has = "none" if series.covariates is None else f"{series.covariates.shape[-1]}"
@@ -404,6 +409,7 @@ def _continued(series: GraphSeries, horizon: int, covariates: Tensor | None) -> 
         )
     both = None
     if series.covariates is not None and covariates is not None:
+        covariates = torch.as_tensor(covariates)
         wanted = (horizon, *series.covariates.shape[1:])
         if tuple(covariates.shape) != wanted:
             raise ValueError(

@@ -157,17 +157,20 @@ class GraphSeries:
     def from_xarray(cls, data: xr.Dataset) -> GraphSeries:
         """The series in a dataset of the form that :meth:`to_xarray` writes.
 
-        Only ``values`` (time, node and, unless there is one channel, channel) and the edges must be there;
-        without ``observed``, what is finite is observed.
+        There must be ``values`` (time, node and, unless there is one channel, channel), and the edges:
+        ``edge_source`` and ``edge_target``, the numbers of the nodes that each edge joins. Without
+        ``edge_weight`` edges weigh 1; without ``observed``, what is finite is observed; ``covariates`` (time,
+        node, covariate) and ``position`` (node, axis) are read where they are.
 
         Raises:
             ValueError: If a variable or a dimension is missing, or the series itself does not hold together.
         """
-        for name in ("values", "edge_source", "edge_target"):
-            if name not in data:
-                raise ValueError(
-                    f"the dataset must have a variable {name!r}; it has {sorted(map(str, data))}."
-                )
+        lacking = [name for name in ("values", "edge_source", "edge_target") if name not in data]
+        if lacking:
+            raise ValueError(
+                f"the dataset must have the variables values, edge_source and edge_target; it lacks "
+                f"{', '.join(lacking)} and has {', '.join(sorted(map(str, data))) or 'none'}."
+            )
         values = data["values"]
         if "channel" not in values.dims:
             values = values.expand_dims("channel", axis=-1)

@@ -297,7 +297,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever the bytes provoke
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        # what torch goes on to advise is to run the file's code
+        reason = str(error).strip().splitlines()[0].split(". ")[0][:200] if str(error).strip() else ""
+        reason = reason or type(error).__name__
         raise ValueError(f"{path} must be a checkpoint; it cannot be read as one ({reason}).") from error
     parts = state.get("hyper_parameters") if isinstance(state, dict) else None
     if not parts or "model" not in parts or "state_dict" not in state:

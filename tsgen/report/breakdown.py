@@ -182,7 +182,7 @@ def _groupings(evaluation: xr.Dataset, scores: Mapping[str, Any]) -> list[tuple[
     found = [("node", nodes, by_group(evaluation, number, len(nodes)), missing)]
     if "gap_length" in evaluation:
         label = gap_class(evaluation["gap_length"].values)
-        names = [f"{name} steps" for name in GAPS]
+        names = [f"{name} step{'s' * (name != '1')}" for name in GAPS]
         found.append(("gap length", names, by_group(evaluation, label, len(GAPS)), np.zeros(len(GAPS))))
     time = evaluation["time"].values
     if np.issubdtype(time.dtype, np.datetime64) and not np.isnat(time).any():

@@ -16,7 +16,6 @@ import xarray as xr
 from jaxtyping import Bool, Float, Int
 
 from tsgen.interpolation import GAPS, gap_class
-from tsgen.metrics import calibrated_quantiles
 from tsgen.report.breakdown import fill_deviation
 from tsgen.report.figures.fans import LEVELS, Fan
 from tsgen.report.figures.style import name_of_time
@@ -219,4 +218,6 @@ def _quantiles(
     draws: Float[np.ndarray, "samples *entries"], levels: Sequence[float]
 ) -> Float[np.ndarray, "levels *entries"]:
     """Values that a calibrated truth falls below with these probabilities."""
+    from tsgen.metrics import calibrated_quantiles  # torchmetrics brings pyplot along
+
     return calibrated_quantiles(torch.from_numpy(draws).sort(dim=0).values, levels).numpy()
