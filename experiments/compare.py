@@ -19,9 +19,11 @@ from rich.table import Table
 
 from experiments.figures.style import STYLE
 from tsgen.bootstrap import WindowBootstrap
-from tsgen.comparison import Difference, baseline, compare
+from tsgen.comparison import OTHER_LAWS, Difference, baseline, compare, other_laws
 from tsgen.evaluation import COLUMNS
 from tsgen.report.figures import BLUE, GREY, INK, PALE, VERMILLION
+from tsgen.report.reading import REMEDY, read_evaluation
+from tsgen.rounding import rounded
 
 USAGE = """usage: tsgen compare RUN [RUN ...] [--out FOLDER]
 
@@ -32,6 +34,9 @@ runs/RUN_vs_RUN."""
 
 COLOURS = (BLUE, VERMILLION, "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 GROUPS = {"gap": "gap length [steps]", "lead": "lead time [steps]"}
+NEEDED = ("nll", "energy_score", "variogram_score", "gap_length")
+"""What is compared beside what every evaluation has."""
+
 MAIN = ("crps", "mae", "nll")
 """Scores about which a sentence is said."""
 
@@ -43,11 +48,13 @@ class Pair(NamedTuple):
         a: How the first is called.
         b: How the second is called.
         found: Their differences.
+        other_laws: Whether one is filtering, the other the posterior.
     """
 
     a: str
     b: str
     found: list[Difference]
+    other_laws: bool = False
 
 
 def main(words: Sequence[str]) -> int:
@@ -66,7 +73,7 @@ def main(words: Sequence[str]) -> int:
     names = (
         [run.name for run in runs] if len({run.name for run in runs}) == len(runs) else list(map(str, runs))
     )
-    data = [read_evaluation(run) for run in runs]
+    data = [_read(run) for run in runs]
     drawn = WindowBootstrap(data[0].sizes["window"])
     pairs = _pairs(names, data, drawn)
     told = [run.name for run in runs] if len(runs) > 1 else [runs[0].name, "baselines"]
@@ -101,31 +108,21 @@ def _parse(words: Sequence[str]) -> tuple[list[Path], Path | None]:
     return runs, Path(out) if out else None
 
 
-def read_evaluation(run: Path) -> xr.Dataset:
+def _read(run: Path) -> xr.Dataset:
     """What the test of a run left.
 
     Raises:
         ValueError: If it left nothing, or what it left is damaged or of an earlier version.
     """
-    path, remedy = run / "evaluation.nc", "Write it with: tsgen test --config NAME"
+    path = run / "evaluation.nc"
     if not path.is_file():
         variants = [str(found.parent) for found in sorted(run.glob("*/evaluation.nc"))]
         if variants:
             raise ValueError(
                 f"{run} must be the folder of one run; it is a study's. Name some of {', '.join(variants)}."
             )
-        raise ValueError(f"{run} must be the folder of a tested run; it has no evaluation.nc. {remedy}")
-    try:
-        data = xr.load_dataset(path, engine="netcdf4")
-    except Exception as error:  # a damaged file fails wherever it happens to be damaged
-        raise ValueError(f"{path} is damaged: it cannot be read as netCDF. {remedy}") from error
-    needed = ("truth", "context", "target", "quantiles", "crps", "nll", "gap_length", "time", "unit")
-    for name in needed:
-        if name not in data.variables:
-            raise ValueError(f"{path} must have a variable {name!r}; it has none. {remedy}")
-    for name in ("context", "target"):
-        data[name] = data[name].astype(bool)
-    return data
+        raise ValueError(f"{run} must be the folder of a tested run; it has no evaluation.nc. {REMEDY}")
+    return read_evaluation(path, *NEEDED)
 
 
 def _pairs(names: Sequence[str], data: Sequence[xr.Dataset], drawn: WindowBootstrap) -> list[Pair]:
@@ -136,15 +133,17 @@ def _pairs(names: Sequence[str], data: Sequence[xr.Dataset], drawn: WindowBootst
     pairs = []
     for name, other in zip(names[1:], data[1:], strict=True):
         try:
-            pairs.append(Pair(names[0], name, compare(data[0], other, drawn)))
+            found = compare(data[0], other, drawn)
         except ValueError as error:
             raise ValueError(f"{names[0]} and {name}: {error}") from error
+        pairs.append(Pair(names[0], name, found, other_laws(data[0], other)))
     return pairs
 
 
 def as_table(pair: Pair) -> dict[str, Any]:
     """What is written of a pair: all entries first, then groups of them."""
-    table: dict[str, Any] = {"a": pair.a, "b": pair.b, "scores": [], "by_gap_length": [], "by_lead_time": []}
+    about = {"a": pair.a, "b": pair.b, "other_laws": pair.other_laws}
+    table: dict[str, Any] = {**about, "scores": [], "by_gap_length": [], "by_lead_time": []}
     for row in pair.found:
         known = {key: _rounded(value) for key, value in asdict(row).items() if key not in ("group", "label")}
         key = {"gap": "by_gap_length", "lead": "by_lead_time"}.get(row.group or "", "scores")
@@ -154,8 +153,8 @@ def as_table(pair: Pair) -> dict[str, Any]:
 
 def _rounded(value: Any) -> Any:
     if isinstance(value, tuple):
-        return [round(end, 6) for end in value]
-    return round(value, 6) if isinstance(value, float) else value
+        return [rounded(end) for end in value]
+    return rounded(value) if isinstance(value, float) else value
 
 
 def show(pair: Pair) -> None:
@@ -183,8 +182,10 @@ def show(pair: Pair) -> None:
         console.width = 150
     console.print(shown)
     for row in pair.found:
-        if row.group is None and row.score in MAIN:
+        if row.group is None and row.score in MAIN and not (pair.other_laws and row.score == "nll"):
             console.print(said(pair, row), highlight=False)
+    if pair.other_laws:
+        console.print(OTHER_LAWS, highlight=False, soft_wrap=True)
 
 
 def _cells(row: Difference) -> list[str]:
@@ -249,9 +250,13 @@ def draw(pairs: Sequence[Pair], unit: str = "") -> Figure:
 
 def _draw_all(ax: Axes, pairs: Sequence[Pair]) -> None:
     """The relative differences over all entries."""
-    scores = [row.score for row in pairs[0].found if row.group is None and row.relative is not None]
-    for i, pair in enumerate(pairs):
-        rows = {row.score: row for row in pair.found if row.group is None}
+    tables = [
+        {row.score: row for row in pair.found if row.group is None and row.relative is not None}
+        for pair in pairs
+    ]
+    # what not every pair has cannot be drawn side by side
+    scores = [score for score in tables[0] if all(score in rows for rows in tables)]
+    for i, (pair, rows) in enumerate(zip(pairs, tables, strict=True)):
         place = np.arange(len(scores)) + _beside(i, len(pairs))
         centre, spread = _bars([rows[score] for score in scores], relative=True)
         ax.errorbar(centre, place, xerr=spread, **_look(i), label=f"{pair.b} − {pair.a}")
@@ -288,7 +293,7 @@ def _beside(number: int, count: int) -> float:
 def _bars(rows: Sequence[Difference], relative: bool) -> tuple[np.ndarray, np.ndarray]:
     """Differences and how far their intervals reach down and up, in percent if relative; no interval, no
     bar."""
-    unit = np.array([row.a / 100 if relative else 1.0 for row in rows])
+    unit = np.array([abs(row.a) / 100 if relative else 1.0 for row in rows])
     centre = np.array([row.difference for row in rows])
     ends = np.array([row.interval or (row.difference, row.difference) for row in rows]).reshape(-1, 2)
     reach = np.array([centre - ends[:, 0], ends[:, 1] - centre])

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tsgen.conformal import conformal
+from tsgen.report.reading import read_evaluation
 
 COLUMNS = {
     "entries": "entries",
@@ -64,7 +65,7 @@ def _read(folder: Path, option: str) -> xr.Dataset:
     path = folder / "evaluation.nc"
     if not path.is_file():
         raise ValueError(f"{path} must be there; it is not. Run `tsgen test --config NAME{option}` first.")
-    return xr.load_dataset(path)
+    return read_evaluation(path)
 
 
 def show(title: str, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from experiments import compare as command
 from experiments.__main__ import main
-from tsgen.bootstrap import FEWEST_WINDOWS, WindowBootstrap
+from tsgen.bootstrap import FEWEST_WINDOWS, WindowBootstrap, student_quantile
 from tsgen.comparison import baseline, compare, difference, intervals
 
 ENTRY = ("window", "step", "node", "channel")
@@ -42,8 +42,21 @@ def test_single_windows_are_drawn_as_by_scipy():
     )
     error = reference.standard_error
     assert ratios.std() == pytest.approx(error, rel=0.05)
-    found = drawn.interval(ratios, weight)
-    np.testing.assert_allclose(found, reference.confidence_interval, atol=0.1 * error)
+    estimate = ratio(total, weight)
+    found = np.array(drawn.interval(estimate, ratios, weight))
+    longer = (40 / 39) ** 0.5 * scipy.stats.t.ppf(0.975, 39) / scipy.stats.norm.ppf(0.975)
+    np.testing.assert_allclose(
+        estimate + (found - estimate) / longer, reference.confidence_interval, atol=0.1 * error
+    )
+    assert found[1] - found[0] > np.ptp(np.quantile(ratios, [0.025, 0.975])) * 1.04
+
+
+@pytest.mark.parametrize("freedom", [1, 1.5, 5.67, 10.3, 81, 999])
+def test_quantiles_of_student(freedom):
+    for probability in (0.5, 0.9, 0.975, 0.995):
+        assert student_quantile(probability, freedom) == pytest.approx(
+            scipy.stats.t.ppf(probability, freedom), rel=1e-4, abs=1e-9
+        )
 
 
 def times(drawn: WindowBootstrap, windows: int) -> np.ndarray:
@@ -81,26 +94,30 @@ def covered(correlation: float, block: int | None, trials: int = 400, windows: i
         for t in range(1, len(x)):
             x[t] += correlation * x[t - 1]
         weight = np.ones(windows)
-        low, high = drawn.interval(drawn.ratios(x[50:], weight), weight)
+        low, high = drawn.interval(x[50:].mean(), drawn.ratios(x[50:], weight), weight)
         hits += low <= 0 <= high
     return hits / trials
 
 
 def test_intervals_hold_the_truth_and_blocks_mend_dependence():
     error = (0.95 * 0.05 / 400) ** 0.5
-    # a percentile interval of 80 windows is a little short by itself
-    assert 0.94 - 5 * error < covered(0.0, 1) < 0.95 + 5 * error
+    assert abs(covered(0.0, 1) - 0.95) < 5 * error
     single, blocks = covered(0.5, 1), covered(0.5, None)
     assert single < 0.85 and blocks > single + 0.05
+
+
+def test_few_windows_are_covered_almost_as_often():
+    """Without being made longer, the intervals of 20 windows in blocks of 3 hold the truth in 90 % of cases."""
+    assert covered(0.0, None, windows=20) > 0.92
 
 
 def test_too_few_windows_have_no_interval():
     drawn = WindowBootstrap(30, 200)
     weight = np.zeros(30)
     weight[: FEWEST_WINDOWS - 1] = 1
-    assert drawn.interval(drawn.ratios(weight, weight), weight) is None
+    assert drawn.interval(1, drawn.ratios(weight, weight), weight) is None
     weight[FEWEST_WINDOWS - 1] = 1
-    assert drawn.interval(drawn.ratios(2 * weight, weight), weight) == (2, 2)
+    assert drawn.interval(2, drawn.ratios(2 * weight, weight), weight) == (2, 2)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +156,8 @@ def make_evaluation(
             "truth": (ENTRY, truth),
             "context": (ENTRY, context),
             "target": (ENTRY, target),
-            "quantiles": (("quantile", *ENTRY), np.stack([median - 1, median, median + 1])),
+            "quantiles": (("quantile", *ENTRY), np.stack([median + i for i in range(-2, 3)])),
+            "rank": (ENTRY, np.where(target, asked.integers(0, 10, shape), -1)),
             "crps": (ENTRY, 0.7 * score),
             "nll": (ENTRY, score - 4),
             "covered_90": (ENTRY, target & (error < 2)),
@@ -150,9 +168,13 @@ def make_evaluation(
                 np.where(np.arange(windows) == 3, np.nan, error.mean(axis=(1, 2, 3))),
             ),
             "baseline_error": (("baseline", *ENTRY), np.stack([score + 1, score + 2])),
+            "share_missing": ("node", np.zeros(3)),
+            "edge_source": ("edge", np.array([0, 1])),
+            "edge_target": ("edge", np.array([1, 2])),
+            "edge_weight": ("edge", np.array([1.0, 2.0])),
         },
         coords={
-            "quantile": [0.25, 0.5, 0.75],
+            "quantile": [0.05, 0.25, 0.5, 0.75, 0.95],
             "baseline": ["node mean", "linear interpolation"],
             "node": ["a", "b", "c"],
             "channel": ["NO2"],
@@ -227,6 +249,51 @@ def test_what_is_hard_for_both_cancels():
     row, alone = found(compare(a, b), "mae"), intervals(a)["mae"]
     assert row.better == "a"
     assert row.interval[1] - row.interval[0] < 0.15 * (alone[1] - alone[0])
+
+
+def test_groups_have_no_winner():
+    """There are so many of them that some would win by chance."""
+    a, b = make_evaluation(horizon=5), make_evaluation(0.3, seed=1, horizon=5)
+    rows = compare(a, b)
+    apart = [row for row in rows if row.interval and not row.interval[0] <= 0 <= row.interval[1]]
+    assert any(row.group for row in apart)
+    assert {row.group for row in rows if row.better} == {None}
+
+
+def test_filtering_and_posterior_have_no_better_nll():
+    a, b = make_evaluation(), make_evaluation(0.3, seed=1)
+    assert found(compare(a, b), "nll").better == "a"
+    row = found(compare(a, b.assign_attrs(law="filtering")), "nll")
+    assert row.better is None and row.interval[0] > 0
+    assert found(compare(a, b.assign_attrs(law="filtering")), "crps").better == "a"
+
+
+def test_a_score_at_or_below_zero_is_no_unit():
+    """A fair variogram score may be negative: what is larger would be so many percent smaller."""
+    a, b = make_evaluation(), make_evaluation(0.3, seed=1)
+    a["variogram_score"] = a["variogram_score"] - 10
+    row = found(compare(a, b), "variogram_score")
+    assert row.a < 0 < row.difference and row.relative is None
+    assert found(compare(b, a), "variogram_score").relative < 0
+    drawn = command.draw([command.Pair("a", "b", compare(a, b)), command.Pair("b", "a", compare(b, a))])
+    shown = [label.get_text() for label in drawn.axes[0].get_yticklabels()]
+    assert shown == ["MAE", "RMSE", "MRE", "CRPS", "energy"]  # those that both pairs have
+
+
+def test_truths_may_differ_by_rounding():
+    a = make_evaluation()
+    assert difference(a, a.assign(truth=a["truth"] * (1 + 1e-6))) is None
+    assert "the truth differs" in difference(a, a.assign(truth=a["truth"] * (1 + 1e-4)))
+
+
+def test_small_scores_keep_their_digits():
+    a = make_evaluation()
+    for name in ("truth", "quantiles", "crps"):
+        a[name] = a[name] * 1e-7
+    low, high = intervals(a)["mae"]
+    assert 0 < low < high < 1e-5
+    written = command.as_table(command.Pair("node mean", "a", compare(a, a)))["scores"][0]
+    assert low < written["a"] < high
 
 
 def test_a_run_is_nothing_but_itself():
@@ -344,6 +411,19 @@ def test_several_runs_and_one_alone(runs, capsys):
     assert all(pair["b"] == "one" for pair in table["comparisons"])
 
 
+def test_other_laws_are_said(runs, capsys):
+    other = make_evaluation(0.3, seed=1, horizon=5).assign_attrs(law="filtering")
+    other.to_netcdf(runs / "two/evaluation.nc")
+    assert main(["compare", "runs/one", "runs/two"]) == 0
+    shown = capsys.readouterr().out
+    (line,) = [line for line in shown.splitlines() if "laws are not the same" in line]
+    assert "neither has the better NLL" in line and "NLL: " not in shown
+    (pair,) = json.loads((runs / "one_vs_two/comparison.json").read_text("utf-8"))["comparisons"]
+    assert (
+        pair["other_laws"] and next(row for row in pair["scores"] if row["score"] == "nll")["better"] is None
+    )
+
+
 def test_few_windows_say_so(runs, capsys):
     assert main(["compare", "runs/few"]) == 0
     assert "too few windows to tell" in capsys.readouterr().out
@@ -375,13 +455,19 @@ MISTAKES = {
     ),
     "a damaged file": (["compare", "runs/damaged"], "damaged: it cannot be read as netCDF"),
     "an earlier version": (["compare", "runs/old"], "must have a variable 'nll'"),
+    "a third that lacks a score": (
+        ["compare", "runs/one", "runs/two", "runs/lacking"],
+        "runs/lacking/evaluation.nc must have a variable 'energy_score'",
+    ),
 }
 
 
 @pytest.mark.parametrize("case", MISTAKES)
 def test_a_mistake_is_one_line(case, runs, capsys, monkeypatch):
-    for name in ("damaged", "old"):
+    for name in ("damaged", "old", "lacking"):
         (runs / name).mkdir()
+    lacking = make_evaluation(horizon=5).drop_vars("energy_score")
+    lacking.to_netcdf(runs / "lacking/evaluation.nc")
     (runs / "damaged/evaluation.nc").write_text("no netCDF")
     make_evaluation().drop_vars("nll").to_netcdf(runs / "old/evaluation.nc")
     words, message = MISTAKES[case]

@@ -198,13 +198,62 @@ def test_mistakes_are_refused(as_a_user):
         conformal_quantile(np.array([np.nan, 1.0]), 0.9)
 
 
+def dated(data: xr.Dataset, start: int) -> xr.Dataset:
+    shape = data.sizes["window"], data.sizes["step"]
+    return data.assign_coords(time=(AXES[:2], start + np.arange(shape[0] * shape[1]).reshape(shape)))
+
+
+def test_the_two_must_be_of_the_same_questions(as_a_user):
+    data = evaluation(20).assign_coords(node=["a", "b", "c"], channel=["x"])
+    first, second = dated(data, 0), dated(data, 20 * data.sizes["step"])
+    conformal(first, second)
+    with pytest.raises(ValueError, match="must score different stretches; they share"):
+        conformal(first, first)
+    with pytest.raises(ValueError, match="must have the same nodes"):
+        conformal(first, second.assign_coords(node=["a", "b", "d"]))
+    with pytest.raises(ValueError, match="must have the same channels"):
+        conformal(first, second.assign_coords(channel=["y"]))
+    with pytest.raises(ValueError, match="horizon is None and 3"):
+        conformal(first, second.assign_attrs(horizon=3))
+    # steps of which nothing is scored may be the history of both
+    together = dated(data, 20 * data.sizes["step"] - 2)
+    hidden = data["target"].values.any(axis=(0, 2, 3))
+    assert not hidden[:2].any()
+    conformal(first, together)
+
+
+def written(data: xr.Dataset, start: int, path) -> None:
+    """As a test leaves it."""
+    nodes, masked = data.sizes["node"], data["target"].values
+    data = dated(data, start).assign_coords(
+        node=[f"{v}" for v in range(nodes)], channel=["x"], unit=("channel", ["K"])
+    )
+    edges = {f"edge_{end}": ("edge", np.array([0])) for end in ("source", "target", "weight")}
+    entry = {"rank": (AXES, np.where(masked, 0, -1)), "crps": (AXES, np.where(masked, 1.0, np.nan))}
+    data.assign(edges | entry | {"share_missing": ("node", np.zeros(nodes))}).to_netcdf(path)
+
+
+@pytest.mark.parametrize("mistake", ["junk", "no quantiles"])
+def test_a_file_that_is_not_a_tests_is_one_line(mistake, tmp_path, capsys):
+    (tmp_path / "val").mkdir()
+    written(evaluation(40, seed=1), 0, tmp_path / "val" / "evaluation.nc")
+    path = tmp_path / "evaluation.nc"
+    if mistake == "junk":
+        path.write_text("no netCDF")
+    else:
+        evaluation(40).drop_vars("quantiles").to_netcdf(path)
+    assert main(["conformal", str(tmp_path)]) == 2
+    shown = capsys.readouterr().err.strip()
+    assert str(path) in shown and len(shown.splitlines()) == 1
+
+
 def test_the_command_adjusts_a_run(tmp_path, capsys):
     assert main(["conformal", str(tmp_path)]) == 2
     assert "--data.test_on val" in capsys.readouterr().err
     (tmp_path / "val").mkdir()
-    evaluation(40, seed=1).to_netcdf(tmp_path / "val" / "evaluation.nc")
+    written(evaluation(40, seed=1), 0, tmp_path / "val" / "evaluation.nc")
     assert main(["conformal", str(tmp_path)]) == 2
-    evaluation(40, seed=2).to_netcdf(tmp_path / "evaluation.nc")
+    written(evaluation(40, seed=2), 10_000, tmp_path / "evaluation.nc")
     assert main(["conformal", str(tmp_path), "--level", "0.5", "--unit", "entry"]) == 0
     assert "6 to 24 steps" in capsys.readouterr().out
     adjusted = xr.load_dataset(tmp_path / "conformal.nc")

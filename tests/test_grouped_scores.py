@@ -78,7 +78,7 @@ def test_each_group_has_the_scores_of_its_entries(samples):
             assert row["crps"] == row["mae"]
             continue
         expected = by_definition(drawn, truth, mask, log_prob, SHAPE[1] - HORIZON + lead)
-        assert {name: row[name] for name in expected} == pytest.approx(expected, abs=2e-6)
+        assert {name: row[name] for name in expected} == pytest.approx(expected, rel=1e-5)
     computed = metric.compute()
     assert computed.dtype == torch.float64 and computed.shape == (HORIZON, 5)
 
@@ -100,6 +100,18 @@ def test_what_is_in_no_group_changes_nothing():
         spoilt = [torch.where(early[:, None, None], poison, x) for x in (drawn, truth, log_prob)]
         tables.append(by_lead_time((spoilt[0], spoilt[1], mask, spoilt[2])).table())
     assert tables[0] == tables[1]
+
+
+def test_small_scores_keep_their_digits():
+    """Fluxes of 1e-7 are not zero."""
+    drawn, truth, mask, _ = answers()
+    single = GroupedScores([{"all": True}])
+    group = torch.zeros(int(mask.sum()), dtype=torch.long)
+    single.update(entry_scores(1e-7 * drawn[:, mask], 1e-7 * truth[mask]), group)
+    row, (mae, crps, *_) = single.table()[0], single.compute()[0].tolist()
+    assert 0 < mae < 1e-5
+    assert (row["mae"], row["crps"]) == pytest.approx((mae, crps), rel=1e-5)
+    assert rounded(1234567.8) == 1234570 and str(rounded(math.nan)) == "nan"
 
 
 NOTHING = {"entries": 0, "mae": None, "crps": None, "nll": None, "coverage_90": None}
@@ -262,7 +274,9 @@ def test_every_table_has_all_entries_and_the_mean_of_its_row(tmp_path):
             mean = np.average([group[score] for group in groups], weights=count)
             assert mean == pytest.approx(row[score], rel=1e-5), (key, score)
     assert [row["gap"] for row in table["by_gap_length"]] == list(GAPS)
-    assert sum(table["rank_histogram"]) == table["entries"] and len(table["rank_histogram"]) == 20
+    bins = table["rank_histogram"]
+    assert sum(bins["counts"]) == table["entries"] and len(bins["counts"]) == len(bins["ranks"]) == 20
+    assert sum(bins["ranks"]) == table["num_samples"] + 1
 
 
 def test_the_evaluation_holds_what_comparisons_need(tmp_path):

@@ -22,8 +22,10 @@ from tsgen.metrics import (
     crps,
     empirical_quantiles,
     energy_score,
+    entry_scores,
     interval_score,
     law_crps,
+    rank_edges,
     ranks,
     scores,
     variogram_score,
@@ -153,10 +155,25 @@ def test_perfect_and_calibrated_forecasts():
         error = (level * (1 - level) / 200_000) ** 0.5
         assert abs(float(calibrated.compute()) - level) < 5 * error
     exact = scores()
-    exact.update(samples[:1].expand(9, -1), samples[0])
+    exact.update(samples[:1].expand(19, -1), samples[0])
     assert all(
         float(exact.compute()[name]) == 0 for name in ("mae", "rmse", "crps", "crps_quantile", "width_90")
     )
+
+
+@pytest.mark.parametrize(("level", "fewest"), [(0.9, 19), (0.5, 3)])
+def test_too_few_draws_have_no_interval_of_a_level(level, fewest):
+    """The range of 18 draws holds a calibrated truth in 17 of 19 cases, not in 90 %."""
+    draws, truth = torch.randn(fewest, 50), torch.randn(50)
+    for kind in (Coverage, Width, IntervalScore):
+        enough, few = kind(level), kind(level)
+        enough.update(draws, truth)
+        few.update(draws[1:], truth)
+        assert enough.compute().isfinite() and few.compute().isnan()
+    if level == 0.9:
+        assert "coverage_90" in entry_scores(draws, truth) and "coverage_90" not in entry_scores(
+            draws[1:], truth
+        )
 
 
 def test_nll_is_a_mean_over_scored_entries():
@@ -227,6 +244,20 @@ def test_bins_hold_whole_ranks_and_what_is_not_scored_is_left_out():
     few = RankHistogram(2)
     few.update(torch.tensor([0, 2, 2]))
     assert few.compute().tolist() == [1, 0, 2]
+
+
+@pytest.mark.parametrize("size", [20, 100])
+def test_bins_are_told_with_their_ranks(size):
+    """Calibrated counts are as the numbers of ranks in their bins, which are not all the same."""
+    random = torch.Generator().manual_seed(0)
+    metric = RankHistogram(size)
+    metric.update(torch.randint(size + 1, (200_000,), generator=random))
+    counts, held = (np.array(metric.table()[key]) for key in ("counts", "ranks"))
+    expected = counts.sum() * held / held.sum()
+    assert held.sum() == size + 1 and np.ptp(held) == 1
+    assert held.tolist() == rank_edges(size).diff().tolist()
+    chi_square = ((counts - expected) ** 2 / expected).sum()
+    assert (chi_square - 19) / 38**0.5 < 5
 
 
 # ---------------------------------------------------------------------------------------------- joint scores

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from tsgen.interpolation import GAPS, gap_class
 from tsgen.metrics.ensemble import central_interval
 from tsgen.report import breakdown, figures, write_comparison, write_report
-from tsgen.report.breakdown import by_group, deviation, doubts, share_inside
+from tsgen.report.breakdown import by_group, deviation, doubts
 from tsgen.report.figures.compared import differing_panels
 from tsgen.report.figures.missing import states
 from tsgen.report.gaps import find_gaps, gap_fans, read_imputation
@@ -54,6 +54,8 @@ def make_evaluation(
     crps = np.abs(draws - truth).mean(axis=0) - spread
     levels = [0.05, 0.25, 0.5, 0.75, 0.95]
     quantiles = np.where(context, truth, np.quantile(draws, levels, axis=0)).astype(np.float32)
+    low, high = central_interval(torch.from_numpy(np.sort(draws, axis=0)), 0.9)
+    low, high = low.numpy(), high.numpy()
     source = np.append(np.arange(nodes), 0)[: 0 if nodes == 1 else None]  # directed, and with unequal weights
     target_node = (source + np.append(np.ones(nodes, int), 2)[: len(source)]) % nodes
     steps_since = np.arange(windows * steps).reshape(windows, steps)
@@ -64,6 +66,7 @@ def make_evaluation(
             "target": (ENTRY, target),
             "rank": (ENTRY, np.where(target, (draws < truth).sum(axis=0), -1).astype(np.int32)),
             "crps": (ENTRY, np.where(target, crps, np.nan).astype(np.float32)),
+            "covered_90": (ENTRY, target & (low < truth) & (truth <= high)),
             "quantiles": (("quantile", *ENTRY), quantiles),
             "edge_source": ("edge", source),
             "edge_target": ("edge", target_node),
@@ -391,18 +394,12 @@ def test_networks_of_one_and_of_many(tmp_path):
 # ----------------------------------------------------------------------------------------------------- groups
 
 
-@pytest.mark.parametrize("samples", [1, 4, 9, 19, 39, 100])
-def test_uniform_ranks_are_inside_nine_times_in_ten(samples):
-    assert share_inside(np.arange(samples + 1), samples).mean() == pytest.approx(0.9)
-
-
-@pytest.mark.parametrize("samples", [19, 39, 99])
-def test_what_is_inside_is_what_the_scores_call_so(samples):
-    random = np.random.default_rng(samples)
-    truth, draws = random.normal(size=400), np.sort(0.7 * random.normal(size=(samples, 400)), axis=0)
-    low, high = (end.numpy() for end in central_interval(torch.from_numpy(draws), 0.9))
-    inside = share_inside((draws < truth).sum(axis=0), samples)
-    np.testing.assert_allclose(inside, (low <= truth) & (truth <= high), atol=1e-9)
+def test_coverage_is_what_the_test_wrote():
+    evaluation = make_evaluation()
+    evaluation["covered_90"][:] = False
+    label = np.zeros((1, 1, 1, 1), dtype=np.int64)
+    assert by_group(evaluation, label, 1).covered == [0]
+    assert np.isnan(by_group(evaluation.drop_vars("covered_90"), label, 1).covered).all()  # too few samples
 
 
 def test_the_deviation_is_that_of_what_is_visible():
@@ -1028,8 +1025,8 @@ def test_two_runs_side_by_side(two_runs):
     assert path == folders[0].parent / "a_vs_b.html"
     content = check(path)
     cells = {row[0]: row for row in content.rows}
-    assert cells["score"] == ["score", "first", "second", "difference", "relative"]
-    assert cells["MAE"] == ["MAE", "5.000", "4.000", "−1.000", "−20.0 %"]
+    assert cells["score"] == ["score", "first", "second", "difference", "its 95 % interval", "relative"]
+    assert cells["MAE"] == ["MAE", "5.000", "4.000", "−1.000", "–", "−20.0 %"]
     assert cells["90 % coverage"][1:4] == ["95.0 %", "91.0 %", "−4.0 %"]
     html = path.read_text("utf-8")
     assert "<strong>4.000</strong>" in html and "<strong>91.0 %</strong>" in html
@@ -1038,10 +1035,33 @@ def test_two_runs_side_by_side(two_runs):
     assert nodes[0][0] == "station 2" and nodes[1][0] == "station 0"
     assert [float(row[4].replace("−", "-")) > 0 for row in nodes[:2]] == [True, False]
     text = " ".join("".join(content.text).split())
-    assert "Their laws are not the same" in text and "What they saw is not the same" not in text
+    assert "Their laws are not the same" in text
     assert "+hidden: <b>16</b>" in text
     for heading in ("By gap length", "By lead time", "The same windows", "Calibration"):
         assert f"<h2>{heading}" in html
+
+
+def test_differences_have_their_intervals(unpainted, two_runs):
+    """Those of `compare`; bold is only what is better by more than chance, and no NLL of different laws."""
+    first = newer(make_evaluation(windows=30))
+    first["nll"] = first["crps"] - 9
+
+    def worse(data):
+        data["crps"], data["nll"] = 2 * data["crps"], data["nll"] + 1
+        return data.assign_attrs(law="filtering")
+
+    folders = two_runs(worse, first=first)
+    row = make_scores(first)["rows"][0] | {"mae": 4.9, "crps": 7.0, "nll": 3.0}
+    for folder, changed in zip(folders, ({"nll": 2.0}, {}), strict=True):
+        table = json.loads((folder / "scores.json").read_text())
+        (folder / "scores.json").write_text(json.dumps(table | {"rows": [row | changed]}))
+    (crps,) = [x for x in compare(first, worse(first.copy())) if x.score == "crps" and x.group is None]
+    path = write_comparison(*folders)
+    cells = {row[0]: row for row in check(path).rows}
+    assert cells["CRPS"][4] == " to ".join(column(list(crps.interval)))
+    assert cells["MAE"][4] == "0.000 to 0.000" and cells["50 % coverage"][4] == "–"
+    html = path.read_text("utf-8")
+    assert "<strong>2.000</strong>" not in html  # the NLL
 
 
 def test_panels_of_two_runs_stand_where_they_differ():
@@ -1064,6 +1084,11 @@ def one_more(data: xr.Dataset) -> xr.Dataset:
     return data
 
 
+def seen(data: xr.Dataset) -> xr.Dataset:
+    data["context"][1, 0, 0] = ~data["context"][1, 0, 0]
+    return data
+
+
 def shifted(data: xr.Dataset) -> xr.Dataset:
     data["truth"] += 1
     return data
@@ -1072,18 +1097,19 @@ def shifted(data: xr.Dataset) -> xr.Dataset:
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        (moved, "the times of their windows"),
-        (lambda data: data.isel(window=[0, 1, 2]), "the times of their windows"),
-        (relabelled("node"), "their nodes"),
-        (relabelled("channel"), "their channels"),
-        (one_more, "1 entries that only one of them scored"),
-        (shifted, "the truth of these entries"),
+        (moved, "their windows lie at different times"),
+        (lambda data: data.isel(window=[0, 1, 2]), "the first has 5 windows, the second 3"),
+        (relabelled("node"), "the nodes of the first are"),
+        (relabelled("channel"), "the channels of the first are"),
+        (one_more, "what is scored differs at 1 entries"),
+        (seen, "what is visible differs at 1 entries"),
+        (shifted, "the truth differs at"),
     ],
 )
 def test_runs_that_scored_other_entries_are_refused(two_runs, change, what):
     folders = two_runs(change)
     with pytest.raises(
-        ValueError, match=f"must have scored the same entries; they differ in {what}"
+        ValueError, match=f"a and .*b: both runs must have scored the same entries; {what}"
     ) as error:
         write_comparison(*folders)
     assert "\n" not in str(error.value)
@@ -1092,7 +1118,7 @@ def test_runs_that_scored_other_entries_are_refused(two_runs, change, what):
 
 def test_two_runs_of_the_same_name_are_told_apart(unpainted, two_runs):
     content = check(write_comparison(*two_runs(names=("demo", "demo"))))
-    assert ["score", "1: a", "2: b", "difference", "relative"] in content.rows
+    assert ["score", "1: a", "2: b", "difference", "its 95 % interval", "relative"] in content.rows
 
 
 def test_a_run_is_not_compared_with_itself(two_runs):

@@ -46,6 +46,7 @@ from torch import Tensor
 
 from tsgen.counter_random import streams, uniforms
 from tsgen.linear import VARProcess
+from tsgen.metrics import ranks
 from tsgen.models import DensityModel
 from tsgen.sampling import Ancestral, AnyOrder, Sampler
 from tsgen.sampling.base import draws_at_once
@@ -264,10 +265,8 @@ def _ranks(
         truth, draws = quantity(model, batch, batch.values[None])[0], quantity(model, batch, drawn)
         if truth.isnan().any() or draws.isnan().any():
             raise ValueError(f"the test quantity {name!r} must be a number; of some windows it is NaN.")
-        below, equal = (draws < truth).sum(dim=0), (draws == truth).sum(dim=0)
-        # the truth's place among its equals is as good as any
-        share = uniforms(place, (1,), start=number, dtype=torch.float64)[:, 0]
-        found.append(below + (share * (equal + 1)).long())
+        noise = uniforms(place, (1,), start=number, dtype=torch.float64)[:, 0]
+        found.append(ranks(draws, truth, noise))
     return torch.stack(found)
 
 

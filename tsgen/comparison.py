@@ -9,7 +9,7 @@ scores.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,12 +19,19 @@ from jaxtyping import Bool, Float
 
 from tsgen.bootstrap import WindowBootstrap
 from tsgen.interpolation import GAPS, gap_class
+from tsgen.rounding import rounded
 
 OF_ENTRIES = ("mae", "rmse", "mre", "crps", "nll", "coverage_90")
 OF_WINDOWS = ("energy_score", "variogram_score")
 IN_GROUPS = ("mae", "crps", "nll")
 MOST_LEADS = 12
 """Groups of lead times; of a longer horizon neighbouring leads share one."""
+
+OTHER_LAWS = (
+    "Their laws are not the same: a posterior sees what is observed after an entry, filtering does not. They "
+    "answer different questions: a difference may be due to that alone, and neither has the better NLL."
+)
+"""What is said of two answers of which one is filtering, the other the posterior."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +48,11 @@ class Difference:
         b: That of the other.
         difference: ``b - a``.
         interval: The difference's confidence interval; None where windows are too few.
-        relative: The difference in units of ``a``; None for scores without a natural zero.
-        better: Which of the two is better by more than chance: the interval excludes zero. None if neither
-            is, or the score has no better end.
+        relative: The difference in units of ``a``; None for scores without a natural zero, and where ``a`` is
+            not above it.
+        better: Which of the two is better by more than chance: the interval over all entries excludes zero.
+            None if neither is, the score has no better end, or it is the NLL of different laws; and always of
+            a group: there are so many of them that some intervals exclude zero by chance.
     """
 
     score: str
@@ -77,8 +86,9 @@ def compare(a: xr.Dataset, b: xr.Dataset, bootstrap: WindowBootstrap | None = No
     if not a["target"].any():
         raise ValueError("something must have been hidden and scored; nothing was.")
     drawn = bootstrap or WindowBootstrap(a.sizes["window"])
+    unjudged = {"coverage_90", *(["nll"] if other_laws(a, b) else [])}
     return [
-        _difference((score, group, label), sums[0][score], sums[1][score], drawn, mask)
+        _difference((score, group, label), sums[0][score], sums[1][score], drawn, mask, unjudged)
         for group, label, mask in _groups(a)
         for sums in [[_sums(data, mask) for data in (a, b)]]
         for score in (IN_GROUPS if group else (*OF_ENTRIES, *OF_WINDOWS))
@@ -86,8 +96,17 @@ def compare(a: xr.Dataset, b: xr.Dataset, bootstrap: WindowBootstrap | None = No
     ]
 
 
+def other_laws(a: xr.Dataset, b: xr.Dataset) -> bool:
+    """Whether one answer is filtering and the other the posterior."""
+    laws = {data.attrs.get("law") for data in (a, b)} - {None}
+    return len(laws) > 1
+
+
 def difference(a: xr.Dataset, b: xr.Dataset) -> str | None:
-    """In what two evaluations differ that were to be of the same entries, in words; None if in nothing."""
+    """In what two evaluations differ that were to be of the same entries, in words; None if in nothing.
+
+    Truths may differ by rounding, one part in 100,000. What is visible must be the same at every entry.
+    """
     for name in ("node", "channel"):
         mine, its = (data[name].values.tolist() for data in (a, b))
         if mine != its:
@@ -101,7 +120,8 @@ def difference(a: xr.Dataset, b: xr.Dataset) -> str | None:
         apart = int((a[name].values != b[name].values).sum())
         if apart:
             return f"{what} differs at {apart:,} entries"
-    apart = int(((a["truth"].values != b["truth"].values) & a["target"].values).sum())
+    truths = (data["truth"].values[a["target"].values] for data in (a, b))
+    apart = int((~np.isclose(*truths, rtol=1e-5, atol=0)).sum())
     return f"the truth differs at {apart:,} of them" if apart else None
 
 
@@ -120,7 +140,7 @@ def baseline(evaluation: xr.Dataset, name: str) -> xr.Dataset:
     if name not in known:
         raise ValueError(f"the baseline must be one of {', '.join(known) or 'none'}; it is {name!r}.")
     error = evaluation["baseline_error"].sel(baseline=name, drop=True)
-    kept = evaluation[["truth", "context", "target", "gap_length"]]
+    kept = evaluation[["truth", "context", "target", *({"gap_length"} & set(evaluation))]]
     about = {"run": name, "model": name, "horizon": evaluation.attrs.get("horizon", 0)}
     return kept.assign(absolute_error=error, crps=error).assign_attrs(about)
 
@@ -135,9 +155,9 @@ def intervals(evaluation: xr.Dataset, bootstrap: WindowBootstrap | None = None) 
     drawn = bootstrap or WindowBootstrap(evaluation.sizes["window"])
     found = {}
     for score, sums in _sums(evaluation, evaluation["target"].values).items():
-        interval = drawn.interval(sums.of(drawn), sums.weight)
+        interval = drawn.interval(sums.whole, sums.of(drawn), sums.weight)
         if interval:
-            found[score] = [round(end, 6) for end in interval]
+            found[score] = [rounded(end) for end in interval]
     return found
 
 
@@ -192,7 +212,7 @@ def _groups(data: xr.Dataset) -> Iterator[tuple[str | None, str | None, np.ndarr
     """All scored entries, then those of each gap length and lead time that has any."""
     scored = data["target"].values
     yield None, None, scored
-    classes = gap_class(data["gap_length"].values)
+    classes = gap_class(data["gap_length"].values) if "gap_length" in data else np.full(scored.shape, -1)
     for number, label in enumerate(GAPS):
         if (mask := scored & (classes == number)).any():
             yield "gap", label, mask
@@ -210,13 +230,14 @@ def _difference(
     b: _Sums,
     drawn: WindowBootstrap,
     mask: Bool[np.ndarray, "window step node channel"],
+    unjudged: Set[str],
 ) -> Difference:
     """The difference of a score."""
     score, group, label = about
     change = b.whole - a.whole
-    interval = drawn.interval(b.of(drawn) - a.of(drawn), np.minimum(abs(a.weight), abs(b.weight)))
+    interval = drawn.interval(change, b.of(drawn) - a.of(drawn), np.minimum(abs(a.weight), abs(b.weight)))
     better = None
-    if interval and score != "coverage_90" and not interval[0] <= 0 <= interval[1]:
+    if interval and group is None and score not in unjudged and not interval[0] <= 0 <= interval[1]:
         better = "a" if change > 0 else "b"
     return Difference(
         score=score,
@@ -228,7 +249,7 @@ def _difference(
         b=b.whole,
         difference=change,
         interval=interval,
-        relative=change / a.whole if score not in ("nll", "coverage_90") and a.whole else None,
+        relative=change / a.whole if score not in ("nll", "coverage_90") and a.whole > 0 else None,
         better=better,
     )
 

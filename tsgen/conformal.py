@@ -250,19 +250,37 @@ def conformal(
         The test with its adjusted intervals, and coverage and width before and after.
 
     Raises:
-        ValueError: If the two are not of the same model, sampled alike, or as :meth:`ConformalIntervals.fit`
-            does.
+        ValueError: If the two are not of the same model, sampled alike, on the same nodes, channels and
+            horizon, if they score the same times, or as :meth:`ConformalIntervals.fit` does.
     """
-    for name in ("model", "law", "num_samples"):
+    for name in ("model", "law", "num_samples", "horizon"):
         found, wanted = validation.attrs.get(name), test.attrs.get(name)
         if found != wanted:
             raise ValueError(
                 f"validation and test must be of one model, sampled alike; {name} is {found} and {wanted}. "
                 "Test both again with the same options."
             )
+    for name in ("node", "channel"):
+        if validation[name].values.tolist() != test[name].values.tolist():
+            raise ValueError(
+                f"validation and test must have the same {name}s; theirs differ. Test both again."
+            )
+    shared = np.intersect1d(*(_scored_times(data) for data in (validation, test)))
+    if len(shared):
+        raise ValueError(
+            f"validation and test must score different stretches; they share {len(shared):,} times, the first "
+            f"{shared[0]}. Test once with --data.test_on val, once without."
+        )
     intervals = ConformalIntervals.fit(validation, level, **options)
     adjusted = intervals(test)
     return adjusted, intervals.table(adjusted)
+
+
+def _scored_times(evaluation: xr.Dataset) -> np.ndarray:
+    """The times at which anything is scored; none if they are not known."""
+    if "time" not in evaluation:
+        return np.empty(0)
+    return evaluation["time"].values[evaluation["target"].transpose(*AXES).values.any(axis=(2, 3))]
 
 
 def interval(evaluation: xr.Dataset, level: float) -> tuple[np.ndarray, np.ndarray]:

@@ -50,6 +50,7 @@ from tsgen.metrics import (
 )
 from tsgen.parts import Parts
 from tsgen.report.figures import drawings
+from tsgen.rounding import rounded
 from tsgen.sampling import Sampler
 from tsgen.series import GraphSeries, Samples, SeriesBatch
 
@@ -139,11 +140,12 @@ def summarise(
         "rank": torch.where(scored, ranks(ordered, truth, noise), -1).int(),
         "crps": placed(each["crps"]),
         "nll": placed(each.get("nll")),
-        "covered_90": placed(each["coverage_90"]) == 1,
         "gap_length": torch.where(scored, Nearest.of(batch.context).gap, 0).int(),
         "energy_score": energy_score(samples.values, batch.values, scored),
         "variogram_score": variogram_score(samples.values, batch.values, scored),
     }
+    if "coverage_90" in each:
+        arrays["covered_90"] = placed(each["coverage_90"]) == 1
     if samples.ess is not None:
         arrays["ess"] = samples.ess
     if baselines:
@@ -156,8 +158,8 @@ def as_dataset(
     arrays: Mapping[str, np.ndarray], series: GraphSeries, baselines: Sequence[str] = (), **attributes: Any
 ) -> xr.Dataset:
     """Labelled windows: ``truth``, the masks ``context`` and ``target``, ``quantiles``, ``rank`` of the truth
-    among the samples, ``gap_length`` in steps (zero where not scored), the scores ``crps``, ``nll`` and
-    ``covered_90`` of entries, ``energy_score`` and ``variogram_score`` of windows, ``baseline_error`` and, of
+    among the samples, ``gap_length`` in steps (zero where not scored), the scores ``crps``, ``nll`` and, with
+    19 samples or more, ``covered_90`` of entries, ``energy_score`` and ``variogram_score`` of windows, ``baseline_error`` and, of
     weighted particles, ``ess``.
 
     Args:
@@ -278,7 +280,7 @@ class _Row:
         for key in COLUMNS:
             value = float(computed.get(key, torch.nan))
             without = self.law is None and key.startswith(("coverage", "width", "interval"))
-            row[key] = None if without or not math.isfinite(value) else round(value, 6)
+            row[key] = None if without or not math.isfinite(value) else rounded(value)
         return row
 
 
@@ -376,7 +378,7 @@ class Evaluation(Callback):
         """Computes the table (all processes), writes the files and shows it (the first process)."""
         rows = [row.compute(self.nothing_hidden) for row in self.rows.values()]
         grouped = {name: row.tables() for name, row in self.rows.items() if row.grouped}
-        place = [] if self.nothing_hidden else self.ranks.compute().tolist()
+        place = {} if self.nothing_hidden else self.ranks.table()
         count = {name: int(metric.compute()) for name, metric in self.rows[MODEL].counts.items()}
         trainer.strategy.barrier()
         if not trainer.is_global_zero:

@@ -93,7 +93,7 @@ def judge(model: DensityModel, batch: SeriesBatch, sampler: AnyOrder) -> Result:
 def with_interval(total: np.ndarray, weight: np.ndarray) -> tuple[float, float, float]:
     """A ratio of two sums over windows, and the ends of its 95 % interval."""
     bootstrap = WindowBootstrap(len(total))
-    interval = bootstrap.interval(bootstrap.ratios(total, weight), weight)
+    interval = bootstrap.interval(total.sum() / weight.sum(), bootstrap.ratios(total, weight), weight)
     assert interval is not None  # there are 82 windows
     return float(total.sum() / weight.sum()), *interval
 

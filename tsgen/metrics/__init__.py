@@ -18,6 +18,7 @@ from tsgen.metrics.ensemble import (
     entries,
     entry_scores,
     interval_score,
+    rank_edges,
     ranks,
     scores,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "groupings",
     "interval_score",
     "law_crps",
+    "rank_edges",
     "ranks",
     "scores",
     "variogram_score",

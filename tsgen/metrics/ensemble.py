@@ -91,6 +91,15 @@ def central_interval(
     return low, high
 
 
+def enough_samples(num_samples: int, level: float) -> bool:
+    """Whether draws have order statistics as far out as the ends of the central interval of a level.
+
+    With fewer than 2 / (1 - level) - 1 (19 for 90 %) their range is narrower than the interval.
+    """
+    # whole numbers, which the level's rounding would miss
+    return (num_samples + 1) * (1 - level) / 2 > 1 - 1e-9
+
+
 def crps(
     samples: Float[Tensor, "samples *entries"], truth: Float[Tensor, "*entries"]
 ) -> Float[Tensor, "*entries"]:
@@ -147,8 +156,8 @@ def entry_scores(
     truth: Float[Tensor, "*entries"],
     log_prob: Float[Tensor, "*entries"] | None = None,
 ) -> dict[str, Float[Tensor, "*entries"]]:
-    """The scores of each entry that are told by groups of entries: ``mae``, ``crps``, ``coverage_90`` and,
-    where there is a density, ``nll``.
+    """The scores of each entry that are told by groups of entries: ``mae``, ``crps``, with draws enough
+    ``coverage_90`` and, where there is a density, ``nll``.
 
     Args:
         samples: Draws, in data units.
@@ -156,12 +165,13 @@ def entry_scores(
         log_prob: Log-density of each entry in nats; None where the answer has no density.
     """
     ordered = samples.sort(dim=0).values
-    low, high = central_interval(ordered, 0.9)
     scored = {
         "mae": (empirical_quantiles(ordered, torch.tensor([0.5]))[0] - truth).abs(),
         "crps": crps(samples, truth),
-        "coverage_90": ((low <= truth) & (truth <= high)).to(truth.dtype),
     }
+    if enough_samples(len(samples), 0.9):
+        low, high = central_interval(ordered, 0.9)
+        scored["coverage_90"] = ((low <= truth) & (truth <= high)).to(truth.dtype)
     return scored if log_prob is None else scored | {"nll": -log_prob}
 
 
@@ -244,7 +254,7 @@ class QuantileCRPS(_MeanScore):
 
 
 class _CentralInterval(_MeanScore):
-    """A score of the central interval of a level.
+    """A score of the central interval of a level; NaN of draws too few for it.
 
     Args:
         level: The interval's nominal coverage, in (0, 1).
@@ -259,15 +269,20 @@ class _CentralInterval(_MeanScore):
             raise ValueError(f"level must lie between 0 and 1; it is {level}.")
         self.level = level
 
-    def _bounds(self, samples: Tensor) -> tuple[Tensor, Tensor]:
-        return central_interval(samples.sort(dim=0).values, self.level)
+    @abstractmethod
+    def _of_ends(self, low: Tensor, high: Tensor, truth: Tensor) -> Tensor:
+        """The score of each entry, from the ends of its interval."""
+
+    def _score(self, samples: Tensor, truth: Tensor) -> Tensor:
+        if not enough_samples(len(samples), self.level):
+            return torch.full_like(truth, torch.nan)
+        return self._of_ends(*central_interval(samples.sort(dim=0).values, self.level), truth)
 
 
 class Coverage(_CentralInterval):
     """Share of the truths that lie in the central interval. It should be the level."""
 
-    def _score(self, samples: Tensor, truth: Tensor) -> Tensor:
-        low, high = self._bounds(samples)
+    def _of_ends(self, low: Tensor, high: Tensor, truth: Tensor) -> Tensor:
         return ((low <= truth) & (truth <= high)).to(truth.dtype)
 
 
@@ -276,8 +291,7 @@ class Width(_CentralInterval):
 
     higher_is_better = False
 
-    def _score(self, samples: Tensor, truth: Tensor) -> Tensor:
-        low, high = self._bounds(samples)
+    def _of_ends(self, low: Tensor, high: Tensor, truth: Tensor) -> Tensor:
         return high - low
 
 
@@ -286,13 +300,26 @@ class IntervalScore(_CentralInterval):
 
     higher_is_better = False
 
-    def _score(self, samples: Tensor, truth: Tensor) -> Tensor:
-        return interval_score(*self._bounds(samples), truth, self.level)
+    def _of_ends(self, low: Tensor, high: Tensor, truth: Tensor) -> Tensor:
+        return interval_score(low, high, truth, self.level)
+
+
+def rank_edges(num_samples: int, bins: int = 20) -> Int64[Tensor, "edges"]:
+    """Where bins of whole ranks begin: bin b holds the ranks from ``edges[b]`` to ``edges[b + 1] - 1``.
+
+    Args:
+        num_samples: The number S of draws: ranks run from 0 to S.
+        bins: The number of bins, fewer if there are fewer ranks. They differ by at most one rank.
+    """
+    number = min(bins, num_samples + 1)
+    return torch.arange(number + 1) * (num_samples + 1) // number
 
 
 class RankHistogram(Metric):
-    """How many truths had each rank among their draws, in at most 20 bins of whole ranks, which differ by at
-    most one rank.
+    """How many truths had each rank among their draws, in at most 20 bins of whole ranks.
+
+    Bins differ by at most one rank, and calibrated counts are as the numbers of their ranks are: see
+    :meth:`table`.
 
     Args:
         num_samples: The number S of draws: ranks run from 0 to S.
@@ -303,8 +330,6 @@ class RankHistogram(Metric):
 
     full_state_update = False
     counts: Tensor
-
-    BINS = 20
 
     def __init__(self, num_samples: int) -> None:
         super().__init__()
@@ -323,9 +348,12 @@ class RankHistogram(Metric):
 
     def compute(self) -> Int64[Tensor, "bins"]:
         """The number of entries in each bin."""
-        number, size = min(self.BINS, self.num_samples + 1), self.num_samples + 1
-        edge = torch.arange(1, number + 1, device=self.counts.device) * size // number
+        edge = rank_edges(self.num_samples)[1:].to(self.counts.device)
         return self.counts.cumsum(dim=0)[edge - 1].diff(prepend=self.counts.new_zeros(1))
+
+    def table(self) -> dict[str, list[int]]:
+        """The ``counts`` of the bins, and how many ``ranks`` each has: calibrated counts are in proportion."""
+        return {"counts": self.compute().tolist(), "ranks": rank_edges(self.num_samples).diff().tolist()}
 
 
 def scores() -> MetricCollection:

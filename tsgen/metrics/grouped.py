@@ -15,6 +15,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from tsgen.interpolation import GAPS, Nearest, gap_class
+from tsgen.rounding import rounded
 from tsgen.series import GraphSeries, SeriesBatch
 
 SHARES = tuple(f"{share}-{share + 20} %" for share in range(0, 100, 20))
@@ -140,6 +141,6 @@ class GroupedScores(Metric):
         """One row a group, with the scores by their names; None where nothing was scored."""
         return [
             {**label, "entries": int(entries)}
-            | {name: None if x != x else round(x, 6) for name, x in zip(self.NAMES, row, strict=True)}
+            | {name: None if x != x else rounded(x) for name, x in zip(self.NAMES, row, strict=True)}
             for label, (*row, entries) in zip(self.labels, self.compute().tolist(), strict=True)
         ]

@@ -62,22 +62,6 @@ def relative_crps(evaluation: xr.Dataset) -> Float[np.ndarray, "window step node
     return np.where(scored, evaluation["crps"].values / deviation(evaluation), np.nan)
 
 
-def share_inside(rank: Int[np.ndarray, " entry"], num_samples: int) -> Float[np.ndarray, " entry"]:
-    """How much of the 90 % interval's coverage each truth counts for: 1 inside, 0 outside.
-
-    With S samples the interval begins at the 0.05 (S + 1)-th lowest, which may lie between two of them. A
-    truth between these two counts in proportion, so that the mean over uniform ranks is 0.9 for any S.
-
-    Args:
-        rank: How many samples lie below each truth.
-        num_samples: The number S of samples.
-    """
-    place = (1 - NOMINAL) / 2 * (num_samples + 1)
-    above = np.clip(rank + 1 - place, 0, 1)
-    below = np.clip(num_samples - rank + 1 - place, 0, 1)
-    return above + below - 1
-
-
 class Groups(NamedTuple):
     """Scores of groups of entries, NaN where a group has none.
 
@@ -86,7 +70,7 @@ class Groups(NamedTuple):
         crps: Mean CRPS, in data units.
         relative: Mean CRPS relative to each node's deviation.
         error: Standard error of ``relative``, as if entries were independent.
-        covered: Share of truths inside the 90 % interval.
+        covered: Share of truths inside the 90 % interval; NaN, too, where samples were too few for one.
     """
 
     entries: Int[np.ndarray, " groups"]
@@ -108,7 +92,8 @@ def by_group(evaluation: xr.Dataset, label: Int[np.ndarray, "..."], groups: int)
     label = np.broadcast_to(label, relative.shape)
     where = np.isfinite(relative) & (label >= 0)
     at, relative = label[where], relative[where]
-    inside = share_inside(evaluation["rank"].values[where], int(evaluation.attrs["num_samples"]))
+    covered = "covered_90" in evaluation
+    inside = evaluation["covered_90"].values[where] if covered else np.full(len(at), np.nan)
     entries = np.bincount(at, minlength=groups)
     divisor = np.where(entries > 0, entries, np.nan)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import html
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from tsgen.comparison import OTHER_LAWS, Difference, compare, other_laws
 from tsgen.report import figures, page
 from tsgen.report.breakdown import by_group
 from tsgen.report.figures.compared import compared_calibration, compared_fans, differing_panels
@@ -46,12 +47,10 @@ def write_comparison(first: Path, second: Path, path: Path | None = None) -> Pat
             raise ValueError(f"{run} must be the folder of a run; there is none. {REMEDY}")
         scores.append(read_scores(run / "scores.json"))
         evaluations.append(read_evaluation(run / "evaluation.nc"))
-    different = _difference(*evaluations)
-    if different:
-        raise ValueError(
-            f"{first} and {second} must have scored the same entries; they differ in {different}. "
-            "Test both on the same data with the same masks."
-        )
+    try:
+        found = compare(*evaluations)
+    except ValueError as error:
+        raise ValueError(f"{first} and {second}: {error} Test both alike.") from error
     names = _names(folders, scores)
     runs = dict(zip(names, evaluations, strict=True))
     tables = dict(zip(names, scores, strict=True))
@@ -59,7 +58,7 @@ def write_comparison(first: Path, second: Path, path: Path | None = None) -> Pat
     body = [
         f"<h1>{title}</h1>",
         _introduction(runs, tables),
-        _score_section(tables),
+        _score_section(tables, found, other_laws(*evaluations)),
         _group_section(runs, tables),
         _fan_section(runs),
         _calibration_section(runs),
@@ -68,23 +67,6 @@ def write_comparison(first: Path, second: Path, path: Path | None = None) -> Pat
     ]
     stem = "_vs_".join(run.resolve().name for run in folders)
     return page.write_page(path or folders[0].parent / f"{stem}.html", title, body)
-
-
-def _difference(first: xr.Dataset, second: xr.Dataset) -> str:
-    """In what the entries differ that two runs scored; empty if they are the same."""
-    for axis in ("node", "channel"):
-        if not np.array_equal(first[axis].values, second[axis].values):
-            return f"their {axis}s"
-    if first["time"].shape != second["time"].shape or (first["time"].values != second["time"].values).any():
-        return "the times of their windows"
-    target = first["target"].values
-    if (target != second["target"].values).any():
-        return f"{int((target != second['target'].values).sum()):,} entries that only one of them scored"
-    if not target.any():
-        return "nothing, for neither scored any"
-    if not np.allclose(first["truth"].values[target], second["truth"].values[target], rtol=1e-5, atol=0):
-        return "the truth of these entries"
-    return ""
 
 
 def _names(folders: list[Path], scores: list[dict[str, Any]]) -> list[str]:
@@ -100,10 +82,9 @@ def _names(folders: list[Path], scores: list[dict[str, Any]]) -> list[str]:
 
 
 def _introduction(runs: Mapping[str, xr.Dataset], tables: Mapping[str, Any]) -> str:
-    words, laws = [], set()
+    words = []
     for name, evaluation in runs.items():
         law = str(evaluation.attrs["law"])
-        laws.add(law)
         model = page.text(evaluation.attrs.get("model") or tables[name]["rows"][0]["name"])
         samples = page.plural(int(evaluation.attrs["num_samples"]), "sample")
         words.append(f"<strong>{page.text(name)}</strong> ({model}, {law}, {samples})")
@@ -115,40 +96,36 @@ def _introduction(runs: Mapping[str, xr.Dataset], tables: Mapping[str, Any]) -> 
         f"{page.plural(evaluation.sizes['node'], 'node')}."
         "</p>"
     )
-    if len(laws) > 1:
-        text += (
-            "\n<p>Their laws are not the same: a posterior sees what is observed after an entry, "
-            "filtering does "
-            "not. A difference may be due to that alone.</p>"
-        )
-    seen = [evaluation["context"].values for evaluation in runs.values()]
-    if (seen[0] != seen[1]).any():
-        text += f"\n<p>What they saw is not the same: {int((seen[0] != seen[1]).sum()):,} entries differ.</p>"
-    return text
+    return text + f"\n<p>{OTHER_LAWS}</p>" * other_laws(*runs.values())
 
 
-def _score_section(tables: Mapping[str, Any]) -> str:
+def _score_section(tables: Mapping[str, Any], found: Sequence[Difference], laws_differ: bool) -> str:
     rows = [table["rows"][0] for table in tables.values()]
+    spans = {row.score: row.interval for row in found if row.group is None and row.interval}
     cells = []
     for key, (heading, ideal, _) in SCORES.items():
         pair = [figures.number(row.get(key)) for row in rows]
         if not any(math.isfinite(value) for value in pair):
             continue
         change = pair[1] - pair[0]
-        share = change / abs(pair[0]) if ideal == 0 and pair[0] else math.nan
+        share = change / pair[0] if ideal == 0 and pair[0] > 0 else math.nan
+        span = spans.get(key)
         *shown, gap = page.column([*pair, change], key in PERCENT)
-        bold = best(key, pair)
+        chance = span is not None and span[0] <= 0 <= span[1]
+        bold = set() if chance or (key == "nll" and laws_differ) else best(key, pair)
         shown = [f"<strong>{cell}</strong>" if i in bold else cell for i, cell in enumerate(shown)]
         sign = "+" * (change > 0)
         relative = (
             ("+" * (share > 0) + page.column([share], percent=True)[0]) if math.isfinite(share) else "–"
         )
-        cells.append([heading, *shown, sign + gap, relative])
-    heading_row = ["score", *(page.text(name, 32) for name in tables), "difference", "relative"]
+        interval = " to ".join(page.column(list(span), key in PERCENT)) if span else "–"
+        cells.append([heading, *shown, sign + gap, interval, relative])
+    names = (page.text(name, 32) for name in tables)
+    heading_row = ["score", *names, "difference", "its 95 % interval", "relative"]
     note = (
-        "The difference is that of the second to the first. Bold: better. Numbers of one test each: "
-        "a difference "
-        "may be chance, all the more where entries depend on each other."
+        "The difference is that of the second to the first, its interval is over windows. Bold: better, "
+        "unless the interval holds zero. Without an interval a difference may be chance; and with one it may "
+        "be another with another seed or another year."
     )
     return f'<h2>Scores</h2>\n{page.table(heading_row, cells, 1)}\n<p class="soft">{note}</p>'
 

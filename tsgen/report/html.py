@@ -235,9 +235,10 @@ def _group_section(scores: Mapping[str, Any], draws: Drawings) -> str:
         )
         alt = "CRPS and coverage of the 90 % interval by gap length: "
         alt += "; ".join(
-            f"{row['gap']} steps: CRPS {figures.number(row.get('crps')):.3g}, "
-            f"{100 * figures.number(row.get('coverage_90')):.0f} % covered"
+            f"{row['gap']} steps: CRPS {figures.number(row.get('crps')):.3g}"
+            + (f", {100 * covered:.0f} % covered" * math.isfinite(covered))
             for row in scores["by_gap_length"]
+            for covered in [figures.number(row.get("coverage_90"))]
         )
         parts += ["<h2>By gap length</h2>", page.picture(draws["gap_length"], 2, alt, caption)]
     if "lead_time" in draws:

@@ -29,11 +29,15 @@ _VARIABLES = {
     "edge_target": ("edge",),
     "edge_weight": ("edge",),
 }
-_OPTIONAL = {"gap_length": _ENTRY, "ess": ("window", "step")}
+_OPTIONAL = {"gap_length": _ENTRY, "ess": ("window", "step"), "covered_90": _ENTRY}
 
 
-def read_evaluation(path: Path) -> xr.Dataset:
+def read_evaluation(path: Path, *also: str) -> xr.Dataset:
     """Reads ``evaluation.nc``; what an older test did not write is left out.
+
+    Args:
+        path: The file.
+        also: Variables that it must have beside those that every page is made of.
 
     Raises:
         ValueError: If it is missing, damaged, or does not hold what it must.
@@ -52,6 +56,9 @@ def read_evaluation(path: Path) -> xr.Dataset:
             raise ValueError(
                 f"{name!r} in {path} must run over {', '.join(dims)}; it runs over {came}. {REMEDY}"
             )
+    lacking = [name for name in also if name not in evaluation.variables]
+    if lacking:
+        raise ValueError(f"{path} must have a variable {lacking[0]!r}; it has none. {REMEDY}")
     for name, dims in _OPTIONAL.items():
         if name in evaluation and evaluation[name].dims != dims:
             evaluation = evaluation.drop_vars(name)
@@ -73,7 +80,7 @@ def read_evaluation(path: Path) -> xr.Dataset:
     for end in ("edge_source", "edge_target"):
         if not np.isin(evaluation[end].values, np.arange(evaluation.sizes["node"])).all():
             raise ValueError(f"{end!r} in {path} must number nodes from 0. {REMEDY}")
-    for mask in ("context", "target"):
+    for mask in {"context", "target", "covered_90"} & set(evaluation):
         evaluation[mask] = evaluation[mask].astype(bool)
     if "gap_length" in evaluation:
         evaluation["gap_length"] = evaluation["gap_length"].fillna(0).astype(np.int64)

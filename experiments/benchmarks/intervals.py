@@ -1,0 +1,102 @@
+r"""How often bootstrap intervals over windows hold the truth, and how often equal runs are told apart.
+
+    python -m experiments.benchmarks.intervals
+
+Two tables for docs/scores.md. First, in 4,000 simulations of W windows whose scores are an AR(1) of
+correlation :math:`\rho`, how often the interval holds the true mean: of single windows and of blocks. Second,
+two answers to 34 windows that are equally good, compared 400 times: the share of lines whose interval excludes
+zero, and of comparisons in which some line over all entries, or any line at all, does.
+
+One thread. Everything is seeded.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+
+from tsgen.bootstrap import WindowBootstrap
+from tsgen.comparison import compare
+
+SIMULATIONS, COMPARISONS = 4000, 400
+WINDOWS, CORRELATIONS = (20, 34, 82, 300), (0.0, 0.2, 0.5)
+ENTRY = ("window", "step", "node", "channel")
+
+
+def chain(random: np.random.Generator, correlation: float, *shape: int) -> np.ndarray:
+    """AR(1) of variance one along the last axis."""
+    x = random.standard_normal(shape)
+    for t in range(1, shape[-1]):
+        x[..., t] = correlation * x[..., t - 1] + np.sqrt(1 - correlation**2) * x[..., t]
+    return x
+
+
+def covered(windows: int, correlation: float, block: int | None) -> float:
+    """How often the interval holds the mean."""
+    drawn, weight, hits = WindowBootstrap(windows, block=block), np.ones(windows), 0
+    for x in chain(np.random.default_rng(0), correlation, SIMULATIONS, windows):
+        span = drawn.interval(x.mean(), drawn.ratios(x, weight), weight)
+        assert span is not None
+        hits += span[0] <= 0 <= span[1]
+    return hits / SIMULATIONS
+
+
+def answer(random: np.random.Generator, correlation: float, windows: int = 34) -> xr.Dataset:
+    """An answer of which some windows are worse than others: always the same questions and the same law."""
+    shape = (windows, 24, 3, 1)
+    questions = np.random.default_rng(1)
+    target = questions.random(shape) < 0.4
+    gap = np.where(target, questions.choice([1, 3, 10, 40], shape), 0)
+    worse = 1 + 0.2 * chain(random, correlation, windows)[:, None, None, None]
+    error = np.where(target, worse * abs(random.standard_normal(shape)), np.nan)
+    each = np.nanmean(error, axis=(1, 2, 3))
+    return xr.Dataset(
+        {
+            "truth": (ENTRY, np.ones(shape)),
+            "context": (ENTRY, ~target),
+            "target": (ENTRY, target),
+            "absolute_error": (ENTRY, error),
+            "crps": (ENTRY, error * 0.7),
+            "nll": (ENTRY, np.log(np.maximum(error, 1e-6))),
+            "covered_90": (ENTRY, error < 1.6),
+            "gap_length": (ENTRY, gap),
+            "energy_score": ("window", each * 5),
+            "variogram_score": ("window", 1 + 0.2 * chain(random, correlation, windows)),
+        },
+        coords={
+            "node": list("abc"),
+            "channel": ["x"],
+            "time": (ENTRY[:2], np.arange(windows * 24).reshape(windows, 24)),
+        },
+    )
+
+
+def mistaken(correlation: float) -> tuple[float, float, float]:
+    """Of comparisons of equals: the share of lines that exclude zero, and of comparisons in which one over all
+    entries, or any line, does."""
+    random, lines, overall, some = np.random.default_rng(0), [], [], []
+    for _ in range(COMPARISONS):
+        rows = compare(answer(random, correlation), answer(random, correlation))
+        outside = [row.interval is not None and not row.interval[0] <= 0 <= row.interval[1] for row in rows]
+        lines += outside
+        overall.append(any(row.better for row in rows))
+        some.append(any(outside))
+    return float(np.mean(lines)), float(np.mean(overall)), float(np.mean(some))
+
+
+def main() -> None:
+    """Prints both tables."""
+    print("| W |", " | ".join(f"rho = {c:g}" for c in CORRELATIONS), "|")
+    for windows in WINDOWS:
+        cells = [
+            f"{100 * covered(windows, c, 1):.0f} / {100 * covered(windows, c, None):.0f} %"
+            for c in CORRELATIONS
+        ]
+        print("|", " | ".join([str(windows), *cells]), "|", flush=True)
+    for c in CORRELATIONS:
+        shares = " | ".join(f"{100 * share:.1f} %" for share in mistaken(c))
+        print(f"| {c:g} | {shares} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
