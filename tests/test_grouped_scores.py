@@ -1,5 +1,6 @@
 """Scores by groups of entries: against the same thing computed entry by entry, and in a run's table."""
 
+import math
 import itertools
 import json
 from functools import partial
@@ -20,6 +21,7 @@ from tsgen.likelihood import masked_log_prob
 from tsgen.metrics import Coverage, GroupedScores, crps, entry_scores, groupings, law_crps
 from tsgen.models import AutoregressiveModel
 from tsgen.sampling import Ancestral, AnyOrder
+from tsgen.rounding import rounded
 from tsgen.series import Samples
 
 SHAPE, HORIZON = (6, 10, 3, 2), 4

@@ -14,6 +14,7 @@ import xarray as xr
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
+from tsgen.comparison import compare
 from tsgen.interpolation import GAPS, gap_class
 from tsgen.metrics.ensemble import central_interval
 from tsgen.report import breakdown, figures, write_comparison, write_report

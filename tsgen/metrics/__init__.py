@@ -18,7 +18,6 @@ from tsgen.metrics.ensemble import (
     entries,
     entry_scores,
     interval_score,
-    rank_edges,
     ranks,
     scores,
 )
@@ -50,7 +49,6 @@ __all__ = [
     "groupings",
     "interval_score",
     "law_crps",
-    "rank_edges",
     "ranks",
     "scores",
     "variogram_score",

@@ -32,12 +32,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
 from tsgen.metrics.mean import Mean
+from tsgen.ranks import rank_edges
 from tsgen.series import SeriesBatch
 
 
@@ -304,17 +306,6 @@ class IntervalScore(_CentralInterval):
         return interval_score(low, high, truth, self.level)
 
 
-def rank_edges(num_samples: int, bins: int = 20) -> Int64[Tensor, "edges"]:
-    """Where bins of whole ranks begin: bin b holds the ranks from ``edges[b]`` to ``edges[b + 1] - 1``.
-
-    Args:
-        num_samples: The number S of draws: ranks run from 0 to S.
-        bins: The number of bins, fewer if there are fewer ranks. They differ by at most one rank.
-    """
-    number = min(bins, num_samples + 1)
-    return torch.arange(number + 1) * (num_samples + 1) // number
-
-
 class RankHistogram(Metric):
     """How many truths had each rank among their draws, in at most 20 bins of whole ranks.
 
@@ -348,12 +339,12 @@ class RankHistogram(Metric):
 
     def compute(self) -> Int64[Tensor, "bins"]:
         """The number of entries in each bin."""
-        edge = rank_edges(self.num_samples)[1:].to(self.counts.device)
+        edge = torch.from_numpy(rank_edges(self.num_samples)[1:]).to(self.counts.device)
         return self.counts.cumsum(dim=0)[edge - 1].diff(prepend=self.counts.new_zeros(1))
 
     def table(self) -> dict[str, list[int]]:
         """The ``counts`` of the bins, and how many ``ranks`` each has: calibrated counts are in proportion."""
-        return {"counts": self.compute().tolist(), "ranks": rank_edges(self.num_samples).diff().tolist()}
+        return {"counts": self.compute().tolist(), "ranks": np.diff(rank_edges(self.num_samples)).tolist()}
 
 
 def scores() -> MetricCollection:

@@ -24,7 +24,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator, PercentFormatter
 
-from tsgen.metrics import rank_edges
+from tsgen.ranks import rank_edges
 from tsgen.report.figures.style import BAND_50, BLUE, INK, axes_grid, in_style
 
 
@@ -47,7 +47,7 @@ def rank_histogram(
     ranks = rank[rank >= 0]
     if ranks.size and ranks.max() > num_samples:
         raise ValueError(f"ranks must lie in 0 to num_samples = {num_samples}; there is {ranks.max()}.")
-    edges = rank_edges(num_samples, bins).numpy()
+    edges = rank_edges(num_samples, bins)
     every = np.bincount(ranks, minlength=num_samples + 1)
     return np.add.reduceat(every, edges[:-1]), edges
 
