@@ -107,7 +107,7 @@ def test_intervals_hold_the_truth_and_blocks_mend_dependence():
 
 
 def test_few_windows_are_covered_almost_as_often():
-    """Without being made longer, the intervals of 20 windows in blocks of 3 hold the truth in 90 % of cases."""
+    """If they were not made longer, intervals of 20 windows in blocks would hold the truth in 90 %."""
     assert covered(0.0, None, windows=20) > 0.92
 
 

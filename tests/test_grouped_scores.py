@@ -1,8 +1,8 @@
 """Scores by groups of entries: against the same thing computed entry by entry, and in a run's table."""
 
-import math
 import itertools
 import json
+import math
 from functools import partial
 
 import numpy as np
@@ -20,8 +20,8 @@ from tsgen.interpolation import GAPS, Nearest
 from tsgen.likelihood import masked_log_prob
 from tsgen.metrics import Coverage, GroupedScores, crps, entry_scores, groupings, law_crps
 from tsgen.models import AutoregressiveModel
-from tsgen.sampling import Ancestral, AnyOrder
 from tsgen.rounding import rounded
+from tsgen.sampling import Ancestral, AnyOrder
 from tsgen.series import Samples
 
 SHAPE, HORIZON = (6, 10, 3, 2), 4
@@ -120,7 +120,7 @@ NOTHING = {"entries": 0, "mae": None, "crps": None, "nll": None, "coverage_90": 
 
 
 def test_a_group_without_entries_has_no_scores():
-    drawn, truth, mask, log_prob = answers()
+    drawn, truth, mask, log_prob = answers(19)
     mask[:, -2] = False
     table = by_lead_time((drawn, truth, mask, log_prob)).table()
     assert table[2] == {"lead": 3} | NOTHING
@@ -139,7 +139,7 @@ def test_an_answer_without_a_density_has_no_nll():
 
 
 def test_processes_are_added_up():
-    drawn, truth, mask, log_prob = answers()
+    drawn, truth, mask, log_prob = answers(19)
     whole = by_lead_time((drawn, truth, mask, log_prob))
     parts = [
         by_lead_time((drawn[:, few], truth[few], mask[few], log_prob[few]))

@@ -453,7 +453,7 @@ def test_doubts_find_what_was_planted():
     target = evaluation["target"].values
     outside = np.zeros(target.shape, dtype=bool)
     outside[:, :, 2] = True
-    evaluation["rank"] = evaluation["rank"].where(~(target & outside), 0)
+    evaluation["covered_90"] &= ~outside
     doubt = doubts(evaluation, {})[0]
     assert (doubt.kind, doubt.name) == ("node", "station 2")
     assert doubt.covered == pytest.approx(0)
@@ -466,7 +466,7 @@ def test_doubts_find_what_was_planted():
     evaluation["crps"] = evaluation["crps"].where(evaluation["gap_length"] != 40, 40)
     assert [(d.kind, d.name) for d in doubts(evaluation, {})] == [("gap length", "> 24 steps")]
     evaluation = newer(calm())
-    evaluation["rank"][:, -1] = evaluation["rank"][:, -1].where(~evaluation["target"][:, -1], 19)
+    evaluation["covered_90"][:, -1] = False
     assert ("lead time", "step 3") in [(d.kind, d.name) for d in doubts(evaluation, newer_scores(leads=3))]
 
 
@@ -484,7 +484,7 @@ def test_doubts_on_nodes_without_data():
 
 def test_few_entries_are_not_judged():
     evaluation = calm(windows=2)
-    evaluation["rank"] = evaluation["rank"].where(~evaluation["target"], 0)
+    evaluation["covered_90"][:] = False
     assert int(evaluation["target"].sum()) < 4 * breakdown.FEW
     assert all(d.entries >= breakdown.FEW for d in doubts(evaluation, {}))
 

@@ -268,8 +268,8 @@ def conformal(
     shared = np.intersect1d(*(_scored_times(data) for data in (validation, test)))
     if len(shared):
         raise ValueError(
-            f"validation and test must score different stretches; they share {len(shared):,} times, the first "
-            f"{shared[0]}. Test once with --data.test_on val, once without."
+            f"validation and test must score different stretches; they share {len(shared):,} times, "
+            f"the first {shared[0]}. Test once with --data.test_on val, once without."
         )
     intervals = ConformalIntervals.fit(validation, level, **options)
     adjusted = intervals(test)

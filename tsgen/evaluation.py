@@ -159,8 +159,8 @@ def as_dataset(
 ) -> xr.Dataset:
     """Labelled windows: ``truth``, the masks ``context`` and ``target``, ``quantiles``, ``rank`` of the truth
     among the samples, ``gap_length`` in steps (zero where not scored), the scores ``crps``, ``nll`` and, with
-    19 samples or more, ``covered_90`` of entries, ``energy_score`` and ``variogram_score`` of windows, ``baseline_error`` and, of
-    weighted particles, ``ess``.
+    19 samples or more, ``covered_90`` of entries, ``energy_score`` and ``variogram_score`` of windows,
+    ``baseline_error`` and, of weighted particles, ``ess``.
 
     Args:
         arrays: What :func:`summarise` returned, windows in order.

@@ -3,9 +3,9 @@ r"""How often bootstrap intervals over windows hold the truth, and how often equ
     python -m experiments.benchmarks.intervals
 
 Two tables for docs/scores.md. First, in 4,000 simulations of W windows whose scores are an AR(1) of
-correlation :math:`\rho`, how often the interval holds the true mean: of single windows and of blocks. Second,
-two answers to 34 windows that are equally good, compared 400 times: the share of lines whose interval excludes
-zero, and of comparisons in which some line over all entries, or any line at all, does.
+correlation :math:`\rho`, how often the interval holds the true mean: of single windows and of blocks.
+Second, two answers to 34 windows that are equally good, compared 400 times: the share of lines whose interval
+excludes zero, and of comparisons in which some line over all entries, or any line at all, does.
 
 One thread. Everything is seeded.
 """
@@ -72,8 +72,8 @@ def answer(random: np.random.Generator, correlation: float, windows: int = 34) -
 
 
 def mistaken(correlation: float) -> tuple[float, float, float]:
-    """Of comparisons of equals: the share of lines that exclude zero, and of comparisons in which one over all
-    entries, or any line, does."""
+    """Of comparisons of equals: the share of lines that exclude zero, and of comparisons in which one over
+    all entries, or any line, does."""
     random, lines, overall, some = np.random.default_rng(0), [], [], []
     for _ in range(COMPARISONS):
         rows = compare(answer(random, correlation), answer(random, correlation))

@@ -343,7 +343,7 @@ class RankHistogram(Metric):
         return self.counts.cumsum(dim=0)[edge - 1].diff(prepend=self.counts.new_zeros(1))
 
     def table(self) -> dict[str, list[int]]:
-        """The ``counts`` of the bins, and how many ``ranks`` each has: calibrated counts are in proportion."""
+        """The ``counts`` of the bins and how many ``ranks`` each holds, in proportion where calibrated."""
         return {"counts": self.compute().tolist(), "ranks": np.diff(rank_edges(self.num_samples)).tolist()}
 
 
