@@ -120,8 +120,8 @@ def difference(a: xr.Dataset, b: xr.Dataset) -> str | None:
         apart = int((a[name].values != b[name].values).sum())
         if apart:
             return f"{what} differs at {apart:,} entries"
-    truths = (data["truth"].values[a["target"].values] for data in (a, b))
-    apart = int((~np.isclose(*truths, rtol=1e-5, atol=0)).sum())
+    mine, its = (data["truth"].values[a["target"].values] for data in (a, b))
+    apart = int((~np.isclose(mine, its, rtol=1e-5, atol=0)).sum())
     return f"the truth differs at {apart:,} of them" if apart else None
 
 

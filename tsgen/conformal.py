@@ -265,7 +265,7 @@ def conformal(
             raise ValueError(
                 f"validation and test must have the same {name}s; theirs differ. Test both again."
             )
-    shared = np.intersect1d(*(_scored_times(data) for data in (validation, test)))
+    shared = np.intersect1d(_scored_times(validation), _scored_times(test))
     if len(shared):
         raise ValueError(
             f"validation and test must score different stretches; they share {len(shared):,} times, "

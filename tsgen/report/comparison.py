@@ -48,7 +48,7 @@ def write_comparison(first: Path, second: Path, path: Path | None = None) -> Pat
         scores.append(read_scores(run / "scores.json"))
         evaluations.append(read_evaluation(run / "evaluation.nc"))
     try:
-        found = compare(*evaluations)
+        found = compare(evaluations[0], evaluations[1])
     except ValueError as error:
         raise ValueError(f"{first} and {second}: {error} Test both alike.") from error
     names = _names(folders, scores)
@@ -58,7 +58,7 @@ def write_comparison(first: Path, second: Path, path: Path | None = None) -> Pat
     body = [
         f"<h1>{title}</h1>",
         _introduction(runs, tables),
-        _score_section(tables, found, other_laws(*evaluations)),
+        _score_section(tables, found, other_laws(evaluations[0], evaluations[1])),
         _group_section(runs, tables),
         _fan_section(runs),
         _calibration_section(runs),
