@@ -23,7 +23,7 @@ from tsgen.linear import Start, VARProcess
 from tsgen.models import AutoregressiveModel, GraphVAR
 from tsgen.propagation import Propagation
 from tsgen.report.calibration_figures import rank_figure
-from tsgen.sampling import Ancestral, Exact, Sampler
+from tsgen.sampling import SMC, Ancestral, Exact, Sampler
 from tsgen.series import Samples, SeriesBatch, SeriesSpec
 
 NODES, TIME, DRAWS, SD = 4, 8, 99, 0.7
@@ -87,10 +87,13 @@ RIGHT = {
     "exact, gaps": (linear, Exact(DRAWS, seed=5), "gaps"),
     "exact, forecast": (linear, Exact(DRAWS, seed=5), "forecast"),
     "ancestral, forecast": (autoregressive, Ancestral(DRAWS, seed=5), "forecast"),
+    # enough particles for the few draws to have hardly an ancestor in common
+    "smc, gaps": (autoregressive, SMC(DRAWS, 1000, seed=5), "gaps"),
 }
 """A model of the process, a sampler that is right for it, and what is hidden."""
 
 
+@pytest.mark.filterwarnings("ignore::tsgen.sampling.DegeneracyWarning")  # of some of 600 windows
 @pytest.mark.parametrize("case", RIGHT)
 def test_ranks_are_uniform_where_a_sampler_is_right(case):
     model, sampler, task = RIGHT[case]

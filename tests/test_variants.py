@@ -268,11 +268,12 @@ def test_a_fragment_must_follow_an_experiment(order, capsys):
 def test_training_may_stop_before_its_first_validation(capsys):
     words = ["--config", write(Path("short.yaml")), "--trainer.limit_train_batches", "1.0"]
     assert main(["fit", *words, "--trainer.max_steps", "2"]) == 0
-    assert main(["test", *words]) == 2
+    assert main(["test", *words]) == 0
+    assert "best.ckpt was never written; runs/short/checkpoints/last.ckpt is used" in capsys.readouterr().out
+    assert main(["test", *words, "--name", "never"]) == 2
     shown = capsys.readouterr().err
-    assert "best.ckpt must be a checkpoint; there is no such file" in shown
-    assert len(shown.strip().splitlines()) == 1
-    assert Path("runs/short/checkpoints/last.ckpt").is_file()
+    assert "runs/never/checkpoints/best.ckpt must be a checkpoint; there is no such file" in shown
+    assert "--ckpt_path names that of another run" in shown and len(shown.strip().splitlines()) == 1
 
 
 def test_an_unknown_configuration_is_told_what_there_is(capsys):
