@@ -301,7 +301,7 @@ def test_other_precisions_train_and_sample(precision):
     assert main(["fit", *words]) == 0
     assert main(["test", *words]) == 0
     scores = json.loads(Path("runs/demo/scores.json").read_text("utf-8"))["rows"][0]
-    assert all(np.isfinite(scores[key]) for key in ("crps", "nll", "width_90"))
+    assert all(np.isfinite(scores[key]) for key in ("crps", "nll", "energy_score"))
 
 
 @pytest.mark.slow
