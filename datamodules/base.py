@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -19,13 +19,14 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from tsgen.counter_random import streams
 from tsgen.linear import VARProcess
 from tsgen.masks import Mask
 from tsgen.series import GraphSeries, SeriesBatch, SeriesSpec
 from tsgen.stitching import Tiles
+from tsgen.subgraphs import SubgraphDraws, Subgraphs
 
 Stage = Literal["train", "val", "test", "predict"]
 
@@ -105,7 +106,7 @@ def tiling(stretches: list[slice], window: int) -> tuple[Int64[Tensor, "windows"
 class WindowDataset(Dataset):
     """Windows of one series, gathered a batch at a time.
 
-    An item is asked for as ``(epoch, number)``.
+    An item is asked for as ``(epoch, number)``, on subgraphs as ``(epoch, number, batch)``.
 
     Args:
         split: The series and what is held out of it.
@@ -120,6 +121,7 @@ class WindowDataset(Dataset):
         seed: Fixes what training hides.
         horizon: Steps at the end of a window that are hidden and scored in validation and test, instead of
             what is held out; with 0 nothing is hidden and every entry is scored. None for what is held out.
+        draws: In training, the nodes of each batch; all of them if not given.
     """
 
     def __init__(
@@ -132,36 +134,47 @@ class WindowDataset(Dataset):
         thinning: Mask | None = None,
         seed: int = 0,
         horizon: int | None = None,
+        draws: SubgraphDraws | None = None,
     ) -> None:
         self.series, self.held_out = split.series, split.held_out
         self.starts, self.window, self.stage = starts, window, stage
         self.fresh = starts if fresh is None else fresh
-        self.thinning, self.seed, self.horizon = thinning, seed, horizon
+        self.thinning, self.seed, self.horizon, self.draws = thinning, seed, horizon, draws
 
     def __len__(self) -> int:
         return len(self.starts)
 
-    def __getitem__(self, item: tuple[int, int] | list[tuple[int, int]]) -> SeriesBatch:
+    def __getitem__(self, item: tuple[int, ...] | list[tuple[int, ...]]) -> SeriesBatch:
         return self.__getitems__(item if isinstance(item, list) else [item])
 
-    def __getitems__(self, items: list[tuple[int, int]]) -> SeriesBatch:
+    def __getitems__(self, items: list[tuple[int, ...]]) -> SeriesBatch:
         """The batch of these windows."""
-        epoch, number = torch.tensor(items).unbind(dim=1)
+        if self.stage == "train":
+            return self._to_learn_from(items)
+        number = torch.tensor(items)[:, 1]
         windows = self.series.windows(self.starts[number], self.window)
         position, observed = windows.position, windows.context
-        context, target = observed, windows.target
-        if self.stage == "train":
-            target = observed
-            if self.thinning is not None:
-                stream = streams(self.seed, epoch, self.starts[number])
-                values = windows.values.where(observed, torch.nan)
-                context = observed & ~self.thinning.hidden(stream, values)
-        else:
-            held_out = self._hidden(position, observed)
-            context = observed & ~held_out
-            if self.stage != "predict":
-                scored = observed if self.horizon == 0 else held_out
-                target = scored & (position >= self.fresh[number][:, None])[..., None, None]
+        held_out, target = self._hidden(position, observed), windows.target
+        if self.stage != "predict":
+            scored = observed if self.horizon == 0 else held_out
+            target = scored & (position >= self.fresh[number][:, None])[..., None, None]
+        return windows._changed(context=observed & ~held_out, target=target)
+
+    def _to_learn_from(self, items: list[tuple[int, ...]]) -> SeriesBatch:
+        """The batch of these training windows."""
+        epoch, number, *_ = torch.tensor(items).unbind(dim=1)
+        subgraph, thinning = None, self.thinning
+        if self.draws is not None:
+            subgraph = self.draws.of(items[0][0], items[0][2])
+            thinning = thinning and thinning.of_nodes(subgraph.nodes)
+        windows = self.series.windows(self.starts[number], self.window, subgraph)
+        observed = windows.context
+        context, target = observed, observed
+        if thinning is not None:
+            stream = streams(self.seed, epoch, self.starts[number])
+            context = observed & ~thinning.hidden(stream, windows.values.where(observed, torch.nan))
+        if subgraph is not None:
+            target = observed & subgraph.scored[:, None]
         return windows._changed(context=context, target=target)
 
     def _hidden(self, position: Tensor, observed: Tensor) -> Bool[Tensor, "batch time nodes channels"]:
@@ -211,6 +224,14 @@ class EpochSampler(Sampler):
         return ((self.epoch, number) for number in mine.tolist())
 
 
+class NumberedBatches(BatchSampler):
+    """Batches of windows, each window as (epoch, number, number of the batch in its epoch)."""
+
+    def __iter__(self) -> Iterator[list[tuple[int, ...]]]:
+        for batch, items in enumerate(super().__iter__()):
+            yield [(*item, batch) for item in items]
+
+
 class SeriesDataModule(LightningDataModule):
     """Windows of one series on a graph, for every stage.
 
@@ -231,6 +252,9 @@ class SeriesDataModule(LightningDataModule):
         overlap: Steps that a window of ``predict`` shares with the one before, whose draws it goes on from
             (see :mod:`tsgen.stitching`). With 0, as with a horizon, each window begins anew; None for a
             quarter of a window.
+        subgraphs: Training batches hold some of the nodes, so that a step's cost does not grow with the graph
+            (see :mod:`tsgen.subgraphs`); every other stage has all of them. Several processes draw the same
+            nodes at the same step. None trains on the whole graph.
 
     Raises:
         ValueError: If a number is out of range, or there is an overlap beside a horizon.
@@ -248,6 +272,7 @@ class SeriesDataModule(LightningDataModule):
         horizon: int | None = None,
         test_on: Literal["val", "test"] = "test",
         overlap: int | None = None,
+        subgraphs: Subgraphs | None = None,
     ) -> None:
         super().__init__()
         for name, number in (("window", window), ("stride", stride), ("batch_size", batch_size)):
@@ -272,7 +297,7 @@ class SeriesDataModule(LightningDataModule):
                 f"{overlap}."
             )
         self.window, self.stride, self.batch_size, self.horizon = window, stride, batch_size, horizon
-        self.overlap = overlap
+        self.overlap, self.subgraphs = overlap, subgraphs
         self.thinning, self.seed, self.num_workers, self.predict_on = thinning, seed, num_workers, predict_on
         self.test_on: Literal["val", "test"] = test_on
         self._split: Split | None = None
@@ -331,7 +356,13 @@ class SeriesDataModule(LightningDataModule):
                     "Choose a shorter window."
                 )
             return WindowDataset(
-                self.split, starts, self.window, stage, thinning=self._thinning(), seed=self.seed
+                self.split,
+                starts,
+                self.window,
+                stage,
+                thinning=self._thinning(),
+                seed=self.seed,
+                draws=self.subgraphs and SubgraphDraws(self.split.series.graph, self.subgraphs, self.seed),
             )
         split = self.test_on if stage == "test" else stage
         stretches = self.predicted() if split == "predict" else getattr(self.split, split)
@@ -363,10 +394,13 @@ class SeriesDataModule(LightningDataModule):
             raise ValueError(
                 f"{world[1]} processes need at least {world[1]} {stage} windows; there are {len(dataset)}."
             )
+        if dataset.draws is not None:
+            batches: dict[str, Any] = {"batch_sampler": NumberedBatches(sampler, self.batch_size, False)}
+        else:
+            batches = {"batch_size": self.batch_size, "sampler": sampler}
         return DataLoader(
             dataset,
-            batch_size=self.batch_size,
-            sampler=sampler,
+            **batches,
             collate_fn=_as_it_is,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,

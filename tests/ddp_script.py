@@ -11,6 +11,7 @@ from tsgen.encoders import GraphGRUEncoder
 from tsgen.heads import MixtureHead
 from tsgen.masks import PointMask
 from tsgen.models import AutoregressiveModel
+from tsgen.subgraphs import Subgraphs
 
 if __name__ == "__main__":
     processes, path = int(sys.argv[1]), sys.argv[2]
@@ -23,6 +24,7 @@ if __name__ == "__main__":
         missing=PointMask(0.4),
         thinning=PointMask((0.0, 0.9)),
         batch_size=16 // processes,
+        subgraphs=Subgraphs(parts=int(sys.argv[3]), hops=1) if len(sys.argv) > 3 else None,
     )
     model = AutoregressiveModel(
         data.spec,

@@ -70,6 +70,14 @@ class Mask(ABC):
         """
         return self
 
+    def of_nodes(self, nodes: Int64[Tensor, "nodes"]) -> Mask:
+        """The pattern as it thins windows of some of the nodes: itself, unless it knows them apart.
+
+        Args:
+            nodes: Their numbers.
+        """
+        return self
+
 
 @dataclass
 class PointMask(Mask):
@@ -305,11 +313,18 @@ class HistoricalMask(Mask):
     def __post_init__(self) -> None:
         # the gaps of all stretches, one after another, and the stretches' lengths
         self.gaps, self.lengths = torch.empty(0, dtype=torch.bool), list[int]()
+        self.nodes: Tensor | None = None
 
     def replaying(self, observed: list[Bool[Tensor, "_ nodes channels"]]) -> Mask:
         """The pattern that replays these gaps."""
         mask = copy.copy(self)
         mask.gaps, mask.lengths = ~torch.cat(observed), [len(stretch) for stretch in observed]
+        return mask
+
+    def of_nodes(self, nodes: Int64[Tensor, "nodes"]) -> Mask:
+        """The pattern that replays the gaps of these nodes."""
+        mask = copy.copy(self)
+        mask.nodes = nodes
         return mask
 
     def hidden(
@@ -327,7 +342,8 @@ class HistoricalMask(Mask):
                 "data.thinning is told the data's gaps."
             )
         chosen = start[(uniforms(streams(6, stream), (1,), dtype=torch.float64) * len(start)).long()]
-        return self.gaps[chosen + torch.arange(window)]
+        step = chosen + torch.arange(window)
+        return self.gaps[step] if self.nodes is None else self.gaps[step[..., None], self.nodes]
 
 
 @dataclass
@@ -353,6 +369,10 @@ class AnyOf(Mask):
     def replaying(self, observed: list[Bool[Tensor, "_ nodes channels"]]) -> Mask:
         """The patterns once the data's own gaps are known."""
         return replace(self, masks=[mask.replaying(observed) for mask in self.masks])
+
+    def of_nodes(self, nodes: Int64[Tensor, "nodes"]) -> Mask:
+        """The patterns of these nodes."""
+        return replace(self, masks=[mask.of_nodes(nodes) for mask in self.masks])
 
 
 @dataclass
@@ -392,6 +412,10 @@ class OneOf(Mask):
         """The patterns once the data's own gaps are known."""
         return replace(self, masks=[mask.replaying(observed) for mask in self.masks])
 
+    def of_nodes(self, nodes: Int64[Tensor, "nodes"]) -> Mask:
+        """The patterns of these nodes."""
+        return replace(self, masks=[mask.of_nodes(nodes) for mask in self.masks])
+
 
 @dataclass
 class PartOf(Mask):
@@ -423,6 +447,10 @@ class PartOf(Mask):
     def replaying(self, observed: list[Bool[Tensor, "_ nodes channels"]]) -> Mask:
         """The pattern once the data's own gaps are known."""
         return replace(self, mask=self.mask.replaying(observed))
+
+    def of_nodes(self, nodes: Int64[Tensor, "nodes"]) -> Mask:
+        """The pattern of these nodes."""
+        return replace(self, mask=self.mask.of_nodes(nodes))
 
 
 def hold_out(

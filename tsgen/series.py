@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -28,6 +28,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from tsgen.graphs import check_graph, same_graph
+from tsgen.subgraphs import Subgraph
 
 logger = logging.getLogger(__name__)
 
@@ -135,22 +136,28 @@ class GraphSeries:
             data["position"] = (("node", "axis"), self.graph.pos.numpy())
         return data
 
-    def windows(self, starts: Int64[Tensor, "batch"], window: int) -> SeriesBatch:
+    def windows(
+        self, starts: Int64[Tensor, "batch"], window: int, subgraph: Subgraph | None = None
+    ) -> SeriesBatch:
         """Windows of the series in which everything observed is visible and nothing is scored.
 
         Args:
             starts: First step of each.
             window: Their length, in steps.
+            subgraph: The nodes that they hold; all if not given.
         """
         position = starts[:, None] + torch.arange(window)
-        observed = self.observed[position]
+        nodes, graph = (None, self.graph) if subgraph is None else (subgraph.nodes, subgraph.graph)
+        place = (position,) if nodes is None else (position[..., None], nodes)
+        observed = self.observed[place]
         return SeriesBatch(
-            values=self.values[position],
+            values=self.values[place],
             context=observed,
             target=torch.zeros_like(observed),
-            graph=self.graph,
+            graph=graph,
             position=position,
-            covariates=None if self.covariates is None else self.covariates[position],
+            covariates=None if self.covariates is None else self.covariates[place],
+            nodes=nodes,
         )
 
     @classmethod
@@ -264,6 +271,7 @@ class SeriesBatch:
         graph: The graph that all windows share.
         position: Where in the series each step lies, counted in steps.
         covariates: What is known at every step and node beforehand, or None.
+        nodes: Which nodes of the whole graph these are, by number; None if they are all.
 
     Raises:
         ValueError: If a shape, a type or the graph does not fit, or a value inside a mask is not finite.
@@ -275,6 +283,7 @@ class SeriesBatch:
     graph: Data
     position: Int64[Tensor, "batch time"]
     covariates: Float[Tensor, "batch time nodes covariates"] | None = None
+    nodes: Int64[Tensor, "nodes"] | None = None
 
     def __post_init__(self) -> None:
         axes = "batch time nodes channels"
@@ -293,6 +302,11 @@ class SeriesBatch:
             _check_tensor(
                 "covariates", self.covariates, "float", "batch time nodes covariates", (*shape[:3], None)
             )
+        if self.nodes is not None and (self.nodes.shape != shape[2:3] or self.nodes.dtype != torch.int64):
+            raise ValueError(
+                f"nodes must be int64 of shape {list(shape[2:3])}, one number per node of the batch; it is "
+                f"{self.nodes.dtype} of shape {list(self.nodes.shape)}."
+            )
         self.graph = check_graph(self.graph, shape[2])
 
     def _changed(self, **fields: Any) -> SeriesBatch:
@@ -304,27 +318,23 @@ class SeriesBatch:
 
     def repeat(self, times: int) -> SeriesBatch:
         """The batch ``times`` over along the batch axis: a sample, a particle is one more row."""
-        rows = {
-            field.name: value.repeat(times, *[1] * (value.dim() - 1))
-            for field in dataclasses.fields(self)
-            if isinstance(value := getattr(self, field.name), Tensor)
-        }
-        return self._changed(**rows)
+        return self._of_each(lambda value: value.repeat(times, *[1] * (value.dim() - 1)))
 
     def rows(self, chosen: slice) -> SeriesBatch:
         """Some of the windows."""
-        return self._cut(chosen)
+        return self._of_each(lambda value: value[chosen])
 
     def steps(self, chosen: slice) -> SeriesBatch:
         """Some of the time steps of every window."""
-        return self._cut((slice(None), chosen))
+        return self._of_each(lambda value: value[:, chosen])
 
-    def _cut(self, chosen: slice | tuple[slice, slice]) -> SeriesBatch:
+    def _of_each(self, change: Callable[[Tensor], Tensor]) -> SeriesBatch:
+        """The batch with every tensor changed that has windows along its first axis."""
         return self._changed(
             **{
-                field.name: value[chosen]
+                field.name: change(value)
                 for field in dataclasses.fields(self)
-                if isinstance(value := getattr(self, field.name), Tensor)
+                if field.name != "nodes" and isinstance(value := getattr(self, field.name), Tensor)
             }
         )
 
@@ -340,10 +350,12 @@ class Units(NamedTuple):
     Attributes:
         loc: What zero stands for.
         scale: What one stands for, less ``loc``.
+        nodes: Which nodes of the whole graph they are of, by number; None if of all.
     """
 
     loc: Tensor
     scale: Tensor
+    nodes: Tensor | None = None
 
     def standardise(self, values: Tensor) -> Tensor:
         """Data units to standard units."""

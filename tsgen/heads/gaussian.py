@@ -61,14 +61,17 @@ class GaussianHead(Head):
     ) -> Distribution:
         """The law of each entry, in data units."""
         numbers = self.linear(h).unflatten(-1, (self.sizes.channels, -1))
-        loc, scale = units.loc + units.scale * numbers[..., 0], units.scale * self._scale(numbers)
+        loc = units.loc + units.scale * numbers[..., 0]
+        scale = units.scale * self._scale(numbers, units.nodes)
         return Normal(loc, scale, validate_args=False)
 
-    def _scale(self, numbers: Float[Tensor, "batch time nodes channels numbers"]) -> Tensor | float:
+    def _scale(
+        self, numbers: Float[Tensor, "batch time nodes channels numbers"], nodes: Tensor | None
+    ) -> Tensor | float:
         """Sigma in standard units."""
-        if isinstance(self.scale, str):
-            return positive(numbers[..., 1] if self.scale == "state" else self.log_scale)
-        return self.scale
+        if self.scale == "node":
+            return positive(self.log_scale if nodes is None else self.log_scale[nodes])
+        return positive(numbers[..., 1]) if self.scale == "state" else self.scale
 
     def quantile(self, law: Normal, uniforms: Float[Tensor, "*entry uniforms"]) -> Float[Tensor, "*entry"]:
         """Draws by the normal quantile function."""

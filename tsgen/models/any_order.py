@@ -127,13 +127,14 @@ class AnyOrderModel(NeuralModel):
     def units(self, batch: SeriesBatch) -> Units:
         """What standard units mean for each entry of a batch."""
         if not self.of_entries:
-            return self.node_units
-        node, nearest = self.node_units, Nearest.of(batch.context)
+            return self.units_of_nodes(batch)
+        node, nearest = self.units_of_nodes(batch), Nearest.of(batch.context)
         loc = nearest.line(batch.values, node.loc)
         # a visible entry is its own nearest: its law is not asked for, but must exist. Infinity, where
         # nothing is visible, has no gradient
         steps = nearest.walked().clamp(min=0.5, max=1e6).to(loc.dtype)
-        return Units(loc, node.scale * (-torch.expm1(-steps / self.log_reach.exp())).sqrt())
+        scale = node.scale * (-torch.expm1(-steps / self.log_reach.exp())).sqrt()
+        return Units(loc, scale, batch.nodes)
 
     def features(
         self, batch: SeriesBatch, x: Tensor, seen: Tensor
@@ -144,7 +145,7 @@ class AnyOrderModel(NeuralModel):
             return features
         nearest, length = Nearest.of(batch.context), x.shape[1]
         since, until = (d.clamp(max=length).log1p().to(x.dtype) for d in nearest.distances())
-        line = nearest.line(x, torch.zeros_like(self.loc))
+        line = nearest.line(x, torch.zeros_like(x[0, 0]))
         share = seen.mean(dim=2, keepdim=True)
         mean = x.mean(dim=2, keepdim=True) / share.clamp(min=0.5 / x.shape[2])
         return torch.cat([features, line, since, until, mean.expand_as(x), share.expand_as(x)], dim=-1)

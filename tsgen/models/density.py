@@ -85,9 +85,15 @@ class DensityModel(LightningModule, ABC):
         """Mean and standard deviation of each node and channel: the units of what a model reads."""
         return Units(self.loc, self.scale)
 
+    def units_of_nodes(self, batch: SeriesBatch) -> Units:
+        """Mean and standard deviation of each node and channel of a batch."""
+        if batch.nodes is None:
+            return self.node_units
+        return Units(self.loc[batch.nodes], self.scale[batch.nodes], batch.nodes)
+
     def units(self, batch: SeriesBatch) -> Units:
         """What standard units mean for each entry of a batch."""
-        return self.node_units
+        return self.units_of_nodes(batch)
 
     def log_prob(self, batch: SeriesBatch) -> torch.Tensor:
         """The log-density of each entry that is scored in nats, ``[B, T, N, C]``, zero elsewhere."""
@@ -130,6 +136,17 @@ class DensityModel(LightningModule, ABC):
             raise ValueError(
                 f"the model was made for other data: {difference}. Use the data it was trained on."
             )
+        whole = self.needs_all_nodes
+        if stage == "fit" and whole is not None and getattr(data, "subgraphs", None) is not None:
+            raise ValueError(
+                f"a model must be able to do with some of the nodes to train on subgraphs; {whole} needs "
+                "them all. Set data.subgraphs to null."
+            )
+
+    @property
+    def needs_all_nodes(self) -> str | None:
+        """The part of the model that needs every node of the graph in each batch; None if none does."""
+        return type(self).__name__
 
     @property
     def horizon(self) -> int | None:

@@ -112,7 +112,7 @@ class NeuralModel(DensityModel):
     def visible(self, batch: SeriesBatch) -> tuple[Tensor, Tensor]:
         """What may be read of each slice: its entries in standard units, zero where not visible, and 1 where
         they are visible, else 0."""
-        x = torch.where(batch.context, self.node_units.standardise(batch.values), 0)
+        x = torch.where(batch.context, self.units_of_nodes(batch).standardise(batch.values), 0)
         return x, batch.context.to(x.dtype)
 
     def features(
@@ -123,7 +123,8 @@ class NeuralModel(DensityModel):
         if covariates is not None:
             parts.append(covariates.to(x.dtype))
         if self.embedding is not None:
-            parts.append(self.embedding.expand(*x.shape[:2], -1, -1))
+            own = self.embedding if batch.nodes is None else self.embedding[batch.nodes]
+            parts.append(own.expand(*x.shape[:2], -1, -1))
         return torch.cat(parts, dim=-1)
 
     def covariates(self, batch: SeriesBatch) -> Float[Tensor, "batch time nodes covariates"] | None:
@@ -179,6 +180,13 @@ class NeuralModel(DensityModel):
     def validation_log_prob(self, batch: SeriesBatch) -> Tensor:
         """What validation judges by: the densities by the light of the objective."""
         return self.objective.log_prob(self, batch)
+
+    @property
+    def needs_all_nodes(self) -> str | None:
+        """The head, if it makes whole slices joint; the objective, if it scores whatever is visible."""
+        if self.head.joint_entries > self.spec.sizes.channels:
+            return f"{type(self.head).__name__} over the slice"
+        return None if self.objective.scores_targets else type(self.objective).__name__
 
     @property
     def knows_its_nodes(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -30,6 +30,9 @@ class Objective(ABC):
     Random numbers come from the streams that an objective is handed, one for each window and epoch, so that
     they depend neither on the batch nor on the number of processes.
     """
+
+    scores_targets: ClassVar[bool] = True
+    """Whether only what is target is scored, so that nodes may be there just to inform others."""
 
     def check(self, model: NeuralModel) -> None:  # noqa: B027 (any model will do, unless an objective objects)
         """Raises ``ValueError`` unless the model can be trained so."""

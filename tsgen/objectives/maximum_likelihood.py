@@ -63,5 +63,5 @@ class MaskedNLL(Objective):
         if not self.crps_weight:
             return loss
         filled = torch.where(scored, batch.values, law.mean.detach())
-        score = torch.where(scored, law_crps(law, filled) / model.node_units.scale, 0)
+        score = torch.where(scored, law_crps(law, filled) / model.units_of_nodes(batch).scale, 0)
         return loss + self.crps_weight * per_entry(score.sum(), scored)

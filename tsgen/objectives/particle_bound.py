@@ -10,7 +10,7 @@ the weights and past resampling, where most implementations drop it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -44,6 +44,8 @@ class ParticleBound(Objective):
     References:
         Filtering variational objectives (Maddison et al., 2017).
     """
+
+    scores_targets: ClassVar[bool] = False
 
     particles: int = 8
     ess_threshold: float = 0.5
