@@ -4,8 +4,8 @@
 
 First, for N = 36, 207, 2,000 and 20,000 nodes: milliseconds of a training step (windows gathered, forward,
 backward, optimiser), the same a scored node, and the memory that training takes; on the whole graph, and on
-subgraphs of one part, alone or with the nodes one edge away. Times are medians over rounds in which the
-settings take one step in turn, so that a busy machine is the same to all. Memory is the growth of a process'
+subgraphs of one part, alone or with the nodes one edge away. Times are of one processor core, medians over
+rounds in which the settings take one step in turn. Memory is the growth of a process'
 peak from before the data is made to after two steps, the graph being cut already.
 
 Then, at 207 nodes of the simulated linear process, models that are alike but for what their batches hold:
@@ -34,7 +34,7 @@ from torch_geometric.data import Data
 
 from datamodules import SyntheticDataModule
 from datamodules.base import SeriesDataModule, Split, split_in_time
-from experiments.benchmarks.models import in_a_fresh_process, interleaved
+from experiments.benchmarks.models import in_a_fresh_process
 from tsgen import subgraphs
 from tsgen.encoders import WindowEncoder
 from tsgen.graphs import from_edges, partition
@@ -112,6 +112,18 @@ def stepping(
 # ---------------------------------------------------------------------------------------------- cost
 
 
+def interleaved(works: list[Callable[[], object]], repeats: int) -> list[float]:
+    """Median seconds of a core that each work takes, all of them done in turn; the first two rounds warm
+    up."""
+    times = np.empty((repeats + 2, len(works)))
+    for its in times:
+        for number, work in enumerate(works):
+            start = time.process_time()
+            work()
+            its[number] = time.process_time() - start
+    return np.median(times[2:], axis=0).tolist()
+
+
 def setting(nodes: int, hops: int | None, part: np.ndarray) -> Callable[[int, int], SeriesBatch]:
     """The step of a setting, with parts that were cut before."""
     options = None if hops is None else Subgraphs(PARTS[nodes], hops=hops)
@@ -130,13 +142,13 @@ def peak(nodes: int, hops: int | None, part: np.ndarray) -> None:
 def cut(nodes: int) -> tuple[np.ndarray, float]:
     """The parts of a graph and the seconds that it took to cut them."""
     graph = geometric_graph(nodes)
-    start = time.perf_counter()
+    start = time.process_time()
     part = partition(graph, PARTS[nodes])
-    return part.numpy(), time.perf_counter() - start
+    return part.numpy(), time.process_time() - start
 
 
-def costs(sizes: list[int], repeats: int) -> None:
-    """Prints what a step costs."""
+def costs(sizes: list[int], repeats: int) -> np.ndarray:
+    """Prints what a step costs, and returns the parts of the last graph."""
     print("| nodes | cut, s | batches hold | nodes read | scored | ms a step | ms a scored node | MiB |")
     print("|" + " --- |" * 8)
     for nodes in sizes:
@@ -152,12 +164,14 @@ def costs(sizes: list[int], repeats: int) -> None:
             told = "" if hops is None else f"{seconds:.1f}"
             numbers = f"{read:,} | {scored:,} | {1000 * its:.1f} | {1000 * its / scored:.3f} | {mib:,.0f}"
             print(f"| {nodes:,} | {told} | {name} | {numbers} |", flush=True)
+    return part
 
 
-def parts_of_a_step(nodes: int, repeats: int) -> None:
+def drawing(nodes: int, part: np.ndarray, repeats: int) -> None:
     """Prints what it costs to draw a subgraph and to make it ready for messages."""
     graph = geometric_graph(nodes)
-    draws = subgraphs.SubgraphDraws(graph, Subgraphs(PARTS[nodes], hops=1))
+    with patch.object(subgraphs, "partition", lambda graph, parts: torch.from_numpy(part)):
+        draws = subgraphs.SubgraphDraws(graph, Subgraphs(PARTS[nodes], hops=1))
     batches = iter(range(10**6))
     some = draws.of(0, 0).graph
     draw, ready, whole = interleaved(
@@ -217,16 +231,16 @@ def learning(steps: int) -> None:
 def main() -> None:
     """Prints all tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="+", default=list(PARTS), help="numbers of nodes")
-    parser.add_argument("--repeats", type=int, default=7, help="rounds that times are medians of")
+    parser.add_argument("--sizes", type=int, nargs="*", default=list(PARTS), help="numbers of nodes")
+    parser.add_argument("--repeats", type=int, default=15, help="rounds that times are medians of")
     parser.add_argument(
         "--steps", type=int, default=300, help="steps of training on the whole graph; 0: none"
     )
     options = parser.parse_args()
     logging.getLogger("tsgen").setLevel(logging.ERROR)
     torch.set_num_threads(1)
-    costs(options.sizes, options.repeats)
-    parts_of_a_step(options.sizes[-1], options.repeats)
+    if options.sizes:
+        drawing(options.sizes[-1], costs(options.sizes, options.repeats), options.repeats)
     if options.steps:
         learning(options.steps)
 
