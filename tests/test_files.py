@@ -20,6 +20,7 @@ from datamodules.files import FilesDataModule
 from tsgen.graphs import from_coordinates, from_edges, nearest_neighbours, same_graph
 from tsgen.masks import BlockMask, PointMask
 from tsgen.series import GraphSeries
+from tsgen.subgraphs import Subgraphs
 
 GOOD = "time,node,pm\n0,a,1\n0,b,2\n1,a,3\n1,b,4\n2,a,5\n2,b,6\n"
 EDGES = "source,target\na,b\n"
@@ -430,6 +431,7 @@ def test_all_that_data_modules_share_is_passed_on():
         "num_workers": 1,
     }
     shared |= {"predict_on": "val", "horizon": 2, "test_on": "val", "overlap": 0}
+    shared |= {"subgraphs": Subgraphs(parts=4)}
     assert set(shared) == set(signature(SeriesDataModule).parameters)
     module = FilesDataModule("data.nc", **shared)
     assert {name: getattr(module, name) for name in shared} == shared
