@@ -116,6 +116,11 @@ def test_what_belongs_to_other_nodes_is_not_read(units, objective):
     assert loss.isfinite()
     for parameter in (model.embedding, model.head.log_scale):
         assert (parameter.grad[others] == 0).all() and (parameter.grad[~others] != 0).any(dim=1).all()
+    model.zero_grad()
+    first = batch._changed(target=batch.target & (batch.nodes == batch.nodes[0])[:, None])
+    objective.loss(model, first, first.position[:, 0], 0).backward()
+    own = (model.head.log_scale.grad != 0).any(dim=1)
+    assert own.nonzero()[:, 0].tolist() == [int(batch.nodes[0])]  # a node's scale is its own
 
 
 @settings(deadline=None, max_examples=30)
