@@ -11,12 +11,19 @@ import pandas as pd
 import torch
 
 from datamodules.base import SeriesDataModule, Split, calendar
+from datamodules.downloads import check_source, fetch_missing
 from tsgen.graphs import from_coordinates
 from tsgen.masks import AnyOf, BlockMask, Mask, PointMask, hold_out
 from tsgen.series import GraphSeries
 
 TEST_MONTHS = (3, 6, 9, 12)
 SCORED_ENTRIES = 20_434
+CHECKSUMS = {
+    "pm25_ground.txt": "8f77b738ae4c50621705a308e606e6229564ad7ad20358986bd6031355f0ab5f",
+    "pm25_missing.txt": "3f991eab5bbc5e644e61360e6b71ce45179c86cf650b3bb9a53771d8f9953fe3",
+    "pm25_latlng.txt": "a7423dafe4ecdec5ba04b4b6b047a53df1b9c04aed0a2957f1c698761715d7c1",
+}
+"""The published files and their SHA-256, to which a download is held."""
 
 
 class AirQualityDataModule(SeriesDataModule):
@@ -35,6 +42,8 @@ class AirQualityDataModule(SeriesDataModule):
             hours.
         window: Length of a window, in hours.
         predict_on: What ``predict`` imputes: one split or the whole year.
+        url: Address of a folder with these files, a mirror of your own: what ``root`` lacks is fetched from
+            it and held to the published files' checksums.
         options: Those of every data module, such as ``stride``: see
             :class:`~datamodules.base.SeriesDataModule`.
 
@@ -52,14 +61,17 @@ class AirQualityDataModule(SeriesDataModule):
         held_out: Mask | None = None,
         window: int = 36,
         predict_on: Literal["train", "val", "test", "all"] = "test",
+        url: str | None = None,
         **options: Any,
     ) -> None:
         super().__init__(window=window, predict_on=predict_on, **options)
-        self.root = Path(root)
+        check_source(url)
+        self.root, self.url = Path(root), url
         self.held_out = held_out or AnyOf([PointMask(0.05), BlockMask(0.01, 3, 36)])
 
     def load(self) -> Split:
-        """Reads the three files and splits the year by months."""
+        """Reads the three files, fetched if need be, and splits the year by months."""
+        fetch_missing(self.root, CHECKSUMS, self.url, CHECKSUMS)
         ground = _read(self.root / "pm25_ground.txt", "datetime")
         visible = _read(self.root / "pm25_missing.txt", "datetime")
         stations = _read(self.root / "pm25_latlng.txt", "sensor_id")
@@ -94,7 +106,8 @@ class AirQualityDataModule(SeriesDataModule):
 def _read(path: Path, index: str) -> pd.DataFrame:
     if not path.is_file():
         raise ValueError(
-            f"{path} must be a file of the AQI-36 data set; there is none. Set data.root to its folder."
+            f"{path} must be a file of the AQI-36 data set; there is none. Set data.root to its "
+            "folder, or data.url to that of a mirror."
         )
     try:
         return pd.read_csv(path, index_col=index, dtype={"sensor_id": str})

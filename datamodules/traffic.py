@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch_geometric.data import Data
 
 from datamodules.base import SeriesDataModule, Split, calendar, split_in_time
+from datamodules.downloads import check_source, fetch_missing
 from datamodules.pickles import read_pickle
 from datamodules.regular_times import moments, regular
 from datamodules.tables import few, first_line, shown
@@ -59,6 +60,9 @@ class TrafficDataModule(SeriesDataModule):
         held_out: What is hidden and scored; by default GRIN's point missing, 25 % of the entries, with the
             seed published for the network. Block missing is ``GRINMask(0.05, 0.0015, seed)``.
         predict_on: What ``predict`` imputes: one split or the whole series.
+        url: Address of a folder with ``metr-la.h5`` and ``adj_mx.pkl``, or ``pems-bay.h5`` and
+            ``adj_mx_bay.pkl``, a mirror of your own: what ``root`` lacks is fetched from it.
+        checksums: SHA-256 of files, by name, to which a download is held.
         options: Those of every data module, such as ``stride``: see
             :class:`~datamodules.base.SeriesDataModule`.
 
@@ -76,16 +80,23 @@ class TrafficDataModule(SeriesDataModule):
         network: Literal["metr_la", "pems_bay"] = "metr_la",
         held_out: Mask | None = None,
         predict_on: Literal["train", "val", "test", "all"] = "test",
+        url: str | None = None,
+        checksums: dict[str, str] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(predict_on=predict_on, **options)
         if network not in NETWORKS:
             raise ValueError(f"network must be one of {', '.join(NETWORKS)}; it is {network!r}.")
+        check_source(url, checksums)
+        self.url, self.checksums = url, checksums
         self.root, self.published = Path(root), NETWORKS[network]
         self.held_out = held_out or GRINMask(seed=self.published.seed)
 
     def load(self) -> Split:
-        """Reads the speeds and the graph."""
+        """Reads the speeds and the graph, fetched if need be."""
+        for names in (self.published.speeds, self.published.graph):
+            if not any((self.root / name).is_file() for name in names):
+                fetch_missing(self.root, names[:1], self.url, self.checksums)
         path = _found(self.root, self.published.speeds)
         table = (_read_hdf5 if path.suffix == ".h5" else _read_npz)(path)
         graph = _read_graph(_found(self.root, self.published.graph), list(table.columns), path)
@@ -116,7 +127,7 @@ def _found(root: Path, names: tuple[str, ...]) -> Path:
             return root / name
     raise ValueError(
         f"{root} must be a folder with {' or '.join(names)}; there is none. Set data.root to the folder of "
-        "the files, and data.network to metr_la or pems_bay."
+        "the files (or data.url to that of a mirror), and data.network to metr_la or pems_bay."
     )
 
 

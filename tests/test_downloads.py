@@ -1,0 +1,352 @@
+"""Downloads from a server of our own that breaks off, stalls, lies and changes its mind."""
+
+import errno
+import hashlib
+import logging
+import multiprocessing
+import socket
+import threading
+import time
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from conftest import AQI36, METR_LA_10, needs_aqi36
+
+from datamodules import AirQualityDataModule, TrafficDataModule, downloads
+from datamodules.downloads import check_source, fetch, fetch_missing
+
+CONTENT = bytes(range(256)) * 400
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Server(ThreadingHTTPServer):
+    """Serves what it is told to, and remembers what it was asked for."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.asked: list[dict[str, str]] = []
+        self.script: list[dict] = []
+        self.files = {"/file.bin": CONTENT}
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One answer by the script; once it has ended, whole files with ranges."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        """Says nothing."""
+
+    def do_GET(self):
+        self.server.asked.append(dict(self.headers))
+        step = self.server.script.pop(0) if self.server.script else {}
+        content = step.get("content", self.server.files.get(self.path))
+        status = step.get("status", 200 if content is not None else 404)
+        content = content or b"gone"
+        tag = step.get("tag", '"one"')
+        begin = 0
+        if step.get("ranges", True) and "Range" in self.headers and self.headers.get("If-Range") == tag:
+            begin = int(self.headers["Range"].removeprefix("bytes=").removesuffix("-"))
+            status = 206 if begin < len(content) else 416
+        self.send_response(status)
+        if tag:
+            self.send_header("ETag", tag)
+        if status == 206:
+            told = step.get("told", begin)
+            self.send_header("Content-Range", f"bytes {told}-{len(content) - 1}/{len(content)}")
+        body = content[begin:]
+        for name, value in step.get("headers", {}).items():
+            self.send_header(name, value)
+        if step.get("length", True):
+            self.send_header("Content-Length", str(len(body)))
+        self.send_header("Connection", "close")
+        self.close_connection = True
+        self.end_headers()
+        cut = step.get("cut", len(body))
+        self.wfile.write(body[:cut])
+        self.wfile.flush()
+        for i in range(step.get("drops", 0)):
+            time.sleep(0.02)
+            try:
+                self.wfile.write(body[cut + i : cut + i + 1])
+            except OSError:
+                return
+        time.sleep(step.get("hang", 0))
+
+
+@pytest.fixture(autouse=True)
+def pauses(monkeypatch):
+    waited: list[float] = []
+    monkeypatch.setattr(downloads, "pause", waited.append)
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    return waited
+
+
+@pytest.fixture
+def server():
+    with Server() as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def get(server, tmp_path):
+    """Fetches the file under a script; what came, after making sure that nothing else is left."""
+
+    def run(*script, sha256=DIGEST):
+        server.script = list(script)
+        path = tmp_path / "file.bin"
+        fetch(f"{server.url}/file.bin", path, sha256)
+        assert sorted(p.name for p in tmp_path.iterdir()) in (["file.bin"], ["file.bin", "file.bin.lock"])
+        return path.read_bytes()
+
+    return run
+
+
+def told(error) -> str:
+    message = str(error.value)
+    assert type(error.value) is ValueError and "\n" not in message and len(message) < 400
+    return message
+
+
+def test_a_file_is_fetched_once(server, get):
+    assert get() == CONTENT and get() == CONTENT
+    assert len(server.asked) == 1 and server.asked[0]["Accept-Encoding"] == "identity"
+
+
+def test_a_download_goes_on_where_it_broke_off(server, get, pauses):
+    assert get({"cut": 30_000}, {"cut": 20_000}) == CONTENT
+    ranges = [(asked.get("Range"), asked.get("If-Range")) for asked in server.asked]
+    assert ranges == [(None, None), ("bytes=30000-", '"one"'), ("bytes=50000-", '"one"')]
+    assert pauses == [1, 2]
+
+
+def test_it_goes_on_in_another_process_too(server, get, tmp_path, monkeypatch):
+    monkeypatch.setattr(downloads, "ATTEMPTS", 1)
+    with pytest.raises(ValueError, match=r"30,000 of 102,400 bytes came") as error:
+        get({"cut": 30_000})
+    assert str(tmp_path / "file.bin") in told(error) and not (tmp_path / "file.bin").exists()
+    assert (tmp_path / "file.bin.part").stat().st_size == 30_000
+    assert get() == CONTENT and server.asked[-1]["Range"] == "bytes=30000-"
+
+
+@pytest.mark.parametrize(
+    "then",
+    [
+        {"ranges": False},
+        {"tag": '"two"'},
+        {"told": 7},
+        {"status": 500},
+        {"status": 503, "cut": 0},
+    ],
+    ids=["ignores the range", "changed", "another part", "500", "503"],
+)
+def test_a_server_that_cannot_go_on_sends_the_file_anew(get, then):
+    assert get({"cut": 30_000}, then) == CONTENT
+
+
+@pytest.mark.parametrize("tag", ["", 'W/"weak"'])
+def test_a_file_that_could_not_be_known_again_is_sent_anew(server, get, tag):
+    assert get({"cut": 30_000, "tag": tag}) == CONTENT
+    assert "Range" not in server.asked[1]
+
+
+def test_the_date_of_a_file_marks_it(server, get):
+    date = formatdate(0, usegmt=True)
+    step = {"tag": "", "headers": {"Last-Modified": date}}
+    assert get(step | {"cut": 30_000}, step) == CONTENT
+    assert server.asked[1]["If-Range"] == date
+
+
+def test_a_file_that_changes_between_attempts_is_never_a_mixture(server, get):
+    other = bytes(reversed(CONTENT))
+    server.files["/file.bin"] = other
+    first = {"content": CONTENT, "cut": 30_000}
+    assert get(first, {"tag": '"two"'}, sha256=None) == other
+
+
+def test_a_mixture_is_told_by_its_checksum_and_fetched_anew(server, get):
+    assert get({"content": bytes(102_400), "cut": 30_000}) == CONTENT
+    assert "Range" in server.asked[1] and "Range" not in server.asked[2]
+
+
+def test_a_file_that_shrank_is_fetched_anew(server, get):
+    assert get({"content": CONTENT * 2, "cut": 150_000}) == CONTENT
+    assert "Range" in server.asked[1] and "Range" not in server.asked[2]
+
+
+def test_damaged_bytes_are_fetched_again_and_then_given_up(server, get, tmp_path):
+    bad = {"content": CONTENT[:-1] + b"x"}
+    assert get(bad, bad) == CONTENT
+    (tmp_path / "file.bin").unlink()
+    with pytest.raises(ValueError, match="SHA-256") as error:
+        get(*[bad] * 5)
+    assert DIGEST in told(error)
+    assert [p.name for p in tmp_path.iterdir() if ".lock" not in p.name] == []
+
+
+@pytest.mark.parametrize(("status", "asked"), [(404, 1), (403, 1), (500, 5), (429, 5)])
+def test_answers_that_are_errors(server, get, status, asked):
+    with pytest.raises(ValueError, match=f"the server answers {status}") as error:
+        get(*[{"status": status}] * 9)
+    assert "by hand" in told(error) and len(server.asked) == asked
+
+
+def test_a_page_is_not_the_file(server, get):
+    page = {"content": b"<html>log in</html>", "headers": {"Content-Type": "text/html; charset=utf-8"}}
+    with pytest.raises(ValueError, match="a page of the web") as error:
+        get(page, sha256=None)
+    assert told(error) and len(server.asked) == 1
+
+
+def test_a_server_that_falls_silent_is_left(get, monkeypatch):
+    monkeypatch.setattr(downloads, "SILENCE", 0.1)
+    start = time.monotonic()
+    assert get({"cut": 30_000, "hang": 3}) == CONTENT
+    assert time.monotonic() - start < 2
+
+
+def test_a_crawl_is_left(server, get, monkeypatch):
+    monkeypatch.setattr(downloads, "PATIENCE", 0.2)
+    start = time.monotonic()
+    assert get({"cut": 30_000, "drops": 200}) == CONTENT
+    assert time.monotonic() - start < 2 and server.asked[1]["Range"] > "bytes=30000-"
+
+
+def test_a_file_without_an_announced_length(get):
+    assert get({"length": False}) == CONTENT
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_file_without_end_is_refused(get, monkeypatch, announced):
+    monkeypatch.setattr(downloads, "MAX_BYTES", 50_000)
+    with pytest.raises(ValueError, match=r"bytes, more than 50,000|more than 50,000 bytes") as error:
+        get({"length": announced}, sha256=None)
+    told(error)
+
+
+@pytest.mark.parametrize("to", ["file:///etc/passwd", "ftp://127.0.0.1/x", "data:text/plain,x"])
+def test_redirections_lead_to_the_web_alone(server, get, to):
+    with pytest.raises(ValueError, match=r"protocol|not allowed") as error:
+        get({"status": 302, "headers": {"Location": to}}, sha256=None)
+    assert told(error) and len(server.asked) == 1
+
+
+def test_redirections_are_followed_and_end(server, get):
+    onward = {"status": 302, "headers": {"Location": "/file.bin"}}
+    assert get(onward, onward) == CONTENT
+
+
+def test_redirections_in_a_circle_are_left(server, get):
+    with pytest.raises(ValueError, match="302") as error:
+        get(*[{"status": 302, "headers": {"Location": "/file.bin"}}] * 99)
+    assert told(error) and len(server.asked) < 50
+
+
+def test_without_a_network_it_says_what_to_put_where(tmp_path, pauses):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(ValueError, match=r"cannot be fetched: .*refused") as error:
+        fetch(f"http://127.0.0.1:{port}/a.txt", tmp_path / "a.txt")
+    assert f"Put that file at {tmp_path / 'a.txt'} by hand." in told(error)
+    assert pauses == [1, 2, 4, 8]
+
+
+def test_a_full_disk_is_not_tried_again(server, get, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(downloads.os, "fsync", full)
+    with pytest.raises(ValueError, match="No space left"):
+        get()
+    assert len(server.asked) == 1
+
+
+def test_a_file_without_a_checksum_is_told_of(get, caplog):
+    with caplog.at_level(logging.WARNING):
+        get(sha256=None)
+    assert DIGEST in caplog.text
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "file:///etc",
+        "ftp://host/x",
+        "host/x",
+        "https://",
+        "http://me:secret@host/x",
+        "ftp://me:secret@host/x",
+        "https://host/x?token=secret",
+        "",
+    ],
+)
+def test_addresses_are_plain_ones_of_the_web(url):
+    with pytest.raises(ValueError, match="url must be") as error:
+        check_source(url)
+    assert "secret" not in told(error)
+
+
+def test_checksums_are_sha256():
+    with pytest.raises(ValueError, match="64 hexadecimal digits; that of a is 'abc'"):
+        check_source(None, {"a": "abc"})
+
+
+def test_names_are_quoted(server, tmp_path):
+    server.files["/f/a%20b%3F"] = b"x"
+    fetch_missing(tmp_path, ["a b?"], server.url + "/f/")
+    assert (tmp_path / "a b?").read_bytes() == b"x"
+
+
+def test_two_processes_fetch_a_file_once(server, tmp_path):
+    context = multiprocessing.get_context("fork")
+    jobs = [
+        context.Process(target=fetch, args=(f"{server.url}/file.bin", tmp_path / "file.bin", DIGEST))
+        for _ in range(3)
+    ]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join(20)
+    assert [job.exitcode for job in jobs] == [0, 0, 0] and len(server.asked) == 1
+    assert (tmp_path / "file.bin").read_bytes() == CONTENT
+
+
+@needs_aqi36
+def test_beijings_air_comes_from_a_mirror_and_is_the_published_one(server, tmp_path):
+    files = {f"/aqi/{p.name}": p.read_bytes() for p in AQI36.glob("*.txt")}
+    server.files = dict(files)
+    data = AirQualityDataModule(str(tmp_path / "new"), url=f"{server.url}/aqi/")
+    assert data.split.series.values.shape == (8759, 36, 1)
+    assert len(server.asked) == 3
+    server.files["/aqi/pm25_latlng.txt"] = files["/aqi/pm25_latlng.txt"].replace(b"116", b"117", 1)
+    with pytest.raises(ValueError, match="SHA-256"):
+        _ = AirQualityDataModule(str(tmp_path / "other"), url=f"{server.url}/aqi").split
+
+
+@pytest.mark.skipif(not METR_LA_10.is_dir(), reason=f"METR-LA's files are not at {METR_LA_10}")
+def test_traffic_comes_from_a_mirror(server, tmp_path):
+    graph = (METR_LA_10 / "adj_mx.pkl").read_bytes()
+    server.files = {"/adj_mx.pkl": graph}
+    (tmp_path / "metr_la_first10_full.npz").write_bytes(
+        (METR_LA_10 / "metr_la_first10_full.npz").read_bytes()
+    )
+    sums = {"adj_mx.pkl": hashlib.sha256(graph).hexdigest()}
+    data = TrafficDataModule(str(tmp_path), url=server.url, checksums=sums)
+    assert data.split.series.values.shape[1] == 10 and len(server.asked) == 1
+    with pytest.raises(ValueError, match=r"metr-la\.h5 cannot be fetched: the server answers 404"):
+        _ = TrafficDataModule(str(tmp_path / "none"), url=server.url).split
+
+
+def test_nothing_is_fetched_without_an_address(tmp_path):
+    with pytest.raises(ValueError, match=r"data\.url"):
+        _ = AirQualityDataModule(str(tmp_path)).split
+    with pytest.raises(ValueError, match=r"data\.url"):
+        _ = TrafficDataModule(str(tmp_path)).split
