@@ -29,6 +29,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 import datamodules  # noqa: F401 (so that its classes are known by their names)
 from datamodules.base import SeriesDataModule
+from experiments.trust import guard, refusal, take_trusted, trusting
 from experiments.variants import Study, read_study, summarise
 from tsgen.callbacks import ImputationFigure, ImputationWriter
 from tsgen.components import difference
@@ -40,6 +41,7 @@ from tsgen.series import SeriesSpec
 
 # what a model must know of its data is linked to it, not an option to spell out
 set_parsing_settings(subclasses_enabled=[SeriesSpec])
+guard()
 
 COMMANDS = ("fit", "test", "predict")
 MISTAKES = (ValueError, ArgumentError, MisconfigurationException, OSError)
@@ -82,6 +84,9 @@ def one_line(error: BaseException) -> str:
         if quoted:
             break
     path = ".".join(keys)
+    denied = re.search(r"Importing '([^']+)' is not allowed", str(error))
+    if denied:
+        reasons = [refusal(denied[1])]
     return " ".join((f"{path}: " * bool(path) + "; ".join(reasons)).split()) or type(error).__name__
 
 
@@ -89,7 +94,12 @@ def run(words: Sequence[str]) -> None:
     """Runs fit, test or predict, once or for each variant of a study."""
     # devices and tips
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
-    study = read_study(words)
+    words, packages = take_trusted(words)
+    with trusting(packages):
+        _run_study(read_study(words))
+
+
+def _run_study(study: Study) -> None:
     with warnings.catch_warnings():
         for message in MUTED:
             warnings.filterwarnings("ignore", message)

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import get_loader
+
+from experiments.trust import check_plain, load_yaml
 
 FOLDER = Path(str(files(__package__)))
 OF_A_CLASS = ("class_path", "init_args", "dict_kwargs")
@@ -59,10 +60,10 @@ def read(path: Path) -> dict[str, Any]:
         ValueError: If it is not YAML or holds no options.
     """
     try:
-        # the parser's own, which reads 1e-3 as a number
-        options = get_loader("yaml")(path.read_text("utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} must be YAML: {error}") from error
+        options = load_yaml(path.read_text("utf-8"))
+        check_plain(options)
+    except (yaml.YAMLError, ValueError) as error:  # text that is not UTF-8 is a ValueError
+        raise ValueError(f"{path} must be YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(options, dict):
         raise ValueError(f"{path} must hold options by their names; it holds {options!r:.60}.")
     return options

@@ -1,0 +1,177 @@
+"""What a configuration may do: name parts of known packages, and be no larger than one that a person wrote.
+
+The parser imports what a ``class_path`` names, and importing runs code. Its list of what may be imported is
+therefore turned round: nothing but :data:`IMPORTABLE`, and the packages that the command line trusts
+(``--trusted mypackage``; a YAML file cannot say it). The list is asked before anything is imported and again
+for where the found object is defined, so that ``tsgen.components.import_module`` is refused as well. What was
+found must besides be of the class that the option is declared with.
+
+YAML is read as plain data, and counted before it is built: an alias may be worth all that its anchor is, and
+nine lines of them a billion entries.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import yaml
+from jsonargparse import get_loader, set_loader, set_parsing_settings
+
+IMPORTABLE = (
+    "tsgen",
+    "datamodules",
+    "torch.nn",
+    "torch.optim",
+    "torch_geometric.nn",
+    *(f"lightning.pytorch.{part}" for part in ("accelerators", "callbacks", "loggers", "plugins")),
+    *(f"lightning.pytorch.{part}" for part in ("profilers", "strategies")),
+    "lightning.fabric.accelerators",
+    "lightning.fabric.plugins",
+)
+"""Where parts of models, of data and of the trainer come from. All of torch would be too much: it has
+functions that download and run code, and classes that start processes."""
+
+KNOWN = {path.split(".")[0] for path in IMPORTABLE}
+"""Their packages."""
+
+MAX_ENTRIES, MAX_DEPTH, MAX_CHARACTERS = 100_000, 100, 2**22
+"""Of a configuration with its aliases written out: far beyond any that makes sense."""
+
+
+class TooLarge(yaml.YAMLError):
+    """YAML that is larger than any configuration."""
+
+
+_plain_load = get_loader("yaml")
+
+
+def load_yaml(text: str) -> Any:
+    """What YAML holds, as plain data.
+
+    Args:
+        text: The YAML; numbers are read as the parser reads them, ``1e-3`` as one.
+
+    Raises:
+        yaml.YAMLError: If it is not YAML, holds something other than plain data, or is too large.
+    """
+    _check_size(text)
+    try:
+        return _plain_load(text)
+    except (ValueError, TypeError, LookupError, ArithmeticError) as error:  # such as a number of 5,000 digits
+        raise yaml.YAMLError(str(error)) from error
+
+
+def _check_size(text: str) -> None:
+    """Raises if the text is too long, too deep, or too large with its aliases written out."""
+    if len(text) > MAX_CHARACTERS:
+        raise TooLarge(f"it has {len(text):,} characters, more than {MAX_CHARACTERS:,}")
+    sizes: dict[str | None, int] = {}
+    around: list[tuple[str | None, int]] = []
+    size = 0
+    # events come one by one: nothing is built and nothing recurs
+    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        if isinstance(event, yaml.CollectionStartEvent):
+            around.append((event.anchor, size))
+            sizes.pop(event.anchor, None)
+            size += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = around.pop()
+            sizes[anchor] = size - before
+        elif isinstance(event, yaml.AliasEvent):
+            # inside its own anchor it would have no end
+            size += sizes.get(event.anchor, MAX_ENTRIES + 1)
+        elif isinstance(event, yaml.ScalarEvent):
+            size += 1
+            sizes[event.anchor] = 1
+        if size > MAX_ENTRIES or len(around) > MAX_DEPTH:
+            raise TooLarge(
+                f"with its aliases written out it must have at most {MAX_ENTRIES:,} entries, "
+                f"nested at most {MAX_DEPTH} deep, and no alias inside its own anchor"
+            )
+
+
+def check_plain(value: Any) -> None:
+    """Raises ``ValueError`` unless YAML held mappings with names for keys, lists, text and numbers alone."""
+    if isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, (str, int)) and not (isinstance(key, float) and math.isfinite(key)):
+                raise ValueError(f"keys must be names; {key!r:.60} is none")
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            check_plain(item)
+    elif not isinstance(value, (str, int, float, type(None))):
+        raise ValueError(f"entries must be text or numbers; {value!r:.60} is neither")
+
+
+def guard() -> None:
+    """Makes the parser import only what may be named, and read YAML within bounds."""
+    set_parsing_settings(
+        import_path_denylist=["*"],
+        import_path_allowlist=list(IMPORTABLE),
+        # what is declared as anything at all stays the data that it is
+        instantiate_subclass_spec_in_any=False,
+    )
+    set_loader("yaml", load_yaml, exceptions=(yaml.YAMLError,))
+
+
+@contextmanager
+def trusting(packages: Sequence[str]) -> Iterator[None]:
+    """Lets configurations name classes of further packages.
+
+    Args:
+        packages: Such as ``mypackage`` or ``mypackage.encoders``.
+
+    Raises:
+        ValueError: If one is not the name of a package.
+    """
+    for package in packages:
+        if not all(part.isidentifier() for part in package.split(".")):
+            raise ValueError(f"--trusted must be followed by a package such as mypackage; it is {package!r}.")
+    further = [package for package in packages if package not in IMPORTABLE]
+    set_parsing_settings(import_path_allowlist=further)
+    try:
+        yield
+    finally:
+        set_parsing_settings(import_path_denylist=further)
+
+
+def take_trusted(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words of a command without ``--trusted PACKAGE``, and the packages.
+
+    Raises:
+        ValueError: If none follows.
+    """
+    rest: list[str] = []
+    packages: list[str] = []
+    queue = iter(words)
+    for word in queue:
+        flag, equals, value = word.partition("=")
+        if flag != "--trusted":
+            rest.append(word)
+            continue
+        package = value if equals else next(queue, "")
+        if not package:
+            raise ValueError("--trusted must be followed by a package such as mypackage; nothing follows.")
+        packages.append(package)
+    return rest, packages
+
+
+def refusal(path: str) -> str:
+    """What to tell of a path that may not be imported.
+
+    Args:
+        path: Such as ``mypackage.encoders.Own``.
+    """
+    package = path.split(".")[0]
+    own = package not in sys.stdlib_module_names and package not in KNOWN
+    return (
+        "what an option names must lie in tsgen, datamodules, torch.nn, torch.optim, torch_geometric.nn or "
+        f"lightning's parts of a trainer; {path!r} does not."
+        + f" If you trust its package, add --trusted {package}."
+        * own
+    )
