@@ -1,0 +1,579 @@
+"""Broken files by the thousand: is each read, or refused in one line?
+
+    python -m experiments.benchmarks.fuzz 10000
+
+Each reader of files gets small valid ones that were broken: bytes changed, cut off, inserted, or spliced with
+another file's; and, in text and tables, rows doubled, cells replaced by what does not belong there (numbers
+that are too large, times of other eras, other encodings, nothing). What comes back must be data, or a
+``ValueError`` of one line. Anything else is a finding: another exception, one of several lines, a case that
+takes too long or too much memory, a reader that dies.
+
+Cases run in a process of their own, some hundred after each other, so that the death of a C library is told
+as the case that it died of, and the next ones go on. A case is its reader, its number and the seed, and can be
+had again: ``python -m experiments.benchmarks.fuzz --case csv 1234``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import io
+import json
+import os
+import pickle
+import resource
+import select
+import signal
+import sys
+import tempfile
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+SECONDS = 20
+"""What a case may take, on a busy machine."""
+
+MEMORY = 2**30
+"""Bytes that a case may have beyond what the process has."""
+
+BATCH = 250
+"""Cases of one process."""
+
+SEED = 1
+
+CSV = "time,node,pm\n" + "".join(f"2024-01-01T{t:02},{v},{t + 0.5}\n" for t in range(6) for v in "ab")
+WIDE = "time,a,b\n" + "".join(f"{t},{t}.5,{-t}\n" for t in range(6))
+EDGES = "source,target,weight\na,b,1.5\nb,a,2\n"
+PLACES = "node,latitude,longitude\na,52.5,13.3\nb,52.4,13.5\n"
+YAML = """seed_everything: 1
+trainer: &t {max_epochs: 2, callbacks: [{class_path: lightning.pytorch.callbacks.Timer}]}
+model.encoder.hidden: 1e-3
+variants:
+  one: {config: encoders/gru, data.fold: 1}
+  two: {trainer: *t}
+"""
+
+ODD = [
+    *("", " ", "nan", "-inf", "inf", "1e999", "-1e308", "9" * 400, "0x1f", "1_000", "１２", "1,5", "½", "é", "\x00"),
+    *("1677-09-21", "2262-04-12T00", "0000-00-00", "99999-01-01", "2024-02-30", "2024-01-01T25", "-5", "1e9"),
+    *("9223372036854775807", "-9223372036854775808", "18446744073709551616", "2024-01-01T00+99:99", "NaT", "true"),
+    *('"', '"a', "a\nb", "\r", "\ufeff", "\u202e", "a" * 5000, "a,b,c,d", "null", "[1]", "{}", "*t", "&t [*t]"),
+    *("!!python/object/apply:os.system [x]", "os.system", "<<: *t", "!!binary aaaa", "!!set {a}", "? [1]", "- " * 300),
+]
+"""Cells that do not belong where they come."""
+
+BYTES = [b"\x00", b"\xff", b"\x80", b"\x7f\xff\xff\xff", b"\xff" * 8, b"\x00" * 8, b"\xef\xbb\xbf", b"\n", b'"', b","]
+
+
+class Random:
+    """Numbers of one case: by the address of the case alone."""
+
+    def __init__(self, *address: int) -> None:
+        import torch
+
+        from tsgen.counter_random import streams, uniforms
+
+        keys = [torch.tensor(key) for key in address[1:]]
+        self._numbers = iter(uniforms(streams(address[0], *keys), (400,), dtype=torch.float64).tolist())
+
+    def below(self, number: int) -> int:
+        """A whole number from 0 to one less than this."""
+        return int(next(self._numbers) * number)
+
+    def one_of(self, things: Sequence) -> object:
+        """One of them."""
+        return things[self.below(len(things))]
+
+
+# ---------------------------------------------------------------------------------------------- breaking
+
+
+def break_bytes(content: bytes, random: Random) -> bytes:
+    """A file with some of its bytes changed, lost, doubled, inserted or cut off."""
+    for _ in range(1 + random.below(4)):
+        at, length = random.below(len(content) + 1), 1 + random.below(1 + random.below(64))
+        kind = random.below(7)
+        if kind == 0:
+            content = content[:at]
+        elif kind == 1:
+            content = content[:at] + content[at + length :]
+        elif kind == 2:
+            content = content[:at] + random.one_of(BYTES) + content[at:]
+        elif kind == 3:
+            other = random.below(len(content) + 1)
+            content = content[:at] + content[other : other + length] + content[at + length :]
+        else:
+            content = content[:at] + bytes([random.below(256)]) + content[at + 1 :]
+    return content
+
+
+def break_text(content: bytes, random: Random) -> bytes:
+    """A table or a configuration with rows and cells changed; sometimes in another encoding."""
+    lines = content.decode().split("\n")
+    for _ in range(1 + random.below(3)):
+        at, kind = random.below(len(lines)), random.below(8)
+        if kind == 0:
+            lines.insert(random.below(len(lines)), lines[at])
+        elif kind == 1:
+            del lines[at]
+            lines = lines or [""]
+        elif kind == 2:
+            lines[at] += random.one_of([",1", ",", ";", "\t", '"', "\r"])
+        elif kind == 3:
+            lines = lines[: 1 + random.below(3)]
+        else:
+            # between separators of either form
+            separator = random.one_of([",", ": "])
+            cells = lines[at].split(separator)
+            cells[random.below(len(cells))] = random.one_of(ODD)
+            lines[at] = separator.join(cells)
+    encoding = random.one_of(["utf-8"] * 9 + ["utf-8-sig", "utf-16", "latin-1"])
+    return "\n".join(lines).encode(encoding, "replace")
+
+
+def numbers(random: Random, shape: tuple[int, ...]) -> object:
+    """An array of numbers of some kind, some of them extreme."""
+    import numpy as np
+
+    size = int(np.prod(shape))
+    extreme = [0.0, 1.0, -1.0, np.nan, np.inf, -np.inf, 1e300, -1e300, 5e-324, 2.0**63, 59.5]
+    plain = [float(random.below(99)) for _ in range(4)]
+    values = np.array([random.one_of(plain * 4 + extreme) for _ in range(min(size, 24))] * (size // 24 + 1))
+    with np.errstate(all="ignore"):
+        return values[:size].reshape(shape).astype(random.one_of(["f8", "f4", "f2", "i8", "i4", "u1", "?"]))
+
+
+def labels(random: Random, size: int) -> list:
+    """Times or names of some kind, regular or not."""
+    import numpy as np
+    import pandas as pd
+
+    kinds: list[Callable[[], list]] = [
+        lambda: list(range(size)),
+        lambda: list(pd.date_range("2024", periods=size, freq="h")),
+        lambda: list(pd.date_range("2024", periods=size, freq="h", tz="Europe/Berlin")),
+        lambda: [float(i) for i in range(size)],
+        lambda: [str(random.one_of(ODD)).replace("\x00", "") for _ in range(size)],
+        lambda: ["ab"[i % 2] for i in range(size)],
+        lambda: [random.one_of([0, 1, 2**62, -(2**62)]) for _ in range(size)],
+        lambda: [None] * size,
+        lambda: [b"a"] * size,
+        lambda: list(np.array([random.one_of([0, 10**9, 2**40]) for _ in range(size)], "M8[s]")),
+    ]
+    return random.one_of(kinds[:3] * 4 + kinds)()
+
+
+# ------------------------------------------------------------------------------------------------- readers
+
+
+def _frame(random: Random) -> bytes:
+    import pandas as pd
+
+    rows = random.below(9)
+    table = {"time": labels(random, rows), "node": labels(random, rows)}
+    for name in ("pm", random.one_of(["x", "", "time ", "é"])):
+        table[name] = numbers(random, (rows,))
+    frame = pd.DataFrame(table)
+    if random.below(3) == 0:
+        frame = frame.drop(columns=random.one_of(list(frame)))
+    if random.below(5) == 0 and len(frame.columns):
+        name = random.one_of(list(frame))
+        frame[name] = frame[name].astype("category")
+    file = io.BytesIO()
+    frame.to_parquet(file)
+    return file.getvalue()
+
+
+def _parquet() -> bytes:
+    import pandas as pd
+
+    file = io.BytesIO()
+    pd.read_csv(io.StringIO(CSV)).to_parquet(file)
+    return file.getvalue()
+
+
+def _netcdf(random: Random | None = None) -> bytes:
+    import numpy as np
+    import xarray as xr
+
+    if random is None:
+        data = xr.Dataset(
+            {
+                "pm": (("time", "node"), np.arange(12.0).reshape(6, 2), {"units": "ppb"}),
+                "edge_source": ("edge", [0, 1]),
+                "edge_target": ("edge", [1, 0]),
+                "edge_weight": ("edge", [1.0, 2.0]),
+            },
+            {"time": np.arange(6), "node": ["a", "b"]},
+        )
+    else:
+        steps, nodes, edges = random.below(6), random.below(4), random.below(4)
+        dims = [("time", steps), ("node", nodes), ("channel", 1 + random.below(2)), ("edge", edges)]
+        data = xr.Dataset()
+        for name in ("pm", "values", "observed", "covariates", "edge_source", "edge_target", "edge_weight", "position"):
+            if random.below(3):
+                chosen = [dims[3]] if name.startswith("edge") and random.below(4) else dims[: 1 + random.below(3)]
+                shape = tuple(size for _, size in chosen)
+                data[name] = (tuple(d for d, _ in chosen), numbers(random, shape))
+        for name in ("time", "node", "channel"):
+            if name in data.sizes and random.below(3):
+                values = labels(random, data.sizes[name])
+                values = [str(v) for v in values] if None in values else values
+                data = data.assign_coords({name: xr.Variable((name,), np.asarray(values))})
+        if "time" in data and random.below(4) == 0:
+            units = random.one_of(["days since 2000-01-01", "hours since 0000-00-00", "eons since x", "seconds"])
+            calendar = random.one_of(["standard", "360_day", "noleap", "x"])
+            data["time"].attrs |= {"units": units, "calendar": calendar}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "data.nc"
+        data.to_netcdf(path)
+        return path.read_bytes()
+
+
+def _hdf5(random: Random | None = None) -> bytes:
+    import h5py
+    import numpy as np
+
+    file = io.BytesIO()
+    with h5py.File(file, "w") as h5:
+        group = h5.create_group("df")
+        steps, ids = (9, 2) if random is None else (random.below(9), random.below(4))
+        times = 1_330_560_000 * 10**9 + 300 * 10**9 * np.arange(steps)
+        parts = {
+            "block0_items": np.array([f"{i}".encode() for i in range(ids)], dtype="S3"),
+            "axis1": times,
+            "block0_values": np.full((steps, ids), 55.5),
+        }
+        if random is not None:
+            name = random.one_of(list(parts))
+            parts[name] = numbers(random, tuple(random.below(9) for _ in range(random.below(4))))
+            if random.below(4) == 0:
+                del parts[random.one_of(list(parts))]
+        for name, value in parts.items():
+            group[name] = value
+        if "axis1" in group:
+            kinds = ["datetime64", "datetime64[s]", "datetime64[Y]", "datetime64[x]", "datetime64[as]"]
+            group["axis1"].attrs["kind"] = np.bytes_("datetime64" if random is None else random.one_of(kinds))
+    return file.getvalue()
+
+
+def _npz(random: Random | None = None) -> bytes:
+    import numpy as np
+
+    parts: dict = {
+        "speed": np.full((9, 2), 55.5),
+        "sensor_ids": np.array(["0", "1"]),
+        "start": np.array("2012-03-01"),
+        "freq": np.array("5min"),
+    }
+    if random is not None:
+        name = random.one_of(list(parts))
+        parts[name] = numbers(random, tuple(random.below(9) for _ in range(random.below(4))))
+        if random.below(3) == 0:
+            parts[random.one_of(list(parts))] = np.array(random.one_of(ODD[:40]))
+    file = io.BytesIO()
+    (np.savez_compressed if random is not None and random.below(2) else np.savez)(file, **parts)
+    return file.getvalue()
+
+
+def _graph_pickle() -> bytes:
+    import numpy as np
+
+    return pickle.dumps([["0", "1"], {"0": 0, "1": 1}, np.ones((2, 2), np.float32)], protocol=2)
+
+
+def _checkpoint(random: Random | None = None) -> bytes:
+    import torch
+
+    from datamodules import SyntheticDataModule
+    from tsgen import AutoregressiveModel
+    from tsgen.encoders import WindowEncoder
+    from tsgen.heads import GaussianHead
+
+    if not _MADE:
+        model = AutoregressiveModel(
+            SyntheticDataModule(steps=60, num_nodes=3).spec, encoder=WindowEncoder, head=GaussianHead
+        )
+        file = io.BytesIO()
+        torch.save({"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams)}, file)
+        _MADE.append(file.getvalue())
+    if random is None:
+        return _MADE[0]
+    state = torch.load(io.BytesIO(_MADE[0]), weights_only=True)
+    for _ in range(1 + random.below(2)):
+        _break_inside(state, random)
+    file = io.BytesIO()
+    torch.save(state, file)
+    return file.getvalue()
+
+
+_MADE: list[bytes] = []
+
+
+def _break_inside(state: object, random: Random) -> None:
+    """Replaces something somewhere in nested containers."""
+    import torch
+
+    at, container = state, None
+    while isinstance(at, (dict, list)) and at and (container is None or random.below(8)):
+        container, key = at, random.one_of(list(at) if isinstance(at, dict) else range(len(at)))
+        at = container[key]
+    container[key] = random.one_of(
+        [None, 0, -1, 2**70, 1e300, "x", "os.system", [], {}, [1, [2]], torch.zeros(0), torch.ones(2, 3)]
+        + [torch.full((3,), torch.nan), {"class_path": "os.system", "init_args": {}}, {"class_path": "tsgen.heads.x"}]
+        + [{"instance_of": "tsgen.series.SeriesSpec"}, {"class_path": 3}, {"class_path": "tsgen", "init_args": 7}]
+    )
+
+
+def _files(name: str, **options: object) -> Callable[[Path], object]:
+    """Reads measurements, beside a good table of edges."""
+
+    def read(folder: Path) -> object:
+        from datamodules import FilesDataModule
+
+        (folder / "good_edges.csv").write_text(EDGES)
+        return FilesDataModule(folder / name, **({"edges": folder / "good_edges.csv"} | options)).spec
+
+    return read
+
+
+def _graph(kind: str) -> Callable[[Path], object]:
+    """Reads a graph, beside good measurements."""
+
+    def read(folder: Path) -> object:
+        from datamodules import FilesDataModule
+
+        (folder / "good.csv").write_text(CSV)
+        return FilesDataModule(folder / "good.csv", **{kind: folder / "graph.csv"}).spec
+
+    return read
+
+
+def _traffic(missing: str) -> Callable[[Path], object]:
+    """Reads traffic, of which one of two files is broken."""
+
+    def read(folder: Path) -> object:
+        from datamodules import TrafficDataModule
+
+        good = {"adj_mx.pkl": _graph_pickle, "metr_la_first10_full.npz": _npz}
+        if missing:
+            (folder / missing).write_bytes(good[missing]())
+        return TrafficDataModule(str(folder)).spec
+
+    return read
+
+
+def _yaml(folder: Path) -> object:
+    from experiments.cli import TsgenCLI  # noqa: F401 (sets the parser's loader)
+    from experiments.variants import read_study
+
+    study = read_study(["fit", "--config", str(folder / "own.yaml")])
+    return [study.command(variant) for variant in study.chosen or [None]]
+
+
+def _load(folder: Path) -> object:
+    from tsgen import load
+
+    return load(folder / "a.ckpt")
+
+
+class Reader(NamedTuple):
+    """What is broken, and who reads it.
+
+    Attributes:
+        file: The name of the broken file.
+        whole: A valid one.
+        read: Reads it in a folder.
+        broken: Makes one that is broken in its structure.
+    """
+
+    file: str
+    whole: Callable[[], bytes]
+    read: Callable[[Path], object]
+    broken: Callable[[Random], bytes]
+
+
+def _text(file: str, content: str, read: Callable[[Path], object]) -> Reader:
+    return Reader(file, content.encode, read, lambda random: break_text(content.encode(), random))
+
+
+READERS = {
+    "csv": _text("data.csv", CSV, _files("data.csv")),
+    "wide csv": _text("data.csv", WIDE, _files("data.csv", layout="wide")),
+    "csv.gz": Reader(
+        "data.csv.gz",
+        lambda: gzip.compress(CSV.encode(), mtime=0),
+        _files("data.csv.gz"),
+        lambda random: gzip.compress(break_text(CSV.encode(), random), mtime=0),
+    ),
+    "edges": _text("graph.csv", EDGES, _graph("edges")),
+    "coordinates": _text("graph.csv", PLACES, _graph("coordinates")),
+    "parquet": Reader("data.parquet", _parquet, _files("data.parquet"), _frame),
+    "netcdf": Reader("data.nc", _netcdf, _files("data.nc", edges=None), _netcdf),
+    "hdf5": Reader("metr-la.h5", _hdf5, _traffic("adj_mx.pkl"), _hdf5),
+    "npz": Reader("metr_la_first10_full.npz", _npz, _traffic("adj_mx.pkl"), _npz),
+    "pickle": Reader(
+        "adj_mx.pkl",
+        _graph_pickle,
+        _traffic("metr_la_first10_full.npz"),
+        lambda random: break_bytes(pickle.dumps([labels(random, 2), {"0": 0}, 1]), random),
+    ),
+    "yaml": _text("own.yaml", YAML, _yaml),
+    "checkpoint": Reader("a.ckpt", _checkpoint, _load, _checkpoint),
+}
+
+
+# ------------------------------------------------------------------------------------------------- running
+
+
+class Finding(NamedTuple):
+    """A case that was neither read nor refused in one line."""
+
+    reader: str
+    case: int
+    what: str
+
+
+class _TooLongError(BaseException):
+    """A case took too long."""
+
+
+def case_bytes(name: str, case: int, seed: int = SEED) -> bytes:
+    """The broken file of a case."""
+    reader, random = READERS[name], Random(seed, list(READERS).index(name), case)
+    if case == 0:
+        return reader.whole()
+    kind = random.below(4)
+    if kind == 0:
+        whole, other = reader.whole(), reader.broken(random)
+        at = random.below(len(whole) + 1)
+        return whole[:at] + other[at:]
+    return break_bytes(reader.whole(), random) if kind == 1 else reader.broken(random)
+
+
+def judge(name: str, case: int, seed: int = SEED) -> tuple[str, str]:
+    """``read``, ``refused`` or ``found``, and what was told."""
+    reader, content = READERS[name], case_bytes(name, case, seed)
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / reader.file).write_bytes(content)
+        signal.setitimer(signal.ITIMER_REAL, SECONDS)
+        try:
+            reader.read(Path(folder))
+            return "read", ""
+        except ValueError as error:
+            told = str(error)
+            plain = type(error) is ValueError and told.isprintable() and len(told) < 1500
+            return ("refused" if plain else "found"), f"{type(error).__name__}: {told[:300]!r}"
+        except (Exception, _TooLongError) as error:
+            frames = traceback.extract_tb(error.__traceback__)
+            place = next((f for f in reversed(frames) if "site-packages" not in f.filename), frames[-1])
+            told = f"{type(error).__name__}: {str(error)[:200]!r}"
+            return "found", f"{told} at {Path(place.filename).name}:{place.lineno}"
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def run(name: str, cases: Sequence[int], seed: int = SEED) -> tuple[Counter, list[Finding]]:
+    """Runs cases of a reader in processes of their own.
+
+    Args:
+        name: One of :data:`READERS`.
+        cases: Their numbers; 0 is the whole file.
+        seed: Of all cases.
+
+    Returns:
+        How many were read, refused and found, and the findings.
+    """
+    counts: Counter = Counter()
+    findings: list[Finding] = []
+    rest = list(cases)
+    while rest:
+        batch = rest[:BATCH]
+        done = 0
+        for kind, told in _in_a_process(name, batch, seed):
+            counts[kind] += 1
+            if kind == "found":
+                findings.append(Finding(name, batch[done], told))
+            done += 1
+        rest = rest[done:]
+    return counts, findings
+
+
+def _in_a_process(name: str, cases: Sequence[int], seed: int) -> Iterator[tuple[str, str]]:
+    """What each case comes to, up to and with the first that the process dies of."""
+    receive, send = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(receive)
+        _work(name, cases, seed, send)
+    os.close(send)
+    left = len(cases)
+    with open(receive, "rb") as answers:
+        while left:
+            # a library that hangs hears no signal; the first case also waits for imports
+            ready, _, _ = select.select([answers], [], [], 3 * SECONDS)
+            line = answers.readline() if ready else b""
+            if not line:
+                os.kill(child, signal.SIGKILL)
+                break
+            left -= 1
+            yield tuple(json.loads(line))
+    status = os.waitpid(child, 0)[1]
+    if left:
+        yield "found", f"the process ended with {os.waitstatus_to_exitcode(status)}"
+
+
+def _work(name: str, cases: Sequence[int], seed: int, send: int) -> None:
+    """The child's work; does not return."""
+    import torch  # noqa: F401 (before memory is bounded)
+
+    from experiments import cli  # noqa: F401
+
+    def stop(*_: object) -> None:
+        raise _TooLongError
+
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 1)
+    os.dup2(silence, 2)
+    signal.signal(signal.SIGALRM, stop)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY,) * 2)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    try:
+        for case in cases:
+            os.write(send, json.dumps(judge(name, case, seed)).encode() + b"\n")
+    finally:
+        os._exit(0)
+
+
+def main() -> None:
+    """Runs cases of every reader and prints what came of them."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("cases", nargs="?", type=int, default=1000, help="of all readers together")
+    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--reader", choices=READERS)
+    parser.add_argument("--case", nargs=2, metavar=("READER", "CASE"), help="write one case to stdout")
+    options = parser.parse_args()
+    if options.case:
+        sys.stdout.buffer.write(case_bytes(options.case[0], int(options.case[1]), options.seed))
+        return
+    names = [options.reader] if options.reader else list(READERS)
+    print("| reader | cases | refused in one line | read | findings |\n| --- | --- | --- | --- | --- |")
+    total, findings = Counter(), []
+    for i, name in enumerate(names):
+        each = len(range(i, options.cases, len(names)))
+        counts, found = run(name, range(each), options.seed)
+        total += counts
+        findings += found
+        print(f"| {name} | {each:,} | {counts['refused']:,} | {counts['read']:,} | {counts['found']:,} |", flush=True)
+    sums = f"{total['refused']:,} | {total['read']:,} | {total['found']:,}"
+    print(f"| all | {sum(total.values()):,} | {sums} |")
+    for finding in findings:
+        print(f"{finding.reader} {finding.case}: {finding.what}")
+    sys.exit(bool(findings))
+
+
+if __name__ == "__main__":
+    main()
