@@ -141,7 +141,7 @@ def _read_hdf5(path: Path) -> pd.DataFrame:
             group = groups[0]
             ids, times, speeds = (group[name][:] for name in ("block0_items", "axis1", "block0_values"))
             # pandas writes no unit where it is nanoseconds
-            unit = re.search(r"datetime64\[(\w+)\]", str(group["axis1"].attrs.get("kind", "")))
+            unit = re.search(r"datetime64\[(s|ms|us|ns)\]", str(group["axis1"].attrs.get("kind", "")))
     # what the file lacks is a KeyError, a damaged one an OSError or a RuntimeError
     except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
         raise _damaged(path, first_line(error)) from error
@@ -180,7 +180,7 @@ def _table(path: Path, times: np.ndarray, names: list[str], speeds: np.ndarray) 
 
 
 def _damaged(path: Path, what: str) -> ValueError:
-    return ValueError(f"{path} must be the published table of speeds; {what}. Get that file.")
+    return ValueError(f"{path} must be the published table of speeds; {what[:300]}. Get that file.")
 
 
 def _read_graph(path: Path, nodes: list[str], speeds: Path) -> Data:

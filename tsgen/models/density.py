@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -239,23 +240,37 @@ def load(
     """
     path = Path(checkpoint)
     state = read_checkpoint(path)
-    model = restore(state["hyper_parameters"]["model"], PARTS, trusted)
-    made: Any = getattr(model, "func", None)
-    if not (isinstance(made, type) and issubclass(made, DensityModel)):
-        raise ValueError(f"{path} must hold a DensityModel; it holds something else.")
-    rebuilt = model() if spec is None else model(spec=spec)
-    rebuilt.window = state["hyper_parameters"].get("window")
+    rebuilt = _rebuild(path, state, trusted, spec)
     weights = state["state_dict"]
     if spec is not None:
         weights = moved_weights(path, rebuilt)
     try:
         rebuilt.load_state_dict(weights)
-    except RuntimeError as error:
+    except (RuntimeError, AttributeError, TypeError) as error:
         raise ValueError(
             f"the weights in {path} must fit the model that it describes; they do not, as of another "
             f"version: {' '.join(str(error).split())[:200]}. Train it again."
         ) from error
     return rebuilt.to(device).eval()
+
+
+def _rebuild(
+    path: Path, state: dict[str, Any], trusted: Sequence[str], spec: SeriesSpec | None
+) -> DensityModel:
+    """The model that a checkpoint describes, with weights yet to be loaded."""
+    try:
+        model = restore(state["hyper_parameters"]["model"], PARTS, trusted)
+        made: Any = getattr(model, "func", None)
+        if not (isinstance(made, type) and issubclass(made, DensityModel)):
+            raise ValueError(f"{path} must hold a DensityModel; it holds something else.")
+        rebuilt = model() if spec is None else model(spec=spec)
+        rebuilt.window = state["hyper_parameters"].get("window")
+    except ValueError as error:
+        raise ValueError(" ".join(str(error).split())) from error
+    except Exception as error:  # classes raise whatever arguments of the wrong kind provoke
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ValueError(f"{path} must describe a model; none can be made of it ({reason}).") from error
+    return rebuilt
 
 
 def moved_weights(path: Path, model: DensityModel) -> dict[str, Any]:
@@ -312,6 +327,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{path} must be a checkpoint; there is no such file. `tsgen fit` writes one.")
     try:
+        if zipfile.is_zipfile(path):
+            _check_stored(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever the bytes provoke
         # what torch goes on to advise is to run the file's code
@@ -319,6 +336,15 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         reason = reason or type(error).__name__
         raise ValueError(f"{path} must be a checkpoint; it cannot be read as one ({reason}).") from error
     parts = state.get("hyper_parameters") if isinstance(state, dict) else None
-    if not parts or "model" not in parts or "state_dict" not in state:
+    known = isinstance(parts, dict) and "model" in parts and isinstance(state.get("state_dict"), dict)
+    if not known:
         raise ValueError(f"{path} must be a checkpoint of a tsgen model; it holds something else.")
     return state
+
+
+def _check_stored(path: Path) -> None:
+    """Raises unless a checkpoint holds its content as it is, as torch writes it, and not packed to a bomb."""
+    with zipfile.ZipFile(path) as file:
+        unpacked = sum(entry.file_size for entry in file.infolist())
+    if unpacked > path.stat().st_size:
+        raise ValueError(f"it unpacks to {unpacked:,} bytes")

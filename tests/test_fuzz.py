@@ -1,0 +1,47 @@
+"""Broken files of every kind: each is read, or refused in one line. The long form is the benchmark."""
+
+import pytest
+
+from experiments.benchmarks import fuzz
+
+
+@pytest.mark.parametrize("name", fuzz.READERS)
+def test_broken_files_are_read_or_refused_in_one_line(name):
+    counts, findings = fuzz.run(name, range(30))
+    assert not findings
+    assert counts["read"] and counts["refused"] and sum(counts.values()) == 30
+
+
+def test_cases_are_the_same_again_and_the_first_is_whole():
+    assert fuzz.case_bytes("csv", 0) == fuzz.CSV.encode()
+    assert fuzz.case_bytes("csv", 7) == fuzz.case_bytes("csv", 7) != fuzz.case_bytes("csv", 7, seed=2)
+
+
+def ends(folder):
+    import os
+
+    os.kill(os.getpid(), 11)
+
+
+def hangs(folder):
+    while True:
+        pass
+
+
+def raises(folder):
+    raise KeyError("x")
+
+
+def tells_much(folder):
+    raise ValueError("a\nb")
+
+
+@pytest.mark.parametrize(
+    ("read", "told"), [(ends, "-11"), (hangs, "TooLong"), (raises, "KeyError"), (tells_much, "ValueError")]
+)
+def test_what_goes_wrong_is_found(read, told, monkeypatch):
+    monkeypatch.setitem(fuzz.READERS, "csv", fuzz.READERS["csv"]._replace(read=read))
+    monkeypatch.setattr(fuzz, "SECONDS", 0.3)
+    counts, findings = fuzz.run("csv", [3, 4])
+    assert [finding.case for finding in findings] == [3, 4] and counts["found"] == 2
+    assert all(told in finding.what for finding in findings)

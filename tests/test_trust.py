@@ -1,0 +1,202 @@
+"""Hostile configurations, checkpoints and names: refused in one line, and nothing of them is run."""
+
+import pickle
+import sys
+import time
+import zipfile
+from functools import wraps
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from lightning import Trainer
+
+from experiments.__main__ import main
+from experiments.configs import read
+from experiments.trust import check_plain, load_yaml
+
+FIT = ["fit", "--config", "demo"]
+SHELL = "torch.distributed.elastic.multiprocessing.subprocess_handler.subprocess_handler.SubprocessHandler"
+NAMES = ["os.system", "subprocess.Popen", "builtins.eval", "torch.hub.load", "torch.load", SHELL]
+NAMES += [
+    "torch.utils.cpp_extension.load",
+    "tsgen.components.import_module",
+    "hostile.Thing",
+    "antigravity.x",
+]
+PLACES = [
+    "model.init_args.head",
+    "model.init_args.optimizer",
+    "model.init_args.encoder.init_args.convolution",
+    "data.init_args.thinning",
+    "trainer.logger",
+    "trainer.callbacks",
+    "model",
+    "data",
+]
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path, monkeypatch):
+    """A folder in which a module lies that leaves a file where it is imported."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    Path("hostile.py").write_text(
+        "open('ran', 'w')\nfrom tsgen.heads import GaussianHead\nclass Thing(GaussianHead):\n    pass\n"
+    )
+    yield
+    sys.modules.pop("hostile", None)
+
+
+def refused(words, capsys) -> str:
+    """What is told of a command that is refused; nothing was run."""
+    assert main(words) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and len(lines[0]) < 600
+    assert not Path("ran").exists() and "antigravity" not in sys.modules
+    return lines[0]
+
+
+def with_class(place: str, name: str) -> dict:
+    """Options that name something at a place."""
+    made: object = {"class_path": name, "init_args": {"command": "touch ran", "args": "touch ran"}}
+    if place == "trainer.callbacks":
+        made = [made]
+    for part in reversed(place.split(".")):
+        made = {part: made}
+    return made
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_configuration_names_parts_of_known_packages_alone(name, capsys):
+    for place in PLACES if name == "hostile.Thing" else PLACES[:1]:
+        Path("own.yaml").write_text(yaml.safe_dump(with_class(place, name)))
+        assert "must lie in tsgen" in refused([*FIT, "--config", "own.yaml"], capsys), place
+
+
+@pytest.mark.parametrize(
+    "flag", ["--model.head", "--data", "--data.help", "--model.help", "--trainer.callbacks"]
+)
+def test_so_does_the_command_line(flag, capsys):
+    assert "'os.system' does not." in refused([*FIT, flag, "os.system"], capsys)
+
+
+def test_a_file_that_an_option_names_is_held_to_the_same(capsys):
+    Path("model.yaml").write_text("class_path: hostile.Thing")
+    assert "--trusted hostile" in refused([*FIT, "--model", "model.yaml"], capsys)
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        ("--model.head", "torch.nn.Linear"),
+        ("--model.optimizer", "torch.nn.init.normal_"),
+        ("--model.head", "tsgen.load"),
+        ("--model.encoder.convolution", "tsgen.heads.GaussianHead"),
+        ("--trainer.callbacks", "torch.optim.AdamW"),
+    ],
+)
+def test_what_is_known_must_be_of_the_right_class(place, name, capsys):
+    refused([*FIT, place, name], capsys)
+
+
+def test_what_a_user_trusts_is_imported_for_that_command_alone(capsys):
+    words = [*FIT, "--model.head", "hostile.Thing", "--print_config"]
+    with pytest.raises(SystemExit) as done:
+        main([*words, "--trusted", "hostile"])
+    assert done.value.code == 0 and Path("ran").exists()
+    assert "hostile.Thing" in capsys.readouterr().out
+    Path("ran").unlink()
+    assert "--trusted hostile" in refused(words, capsys)
+    assert "such as mypackage; it is 'a b'" in refused([*words, "--trusted=a b"], capsys)
+    assert "nothing follows" in refused([*words, "--trusted"], capsys)
+
+
+def test_a_configuration_cannot_say_what_is_trusted(capsys):
+    Path("own.yaml").write_text("trusted: hostile\nmodel: {init_args: {head: hostile.Thing}}")
+    refused([*FIT, "--config", "own.yaml"], capsys)
+
+
+LAUGHS = "a0: &a0 [x, x]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)
+)
+BROKEN_YAML = {
+    "laughs": LAUGHS,
+    "without end": "a: &a [*a]",
+    "deep": "a: " + "[" * 5000 + "]" * 5000,
+    "deep lines": "\n".join(" " * i + "a:" for i in range(300)),
+    "long": "a: " + "x" * 5_000_000,
+    "object": "a: !!python/object/apply:os.system [touch ran]",
+    "name": "a: !!python/name:os.system",
+    "digits": "a: " + "9" * 5000,
+    "bytes": "a: !!binary aaaa",
+    "set": "a: !!set {b}",
+    "key": "? [a, b]\n: c",
+    "latin": b"a: \xe9",
+    "zeros": b"a: \x00",
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_YAML)
+def test_yaml_that_is_too_large_or_no_plain_data(name, capsys):
+    content = BROKEN_YAML[name]
+    Path("own.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
+    start = time.monotonic()
+    with pytest.raises(ValueError, match=r"own\.yaml must be YAML") as error:
+        read(Path("own.yaml"))
+    assert time.monotonic() - start < 3 and "\n" not in str(error.value) and len(str(error.value)) < 500
+    refused([*FIT, "--config", "own.yaml"], capsys)
+
+
+def test_anchors_are_read():
+    assert load_yaml("a: &a {b: 1e-3}\nc: {<<: *a, d: *a}") == {
+        "a": {"b": 1e-3},
+        "c": {"b": 1e-3, "d": {"b": 1e-3}},
+    }
+    check_plain(load_yaml("{a: [1, 2.5, true, null, x], 3: {}}"))
+
+
+class Evil:
+    """Pickled, it runs a command when it is read."""
+
+    def __reduce__(self):
+        import os
+
+        return os.system, ("touch ran",)
+
+
+@pytest.mark.parametrize("command", ["test", "predict", "fit"])
+@pytest.mark.parametrize("form", ["torch", "pickle", "in a checkpoint"])
+def test_a_checkpoint_runs_nothing(command, form, capsys):
+    evil = {"state_dict": {}, "hyper_parameters": {"model": {}}, "callbacks": Evil()}
+    if form == "pickle":
+        Path("evil.ckpt").write_bytes(pickle.dumps(Evil()))
+    else:
+        torch.save(evil if form == "in a checkpoint" else Evil(), "evil.ckpt")
+    assert "cannot be read as one" in refused(
+        [command, "--config", "demo", "--ckpt_path", "evil.ckpt"], capsys
+    )
+
+
+def test_lightning_is_told_to_read_plain_data_too(monkeypatch):
+    seen = {}
+
+    for command in ("fit", "test", "predict"):
+
+        @wraps(getattr(Trainer, command))  # the command line asks for its arguments
+        def stop(self, *_, **options):
+            seen.update(options)
+            raise ValueError("stop")
+
+        monkeypatch.setattr(Trainer, command, stop)
+        monkeypatch.setattr("experiments.cli.TsgenCLI._checkpoint", lambda *_: None)
+        small = ["--data.steps", "300", "--data.num_nodes", "3", "--trainer.logger", "false"]
+        assert main([command, "--config", "demo", *small]) == 2
+        assert seen.pop("weights_only") is True
+
+
+def test_a_checkpoint_that_unpacks_to_more_than_it_is(capsys):
+    with zipfile.ZipFile("bomb.ckpt", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("archive/data.pkl", bytes(50_000_000))
+    assert "unpacks to" in refused(["test", "--config", "demo", "--ckpt_path", "bomb.ckpt"], capsys)
