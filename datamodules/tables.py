@@ -101,9 +101,11 @@ def first_line(error: Exception) -> str:
         error: The error.
 
     Returns:
-        That line without its full stop; the error's class if it tells nothing.
+        That line without its full stop, bytes of the file that cannot be shown replaced; the error's class if
+        it tells nothing.
     """
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in line)
 
 
 @contextmanager

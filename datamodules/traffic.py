@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zlib
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from zipfile import BadZipFile
@@ -25,6 +26,19 @@ from tsgen.series import GraphSeries
 
 THRESHOLD = 0.1
 """Weights below it make no edge, as published."""
+
+
+NPZ_ERRORS = (
+    *(OSError, BadZipFile, zlib.error, EOFError, RuntimeError),  # a damaged archive
+    *(
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        ArithmeticError,
+    ),  # what it lacks, or is no start or step
+)
+"""What reading a broken extract raises."""
 
 
 class _Published(NamedTuple):
@@ -157,7 +171,7 @@ def _read_npz(path: Path) -> pd.DataFrame:
         with np.load(path, allow_pickle=False) as file:
             speeds, ids, start, step = (file[name] for name in ("speed", "sensor_ids", "start", "freq"))
         times = pd.date_range(str(start), periods=len(speeds), freq=str(step)).to_numpy()
-    except (OSError, BadZipFile, KeyError, EOFError, TypeError, ValueError) as error:
+    except NPZ_ERRORS as error:
         raise _damaged(path, first_line(error)) from error
     return _table(path, times, [str(i) for i in ids.ravel()], speeds)
 
