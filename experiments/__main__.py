@@ -29,6 +29,7 @@ Every option of a YAML file is one of the command line too, such as --trainer.ma
 --model.encoder.hidden 128. `tsgen fit --help` lists those of the trainer; those of a class are listed by
 --data.help CLASS and --model.help CLASS (SyntheticDataModule, AirQualityDataModule, RedWineDataModule,
 FilesDataModule; AutoregressiveModel, AnyOrderModel, GraphVAR).
+A configuration may name classes of known packages alone; --trusted PACKAGE adds one of yours.
 TSGEN_TRACEBACK=1 shows where an error came from."""
 
 
