@@ -266,7 +266,8 @@ def _rebuild(
         rebuilt = model() if spec is None else model(spec=spec)
         rebuilt.window = state["hyper_parameters"].get("window")
     except ValueError as error:
-        raise ValueError(" ".join(str(error).split())) from error
+        told = " ".join(str(error).split())
+        raise ValueError("".join(c if c.isprintable() else "\ufffd" for c in told)) from error
     except Exception as error:  # classes raise whatever arguments of the wrong kind provoke
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ValueError(f"{path} must describe a model; none can be made of it ({reason}).") from error
