@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import netrc
 import os
 import re
 import secrets
@@ -14,21 +13,19 @@ from argparse import ArgumentError
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlparse
 
 import torch
-import wandb
 import yaml
 from jsonargparse import Namespace, set_parsing_settings
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 import datamodules  # noqa: F401 (so that its classes are known by their names)
 from datamodules.base import SeriesDataModule
+from experiments.tracking import Tracking, finish, settle, spelled_out, sweep_run, tolerate
 from experiments.trust import guard, refusal, take_trusted, trusting
 from experiments.variants import Study, read_study, summarise
 from tsgen.callbacks import ImputationFigure, ImputationWriter
@@ -96,7 +93,7 @@ def run(words: Sequence[str]) -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     words, packages = take_trusted(words)
     with trusting(packages):
-        _run_study(read_study(words))
+        _run_study(read_study(spelled_out(words)))
 
 
 def _run_study(study: Study) -> None:
@@ -123,7 +120,7 @@ def _run_one(words: Sequence[str], name: str, variant: str | None = None) -> Non
         sys.exit(128 + signal.SIGTERM)
     finally:
         # a run left open would be written on by the next one
-        wandb.finish()
+        finish()
 
 
 def _rehearse(study: Study) -> Path:
@@ -193,9 +190,9 @@ class SaveRun(SaveConfigCallback):
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / self.config_filename).write_text(text, "utf-8")
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.experiment.config.update({"cli": yaml.safe_load(text)}, allow_val_change=True)
+        for callback in trainer.callbacks:
+            if isinstance(callback, Tracking):
+                callback.tell(trainer, yaml.safe_load(text))
 
 
 class TsgenCLI(LightningCLI):
@@ -266,7 +263,9 @@ class TsgenCLI(LightningCLI):
         """Settles where the run lives and which checkpoint it starts from."""
         options = self._options
         study = options.name or self.name
-        options.name = f"{study}/{self.variant}" if self.variant else study
+        # the runs of a sweep have one name, and may run at the same time
+        part = self.variant or sweep_run()
+        options.name = f"{study}/{part}" if part else study
         self.folder = Path(options.runs) / options.name
         # a test on the validation split lies apart, and the run's record stays that of the test split
         apart = self.subcommand == "test" and options.data.init_args.get("test_on") == "val"
@@ -296,7 +295,7 @@ class TsgenCLI(LightningCLI):
         # what an earlier command logged is kept, but for the folder that is set aside whole
         log = self.folder / "logs" / str(self.subcommand)
         group = study if self.variant else None
-        _settle_loggers(options, self.folder, log if self._is_new else _free(log), self.run_id, group)
+        settle(options, self.folder, log if self._is_new else _free(log), self.run_id, group)
 
     @property
     def _is_new(self) -> bool:
@@ -333,6 +332,7 @@ class TsgenCLI(LightningCLI):
         elif self._options.ckpt_path:
             _check_fit(self.model, Path(self._options.ckpt_path))
         series = self.datamodule.split.series
+        imputation = self.folder / "imputation.nc"
         callbacks = {
             "fit": lambda: ImputationFigure(series),
             "test": lambda: Evaluation(
@@ -342,9 +342,10 @@ class TsgenCLI(LightningCLI):
                 self.datamodule.exact,
                 self.datamodule.horizon,
             ),
-            "predict": lambda: ImputationWriter(self.folder / "imputation.nc", series, self.datamodule.tiles),
+            "predict": lambda: ImputationWriter(imputation, series, self.datamodule.tiles),
         }
-        self.trainer.callbacks.append(callbacks[self.subcommand]())
+        tolerate(self.trainer.loggers)
+        self.trainer.callbacks += [callbacks[self.subcommand](), Tracking(series, imputation)]
         if self.subcommand == "fit":
             self.trainer.callbacks.append(_last_checkpoint(self._options.checkpoint.dirpath))
 
@@ -414,27 +415,12 @@ def _free(path: Path) -> Path:
     return free
 
 
-def _settle_loggers(options: Namespace, folder: Path, log: Path, run_id: str, group: str | None) -> None:
-    """Gives every logger the run's folder, and W&B the run's name, group, id and a mode that never asks."""
-    loggers = options.trainer.logger
-    if not isinstance(loggers, (list, Namespace)):
-        return
-    for logger in loggers if isinstance(loggers, list) else [loggers]:
-        arguments = logger.init_args
-        arguments.save_dir = str(log)
-        if logger.class_path.endswith("WandbLogger"):
-            arguments.save_dir = str(folder.resolve())  # its service may run in another folder
-            arguments.name = arguments.name or folder.name
-            arguments.id = arguments.id or run_id
-            arguments.group = arguments.group or group
-            if not (os.environ.get("WANDB_MODE") or _has_wandb_account()):
-                os.environ["WANDB_MODE"] = "offline"
-
-
 def _run_id(folder: Path, new: bool) -> str:
     """The id under which W&B knows the run, the same for training, test and prediction."""
     path = folder / "wandb_id"
-    return path.read_text("utf-8").strip() if path.is_file() and not new else secrets.token_hex(4)
+    if path.is_file() and not new:
+        return path.read_text("utf-8").strip()
+    return sweep_run() or secrets.token_hex(4)
 
 
 @rank_zero_only
@@ -469,15 +455,3 @@ def _check_parts(model: DensityModel, path: Path) -> None:
             raise ValueError(
                 f"{path} was trained with another {key}. Use the configuration it was trained with."
             )
-
-
-def _has_wandb_account() -> bool:
-    """Whether W&B could log in without asking."""
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-    try:
-        return netrc.netrc(path).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False

@@ -167,6 +167,44 @@ class GradientFlow(Callback):
         figure.savefig(folder / "gradient_flow.png", dpi=150)
 
 
+class Compile(Callback):
+    """Compiles the encoder by :func:`torch.compile`, in place: checkpoints are those of any other run.
+
+    The head stays as it is, since its laws are objects that the compiler does not keep. Compiling takes time
+    before the first step, once more for a batch of another size; ``docs/speed.md`` tells when it pays. In
+    YAML:
+
+    .. code-block:: yaml
+
+        trainer:
+          callbacks:
+            - class_path: tsgen.callbacks.Compile
+
+    Args:
+        backend: The compiler. ``inductor`` needs a C++ compiler on a CPU, and Triton on a GPU; ``aot_eager``
+            and ``eager`` need neither and are for finding faults.
+
+    Raises:
+        ValueError: If there is no such backend; when the trainer starts, if the model has no encoder.
+    """
+
+    def __init__(self, backend: str = "inductor") -> None:
+        known = torch.compiler.list_backends(exclude_tags=())
+        if backend not in known:
+            raise ValueError(f"backend must be one of {', '.join(known)}; it is {backend!r}.")
+        self.backend = backend
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Compiles the encoder; nothing is done before the first batch."""
+        encoder = getattr(pl_module, "encoder", None)
+        if not isinstance(encoder, torch.nn.Module):
+            raise ValueError(
+                f"Compile needs a model with an encoder; {type(pl_module).__name__} has none. Take it out of "
+                "trainer.callbacks."
+            )
+        encoder.compile(backend=self.backend)
+
+
 def _first_windows(trainer: Trainer, module: Any, count: int) -> SeriesBatch:
     """The first validation windows, on the model's device."""
     loader: Any = trainer.val_dataloaders

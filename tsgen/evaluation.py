@@ -465,5 +465,10 @@ def log_to_wandb(trainer: Trainer, data: xr.Dataset | None, table: Mapping[str, 
     columns = ["name", "law", *COLUMNS]
     for logger in loggers:
         logger.log_table("test/scores", columns, [[row[c] for c in columns] for row in table["rows"]])
+        for key in ("by_node", "by_gap_length", "by_lead_time"):
+            if rows := table.get(key):
+                of_group = list(rows[0])
+                cells = [[row.get(c) for c in of_group] for row in rows]
+                logger.log_table(f"test/scores_{key}", of_group, cells)
         for name, figure in figures.items():
             logger.log_image(f"test/{name}", [figure])

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.distributions import Distribution
 
 from tsgen.counter_random import streams
 from tsgen.encoders import Encoder, GraphGRUEncoder
@@ -107,6 +108,10 @@ class AutoregressiveModel(NeuralModel):
                 "a ParticleBound must be trained on all that is visible; data.thinning hides some of it, "
                 "which would be lost. Set data.thinning to null."
             )
+
+    def validation_law(self, batch: SeriesBatch) -> Distribution | None:
+        """The laws of one pass; of a forecast None: paths of draws are then judged."""
+        return None if self.horizon else super().validation_law(batch)
 
     def validation_log_prob(self, batch: SeriesBatch) -> Tensor:
         """What validation judges by; of a forecast, the mean density over paths of draws."""

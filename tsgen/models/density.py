@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from lightning import LightningModule
-from torch.distributions import Distribution, Independent
+from torch.distributions import Distribution, Independent, MixtureSameFamily, Normal
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch_geometric.nn import MessagePassing
@@ -22,7 +22,7 @@ from tsgen.components import describe, restore
 from tsgen.encoders import Encoder
 from tsgen.heads import Head
 from tsgen.likelihood import masked_log_prob
-from tsgen.metrics import NLL, entries, scores
+from tsgen.metrics import NLL, LawCRPS, entries, scores
 from tsgen.objectives import Objective
 from tsgen.sampling import Sampler
 from tsgen.series import Samples, SeriesBatch, SeriesSpec, Units
@@ -71,7 +71,8 @@ class DensityModel(LightningModule, ABC):
         self.register_buffer("loc", spec.loc.clone())
         self.register_buffer("scale", spec.scale.clone())
         self.window: int | None = None
-        self.val_nll, self.test_nll, self.test_scores = NLL(), NLL(), scores()
+        self.val_nll, self.val_crps = NLL(), LawCRPS()
+        self.test_nll, self.test_scores = NLL(), scores()
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, map_location: Any = "cpu", **_: Any) -> Any:  # type: ignore[override]
@@ -161,9 +162,26 @@ class DensityModel(LightningModule, ABC):
         return True
 
     def validation_step(self, batch: SeriesBatch, index: int) -> None:
-        """Scores the densities of a batch."""
-        self.val_nll.update(self.validation_log_prob(batch), self.scored(batch))
+        """Scores the densities of a batch and, where their CRPS has a closed form, the laws of what is
+        hidden."""
+        law = self.validation_law(batch)
+        scored = self.scored(batch)
+        log_prob = (
+            self.validation_log_prob(batch)
+            if law is None
+            else masked_log_prob(law, batch.values, scored)
+        )
+        self.val_nll.update(log_prob, scored)
         self.log("val/nll", self.val_nll, prog_bar=True, batch_size=len(batch.values))
+        # both known of the model and its data, not of the batch: all processes must log the same
+        if isinstance(law, (Normal, MixtureSameFamily)) and self.horizon != 0:
+            self.val_crps.update(law, batch.values, batch.hidden)
+            self.log("val/crps", self.val_crps, batch_size=len(batch.values))
+
+    def validation_law(self, batch: SeriesBatch) -> Distribution | None:
+        """The law of each entry that validation judges by, in data units, where one pass has it; None where
+        only :meth:`validation_log_prob` knows."""
+        return None
 
     def validation_log_prob(self, batch: SeriesBatch) -> torch.Tensor:
         """What validation judges by; :meth:`log_prob` unless training has another light."""

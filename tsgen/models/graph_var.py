@@ -136,6 +136,10 @@ class GraphVAR(DensityModel):
         """The law of each entry given everything visible, in data units."""
         return self.process.posterior(batch)
 
+    def validation_law(self, batch: SeriesBatch) -> Normal:
+        """The law of each entry given what is visible before it."""
+        return self(batch)
+
     def drawn_law(self, batch: SeriesBatch) -> Normal | None:
         """The posterior, where the draws are of it."""
         return self.posterior(batch) if isinstance(self.sampler, Exact) else None

@@ -174,8 +174,13 @@ class NeuralModel(DensityModel):
         purpose, epoch = (torch.full_like(batch.position[:, 0], n) for n in (TRAINING, self.current_epoch))
         stream = streams(torch.initial_seed(), purpose, epoch, batch.position[:, 0])
         loss = self.objective.loss(self, batch, stream, self.global_step)
-        self.log("train/nll", loss.detach(), prog_bar=True, sync_dist=True, batch_size=len(batch.values))
+        name = "train/nll" if self.objective.is_nll else "train/loss"
+        self.log(name, loss.detach(), prog_bar=True, sync_dist=True, batch_size=len(batch.values))
         return loss
+
+    def validation_law(self, batch: SeriesBatch) -> Distribution | None:
+        """The laws by the light of the objective, where it has any."""
+        return self.objective.law(self, batch)
 
     def validation_log_prob(self, batch: SeriesBatch) -> Tensor:
         """What validation judges by: the densities by the light of the objective."""

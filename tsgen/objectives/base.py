@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from jaxtyping import Float, Int64
 from torch import Tensor
+from torch.distributions import Distribution
 
 from tsgen.likelihood import masked_log_prob
 from tsgen.series import SeriesBatch
@@ -49,6 +50,15 @@ class Objective(ABC):
             stream: One random stream for each window.
             step: Steps that the optimiser has taken.
         """
+
+    @property
+    def is_nll(self) -> bool:
+        """Whether the loss is the negative log-likelihood of the batch and no more."""
+        return False
+
+    def law(self, model: NeuralModel, batch: SeriesBatch) -> Distribution | None:
+        """The law of each entry that validation is judged by; None where only :meth:`log_prob` knows it."""
+        return model(batch)
 
     def log_prob(self, model: NeuralModel, batch: SeriesBatch) -> Float[Tensor, "batch time nodes channels"]:
         """The log-density of each target entry in nats, zero elsewhere: what validation is judged by."""

@@ -50,6 +50,11 @@ class MaskedNLL(Objective):
             if not 0 <= number < math.inf:
                 raise ValueError(f"{name} must be a number of at least 0; it is {number}.")
 
+    @property
+    def is_nll(self) -> bool:
+        """Whether there is no CRPS in the loss."""
+        return not self.crps_weight
+
     def loss(
         self, model: NeuralModel, batch: SeriesBatch, stream: Int64[Tensor, "batch"], step: int
     ) -> Float[Tensor, ""]:

@@ -67,6 +67,9 @@ class ParticleBound(Objective):
         found = particle_filter(model, batch, self.particles, stream, self.ess_threshold, predictive=False)
         return per_entry(-found.log_evidence.sum(), batch.context)
 
+    def law(self, model: object, batch: SeriesBatch) -> None:
+        """None: the filter's densities are means over paths."""
+
     def log_prob(  # type: ignore[override]
         self, model: AutoregressiveModel, batch: SeriesBatch
     ) -> Float[Tensor, "batch time nodes channels"]:
