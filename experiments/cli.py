@@ -52,6 +52,7 @@ MUTED = (
     ".*instantiate_classes.*",
     ".*LeafSpec.*",
     ".*using the WeightAveraging callback, but.*outside.*",  # a checkpoint's weights are the averaged ones
+    ".*Dynamo does not know how to trace.*",  # it runs what it cannot compile
     ".*Previous log files.*",  # a test repeated replaces its own log
 )
 """Warnings that a user could do nothing about."""

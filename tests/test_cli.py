@@ -464,18 +464,18 @@ def test_the_module_and_the_console_script_start(tmp_path):
 
 
 def test_without_an_account_wandb_is_offline(monkeypatch, tmp_path):
-    from experiments import cli
+    from experiments.tracking import has_wandb_account
 
     for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    assert not cli._has_wandb_account()
+    assert not has_wandb_account()
     (tmp_path / "netrc").write_text("machine api.wandb.ai login user password secret\n")
-    assert cli._has_wandb_account()
+    assert has_wandb_account()
     (tmp_path / "netrc").write_text("broken")
-    assert not cli._has_wandb_account()
+    assert not has_wandb_account()
     monkeypatch.setenv("WANDB_API_KEY", "key")
-    assert cli._has_wandb_account()
+    assert has_wandb_account()
 
 
 def test_the_last_checkpoint_is_of_the_last_epoch():

@@ -51,18 +51,27 @@ class OfflineRun:
         config: The run's configuration.
         history: For each logged key all its values.
         artifacts: The name of each artifact and the paths in it.
+        aliases: The name of each artifact and the aliases of each of its versions; not ``latest``.
+        metadata: The name of each artifact and what is told of its last version.
+        metrics: Each metric that has a summary, its axis and which values of it are kept.
         id: The run's id.
+        group: The group it belongs to.
+        text: All that would be sent, as text; not where files that wait to be sent lie.
     """
 
     def __init__(self, path: Path) -> None:
         self.config: dict[str, Any] = {}
         self.history: dict[str, list[Any]] = {}
         self.artifacts: dict[str, list[str]] = {}
-        self.id = ""
+        self.aliases: dict[str, list[set[str]]] = {}
+        self.metadata: dict[str, dict[str, Any]] = {}
+        self.metrics: dict[str, tuple[str, set[str]]] = {}
+        self.id = self.group = self.text = ""
         for record in records(path):
             kind = record.WhichOneof("record_type")
             if kind == "run":
                 self.id = record.run.run_id or self.id
+                self.group = record.run.run_group or self.group
                 self._read_config(record.run.config)
             elif kind == "config":
                 self._read_config(record.config)
@@ -74,6 +83,10 @@ class OfflineRun:
                 self._read_artifact(record.artifact)
             elif kind == "request" and record.request.HasField("log_artifact"):
                 self._read_artifact(record.request.log_artifact.artifact)
+            elif kind == "metric" and record.metric.HasField("summary"):
+                kept = {field.name for field, value in record.metric.summary.ListFields() if value}
+                self.metrics[record.metric.name] = record.metric.step_metric, kept
+            self.text += str(record)
 
     def _read_config(self, config: Any) -> None:
         for item in config.update:
@@ -81,3 +94,7 @@ class OfflineRun:
 
     def _read_artifact(self, artifact: Any) -> None:
         self.artifacts[artifact.name] = [entry.path for entry in artifact.manifest.contents]
+        self.aliases.setdefault(artifact.name, []).append(set(artifact.aliases) - {"latest"})
+        self.metadata[artifact.name] = json.loads(artifact.metadata or "{}")
+        for entry in artifact.manifest.contents:
+            entry.local_path = ""

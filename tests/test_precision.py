@@ -1,0 +1,135 @@
+"""Half precision, compiled encoders, accumulated and clipped gradients, repeated runs."""
+
+from functools import partial
+
+import pytest
+import torch
+from conftest import ENCODERS, HEADS, make_batch, make_model, make_series
+from lightning import Callback, Trainer, seed_everything
+
+from datamodules import SyntheticDataModule
+from tsgen.callbacks import Compile
+from tsgen.encoders import GraphGRUEncoder
+from tsgen.heads import MixtureHead
+from tsgen.likelihood import masked_log_prob
+from tsgen.masks import PointMask
+from tsgen.models import AutoregressiveModel, GraphVAR, load
+
+QUIET = {
+    "accelerator": "cpu",
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "use_distributed_sampler": False,
+    "logger": False,
+}
+
+
+def small(**optimizer):
+    data = SyntheticDataModule(num_nodes=5, steps=300, window=12, thinning=PointMask((0.0, 0.9)), batch_size=16)
+    seed_everything(1)
+    model = AutoregressiveModel(
+        data.spec,
+        partial(GraphGRUEncoder, hidden=8),
+        partial(MixtureHead, components=2),
+        partial(torch.optim.SGD, **{"lr": 0.05, **optimizer}),
+    )
+    return model, data
+
+
+def trained(epochs=1, **options):
+    """A model after a short training, and its trainer."""
+    model, data = small()
+    trainer = Trainer(max_epochs=epochs, **{**QUIET, "enable_checkpointing": False, **options})
+    trainer.fit(model, data)
+    return model, trainer
+
+
+@pytest.mark.parametrize("head", ["gaussian", "mixture", "nade"])
+def test_densities_stay_in_full_precision_under_half_precision(head, series, batch):
+    model = make_model(series, ENCODERS["gru"], HEADS[head])
+    seen = {}
+    model.encoder.register_forward_hook(lambda part, args, out: seen.update(encoder=out[0].dtype))
+    with torch.no_grad():
+        full = masked_log_prob(model(batch), batch.values, batch.target)
+        # what is not half precision must not hide behind a cast at the end
+        model.head.register_forward_pre_hook(lambda part, args: seen.update(head=args[0].dtype, mixed=torch.is_autocast_enabled("cpu")))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            half = masked_log_prob(model(batch), batch.values, batch.target)
+    assert seen == {"encoder": seen["encoder"], "head": torch.float32, "mixed": False}
+    assert half.dtype == torch.float32
+    assert not torch.equal(half, full)
+    # bfloat16 keeps 8 bits: states are off by 1 in 256
+    assert abs(float((half - full).sum() / batch.target.sum())) < 0.01
+
+
+def test_a_half_precision_run_learns_what_a_full_one_does():
+    (full, one), (half, two) = trained(3), trained(3, precision="bf16-mixed")
+    assert all(p.dtype == torch.float32 for p in half.parameters())
+    untrained = Trainer(**QUIET).validate(*small(), verbose=False)[0]["val/nll"]
+    ends = [float(trainer.callback_metrics["val/nll"]) for trainer in (one, two)]
+    gain = untrained - ends[0]
+    assert gain > 0.1 and abs(ends[1] - ends[0]) < 0.05 * gain
+    assert any(not torch.equal(a, b) for a, b in zip(full.parameters(), half.parameters(), strict=True))
+
+
+# the compiler would read through every check of a shape, too
+@pytest.mark.usefixtures("as_a_user")
+@pytest.mark.parametrize("name", ["convolution", "gru"])
+@pytest.mark.filterwarnings("ignore:.*Dynamo does not know how to trace.*")
+def test_a_compiled_encoder_gives_the_same_densities_and_gradients(name, series, batch):
+    def run(model):
+        log_prob = masked_log_prob(model(batch), batch.values, batch.target)
+        model.zero_grad()
+        log_prob.sum().backward()
+        return log_prob, [p.grad for p in model.parameters()]
+
+    plain, compiled = (make_model(series, ENCODERS[name]) for _ in range(2))
+    Compile("eager").setup(Trainer(**QUIET), compiled, "fit")
+    torch.testing.assert_close(run(compiled), run(plain), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.usefixtures("as_a_user")
+@pytest.mark.filterwarnings("ignore:.*Dynamo does not know how to trace.*")
+def test_a_compiled_run_is_the_same_run_and_leaves_an_ordinary_checkpoint(tmp_path):
+    calls = []
+
+    class Counted(Callback):
+        def on_train_start(self, trainer, module):
+            calls.append(module.encoder._compiled_call_impl is not None)
+
+    plain, _ = trained()
+    compiled, trainer = trained(callbacks=[Compile("eager"), Counted()])
+    assert calls == [True]
+    trainer.save_checkpoint(tmp_path / "x.ckpt")
+    state = torch.load(tmp_path / "x.ckpt", weights_only=True)["state_dict"]
+    assert state.keys() == plain.state_dict().keys()
+    read = load(tmp_path / "x.ckpt")
+    assert read.encoder._compiled_call_impl is None
+    for name, weight in plain.state_dict().items():
+        torch.testing.assert_close(read.state_dict()[name], weight, atol=1e-4, rtol=1e-4)
+
+
+def test_what_cannot_be_compiled_is_told():
+    with pytest.raises(ValueError, match="backend must be one of .*inductor.*; it is 'indctor'"):
+        Compile("indctor")
+    with pytest.raises(ValueError, match="GraphVAR has none"):
+        Compile().setup(Trainer(**QUIET), GraphVAR(small()[1].spec), "fit")
+
+
+def test_gradients_are_accumulated_and_clipped():
+    _, each = trained()
+    _, every_third = trained(accumulate_grad_batches=3)
+    assert every_third.global_step == -(-each.global_step // 3)
+    before, _ = small()
+    model, trainer = trained(gradient_clip_val=1e-3, gradient_clip_algorithm="norm")
+    pairs = zip(model.parameters(), before.parameters(), strict=True)
+    moved = torch.cat([(a - b).detach().flatten() for a, b in pairs]).norm()
+    # no step of plain gradient descent is longer than the rate times the bound
+    assert 0 < float(moved) <= 0.05 * 1e-3 * trainer.global_step * 1.001
+
+
+def test_a_deterministic_run_repeats_bit_for_bit():
+    (first, _), (second, _) = (trained(2, deterministic=True) for _ in range(2))
+    torch.use_deterministic_algorithms(False)
+    for name, weight in first.state_dict().items():
+        assert torch.equal(second.state_dict()[name], weight), name
