@@ -25,7 +25,9 @@ QUIET = {
 
 
 def small(**optimizer):
-    data = SyntheticDataModule(num_nodes=5, steps=300, window=12, thinning=PointMask((0.0, 0.9)), batch_size=16)
+    data = SyntheticDataModule(
+        num_nodes=5, steps=300, window=12, thinning=PointMask((0.0, 0.9)), batch_size=16
+    )
     seed_everything(1)
     model = AutoregressiveModel(
         data.spec,
@@ -52,7 +54,9 @@ def test_densities_stay_in_full_precision_under_half_precision(head, series, bat
     with torch.no_grad():
         full = masked_log_prob(model(batch), batch.values, batch.target)
         # what is not half precision must not hide behind a cast at the end
-        model.head.register_forward_pre_hook(lambda part, args: seen.update(head=args[0].dtype, mixed=torch.is_autocast_enabled("cpu")))
+        model.head.register_forward_pre_hook(
+            lambda part, args: seen.update(head=args[0].dtype, mixed=torch.is_autocast_enabled("cpu"))
+        )
         with torch.autocast("cpu", dtype=torch.bfloat16):
             half = masked_log_prob(model(batch), batch.values, batch.target)
     assert seen == {"encoder": seen["encoder"], "head": torch.float32, "mixed": False}
@@ -97,8 +101,9 @@ def test_a_compiled_run_is_the_same_run_and_leaves_an_ordinary_checkpoint(tmp_pa
         def on_train_start(self, trainer, module):
             calls.append(module.encoder._compiled_call_impl is not None)
 
-    plain, _ = trained()
-    compiled, trainer = trained(callbacks=[Compile("eager"), Counted()])
+    short = {"limit_train_batches": 1, "limit_val_batches": 0}
+    plain, _ = trained(**short)
+    _, trainer = trained(callbacks=[Compile("eager"), Counted()], **short)
     assert calls == [True]
     trainer.save_checkpoint(tmp_path / "x.ckpt")
     state = torch.load(tmp_path / "x.ckpt", weights_only=True)["state_dict"]

@@ -82,7 +82,9 @@ def test_metrics_are_grouped_and_their_best_values_kept(runs):
     assert {"train/nll", "train/lr", "train/grad_norm", "val/nll", "val/crps"} <= set(history)
     assert "train/loss" not in history
     assert len(history["val/crps"]) == 2 and 0 < history["val/crps"][1] < history["val/crps"][0]
-    assert all(norm > 0 for norm in history["train/grad_norm"]) and history["train/lr"][0] == pytest.approx(0.005)
+    assert all(norm > 0 for norm in history["train/grad_norm"]) and history["train/lr"][0] == pytest.approx(
+        0.005
+    )
     for name in ("train/nll", "val/nll", "val/crps"):
         assert runs["fit"].metrics[name] == ("trainer/global_step", {"min", "last"})
 
@@ -91,7 +93,12 @@ def test_the_test_has_figures_and_tables(runs, home):
     history = runs["test"].history
     figures = ("imputation", "calibration", "missingness", "lead_time", "gap_length", "score_bars")
     assert {f"test/{name}/filenames" for name in figures} <= set(history)
-    for name, rows in (("scores", 5), ("scores_by_node", 6), ("scores_by_gap_length", 1), ("scores_by_lead_time", 4)):
+    for name, rows in (
+        ("scores", 5),
+        ("scores_by_node", 6),
+        ("scores_by_gap_length", 1),
+        ("scores_by_lead_time", 4),
+    ):
         assert history[f"test/{name}/nrows"][0] >= rows, name
     folder = next((home / "work/runs/demo/wandb").glob("*/files/media/table/test"))
     by_node = next(folder.glob("scores_by_node_*")).read_text()
@@ -140,7 +147,9 @@ def test_the_hash_of_the_data_is_that_of_what_is_known_of_it():
     changed = series.values.clone()
     changed[tuple(where)] += 1
     assert tracking.provenance(replace(series, values=changed))["data_hash"] != known
-    assert tracking.provenance(replace(series, values=changed, observed=hidden))["data_hash"] == fewer != known
+    assert (
+        tracking.provenance(replace(series, values=changed, observed=hidden))["data_hash"] == fewer != known
+    )
 
 
 def test_git_is_a_commit_and_whether_files_differ(tmp_path):
@@ -171,13 +180,10 @@ def broken(*args, **kwargs):
 
 
 @pytest.mark.parametrize("where", ["log", "log_artifact", "finish", "init"])
-def test_a_failing_logger_ends_no_training(where, monkeypatch, recwarn):
-    if where in ("finish", "init"):
-        monkeypatch.setattr(wandb, where, broken)
-    else:
-        monkeypatch.setattr(wandb.Run, where, broken)
-    assert main(["fit", "--config", "demo", *SHORT]) == 0
-    monkeypatch.undo()
+def test_a_failing_logger_ends_no_training(where, recwarn):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wandb if where in ("finish", "init") else wandb.Run, where, broken)
+        assert main(["fit", "--config", "demo", *SHORT]) == 0
     wandb.finish()
     assert Path("runs/demo/checkpoints/best.ckpt").is_file()
     assert "val/nll" in Path("runs/demo/logs/fit/metrics.csv").read_text()
@@ -203,7 +209,11 @@ def test_a_misspelt_monitor_is_told(option, name, capsys):
 def test_training_may_be_judged_by_the_crps():
     words = ["fit", "--config", "demo", *SHORT, CSV, "--trainer.max_epochs=3", "--early_stopping.patience=1"]
     # it must never seem to improve
-    words += ["--early_stopping.monitor=val/crps", "--early_stopping.min_delta=99", "--checkpoint.monitor=val/crps"]
+    words += [
+        "--early_stopping.monitor=val/crps",
+        "--early_stopping.min_delta=99",
+        "--checkpoint.monitor=val/crps",
+    ]
     assert main(words) == 0
     assert torch.load("runs/demo/checkpoints/last.ckpt", weights_only=True)["epoch"] == 1
 
@@ -230,11 +240,15 @@ def test_wandb_is_never_asked_to_log_in(monkeypatch, tmp_path, capsys):
     assert main(["fit", "--config", "demo", *SHORT]) == 2
     assert "wandb login" in capsys.readouterr().err
     monkeypatch.setenv("WANDB_MODE", "disabled")
+    wandb.teardown()  # which remembers the mode of the process
     assert main(["fit", "--config", "demo", *SHORT]) == 0
+    wandb.teardown()
     assert not list(Path("runs/demo").glob("wandb/offline-run-*"))
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "experiments/sweeps").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "experiments/sweeps").glob("*.yaml")), ids=lambda path: path.stem
+)
 def test_a_sweep_calls_a_command_that_parses(path, monkeypatch):
     """The words are put together by W&B's own agent."""
     monkeypatch.setenv("WANDB_SWEEP_ID", "abcd1234")
@@ -248,7 +262,11 @@ def test_a_sweep_calls_a_command_that_parses(path, monkeypatch):
             for name, p in sweep["parameters"].items()
         }
         given = create_sweep_command_args({"args": chosen})["args"]
-        words = [w for c in create_sweep_command(list(sweep["command"])) for w in (given if c == "${args}" else [c])]
+        words = [
+            w
+            for c in create_sweep_command(list(sweep["command"]))
+            for w in (given if c == "${args}" else [c])
+        ]
         assert words[:3] == ["${env}", "tsgen", "fit"]
         study = read_study(words[2:])
         cli = Rehearsal(study.command(), study.name)

@@ -59,7 +59,10 @@ def main(names: list[str]) -> None:
         model.encoder.compile()
         first, *others = seconds(model, batch, 13)
         best = min(others)
-        print(f"{name:19} {1e3 * plain:8.1f}  {1e3 * best:11.1f}  {plain / best:5.2f}  {first:11.1f}", flush=True)
+        print(
+            f"{name:19} {1e3 * plain:8.1f}  {1e3 * best:11.1f}  {plain / best:5.2f}  {first:11.1f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -167,9 +167,7 @@ class DensityModel(LightningModule, ABC):
         law = self.validation_law(batch)
         scored = self.scored(batch)
         log_prob = (
-            self.validation_log_prob(batch)
-            if law is None
-            else masked_log_prob(law, batch.values, scored)
+            self.validation_log_prob(batch) if law is None else masked_log_prob(law, batch.values, scored)
         )
         self.val_nll.update(log_prob, scored)
         self.log("val/nll", self.val_nll, prog_bar=True, batch_size=len(batch.values))

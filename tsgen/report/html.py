@@ -345,5 +345,7 @@ def _configuration_section(run: Path) -> str:
     for name in ("config_fit.yaml", "config_test.yaml", "config_predict.yaml"):
         if (run / name).is_file():
             text = (run / name).read_text(encoding="utf-8", errors="replace")
-            parts.append(f"<details><summary>{name}</summary><pre>{html.escape(page.without_home(text))}</pre></details>")
+            parts.append(
+                f"<details><summary>{name}</summary><pre>{html.escape(page.without_home(text))}</pre></details>"
+            )
     return "<h2>Configuration</h2>\n" + "\n".join(parts) if parts else ""
