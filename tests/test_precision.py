@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import ENCODERS, HEADS, make_batch, make_model, make_series
+from conftest import ENCODERS, HEADS, make_model
 from lightning import Callback, Trainer, seed_everything
 
 from datamodules import SyntheticDataModule
@@ -115,7 +115,7 @@ def test_a_compiled_run_is_the_same_run_and_leaves_an_ordinary_checkpoint(tmp_pa
 
 
 def test_what_cannot_be_compiled_is_told():
-    with pytest.raises(ValueError, match="backend must be one of .*inductor.*; it is 'indctor'"):
+    with pytest.raises(ValueError, match=r"backend must be one of .*inductor.*; it is 'indctor'"):
         Compile("indctor")
     with pytest.raises(ValueError, match="GraphVAR has none"):
         Compile().setup(Trainer(**QUIET), GraphVAR(small()[1].spec), "fit")

@@ -1,4 +1,4 @@
-"""What a team finds of a run: read back from the file of finished offline runs of W&B, and of other loggers."""
+"""What a team finds of a run: read back from the files of offline runs of W&B and of other loggers."""
 
 import os
 import re
