@@ -141,7 +141,7 @@ def sweep_run() -> str | None:
 
 
 def scrubbed(value: Any) -> Any:
-    """The value with the user's home written ``~`` and without the values of secret variables, at any depth."""
+    """The value with the user's home written ``~`` and without the values of secret variables."""
     if isinstance(value, Mapping):
         return {scrubbed(key): scrubbed(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -174,7 +174,7 @@ def provenance(series: GraphSeries) -> dict[str, Any]:
 
 
 def _git() -> dict[str, Any] | None:
-    """The commit of the working folder and whether tracked files differ from it; None outside a repository."""
+    """The commit of the working folder and whether tracked files differ; None outside a repository."""
     found = []
     for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no")):
         try:

@@ -1,4 +1,4 @@
-"""Steps a second with and without :class:`tsgen.callbacks.Compile`: ``python -m experiments.benchmarks.compile``.
+"""Training steps as they are and compiled: ``python -m experiments.benchmarks.compile``.
 
 For each encoder a training step (forward, backward, no optimiser) of the same model on the same batch, as it
 is and compiled; the best of several. The first compiled step's time is that of compiling.
