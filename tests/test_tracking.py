@@ -170,6 +170,7 @@ def test_git_is_a_commit_and_whether_files_differ(tmp_path):
 def test_seeds_are_a_group():
     words = ["fit", "--config", "demo", "--config", "seeds/three", "--variant", "seed_2", *SHORT]
     assert main(words) == 0
+    wandb.teardown()  # a busy service may still be writing
     (file,) = Path("runs/demo-three/seed_2/wandb").glob("offline-run-*/run-*.wandb")
     run = OfflineRun(file)
     assert run.group == "demo-three" and run.config["cli"]["seed_everything"] == 2
