@@ -17,6 +17,7 @@ import xarray as xr
 from jaxtyping import Float, Int64
 from torch_geometric.data import Data
 
+from datamodules.hdf5 import check_heaps
 from datamodules.regular_times import Contents, check_complete, check_values, moment, moments, regular
 from datamodules.tables import Columns, close, few, first_line, shown
 from tsgen.graphs import check_graph
@@ -68,6 +69,7 @@ def read_netcdf(path: Path, columns: Columns, step: str | int | None) -> Content
 
 def _open_netcdf(path: Path) -> xr.Dataset:
     try:
+        check_heaps(path)
         return xr.load_dataset(path, engine="netcdf4", decode_timedelta=False)
     # what decoding a broken file raises is anyone's guess
     except (OSError, RuntimeError, ValueError, TypeError, ArithmeticError, LookupError) as error:

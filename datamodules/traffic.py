@@ -17,6 +17,7 @@ from torch_geometric.data import Data
 
 from datamodules.base import SeriesDataModule, Split, calendar, split_in_time
 from datamodules.downloads import check_source, fetch_missing
+from datamodules.hdf5 import check_heaps
 from datamodules.pickles import read_pickle
 from datamodules.regular_times import moments, regular
 from datamodules.tables import few, first_line, shown
@@ -148,6 +149,7 @@ def _found(root: Path, names: tuple[str, ...]) -> Path:
 def _read_hdf5(path: Path) -> pd.DataFrame:
     """The table in an HDF5 file as pandas lays one out (``format="fixed"``): a block of numbers, its axes."""
     try:
+        check_heaps(path)
         with h5py.File(path) as file:
             groups = [g for g in file.values() if isinstance(g, h5py.Group) and "block0_values" in g]
             if len(groups) != 1 or "block1_values" in groups[0]:

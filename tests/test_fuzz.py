@@ -2,6 +2,7 @@
 
 import pytest
 
+from datamodules.hdf5 import SIGNATURE
 from experiments.benchmarks import fuzz
 
 
@@ -9,7 +10,22 @@ from experiments.benchmarks import fuzz
 def test_broken_files_are_read_or_refused_in_one_line(name):
     counts, findings = fuzz.run(name, range(30))
     assert not findings
-    assert counts["read"] and counts["refused"] and sum(counts.values()) == 30
+    assert counts["refused"] and sum(counts.values()) == 30
+
+
+@pytest.mark.parametrize("name", fuzz.READERS)
+def test_the_whole_file_is_read(name):
+    assert fuzz.run(name, [0]) == ({"read": 1}, [])
+
+
+def test_a_file_that_would_hang_its_library_is_refused(monkeypatch):
+    whole = fuzz.READERS["netcdf"].whole()
+    # the first object of the first collection: unused, and of no size
+    at = whole.index(SIGNATURE) + 16
+    hanging = whole[:at] + bytes(16) + whole[at + 16 :]
+    monkeypatch.setitem(fuzz.READERS, "netcdf", fuzz.READERS["netcdf"]._replace(whole=lambda: hanging))
+    monkeypatch.setattr(fuzz, "SECONDS", 5)
+    assert fuzz.run("netcdf", [0]) == ({"refused": 1}, [])
 
 
 def test_cases_are_the_same_again_and_the_first_is_whole():
