@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,18 +36,39 @@ def in_an_empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    """A user's home, with an account, in whose folder all runs lie."""
-    home = tmp_path_factory.mktemp("home") / "somebody"
-    (home / "work").mkdir(parents=True)
+@contextmanager
+def at_home(home):
+    """A user's home, with an account, in whose folder all runs lie; options of a command there."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(home))
         patch.setenv("WANDB_API_KEY", KEY)
         patch.setenv("OTHER_TOKEN", OTHER)
         patch.chdir(home / "work")
-        words = ["--config", "demo", "--runs", str(home / "work/runs"), *SMALL]
+        yield ["--config", "demo", "--runs", str(home / "work/runs"), *SMALL]
+
+
+def read_runs(home, names):
+    """What W&B has of the run's commands."""
+    wandb.teardown()  # a busy service may still be writing
+    files = sorted((home / "work/runs/demo/wandb").glob("offline-run-*/run-*.wandb"), key=os.path.getctime)
+    return dict(zip(names, map(OfflineRun, files), strict=True))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A home with a training, and what W&B has of it."""
+    home = tmp_path_factory.mktemp("home") / "somebody"
+    (home / "work").mkdir(parents=True)
+    with at_home(home) as words:
         assert main(["fit", *words, "--trainer.max_epochs=2"]) == 0
+    return home, read_runs(home, ["fit"])["fit"]
+
+
+@pytest.fixture(scope="module")
+def home(trained):
+    """The home once the training was resumed, tested and used."""
+    home, _ = trained
+    with at_home(home) as words:
         assert main(["fit", *words, "--trainer.max_epochs=3", "--ckpt_path=last"]) == 0
         assert main(["test", *words, "--data.horizon=4"]) == 0
         assert main(["predict", *words, "--model.sampler.seed=1"]) == 0
@@ -56,29 +78,29 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def runs(home):
-    """Training, training resumed, test and prediction of one run, as W&B has them."""
-    files = sorted((home / "work/runs/demo/wandb").glob("offline-run-*/run-*.wandb"), key=os.path.getctime)
-    return dict(zip(("fit", "resumed", "test", "predict"), map(OfflineRun, files), strict=True))
+    """Training, training resumed, test and prediction of one run."""
+    return read_runs(home, ("fit", "resumed", "test", "predict"))
 
 
+@pytest.mark.slow
 def test_all_commands_belong_to_one_run(runs, home):
     assert {run.id for run in runs.values()} == {(home / "work/runs/demo/wandb_id").read_text()}
     first, second = (runs[name].history["trainer/global_step"] for name in ("fit", "resumed"))
     assert min(second) > max(first)
+    assert len({run.config["data_hash"] for run in runs.values()}) == 1
 
 
-def test_the_config_tells_what_the_run_is_made_of(runs):
-    config = runs["fit"].config
+def test_the_config_tells_what_the_run_is_made_of(trained):
+    config = trained[1].config
     assert config["cli"]["model"]["init_args"]["encoder"]["init_args"]["hidden"] == 8
     assert config["cli"]["data"]["init_args"]["steps"] == 400 and config["cli"]["seed_everything"] == 1
     assert re.fullmatch("[0-9a-f]{16}", config["data_hash"])
-    assert config["data_hash"] == runs["test"].config["data_hash"]
     assert config["versions"]["torch"] == torch.__version__
     assert set(config["versions"]) == {"tsgen", "torch", "lightning", "PyG", "numpy", "python"}
 
 
-def test_metrics_are_grouped_and_their_best_values_kept(runs):
-    history = runs["fit"].history
+def test_metrics_are_grouped_and_their_best_values_kept(trained):
+    history = trained[1].history
     assert {"train/nll", "train/lr", "train/grad_norm", "val/nll", "val/crps"} <= set(history)
     assert "train/loss" not in history
     assert len(history["val/crps"]) == 2 and 0 < history["val/crps"][1] < history["val/crps"][0]
@@ -86,9 +108,10 @@ def test_metrics_are_grouped_and_their_best_values_kept(runs):
         0.005
     )
     for name in ("train/nll", "val/nll", "val/crps"):
-        assert runs["fit"].metrics[name] == ("trainer/global_step", {"min", "last"})
+        assert trained[1].metrics[name] == ("trainer/global_step", {"min", "last"})
 
 
+@pytest.mark.slow
 def test_the_test_has_figures_and_tables(runs, home):
     history = runs["test"].history
     figures = ("imputation", "calibration", "missingness", "lead_time", "gap_length", "score_bars")
@@ -105,10 +128,15 @@ def test_the_test_has_figures_and_tables(runs, home):
     assert '"crps"' in by_node and '"node"' in by_node
 
 
-def test_checkpoints_and_imputations_are_artifacts(runs, home):
-    name = f"model-{runs['fit'].id}"
-    assert sorted(map(sorted, runs["fit"].aliases[name])) == [["best"], ["last"]]
-    assert runs["fit"].artifacts[name] == ["model.ckpt"]
+def test_checkpoints_are_artifacts(trained):
+    run = trained[1]
+    name = f"model-{run.id}"
+    assert sorted(map(sorted, run.aliases[name])) == [["best"], ["last"]]
+    assert run.artifacts[name] == ["model.ckpt"]
+
+
+@pytest.mark.slow
+def test_imputations_are_artifacts(runs, home):
     imputation = f"imputation-{runs['fit'].id}"
     assert runs["predict"].artifacts[imputation] == ["imputation.nc"]
     told, data = runs["predict"].metadata[imputation], xr.open_dataset(home / "work/runs/demo/imputation.nc")
@@ -117,15 +145,26 @@ def test_checkpoints_and_imputations_are_artifacts(runs, home):
     assert told["sample"] == 5 and told["law"] == "filtering"
 
 
-def test_nothing_private_is_logged(runs, home):
+def check_private(home, runs):
+    """Neither the user's home nor a secret is in what is sent."""
     folder = home / "work/runs/demo"
-    sent = [run.text for run in runs.values()]
+    sent = [run.text for run in runs]
     sent += [path.read_text(errors="replace") for path in folder.glob("wandb/*/files/**/*") if path.is_file()]
-    sent += [(folder / "report.html").read_text()]
+    sent += [path.read_text() for path in folder.glob("report.html")]
     for text in sent:
         for secret in (str(home), KEY, OTHER):
             assert secret not in text
-    assert runs["fit"].config["cli"]["runs"] == "~/work/runs"
+
+
+def test_nothing_private_is_logged(trained):
+    check_private(trained[0], [trained[1]])
+    assert trained[1].config["cli"]["runs"] == "~/work/runs"
+
+
+@pytest.mark.slow
+def test_nor_is_it_by_the_other_commands_or_in_the_report(runs, home):
+    assert (home / "work/runs/demo/report.html").is_file()
+    check_private(home, runs.values())
 
 
 def test_secrets_in_options_are_replaced(monkeypatch):
@@ -180,7 +219,10 @@ def broken(*args, **kwargs):
     raise ConnectionError(f"no route to {os.path.expanduser('~')}")
 
 
-@pytest.mark.parametrize("where", ["log", "log_artifact", "finish", "init"])
+@pytest.mark.parametrize(
+    "where",
+    ["log", "init", *(pytest.param(where, marks=pytest.mark.slow) for where in ("log_artifact", "finish"))],
+)
 def test_a_failing_logger_ends_no_training(where, recwarn):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(wandb if where in ("finish", "init") else wandb.Run, where, broken)
