@@ -115,12 +115,15 @@ def test_a_file_that_an_option_names_is_held_to_the_same(parser):
         ("--model.head", "torch.nn.Linear"),
         ("--model.optimizer", "torch.nn.init.normal_"),
         ("--model.head", "tsgen.load"),
-        ("--model.encoder.convolution", "tsgen.heads.GaussianHead"),
         ("--trainer.callbacks", "torch.optim.AdamW"),
     ],
 )
 def test_what_is_known_must_be_of_the_right_class(place, name, parser):
     told([*FIT, place, name], parser)
+
+
+def test_so_must_what_is_known_only_once_it_is_built(capsys):
+    refused([*FIT, "--model.encoder.convolution", "tsgen.heads.GaussianHead"], capsys)
 
 
 def test_what_a_user_trusts_is_imported_for_that_command_alone(capsys):
