@@ -101,7 +101,7 @@ def test_a_compiled_run_is_the_same_run_and_leaves_an_ordinary_checkpoint(tmp_pa
         def on_train_start(self, trainer, module):
             calls.append(module.encoder._compiled_call_impl is not None)
 
-    short = {"limit_train_batches": 1, "limit_val_batches": 0}
+    short = {"limit_train_batches": 1, "limit_val_batches": 1}
     plain, _ = trained(**short)
     _, trainer = trained(callbacks=[Compile("eager"), Counted()], **short)
     assert calls == [True]
