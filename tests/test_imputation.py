@@ -409,11 +409,11 @@ def killer(monkeypatch):
     state = {"batches": 0, "after": None}
     drawn = Stitched._drawn
 
-    def counted(self, model, batch, starts):
+    def counted(self, model, batch, starts, numbers):
         if state["batches"] == state["after"]:
             raise Killed
         state["batches"] += 1
-        return drawn(self, model, batch, starts)
+        return drawn(self, model, batch, starts, numbers)
 
     monkeypatch.setattr(Stitched, "_drawn", counted)
     return state

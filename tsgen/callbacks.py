@@ -26,9 +26,10 @@ from tsgen.stitching import Stitched, Tiles, write
 class ImputationWriter(Callback):
     """Writes what ``predict`` draws to one netCDF file, every step and node of the stretches once.
 
-    Neighbouring windows are joined, sample by sample (see :mod:`tsgen.stitching`). Each process keeps its
-    windows in parts beside the file; a prediction that was interrupted goes on from them, and one of another
-    model, of other data or options begins anew. The first process puts them together.
+    Neighbouring windows are joined, sample by sample (see :mod:`tsgen.stitching`). Each process keeps what it
+    draws in parts beside the file; a prediction that was interrupted goes on from them, by any number of
+    processes, and one of another model, of other data or options begins anew. The first process puts them
+    together, one window in memory at a time.
 
     Args:
         path: The file.
@@ -39,16 +40,24 @@ class ImputationWriter(Callback):
     def __init__(self, path: Path, series: GraphSeries, tiles: Tiles) -> None:
         self.path, self.series, self.tiles = path, series, tiles
 
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        """Sees to it that windows go on from each other, before they are dealt to the processes."""
+        if stage == "predict":
+            parts, whose = (
+                Parts(self.path.with_name(self.path.name + ".parts")),
+                (trainer.global_rank, trainer.world_size),
+            )
+            self.stitched = Stitched(pl_module.sampler, self.series, self.tiles, parts, *whose)
+            pl_module.sampler = self.stitched
+
     def on_predict_start(self, trainer: Trainer, module: Any) -> None:
-        """Takes up what an interrupted run has left, and sees to it that windows go on from each other."""
-        parts = Parts(self.path.with_name(self.path.name + ".parts"))
-        self.stitched = Stitched(module.sampler, self.series, self.tiles, parts)
+        """Takes up what an interrupted run has left."""
         if trainer.is_global_zero:
             done = self.stitched.begin(module, module.horizon, trainer.precision)
             if done:
-                print(f"{done} of {len(self.tiles.starts)} windows were drawn before: {parts.folder}")
+                folder = self.stitched.parts.folder
+                print(f"{done} of {len(self.tiles.starts)} windows were drawn before: {folder}")
         trainer.strategy.barrier()
-        module.sampler = self.stitched
 
     def on_predict_end(self, trainer: Trainer, module: Any) -> None:
         """Puts the parts together."""

@@ -59,6 +59,10 @@ class Parts:
         with np.load(self._path(name)) as arrays:
             return dict(arrays)
 
+    def names(self) -> list[str]:
+        """The names of all parts, in their order."""
+        return sorted(path.stem.removeprefix("part-") for path in self.folder.glob("part-*.npz"))
+
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         """The arrays of one part after another."""
         for path in sorted(self.folder.glob("part-*.npz")):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from tsgen.likelihood import masked_log_prob
@@ -46,6 +46,18 @@ class Objective(ABC):
             stream: One random stream for each window.
             step: Steps that the optimiser has taken.
         """
+
+    def scored(
+        self, model: NeuralModel, batch: SeriesBatch, step: int
+    ) -> Bool[Tensor, "batch _ nodes channels"]:
+        """The entries that :meth:`loss` is a mean over.
+
+        Args:
+            model: The model in training.
+            batch: Windows.
+            step: Steps that the optimiser has taken.
+        """
+        return model.scored(batch)
 
     def log_prob(self, model: NeuralModel, batch: SeriesBatch) -> Float[Tensor, "batch time nodes channels"]:
         """The log-density of each target entry in nats, zero elsewhere: what validation is judged by."""
