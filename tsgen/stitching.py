@@ -166,13 +166,11 @@ class Stitched(Sampler):
             raise ValueError(
                 f"{world_size} processes need at least {world_size} stretches to predict, windows that stand "
                 f"alone, or samples that are drawn one by one; there are {len(tiles.chains)} stretches of "
-                f"{len(tiles.starts)} windows, and {type(sampler).__name__} draws {samples} samples. Use fewer "
-                "processes."
+                f"{len(tiles.starts)} windows, and {type(sampler).__name__} draws {samples} samples. Use "
+                "fewer processes."
             )
-        bounds = (
-            [samples * r // world_size for r in (rank, rank + 1)] if self.shares_samples else [0, samples]
-        )
-        self.numbers = range(*bounds)
+        place, shares = (rank, world_size) if self.shares_samples else (0, 1)
+        self.numbers = range(samples * place // shares, samples * (place + 1) // shares)
         self._there: dict[int, list[range]] | None = None
 
     def check(self, model: object) -> None:
