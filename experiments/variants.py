@@ -56,7 +56,7 @@ class Study:
 
     Args:
         words: The command and its options, without ``--config`` and ``--variant``.
-        name: The configurations' bare names, joined.
+        name: The configurations' bare names, joined, but for those of strategies.
         options: What the configurations say.
         variants: The options of each variant, laid over those of the study; empty if it is an ordinary run.
         chosen: The names of the variants that are to run.
@@ -106,7 +106,9 @@ def read_study(words: Sequence[str]) -> Study:
         known = f"be one of {', '.join(variants)}" if variants else "go with a --config that has variants"
         raise ValueError(f"--variant must {known}; it is {unknown[0]!r}.")
     chosen = [name for name in variants if name in (given["variant"] or variants)]
-    name = "-".join(path.stem for path in paths) or "run"
+    # a strategy says how a run is computed, not what it is: any command may use another
+    named = [path for path in paths if not shipped.get(path.resolve(), "").startswith("strategies/")]
+    name = "-".join(path.stem for path in named) or "run"
     return Study(tuple(rest), name, options, variants, tuple(chosen), replicates)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,11 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from lightning import Trainer
+from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
+
+from experiments.variants import read_study
 
 ROOT = Path(__file__).parents[1]
 
@@ -93,3 +99,61 @@ def test_killed_processes_go_on_and_end_in_the_same_bits(left):
     shares = [sum(f"-{first:06d}-" in name for name in drawn) for first in (0, 3)]
     assert shares == [40, 45]
     assert (left / "said.txt").read_text().count("40 of 167 windows were drawn before") == 2
+
+
+STRATEGIES = {"strategies/ddp": DDPStrategy, "strategies/fsdp": FSDPStrategy}
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.filterwarnings("ignore:LightningCLI")
+def test_a_strategy_follows_an_experiment_and_does_not_name_it(name):
+    study = read_study(["test", "--config", "demo", "--config", name])
+    assert study.name == "demo"
+    parser = LightningArgumentParser(exit_on_error=False)
+    parser.add_lightning_class_args(Trainer, "trainer")
+    chosen = parser.parse_object({"trainer": study.options["trainer"]})["trainer"]["strategy"]
+    arguments = dict(chosen.init_args)
+    assert chosen.class_path.endswith(STRATEGIES[name].__name__) and arguments["timeout"].seconds == 6 * 3600
+    strategy = STRATEGIES[name](**arguments)
+    assert strategy._timeout == arguments["timeout"]
+
+
+@pytest.mark.slow
+def test_two_nodes_train_as_one_process(tmp_path):
+    """Two nodes on this machine, told apart by what the environment says."""
+
+    def together(name: str, runs: Path, nodes: int) -> None:
+        words = [name, "--config", "demo", "--config", "strategies/ddp", "--runs", str(runs)]
+        words += ["--data.steps", "500", "--data.num_nodes", "5", "--trainer.max_epochs", "1"]
+        words += ["--data.batch_size", str(16 // nodes), "--model.encoder.hidden", "4"]
+        words += ["--trainer.logger", "false", "--trainer.enable_progress_bar", "false"]
+        words += ["--model.sampler.num_samples", "5", "--trainer.accelerator", "cpu"]
+        words += ["--trainer.devices", "1", "--trainer.num_nodes", str(nodes)]
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
+        started = [
+            subprocess.Popen(
+                [sys.executable, "-m", "experiments", *words],
+                env=env | {"MASTER_PORT": port, "NODE_RANK": str(node)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for node in range(nodes)
+        ]
+        for process in started:
+            said, _ = process.communicate(timeout=200)
+            assert process.returncode == 0, said[-3000:]
+
+    found = []
+    for nodes in (1, 2):
+        together("fit", tmp_path / str(nodes), nodes)
+        assert [path.name for path in (tmp_path / str(nodes)).iterdir()] == ["demo"]
+        checkpoint = tmp_path / str(nodes) / "demo/checkpoints/best.ckpt"
+        found.append(torch.load(checkpoint, weights_only=True))
+    one, two = (state["state_dict"] for state in found)
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, atol=1e-5, rtol=1e-4, msg=name)
+    assert found[0]["global_step"] == found[1]["global_step"] > 0

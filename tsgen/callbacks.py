@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.strategies import FSDPStrategy
 from matplotlib.figure import Figure
 
 from tsgen.evaluation import as_dataset, summarise
@@ -79,7 +80,7 @@ FIGURE_WINDOWS = 6
 
 
 class ImputationFigure(Callback):
-    """A fan chart of validation windows to W&B when training ends.
+    """A fan chart of validation windows to W&B when training ends, where a process has the whole model.
 
     Args:
         series: The series that the windows are cut from.
@@ -92,6 +93,8 @@ class ImputationFigure(Callback):
         """Draws and logs the figure, where a W&B logger listens."""
         loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
         if not loggers or not trainer.is_global_zero or not trainer.val_dataloaders:
+            return
+        if isinstance(trainer.strategy, FSDPStrategy):  # the others' shards are not to be had by one alone
             return
         with _undisturbed(module), torch.no_grad():
             batch = _first_windows(trainer, module, FIGURE_WINDOWS)
