@@ -7,7 +7,9 @@ slows both alike, and medians are told, beside the load that the machine had: wi
 the numbers say little. Prints
 
 * windows per second of data-parallel training and of drawing shares of the samples of the same windows, the
-  efficiency (the rate of two processes over twice that of one) and the peak memory of a process;
+  efficiency (the rate of two processes over twice that of one), the same by the CPU time that each process
+  took, which other work on the machine does not change so much and which leaves out waiting for each other,
+  and the peak memory of a process;
 * the peak memory of imputing series of 500 nodes and growing length into a file, 50 samples each.
 """
 
@@ -81,22 +83,26 @@ def worker(rank: int, cores: list[int], port: int, answers: Any) -> None:
         optimizer.step()
 
     bounds = [SAMPLES * r // len(cores) for r in (rank, rank + 1)]
-    training = WINDOWS * len(cores) / _seconds(step)
-    drawing = WINDOWS / _seconds(lambda: model.sampler.some(model, batch, range(*bounds)))
-    answers.put((training, drawing, _peak()))
+    training = [WINDOWS * len(cores) / spent for spent in _seconds(step)]
+    drawing = [
+        WINDOWS / spent for spent in _seconds(lambda: model.sampler.some(model, batch, range(*bounds)))
+    ]
+    answers.put((*training, *drawing, _peak()))
     torch.distributed.destroy_process_group()
 
 
-def _seconds(work: Callable[[], object]) -> float:
-    """Mean time of some work done by all processes, from when all begin to when all are done."""
+def _seconds(work: Callable[[], object]) -> tuple[float, float]:
+    """Mean time of some work done by all processes, from when all begin to when all are done, and the CPU
+    time that this process took for its part."""
     for _ in range(WARM_UP):
         work()
     torch.distributed.barrier()
-    start = time.perf_counter()
+    start, began = time.perf_counter(), time.process_time()
     for _ in range(STEPS):
         work()
+    own = time.process_time() - began
     torch.distributed.barrier()
-    return (time.perf_counter() - start) / STEPS
+    return (time.perf_counter() - start) / STEPS, own / STEPS
 
 
 def _peak() -> float:
@@ -105,7 +111,7 @@ def _peak() -> float:
 
 
 def measured(cores: list[int]) -> tuple[float, ...]:
-    """Rates of training and of drawing, in windows a second, and the peak memory of a process in MiB."""
+    """Windows a second and a CPU second of training, the same of drawing, and the peak memory in MiB."""
     context = get_context("fork")
     answers = context.SimpleQueue()
     with socket.socket() as free:
@@ -117,8 +123,8 @@ def measured(cores: list[int]) -> tuple[float, ...]:
     told = [answers.get() for _ in started]
     for process in started:
         process.join()
-    # all have measured the same time, but for the last message
-    return tuple(max(column) if i == 2 else min(column) for i, column in enumerate(zip(*told, strict=True)))
+    *rates, peaks = zip(*told, strict=True)
+    return (*map(min, rates), max(peaks))
 
 
 def long_imputation(length: int, core: int, answers: Any) -> None:
@@ -157,16 +163,13 @@ def main() -> None:
     busy = f"load {min(load):.1f} to {max(load):.1f}"
     print(f"torch {torch.__version__}, cores {cores} of {os.cpu_count()}, {busy}")
     print(f"{NODES} nodes, {WINDOWS} windows of 24 steps a process, {SAMPLES} samples, {ROUNDS} rounds")
-    print("processes  trained windows/s  efficiency  drawn windows/s  efficiency  peak MiB a process")
+    print("           trained windows/s  efficiency  by CPU  drawn windows/s  efficiency  by CPU  peak MiB")
     one = [statistics.median(column) for column in zip(*rounds[1], strict=True)]
     for processes, told in rounds.items():
-        training, drawing, memory = (statistics.median(column) for column in zip(*told, strict=True))
-        efficiency = [
-            rate / (processes * single) for rate, single in zip((training, drawing), one, strict=False)
-        ]
-        print(
-            f"{processes:9}{training:19.1f}{efficiency[0]:12.0%}{drawing:17.1f}{efficiency[1]:12.0%}{memory:20.0f}"
-        )
+        rates = [statistics.median(column) for column in zip(*told, strict=True)]
+        gain = [rate / (processes * single) for rate, single in zip(rates, one, strict=True)]
+        trained = f"{rates[0]:17.1f}{gain[0]:12.0%}{gain[1]:8.0%}"
+        print(f"{processes:9}  {trained}{rates[2]:17.1f}{gain[2]:12.0%}{gain[3]:8.0%}{rates[4]:10.0f}")
     print(f"\nimputing {LONG_NODES} nodes, {LONG_SAMPLES} samples, windows of {WINDOW} steps, into a file")
     print("steps  all samples MiB  peak MiB before  peak MiB")
     context = get_context("fork")
