@@ -39,6 +39,7 @@ from rich.table import Table
 from experiments.configs import apply, find, fragments, read
 from experiments.figures.style import STYLE
 from tsgen.evaluation import COLUMNS, IN_FILE_ONLY
+from tsgen.files import write_text
 from tsgen.report.figures import BLUE, GREY, INK, PALE, VERMILLION, is_exact
 
 FLAGS = {"--config": "config", "-c": "config", "--variant": "variant"}
@@ -184,7 +185,7 @@ def summarise(folder: Path, variants: Sequence[str], replicates: bool) -> None:
         summary |= {"mean": mean(list(rows.values())), "standard_error": standard_error(list(rows.values()))}
     first, *others = (table["rows"] for table in tables.values())
     summary["exact"] = [row for row in first if is_exact(row) and all(row in other for other in others)]
-    (folder / "scores.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    write_text(folder / "scores.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
     show(folder, summary)
     if all(table.get("by_lead_time") for table in tables.values()) and _drawn(tables):
         lead_time(tables, averaged, _unit(folder, tables)).savefig(folder / "lead_time.png", dpi=150)

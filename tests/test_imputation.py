@@ -435,7 +435,7 @@ def test_an_interrupted_call_goes_on_and_ends_in_the_same_bits(kind, tmp_path, k
     with pytest.raises(Killed):
         impute(model, series, 6, window=12, overlap=5, path=path)
     assert not path.exists() and len(list(tmp_path.glob("out.nc.parts/part-*"))) == 4
-    unfinished = tmp_path / "out.nc.parts" / "part-0000000028.unfinished"
+    unfinished = tmp_path / "out.nc.parts" / "part-0000000028.npz.unfinished"
     unfinished.write_bytes(b"half of a window")
     killer |= {"batches": 0, "after": None}
     assert same(impute(model, series, 6, window=12, overlap=5, path=path), straight)

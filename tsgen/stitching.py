@@ -30,6 +30,7 @@ import numpy as np
 import torch
 import xarray as xr
 
+from tsgen.files import replacing
 from tsgen.parts import Parts
 from tsgen.sampling import Sampler
 from tsgen.series import GraphSeries, Samples, SeriesBatch
@@ -330,7 +331,6 @@ def write(stitched: Stitched, path: Path, model: str) -> None:
     steps = np.concatenate([np.arange(c[0], c[-1] + tiles.window) for c in tiles.chains])
     steps.sort()
     stitched.refresh()
-    written, count = path.with_name(path.name + ".partial"), np.zeros(len(steps), dtype=int)
     attributes = {
         "model": model,
         "method": type(sampler).__name__,
@@ -341,32 +341,40 @@ def write(stitched: Stitched, path: Path, model: str) -> None:
         "joint": _joint(stitched),
     }
     skeleton = xr.Dataset({"observed": series.to_xarray().isel(time=steps)["observed"]}, attrs=attributes)
-    skeleton.assign_coords(sample=np.arange(sampler.num_samples)).to_netcdf(written)
-    with netCDF4.Dataset(written, "a") as file:
-        chunks = (sampler.num_samples, min(CHUNK_STEPS, len(steps)), *series.values.shape[1:])
-        variable = file.createVariable(
-            "imputation",
-            series.values.numpy().dtype,
-            ("sample", "time", "node", "channel"),
-            zlib=True,
-            complevel=1,
-            fill_value=np.nan,
-            chunksizes=chunks,
-        )
-        variable.coordinates = "unit"
-        variable.long_name = "draws of the series; observed entries are the data's own"
-        for start, kept in sorted(stitched.kept.items()):
-            values, own_data = stitched.read(start, range(sampler.num_samples))
-            mine = slice(kept.start - start, kept.stop - start)
-            first = int(np.searchsorted(steps, kept.start))
-            at = slice(first, first + kept.stop - kept.start)
-            own, observed = series.values[kept].numpy(), own_data[mine]
-            variable[:, at] = np.where(observed, own, values[:, mine])
-            file["observed"][at] = observed  # what is forecast is not the data's own
-            count[at] += 1
+    skeleton = skeleton.assign_coords(sample=np.arange(sampler.num_samples))
+    with replacing(path) as unfinished:
+        skeleton.to_netcdf(unfinished)
+        with netCDF4.Dataset(unfinished, "a") as file:
+            _fill(file, stitched, steps)
+
+
+def _fill(file: netCDF4.Dataset, stitched: Stitched, steps: np.ndarray) -> None:
+    """Writes the windows into a file that holds all but them."""
+    series, sampler = stitched.series, stitched.sampler
+    count = np.zeros(len(steps), dtype=int)
+    chunks = (sampler.num_samples, min(CHUNK_STEPS, len(steps)), *series.values.shape[1:])
+    variable = file.createVariable(
+        "imputation",
+        series.values.numpy().dtype,
+        ("sample", "time", "node", "channel"),
+        zlib=True,
+        complevel=1,
+        fill_value=np.nan,
+        chunksizes=chunks,
+    )
+    variable.coordinates = "unit"
+    variable.long_name = "draws of the series; observed entries are the data's own"
+    for start, kept in sorted(stitched.kept.items()):
+        values, own_data = stitched.read(start, range(sampler.num_samples))
+        mine = slice(kept.start - start, kept.stop - start)
+        first = int(np.searchsorted(steps, kept.start))
+        at = slice(first, first + kept.stop - kept.start)
+        own, observed = series.values[kept].numpy(), own_data[mine]
+        variable[:, at] = np.where(observed, own, values[:, mine])
+        file["observed"][at] = observed  # what is forecast is not the data's own
+        count[at] += 1
     if (count != 1).any():
         raise RuntimeError(f"every step must be written once; {int((count != 1).sum())} were not.")
-    written.replace(path)
 
 
 def _joint(stitched: Stitched) -> str:

@@ -18,6 +18,7 @@ from torch_geometric.nn import MessagePassing
 
 from tsgen.components import describe, restore
 from tsgen.encoders import Encoder
+from tsgen.files import damage
 from tsgen.heads import Head
 from tsgen.likelihood import masked_log_prob
 from tsgen.metrics import NLL, entries, scores
@@ -295,6 +296,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{path} must be a checkpoint; there is no such file. `tsgen fit` writes one.")
     try:
+        broken = damage(path)
+        if broken:
+            raise ValueError(broken)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever the bytes provoke
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
