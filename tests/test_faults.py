@@ -113,12 +113,12 @@ def test_a_log_goes_on_behind_the_checkpoint(tmp_path):
     assert [row["loss"] for row in rows] == ["1.5", "1.25", "2.0", ""] and rows[3]["val"] == "3.0"
 
 
-EPOCHS = 6
+EPOCHS = 4
 
 
 def training(folder, scheduler, patience=99, least=0.0, epochs=EPOCHS, **options):
     """A small training that is not begun, with all that a run of the command line has; model and data."""
-    data = SyntheticDataModule(num_nodes=4, steps=250, window=12, batch_size=16)
+    data = SyntheticDataModule(num_nodes=4, steps=150, window=12, batch_size=16)
     seed_everything(1)
     optimizer = partial(torch.optim.AdamW, lr=0.01)
     model = AutoregressiveModel(
@@ -178,7 +178,7 @@ def assert_same_weights(one, other):
 def test_averages_schedule_and_optimizer_go_on_exactly(schedule, tmp_path):
     straight = training(tmp_path / "straight", SCHEDULES[schedule])
     expected = fit(*straight)
-    broken = training(tmp_path / "broken", SCHEDULES[schedule], callbacks=[Kill(2)])
+    broken = training(tmp_path / "broken", SCHEDULES[schedule], callbacks=[Kill(1)])
     with pytest.raises(Stopped):
         fit(*broken)
     resumed = training(tmp_path / "broken", SCHEDULES[schedule])
@@ -196,8 +196,8 @@ def test_a_training_that_had_stopped_early_does_not_go_on(tmp_path):
     resumed = training(tmp_path / "broken", None, patience=2, least=100.0)
     assert fit(*resumed, tmp_path / "broken/last.ckpt") == expected
     assert_same_weights(resumed[1], straight[1])
-    longer = training(tmp_path / "broken", None, patience=4, least=100.0)
-    assert fit(*longer, tmp_path / "broken/last.ckpt")["epochs"] == 5
+    longer = training(tmp_path / "broken", None, patience=3, least=100.0)
+    assert fit(*longer, tmp_path / "broken/last.ckpt")["epochs"] == 4
 
 
 def test_a_run_whose_folder_was_moved_keeps_its_best_epoch(tmp_path):
@@ -214,7 +214,7 @@ def test_a_run_whose_folder_was_moved_keeps_its_best_epoch(tmp_path):
 
 def test_a_damaged_last_checkpoint_is_named_and_the_one_before_used(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    words = ["fit", "--config", "demo", "--data.steps", "300", "--data.num_nodes", "4"]
+    words = ["fit", "--config", "demo", "--data.steps", "200", "--data.num_nodes", "4"]
     words += ["--model.encoder.hidden", "4", "--trainer.limit_train_batches", "2", "--trainer.logger", "false"]
     words += ["--trainer.enable_progress_bar", "false", "--ckpt_path", "last"]
     assert main([*words, "--trainer.max_epochs", "3"]) == 0
