@@ -46,8 +46,8 @@ def replacing(path: Path) -> Iterator[Path]:
         unfinished.unlink(missing_ok=True)
         raise OSError(
             error.errno,
-            f"it could not be written ({error.strerror or error}); what was there before is whole. Make room and "
-            "run the command again",
+            f"it could not be written ({error.strerror or error}); what was there before is whole. Make room "
+            "and run the command again",
             str(path),
         ) from error
     except BaseException:

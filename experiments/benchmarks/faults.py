@@ -1,6 +1,6 @@
 """Breaks runs at random moments and holds what comes of them against a run that nothing befell, bit for bit.
 
-    python -m experiments.benchmarks.faults [--kills 20] [--seed 0] [--folder FOLDER]
+    python -m experiments.benchmarks.faults [--kills 20] [--only TEXT] [--seed 0] [--folder FOLDER]
 
 A small training (moving average of the weights, one-cycle schedule, AdamW), its test and its prediction are
 killed, terminated, refused disk space and robbed of their last checkpoint, then repeated by the same command.
@@ -22,11 +22,9 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import xarray as xr
 import yaml
@@ -69,29 +67,9 @@ SAVES, SIZE = 30, 50_000
 """Checkpoints that the writer writes, and the numbers in each."""
 
 
-@dataclass
-class Outcome:
-    """How often a fault was tried, how often it struck, and how often something was lost.
-
-    Args:
-        fault: What was done.
-        times: How often.
-        struck: How often the process had not ended by itself before, or the damage could be seen.
-        lost: How often the end differed from the uninterrupted run's, or a command failed that must not.
-    """
-
-    fault: str
-    times: int = 0
-    struck: int = 0
-    lost: int = 0
-
-    def add(self, struck: bool, problem: str | None) -> None:
-        """Counts one fault, and says what was lost."""
-        self.times += 1
-        self.struck += struck
-        self.lost += problem is not None
-        if problem:
-            print(f"{self.fault}: {problem}", file=sys.stderr)
+Faults = Iterator[tuple[bool, str | None]]
+"""Of each fault: whether it struck (the process had not ended by itself, or the damage could be seen), and
+what was lost, if anything: the end is another than the uninterrupted run's, or a command ended wrongly."""
 
 
 class Ground:
@@ -118,7 +96,9 @@ class Ground:
     def start(self, command: str, run: Path, limit: int | None = None) -> int:
         """Starts a command on a run; the process."""
         words = [command, "--config", str(self.config), "--runs", str(run.parent)]
-        return forked(lambda: tsgen([*words, *(["--ckpt_path", "last"] * (command == "fit"))]), self.log, limit)
+        return forked(
+            lambda: tsgen([*words, *(["--ckpt_path", "last"] * (command == "fit"))]), self.log, limit
+        )
 
     def fresh(self, command: str) -> Path:
         """A run that the command can begin with."""
@@ -128,8 +108,11 @@ class Ground:
             shutil.copytree(self.whole / "checkpoints", run / "checkpoints")
         return run
 
-    def broken(self, command: str, sign: int, earliest: float = 0.0) -> tuple[Path, int]:
-        """A run whose command was sent a signal at a random moment, and how it ended."""
+    def broken(self, command: str, sign: int, earliest: float = 0.4) -> tuple[Path, int]:
+        """A run whose command was sent a signal at a random moment, and how it ended.
+
+        The earliest moment is a share of the command's time; before it the command reads its options.
+        """
         run = self.fresh(command)
         process = self.start(command, run)
         time.sleep(self.random.uniform(earliest, 1.0) * self.seconds[command])
@@ -219,55 +202,49 @@ def first_difference(one: Any, other: Any, folder: str, whole: str, where: str =
     return next((place for place in found if place), None)
 
 
-def kill(ground: Ground, command: str, times: int) -> Outcome:
+def kill(ground: Ground, command: str, times: int) -> Faults:
     """SIGKILL at random moments."""
-    outcome = Outcome(f"`tsgen {command}`: SIGKILL")
     for _ in range(times):
         run, code = ground.broken(command, signal.SIGKILL)
-        outcome.add(code != 0, ground.repeated(command, run))
-    return outcome
+        yield code != 0, ground.repeated(command, run)
 
 
-def terminate(ground: Ground, command: str, times: int) -> Outcome:
+def terminate(ground: Ground, command: str, times: int) -> Faults:
     """SIGTERM at random moments: the exit code is 143 unless the command was done."""
-    outcome = Outcome(f"`tsgen {command}`: SIGTERM, exit code 143")
     for _ in range(times):
         run, code = ground.broken(command, signal.SIGTERM)
         wrong = None if code in (0, 143) else f"the exit code was {code}"
-        outcome.add(code != 0, wrong or ground.repeated(command, run))
-    return outcome
+        yield code != 0, wrong or ground.repeated(command, run)
 
 
-def fill_disk(ground: Ground, command: str, times: int) -> Outcome:
+def fill_disk(ground: Ground, command: str, times: int) -> Faults:
     """Files that cannot grow, as on a full disk: one line, exit code 2, and room is all that it needs."""
-    outcome = Outcome(f"`tsgen {command}`: no room on the disk")
     for _ in range(times):
         run, _ = ground.broken(command, signal.SIGKILL, earliest=0.5)
         code = finish(ground.start(command, run, limit=ground.random.choice((500, 2_000, 8_000, 20_000))))
         told = ground.log.read_text("utf-8")
         wrong = None if code == 2 and "Traceback" not in told else f"it ended with {code}: {told[-1500:]}"
-        outcome.add(code != 0, wrong or ground.repeated(command, run))
-    return outcome
+        yield code != 0, wrong or ground.repeated(command, run)
 
 
-def spoil(ground: Ground, times: int) -> Outcome:
+def spoil(ground: Ground, times: int) -> Faults:
     """A last checkpoint that is cut short, or has one wrong byte: the one before it is used, and said so."""
-    outcome = Outcome("`last.ckpt` cut short or a byte changed, after SIGKILL")
-    while outcome.times < times:
+    done = 0
+    while done < times:
         run, _ = ground.broken("fit", signal.SIGKILL, earliest=0.6)
         path = run / "checkpoints" / LAST
         if not (run / "checkpoints" / PREVIOUS).exists():
             continue
         content = bytearray(path.read_bytes())
         at = ground.random.randrange(len(content))
-        if outcome.times % 2:
+        if done % 2:
             content = content[:at]
         else:
             content[at] ^= 0xFF
         path.write_bytes(content)
         struck = damage(path) is not None  # there are bytes between the parts that mean nothing
-        outcome.add(struck, ground.repeated("fit", run))
-    return outcome
+        done += 1
+        yield struck, ground.repeated("fit", run)
 
 
 def write_constantly(folder: Path) -> int:
@@ -280,9 +257,8 @@ def write_constantly(folder: Path) -> int:
     return 0
 
 
-def kill_writer(ground: Ground, times: int) -> Outcome:
+def kill_writer(ground: Ground, times: int) -> Faults:
     """SIGKILL while nothing but checkpoints is written."""
-    outcome = Outcome("checkpoints written without pause: SIGKILL")
     folder = ground.folder / "written"
     begun = time.monotonic()
     finish(forked(lambda: write_constantly(folder), ground.log))
@@ -296,8 +272,7 @@ def kill_writer(ground: Ground, times: int) -> Outcome:
         told = int((ground.log.read_text("utf-8").split() or ["0"])[-1])
         problem = wrong_checkpoints(folder, told)
         finish(forked(lambda: write_constantly(folder), ground.log))
-        outcome.add(code != 0, problem or wrong_checkpoints(folder, SAVES))
-    return outcome
+        yield code != 0, problem or wrong_checkpoints(folder, SAVES)
 
 
 def wrong_checkpoints(folder: Path, told: int) -> str | None:
@@ -323,7 +298,10 @@ def wrong_checkpoints(folder: Path, told: int) -> str | None:
 def main(words: list[str] | None = None) -> int:
     """Breaks everything and prints the table; 1 if anything was lost."""
     parser = argparse.ArgumentParser(description="Break runs at random moments; nothing may be lost.")
-    parser.add_argument("--kills", type=int, default=20, help="SIGKILLs of each kind; half as many other faults")
+    parser.add_argument(
+        "--kills", type=int, default=20, help="SIGKILLs of each kind; a quarter as many other faults"
+    )
+    parser.add_argument("--only", default="", help="faults with this text in their names")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--folder", type=Path, help="where the runs go; a temporary one if not given")
     given = parser.parse_args(words)
@@ -331,24 +309,27 @@ def main(words: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        ground, times, others = Ground(folder, given.seed), given.kills, max(given.kills // 2, 1)
-        tries: list[Callable[[], Outcome]] = [
-            lambda: kill(ground, "fit", times),
-            lambda: kill(ground, "predict", times),
-            lambda: kill_writer(ground, times),
-            lambda: kill(ground, "test", others),
-            lambda: terminate(ground, "fit", others),
-            lambda: terminate(ground, "predict", others),
-            lambda: fill_disk(ground, "fit", others),
-            lambda: fill_disk(ground, "predict", others),
-            lambda: spoil(ground, others),
-        ]
+        ground, times, others = Ground(folder, given.seed), given.kills, max(given.kills // 4, 1)
+        tries: dict[str, Faults] = {
+            "`tsgen fit`: SIGKILL": kill(ground, "fit", times),
+            "`tsgen predict`: SIGKILL": kill(ground, "predict", times),
+            "`tsgen test`: SIGKILL": kill(ground, "test", others),
+            "checkpoints written without pause: SIGKILL": kill_writer(ground, times),
+            "`tsgen fit`: SIGTERM, exit code 143": terminate(ground, "fit", others),
+            "`tsgen predict`: SIGTERM, exit code 143": terminate(ground, "predict", others),
+            "`tsgen fit`: no room on the disk": fill_disk(ground, "fit", others),
+            "`tsgen predict`: no room on the disk": fill_disk(ground, "predict", others),
+            "`last.ckpt` cut short, or a byte of it changed": spoil(ground, others),
+        }
         print("| fault | how often | struck | lost |\n| --- | --- | --- | --- |", flush=True)
         lost = 0
-        for attempt in tries:
-            outcome = attempt()
-            lost += outcome.lost
-            print(f"| {outcome.fault} | {outcome.times} | {outcome.struck} | {outcome.lost} |", flush=True)
+        for name, faults in tries.items():
+            if given.only in name:
+                seen = list(faults)
+                problems = [problem for _, problem in seen if problem]
+                lost += len(problems)
+                print(f"| {name} | {len(seen)} | {sum(s for s, _ in seen)} | {len(problems)} |", flush=True)
+                print(*problems, sep="\n", end="\n" * bool(problems), file=sys.stderr)
     return int(lost > 0)
 
 
