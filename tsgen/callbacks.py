@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -105,7 +106,8 @@ class Resumption(Callback):
         """Takes up what is left to do, and says where the checkpoints of a moved run lie now."""
         self._monitored = checkpoint.get("monitored", {})
         place = str(Path(trainer.ckpt_path or "").resolve().parent)
-        if place in {str(saving.dirpath) for saving in trainer.checkpoint_callbacks}:
+        mine = [saving for saving in trainer.checkpoint_callbacks if isinstance(saving, ModelCheckpoint)]
+        if place in {str(saving.dirpath) for saving in mine}:
             for state in checkpoint["callbacks"].values():
                 if "best_k_models" in state and state["dirpath"] != place:
                     _move(state, str(state["dirpath"]), place)
@@ -114,7 +116,8 @@ class Resumption(Callback):
         """Does what was left to do when the checkpoint was written."""
         for config in trainer.lr_scheduler_configs:
             if config.reduce_on_plateau and config.monitor in self._monitored:
-                config.scheduler.step(self._monitored[config.monitor])
+                plateau: Any = config.scheduler
+                plateau.step(self._monitored[config.monitor])
         for stopping, patience in zip(trainer.early_stopping_callbacks, self._patience, strict=True):
             ended = trainer.current_epoch == stopping.stopped_epoch + 1 > 1
             if ended and patience <= stopping.patience:
