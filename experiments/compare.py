@@ -21,7 +21,7 @@ from experiments.figures.style import STYLE
 from tsgen.bootstrap import WindowBootstrap
 from tsgen.comparison import Difference, baseline, compare
 from tsgen.evaluation import COLUMNS
-from tsgen.files import write_text
+from tsgen.files import replacing, write_text
 from tsgen.report.figures import BLUE, GREY, INK, PALE, VERMILLION
 
 USAGE = """usage: tsgen compare RUN [RUN ...] [--out FOLDER]
@@ -79,7 +79,9 @@ def main(words: Sequence[str]) -> int:
     table["comparisons"] = [as_table(pair) for pair in pairs]
     write_text(folder / "comparison.json", json.dumps(table, indent=1, ensure_ascii=False) + "\n")
     units = {str(unit) for unit in data[0]["unit"].values}
-    draw(pairs, units.pop() if len(units) == 1 else "").savefig(folder / "comparison.png", dpi=150)
+    figure = draw(pairs, units.pop() if len(units) == 1 else "")
+    with replacing(folder / "comparison.png") as unfinished:
+        figure.savefig(unfinished, dpi=150, format="png")
     print(f"Comparison: {folder}")
     return 0
 

@@ -39,7 +39,7 @@ from rich.table import Table
 from experiments.configs import apply, find, fragments, read
 from experiments.figures.style import STYLE
 from tsgen.evaluation import COLUMNS, IN_FILE_ONLY
-from tsgen.files import write_text
+from tsgen.files import replacing, write_text
 from tsgen.report.figures import BLUE, GREY, INK, PALE, VERMILLION, is_exact
 
 FLAGS = {"--config": "config", "-c": "config", "--variant": "variant"}
@@ -188,7 +188,9 @@ def summarise(folder: Path, variants: Sequence[str], replicates: bool) -> None:
     write_text(folder / "scores.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
     show(folder, summary)
     if all(table.get("by_lead_time") for table in tables.values()) and _drawn(tables):
-        lead_time(tables, averaged, _unit(folder, tables)).savefig(folder / "lead_time.png", dpi=150)
+        figure = lead_time(tables, averaged, _unit(folder, tables))
+        with replacing(folder / "lead_time.png") as unfinished:
+            figure.savefig(unfinished, dpi=150, format="png")
         print(f"Scores by lead time: {folder / 'lead_time.png'}")
     if untested:
         print(f"Not tested yet: {', '.join(untested)}.")
