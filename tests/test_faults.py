@@ -60,6 +60,16 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_there(tmp_path):
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
+def test_a_full_disk_under_netcdf_is_said_in_the_same_way(tmp_path):
+    message = r"NetCDF: HDF error.*what was there before is whole"
+    with pytest.raises(OSError, match=message), replacing(tmp_path / "result.nc") as unfinished:
+        unfinished.write_text("ne")
+        raise RuntimeError("NetCDF: HDF error")
+    with pytest.raises(RuntimeError, match="a mistake"), replacing(tmp_path / "result.nc"):
+        raise RuntimeError("a mistake of ours")
+    assert not list(tmp_path.iterdir())
+
+
 def save(folder, number):
     AtomicCheckpoints().save_checkpoint({"number": number, "weights": torch.arange(1000.0)}, folder / LAST)
 

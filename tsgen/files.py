@@ -10,6 +10,7 @@ but one. ``docs/reliability.md`` tells what this gives.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import shutil
@@ -42,12 +43,15 @@ def replacing(path: Path) -> Iterator[Path]:
         _sync(unfinished)
         unfinished.replace(path)
         _sync(path.parent)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         unfinished.unlink(missing_ok=True)
+        if isinstance(error, RuntimeError) and not str(error).startswith("NetCDF: "):
+            raise
+        # netCDF4 tells of a full disk by a RuntimeError
         raise OSError(
-            error.errno,
-            f"it could not be written ({error.strerror or error}); what was there before is whole. Make room "
-            "and run the command again",
+            getattr(error, "errno", None) or errno.EIO,
+            f"it could not be written ({getattr(error, 'strerror', None) or error}); what was there before "
+            "is whole. Make room and run the command again",
             str(path),
         ) from error
     except BaseException:
