@@ -225,22 +225,9 @@ def test_a_run_whose_folder_was_moved_keeps_its_best_epoch(tmp_path):
 def test_a_damaged_last_checkpoint_is_named_and_the_one_before_used(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     words = ["fit", "--config", "demo", "--data.steps", "300", "--data.num_nodes", "4"]
-    words += [
-        "--model.encoder.hidden",
-        "4",
-        "--trainer.limit_train_batches",
-        "2",
-        "--trainer.logger",
-        "false",
-    ]
-    words += [
-        "--trainer.enable_progress_bar",
-        "false",
-        "--ckpt_path",
-        "last",
-        "--trainer.limit_val_batches",
-        "1",
-    ]
+    words += ["--model.encoder.hidden", "4", "--trainer.logger", "false", "--ckpt_path", "last"]
+    words += ["--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1"]
+    words += ["--trainer.enable_progress_bar", "false"]
     assert main([*words, "--trainer.max_epochs", "3"]) == 0
     folder = Path("runs/demo/checkpoints")
     assert f"{folder} holds no last.ckpt yet: training begins." in capsys.readouterr().out
@@ -248,10 +235,8 @@ def test_a_damaged_last_checkpoint_is_named_and_the_one_before_used(tmp_path, mo
     (folder / LAST).write_bytes(whole[: len(whole) // 2])
     assert main([*words, "--trainer.max_epochs", "3"]) == 0
     told = capsys.readouterr().out
-    assert (
-        f"Warning: {folder / LAST} must be a checkpoint" in told
-        and f"goes on from {folder / PREVIOUS}" in told
-    )
+    assert f"Warning: {folder / LAST} must be a checkpoint" in told
+    assert f"goes on from {folder / PREVIOUS}" in told
     assert torch.load(folder / LAST, weights_only=True)["epoch"] == 2
     assert Path("runs/demo/wandb_id").read_text() == number and not Path("runs/demo.1").exists()
     for name in (LAST, PREVIOUS):
@@ -260,6 +245,7 @@ def test_a_damaged_last_checkpoint_is_named_and_the_one_before_used(tmp_path, mo
     assert "previous.ckpt must be a checkpoint" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_broken_runs_end_as_if_nothing_had_happened():
     """The short form of the table in docs/reliability.md: real kills of real processes."""
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
