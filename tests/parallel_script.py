@@ -149,12 +149,12 @@ if __name__ == "__main__":
     shutil.copy(run / "imputation.nc", out / "apart_1.nc")
     (run / "imputation.nc").unlink()
     killed(out, 40)
-    left = {path.name: path.stat().st_mtime_ns for path in run.glob("imputation.parts/part-*")}
-    shutil.copytree(run / "imputation.parts", out / "left.parts")
+    left = {path.name: path.stat().st_mtime_ns for path in run.glob("imputation.nc.parts/part-*")}
+    shutil.copytree(run / "imputation.nc.parts", out / "left.parts")
     command("predict", out, 2)
     shutil.copy(run / "imputation.nc", out / "resumed_2.nc")
     # by another number of processes
-    shutil.copytree(out / "left.parts", run / "imputation.parts")
+    shutil.copytree(out / "left.parts", run / "imputation.nc.parts")
     command("predict", out, 3)
     shutil.copy(run / "imputation.nc", out / "resumed_3.nc")
     torch.save(left, out / "left.pt")
