@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -25,7 +25,7 @@ from tsgen.counter_random import streams
 from tsgen.linear import VARProcess
 from tsgen.masks import Mask
 from tsgen.series import GraphSeries, SeriesBatch, SeriesSpec
-from tsgen.stitching import Tiles
+from tsgen.stitching import Stitched, Tiles
 from tsgen.subgraphs import SubgraphDraws, Subgraphs
 
 Stage = Literal["train", "val", "test", "predict"]
@@ -420,15 +420,7 @@ class SeriesDataModule(LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader:
         """Windows that cover what is imputed, each after the one that it goes on from."""
-        dataset, tiles = self.dataset("predict"), self.tiles
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        batches = [[(0, n) for n in few] for few in tiles.batches(self.batch_size, rank, world_size)]
-        if not all(any(tiles.batches(1, r, world_size)) for r in range(world_size)):
-            raise ValueError(
-                f"{world_size} processes need at least {world_size} stretches to predict, or as many windows "
-                f"that stand alone; there are {len(tiles.chains)} of {len(tiles.starts)} windows. Set "
-                "data.overlap to 0, or use fewer."
-            )
+        dataset, batches = self.dataset("predict"), [[(0, n) for n in few] for few in self._dealt()]
         # a batch is one item: which windows may be drawn together is said by the tiles
         return DataLoader(
             dataset,
@@ -438,6 +430,21 @@ class SeriesDataModule(LightningDataModule):
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
         )
+
+    def _dealt(self) -> Iterator[list[int]]:
+        """The windows that this process predicts, as those that may be drawn together."""
+        if not self.trainer:
+            return self.tiles.batches(self.batch_size)
+        sampler, world_size = getattr(self.trainer.lightning_module, "sampler", None), self.trainer.world_size
+        if isinstance(sampler, Stitched):
+            return sampler.batches(self.batch_size)
+        tiles = replace(self.tiles, overlap=0)  # nothing that they could go on from is kept
+        if len(tiles.starts) < world_size:
+            raise ValueError(
+                f"{world_size} processes need at least {world_size} windows to predict; there are "
+                f"{len(tiles.starts)}. Use fewer."
+            )
+        return tiles.batches(self.batch_size, self.trainer.global_rank, world_size)
 
 
 def _as_it_is(batch: SeriesBatch) -> SeriesBatch:

@@ -19,6 +19,7 @@ from jsonargparse import Namespace, set_parsing_settings
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
@@ -27,9 +28,10 @@ from datamodules.base import SeriesDataModule
 from experiments.tracking import Tracking, finish, settle, spelled_out, sweep_run, tolerate
 from experiments.trust import guard, refusal, take_trusted, trusting
 from experiments.variants import Study, read_study, summarise
-from tsgen.callbacks import ImputationFigure, ImputationWriter
+from tsgen.callbacks import ImputationFigure, ImputationWriter, Resumption
 from tsgen.components import difference
 from tsgen.evaluation import Evaluation
+from tsgen.files import LAST, PREVIOUS, AtomicCheckpoints, write_text
 from tsgen.models import DensityModel
 from tsgen.models.density import moved_weights, read_checkpoint, spec_of
 from tsgen.report import write_comparison, write_report
@@ -189,7 +191,7 @@ class SaveRun(SaveConfigCallback):
         text = self.parser.dump(self.config, skip_unset=False)
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / self.config_filename).write_text(text, "utf-8")
+        write_text(folder / self.config_filename, text)
         for callback in trainer.callbacks:
             if isinstance(callback, Tracking):
                 callback.tell(trainer, yaml.safe_load(text))
@@ -290,24 +292,27 @@ class TsgenCLI(LightningCLI):
             options.return_predictions = False
         if self.subcommand == "test":
             options.verbose = False  # the evaluation shows the scores
+        self.goes_on = self.subcommand == "fit" and options.get("ckpt_path") == "last"
         options.ckpt_path = self._checkpoint(options.get("ckpt_path"))
         self.run_id = _run_id(self.folder, new=self._is_new)
         # what an earlier command logged is kept, but for the folder that is set aside whole
         log = self.folder / "logs" / str(self.subcommand)
         group = study if self.variant else None
-        settle(options, self.folder, log if self._is_new else _free(log), self.run_id, group)
+        settle(options, self.folder, log if self.subcommand == "fit" else _free(log), self.run_id, group)
 
     @property
     def _is_new(self) -> bool:
-        """Whether a new run begins: a fit that does not start from a checkpoint in the run's own folder."""
+        """Whether a new run begins: a fit that does not go on with what is in the run's own folder."""
         start = self._options.ckpt_path
         own = start is not None and self.folder.resolve() in Path(start).resolve().parents
-        return self.subcommand == "fit" and not own
+        return self.subcommand == "fit" and not own and not self.goes_on
 
     def _checkpoint(self, asked: str | None) -> str | None:
         """The checkpoint's path; ``best`` and ``last`` are the run's own, ``best`` unless asked otherwise."""
         if self.subcommand == "fit" and asked is None:
             return None
+        if self.goes_on:
+            return _newest(self.folder / "checkpoints")
         name = asked or "best"
         path = self.folder / "checkpoints" / f"{name}.ckpt" if name in ("best", "last") else Path(name)
         last = path.with_name("last.ckpt")
@@ -347,7 +352,11 @@ class TsgenCLI(LightningCLI):
         tolerate(self.trainer.loggers)
         self.trainer.callbacks += [callbacks[self.subcommand](), Tracking(series, imputation)]
         if self.subcommand == "fit":
+            # first what is not a checkpoint: the trainer has put those last already
+            self.trainer.callbacks.insert(0, Resumption())
             self.trainer.callbacks.append(_last_checkpoint(self._options.checkpoint.dirpath))
+            if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+                self.trainer.strategy.checkpoint_io = AtomicCheckpoints()
 
     def _transfer(self) -> None:
         """Gives the model the weights of one that was trained on another graph."""
@@ -364,6 +373,7 @@ class TsgenCLI(LightningCLI):
         if self._is_new:
             _set_aside(self.folder)
         _remember(self.folder, self.run_id)
+        _go_on_logging(self.trainer, self._options.ckpt_path)
         _say(f"Run: {self.folder}")
 
 
@@ -389,6 +399,33 @@ def _last_checkpoint(folder: str) -> ModelCheckpoint:
     return ModelCheckpoint(
         folder, "last", save_top_k=1, monitor=None, enable_version_counter=False, save_on_train_epoch_end=True
     )
+
+
+def _newest(folder: Path) -> str | None:
+    """The last checkpoint, the one before it if that is damaged, or None if there is none yet."""
+    paths = [path for name in (LAST, PREVIOUS) if (path := folder / name).is_file()]
+    if not paths:
+        _say(f"{folder} holds no {LAST} yet: training begins.")
+        return None
+    for path, earlier in zip(paths, [*paths[1:], None], strict=True):
+        try:
+            read_checkpoint(path)
+        except ValueError as error:
+            if earlier is None:
+                raise
+            _say(f"Warning: {one_line(error)} Training goes on from {earlier}, one epoch earlier.")
+        else:
+            return str(path)
+    raise AssertionError("the loop returns or raises")
+
+
+@rank_zero_only
+def _go_on_logging(trainer: Trainer, checkpoint: str | None) -> None:
+    """Lets the CSV logs go on behind what was logged up to the checkpoint."""
+    step = read_checkpoint(Path(checkpoint))["global_step"] if checkpoint else 0
+    for logger in trainer.loggers:
+        if isinstance(logger, CSVLogger):
+            logger._experiment = TrainingLog(logger.log_dir, step)
 
 
 @rank_zero_only
@@ -426,7 +463,7 @@ def _run_id(folder: Path, new: bool) -> str:
 @rank_zero_only
 def _remember(folder: Path, run_id: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "wandb_id").write_text(run_id, "utf-8")
+    write_text(folder / "wandb_id", run_id)
 
 
 def _check_fit(model: DensityModel, path: Path) -> None:

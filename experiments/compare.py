@@ -21,6 +21,7 @@ from experiments.figures.style import STYLE
 from tsgen.bootstrap import WindowBootstrap
 from tsgen.comparison import OTHER_LAWS, Difference, baseline, compare, other_laws
 from tsgen.evaluation import COLUMNS
+from tsgen.files import replacing, write_text
 from tsgen.report.figures import BLUE, GREY, INK, PALE, VERMILLION
 from tsgen.report.reading import REMEDY, read_evaluation
 from tsgen.rounding import rounded
@@ -83,9 +84,11 @@ def main(words: Sequence[str]) -> int:
         show(pair)
     table = {"level": drawn.level, "windows": data[0].sizes["window"], "block": drawn.block}
     table["comparisons"] = [as_table(pair) for pair in pairs]
-    (folder / "comparison.json").write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    write_text(folder / "comparison.json", json.dumps(table, indent=1, ensure_ascii=False) + "\n")
     units = {str(unit) for unit in data[0]["unit"].values}
-    draw(pairs, units.pop() if len(units) == 1 else "").savefig(folder / "comparison.png", dpi=150)
+    figure = draw(pairs, units.pop() if len(units) == 1 else "")
+    with replacing(folder / "comparison.png") as unfinished:
+        figure.savefig(unfinished, dpi=150, format="png")
     print(f"Comparison: {folder}")
     return 0
 

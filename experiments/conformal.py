@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tsgen.conformal import conformal
+from tsgen.files import replacing
 from tsgen.report.reading import read_evaluation
 
 COLUMNS = {
@@ -56,7 +57,8 @@ def main(words: Sequence[str]) -> int:
     validation, test = _read(folder / "val", " --data.test_on val"), _read(folder, "")
     adjusted, rows = conformal(validation, test, given.level, unit=given.unit)
     show(f"{folder}: the {100 * given.level:g} % interval, by length of the gap", rows)
-    adjusted.to_netcdf(folder / "conformal.nc")
+    with replacing(folder / "conformal.nc") as unfinished:
+        adjusted.to_netcdf(unfinished)
     print(f"Adjusted intervals: {folder / 'conformal.nc'}")
     return 0
 

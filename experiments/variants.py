@@ -39,6 +39,7 @@ from rich.table import Table
 from experiments.configs import apply, find, fragments, read
 from experiments.figures.style import STYLE
 from tsgen.evaluation import COLUMNS, IN_FILE_ONLY
+from tsgen.files import replacing, write_text
 from tsgen.report.figures import BLUE, GREY, INK, PALE, VERMILLION, is_exact
 
 FLAGS = {"--config": "config", "-c": "config", "--variant": "variant"}
@@ -56,7 +57,7 @@ class Study:
 
     Args:
         words: The command and its options, without ``--config`` and ``--variant``.
-        name: The configurations' bare names, joined.
+        name: The configurations' bare names, joined, but for those of strategies.
         options: What the configurations say.
         variants: The options of each variant, laid over those of the study; empty if it is an ordinary run.
         chosen: The names of the variants that are to run.
@@ -106,7 +107,9 @@ def read_study(words: Sequence[str]) -> Study:
         known = f"be one of {', '.join(variants)}" if variants else "go with a --config that has variants"
         raise ValueError(f"--variant must {known}; it is {unknown[0]!r}.")
     chosen = [name for name in variants if name in (given["variant"] or variants)]
-    name = "-".join(path.stem for path in paths) or "run"
+    # a strategy says how a run is computed, not what it is: any command may use another
+    named = [path for path in paths if not shipped.get(path.resolve(), "").startswith("strategies/")]
+    name = "-".join(path.stem for path in named) or "run"
     return Study(tuple(rest), name, options, variants, tuple(chosen), replicates)
 
 
@@ -182,10 +185,12 @@ def summarise(folder: Path, variants: Sequence[str], replicates: bool) -> None:
         summary |= {"mean": mean(list(rows.values())), "standard_error": standard_error(list(rows.values()))}
     first, *others = (table["rows"] for table in tables.values())
     summary["exact"] = [row for row in first if is_exact(row) and all(row in other for other in others)]
-    (folder / "scores.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    write_text(folder / "scores.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
     show(folder, summary)
     if all(table.get("by_lead_time") for table in tables.values()) and _drawn(tables):
-        lead_time(tables, averaged, _unit(folder, tables)).savefig(folder / "lead_time.png", dpi=150)
+        figure = lead_time(tables, averaged, _unit(folder, tables))
+        with replacing(folder / "lead_time.png") as unfinished:
+            figure.savefig(unfinished, dpi=150, format="png")
         print(f"Scores by lead time: {folder / 'lead_time.png'}")
     if untested:
         print(f"Not tested yet: {', '.join(untested)}.")

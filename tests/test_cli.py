@@ -273,8 +273,9 @@ def test_resuming_keeps_the_log_and_another_start_sets_the_run_aside(run):
     assert main(words) == 0
     log = Path("here/demo/logs/fit/metrics.csv").read_text()
     assert main([*words, "--ckpt_path", "last", "--trainer.max_epochs", "3"]) == 0
-    assert Path("here/demo/logs/fit/metrics.csv").read_text() == log
-    assert Path("here/demo/logs/fit.1/metrics.csv").is_file()
+    longer = Path("here/demo/logs/fit/metrics.csv").read_text()
+    assert longer.startswith(log) and len(longer) > len(log)
+    assert not Path("here/demo/logs/fit.1").exists()
     assert not Path("here/demo.1").exists()
     absolute = str(Path("here/demo/checkpoints/last.ckpt").resolve())
     assert main([*words, "--ckpt_path", absolute, "--trainer.max_epochs", "4"]) == 0
@@ -352,7 +353,7 @@ def test_every_config_trains_one_batch(name):
     assert list(Path(f"runs/{name}").glob("**/checkpoints/last.ckpt"))
 
 
-@pytest.mark.parametrize("name", sorted(fragments()))
+@pytest.mark.parametrize("name", sorted(name for name in fragments() if not name.startswith("strategies/")))
 def test_every_part_trains_one_batch_and_draws(name):
     """Each encoder with the demo's head, and each head with the demo's encoder."""
     whole = "any_order" if "two_way" in name else "demo"
@@ -488,4 +489,5 @@ def test_the_last_checkpoint_is_of_the_last_epoch():
         for name in ("best", "last")
     }
     assert epochs["last"] == 2 and epochs["best"] < 2
-    assert len(list(Path("runs/demo/checkpoints").iterdir())) == 2
+    kept = {path.name for path in Path("runs/demo/checkpoints").iterdir()}
+    assert kept == {"best.ckpt", "last.ckpt", "previous.ckpt"}

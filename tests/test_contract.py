@@ -267,6 +267,15 @@ def test_a_window_goes_on_from_draws_of_its_first_steps(name, series):
         assert not torch.isclose(same[1:, :2][:, ~fixed[:2]], samples.values[1:, :2][:, ~fixed[:2]]).all()
 
 
+def test_some_of_the_draws_are_those_of_all(series, batch):
+    """So that processes may share the samples."""
+    for encoder in (ENCODERS["gru"], TWO_WAY_ENCODERS["two-way gru"]):
+        model = make_model(series, encoder, samples=5)
+        some, every = model.sampler.some(model, batch, range(2, 4)), model.sampler(model, batch)
+        assert some.law == every.law and some.values.shape[0] == 2
+        torch.testing.assert_close(some.values, every.values[2:4])
+
+
 def test_a_sampler_without_single_draws_says_that_it_cannot_go_on(series, batch):
     class Whole(Sampler):
         num_samples, seed, law = 3, 0, "posterior"

@@ -411,11 +411,11 @@ def killer(monkeypatch):
     state = {"batches": 0, "after": None}
     drawn = Stitched._drawn
 
-    def counted(self, model, batch, starts):
+    def counted(self, model, batch, starts, numbers):
         if state["batches"] == state["after"]:
             raise Killed
         state["batches"] += 1
-        return drawn(self, model, batch, starts)
+        return drawn(self, model, batch, starts, numbers)
 
     monkeypatch.setattr(Stitched, "_drawn", counted)
     return state
@@ -437,7 +437,7 @@ def test_an_interrupted_call_goes_on_and_ends_in_the_same_bits(kind, tmp_path, k
     with pytest.raises(Killed):
         impute(model, series, 6, window=12, overlap=5, path=path)
     assert not path.exists() and len(list(tmp_path.glob("out.nc.parts/part-*"))) == 4
-    unfinished = tmp_path / "out.nc.parts" / "part-0000000028.unfinished"
+    unfinished = tmp_path / "out.nc.parts" / "part-0000000028.npz.unfinished"
     unfinished.write_bytes(b"half of a window")
     killer |= {"batches": 0, "after": None}
     assert same(impute(model, series, 6, window=12, overlap=5, path=path), straight)
@@ -495,6 +495,51 @@ def test_stretches_are_drawn_side_by_side_and_by_any_processes(tmp_path):
         results.append(torch.stack([torch.from_numpy(part["values"]) for part in parts]))
     for result in results[1:]:
         torch.testing.assert_close(result, results[0])
+
+
+def test_one_stretch_is_drawn_by_many_processes_sample_by_sample(tmp_path):
+    """Each sample of each window once, whoever draws it, and whoever was killed before."""
+    model, series = linear(40)
+    sampler, tiles = dataclasses.replace(model.sampler, num_samples=5), Tiles.over([slice(0, 40)], 10, 4)
+    starts = torch.tensor(tiles.starts)
+
+    def work(folder: str, world: int, stops: list[int] | None = None) -> Stitched:
+        several = [Stitched(sampler, series, tiles, Parts(tmp_path / folder), r, world) for r in range(world)]
+        several[0].begin(model)
+        for one, stop in zip(several, stops or [None] * world, strict=True):
+            for numbers in [*one.batches(4)][:stop]:
+                one(model, series.windows(starts[numbers], 10))
+        assert sorted(n for one in several for n in one.numbers) == [*range(5)]
+        several[0].refresh()
+        return several[0]
+
+    def drawn(stitched: Stitched) -> np.ndarray:
+        return np.stack([stitched.read(start, range(5))[0] for start in tiles.starts])
+
+    alone = drawn(work("1", 1))
+    for world in (2, 5):
+        np.testing.assert_allclose(drawn(work(str(world), world)), alone, rtol=1e-9, atol=1e-9)
+    cut = work("cut", 2, [3, 6])
+    with pytest.raises(RuntimeError, match="from step 18 must be drawn once; of 5 there are 3"):
+        drawn(cut)
+    before = {name: cut.parts[name]["values"].tobytes() for name in cut.parts.names()}
+    assert cut.begin(model) == 3 and len(before) == 9
+    on = work("cut", 3)
+    np.testing.assert_allclose(drawn(on), alone, rtol=1e-9, atol=1e-9)
+    assert all(on.parts[name]["values"].tobytes() == kept for name, kept in before.items())
+    samples = [tuple(map(int, name.split("-"))) for name in on.parts.names()]
+    assert sum(end - first for _, first, end in samples) == 5 * len(starts)
+
+
+def test_more_processes_than_anything_to_deal_are_refused(tmp_path):
+    model, series = linear(60)
+    few = dataclasses.replace(model.sampler, num_samples=2)
+    for sampler, told in ((few, "Exact draws 2 samples"), (Jointly(few), "Jointly draws 2 samples")):
+        with pytest.raises(
+            ValueError, match=f"3 processes need .*1 stretches of 1 windows, and {told}. Use"
+        ) as e:
+            Stitched(sampler, series, Tiles.over([slice(0, 10)], 10, 4), Parts(tmp_path), 0, 3)
+        assert len(str(e.value)) < 300
 
 
 class Jointly(Sampler):

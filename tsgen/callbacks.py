@@ -1,4 +1,5 @@
-"""Callbacks: imputations to a file, figures to W&B while training, how far back gradients reach."""
+"""Callbacks: imputations to a file, exact resumption, figures to W&B while training, how far back gradients
+reach."""
 
 from __future__ import annotations
 
@@ -11,10 +12,14 @@ import numpy as np
 import pandas as pd
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.strategies import FSDPStrategy
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from matplotlib.figure import Figure
 
 from tsgen.evaluation import as_dataset, summarise
+from tsgen.files import replacing
 from tsgen.gradient_flow import gradient_flow, gradient_norms
 from tsgen.models import AutoregressiveModel
 from tsgen.parts import Parts
@@ -26,9 +31,10 @@ from tsgen.stitching import Stitched, Tiles, write
 class ImputationWriter(Callback):
     """Writes what ``predict`` draws to one netCDF file, every step and node of the stretches once.
 
-    Neighbouring windows are joined, sample by sample (see :mod:`tsgen.stitching`). Each process keeps its
-    windows in parts beside the file; a prediction that was interrupted goes on from them, and one of another
-    model, of other data or options begins anew. The first process puts them together.
+    Neighbouring windows are joined, sample by sample (see :mod:`tsgen.stitching`). Each process keeps what it
+    draws in parts beside the file; a prediction that was interrupted goes on from them, by any number of
+    processes, and one of another model, of other data or options begins anew. The first process puts them
+    together, one window in memory at a time.
 
     Args:
         path: The file.
@@ -39,16 +45,29 @@ class ImputationWriter(Callback):
     def __init__(self, path: Path, series: GraphSeries, tiles: Tiles) -> None:
         self.path, self.series, self.tiles = path, series, tiles
 
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        """Sees to it that windows go on from each other, before they are dealt to the processes."""
+        if stage == "predict":
+            parts, whose = (
+                Parts(self.path.with_name(self.path.name + ".parts")),
+                (trainer.global_rank, trainer.world_size),
+            )
+            self.stitched = Stitched(pl_module.sampler, self.series, self.tiles, parts, *whose)
+            pl_module.sampler = self.stitched
+
     def on_predict_start(self, trainer: Trainer, module: Any) -> None:
-        """Takes up what an interrupted run has left, and sees to it that windows go on from each other."""
-        parts = Parts(self.path.with_name(self.path.name + ".parts"))
-        self.stitched = Stitched(module.sampler, self.series, self.tiles, parts)
+        """Takes up what an interrupted run has left."""
         if trainer.is_global_zero:
             done = self.stitched.begin(module, module.horizon, trainer.precision)
             if done:
-                print(f"{done} of {len(self.tiles.starts)} windows were drawn before: {parts.folder}")
+                folder = self.stitched.parts.folder
+                print(f"{done} of {len(self.tiles.starts)} windows were drawn before: {folder}")
         trainer.strategy.barrier()
-        module.sampler = self.stitched
+
+    def on_predict_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        """Ends a run that was told to, as Lightning does in training; its windows are kept."""
+        if trainer.received_sigterm:
+            raise SIGTERMException
 
     def on_predict_end(self, trainer: Trainer, module: Any) -> None:
         """Puts the parts together."""
@@ -65,12 +84,79 @@ class ImputationWriter(Callback):
             pl_module.sampler = pl_module.sampler.sampler
 
 
+class Resumption(Callback):
+    """Sees to what Lightning leaves out of a checkpoint, so that a resumed training is the uninterrupted one.
+
+    It brings the logs up to the checkpoint; takes the step of a ``ReduceLROnPlateau`` that Lightning takes
+    after the checkpoint was written; ends a training that early stopping had ended already; and knows the
+    best epoch of a run whose folder was moved. In Python: ``Trainer(callbacks=[Resumption(), ...])``.
+    """
+
+    def __init__(self) -> None:
+        self._monitored: dict[str, float] = {}
+        self._patience: list[int] = []
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Remembers what patience was asked for: a checkpoint brings its own."""
+        self._patience = [stopping.patience for stopping in trainer.early_stopping_callbacks]
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Takes up what is left to do, and says where the checkpoints of a moved run lie now."""
+        self._monitored = checkpoint.get("monitored", {})
+        place = str(Path(trainer.ckpt_path or "").resolve().parent)
+        mine = [saving for saving in trainer.checkpoint_callbacks if isinstance(saving, ModelCheckpoint)]
+        if place in {str(saving.dirpath) for saving in mine}:
+            for state in checkpoint["callbacks"].values():
+                if "best_k_models" in state and state["dirpath"] != place:
+                    _move(state, str(state["dirpath"]), place)
+
+    def on_train_start(self, trainer: Trainer, module: Any) -> None:
+        """Does what was left to do when the checkpoint was written."""
+        for config in trainer.lr_scheduler_configs:
+            if config.reduce_on_plateau and config.monitor in self._monitored:
+                plateau: Any = config.scheduler
+                plateau.step(self._monitored[config.monitor])
+        for stopping, patience in zip(trainer.early_stopping_callbacks, self._patience, strict=True):
+            ended = trainer.current_epoch == stopping.stopped_epoch + 1 > 1
+            if ended and patience <= stopping.patience:
+                trainer.should_stop = True
+            stopping.patience = patience
+
+    def on_train_epoch_start(self, trainer: Trainer, module: Any) -> None:
+        """Nothing is left to do."""
+        self._monitored = {}
+
+    def on_train_epoch_end(self, trainer: Trainer, module: Any) -> None:
+        """Brings the logs to the disk before the checkpoint of this epoch."""
+        for logger in trainer.loggers:
+            logger.save()
+        names = {config.monitor for config in trainer.lr_scheduler_configs if config.reduce_on_plateau}
+        self._monitored = {
+            name: float(trainer.callback_metrics[name]) for name in names if name in trainer.callback_metrics
+        }
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Adds what is left to do."""
+        checkpoint["monitored"] = dict(self._monitored)
+
+
+def _move(state: dict[str, Any], old: str, new: str) -> None:
+    """Changes the folder in the state of a ModelCheckpoint."""
+    for key in ("dirpath", "best_model_path", "kth_best_model_path", "last_model_path"):
+        state[key] = state[key].replace(old, new, 1)
+    state["best_k_models"] = {path.replace(old, new, 1): s for path, s in state["best_k_models"].items()}
+
+
 FIGURE_WINDOWS = 6
 """Validation windows that the figure is made of."""
 
 
 class ImputationFigure(Callback):
-    """A fan chart of validation windows to W&B when training ends.
+    """A fan chart of validation windows to W&B when training ends, where a process has the whole model.
 
     Args:
         series: The series that the windows are cut from.
@@ -83,6 +169,8 @@ class ImputationFigure(Callback):
         """Draws and logs the figure, where a W&B logger listens."""
         loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
         if not loggers or not trainer.is_global_zero or not trainer.val_dataloaders:
+            return
+        if isinstance(trainer.strategy, FSDPStrategy):  # the others' shards are not to be had by one alone
             return
         with _undisturbed(module), torch.no_grad():
             batch = _first_windows(trainer, module, FIGURE_WINDOWS)
@@ -163,8 +251,10 @@ class GradientFlow(Callback):
             (epoch, k, norm) for epoch, norms in self.curves.items() for k, norm in enumerate(norms, start=1)
         ]
         table = pd.DataFrame(rows, columns=["epoch", "steps_back", "norm"])
-        table.to_csv(folder / "gradient_flow.csv", index=False)
-        figure.savefig(folder / "gradient_flow.png", dpi=150)
+        with replacing(folder / "gradient_flow.csv") as unfinished:
+            table.to_csv(unfinished, index=False)
+        with replacing(folder / "gradient_flow.png") as unfinished:
+            figure.savefig(unfinished, dpi=150, format="png")
 
 
 class Compile(Callback):

@@ -27,6 +27,7 @@ from torchmetrics import MetricCollection, SumMetric
 from tsgen.baselines import linear_interpolation, node_mean
 from tsgen.comparison import intervals
 from tsgen.counter_random import streams, uniforms
+from tsgen.files import replacing, write_text
 from tsgen.interpolation import Nearest
 from tsgen.likelihood import masked_log_prob
 from tsgen.linear import VARProcess
@@ -329,7 +330,6 @@ class Evaluation(Callback):
         self.ranks = RankHistogram(cast(Any, module).sampler.num_samples).to(module.device)
         if trainer.is_global_zero:
             self.parts.clear()
-            (self.folder / "evaluation.nc").unlink(missing_ok=True)
         trainer.strategy.barrier()
 
     def on_test_batch_end(
@@ -392,15 +392,16 @@ class Evaluation(Callback):
         }
         if hasattr(module.sampler, "particles"):
             about["particles"] = module.sampler.particles
+        # scores that do not belong to the windows beside them are never there
+        (self.folder / "scores.json").unlink(missing_ok=True)
+        (self.folder / "evaluation.nc").unlink(missing_ok=True)
         data = None if self.nothing_hidden else self._written(about)
         table = {**about, **count, "rows": rows}
         if data is not None:
             table |= {"intervals": intervals(data), "rank_histogram": place, **grouped[MODEL]}
         if "exact posterior" in grouped:
             table["by_lead_time_exact"] = grouped["exact posterior"]["by_lead_time"]
-        (self.folder / "scores.json").write_text(
-            json.dumps(table, indent=1, ensure_ascii=False) + "\n", "utf-8"
-        )
+        write_text(self.folder / "scores.json", json.dumps(table, indent=1, ensure_ascii=False) + "\n")
         show(table)
         log_to_wandb(trainer, data, table)
 
@@ -409,7 +410,8 @@ class Evaluation(Callback):
         arrays = self.parts.read()
         law = str(arrays.pop("law"))
         data = as_dataset(arrays, self.series, list(BASELINES), **{**about, "law": law})
-        data.to_netcdf(self.folder / "evaluation.nc")
+        with replacing(self.folder / "evaluation.nc") as unfinished:
+            data.to_netcdf(unfinished)
         self.parts.clear()
         return data
 

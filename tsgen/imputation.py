@@ -373,7 +373,7 @@ def _draw(model: DensityModel, sampler: Sampler, series: GraphSeries, tiles: Til
     stitched.begin(model)
     starts = torch.tensor(tiles.starts)
     with _evaluating(model):
-        for numbers in tiles.batches(WINDOWS_AT_ONCE):
+        for numbers in stitched.batches(WINDOWS_AT_ONCE):
             stitched(model, _moved(model, series.windows(starts[numbers], tiles.window)))
     write(stitched, path, type(model).__name__)
     stitched.parts.clear()

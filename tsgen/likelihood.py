@@ -3,13 +3,14 @@ r"""The masked negative log-likelihood,
 .. math:: L = -\sum_{(t,v,c) \in \text{target}} \log p(x_{tvc}) \, / \, |\text{target}|,
 
 the two sums taken over all processes before the division: the mean of each process' own mean is another
-number where processes hold different numbers of observed entries.
+number where processes hold different numbers of observed entries. The same holds of the batches that
+gradients are accumulated over: :meth:`~tsgen.models.neural.NeuralModel.training_step` weighs them.
 """
 
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -39,11 +40,25 @@ def per_entry(total: Float[Tensor, ""], mask: Bool[Tensor, "*entries"]) -> Float
         total: This process' sum.
         mask: The entries that it was taken over.
     """
-    count, processes = mask.sum().to(total.dtype), 1
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(count)
-        processes = torch.distributed.get_world_size()
-    return total * processes / count.clamp(min=1)
+    processes = torch.distributed.get_world_size() if _among_others() else 1
+    return total * processes / count(mask).clamp(min=1)
+
+
+def count(mask: Bool[Tensor, "*entries"]) -> Int64[Tensor, ""]:
+    """How many entries the masks of all processes hold.
+
+    Args:
+        mask: That of this process.
+    """
+    # whole numbers: a sum in half precision is off, or overflows
+    total = mask.sum()
+    if _among_others():
+        torch.distributed.all_reduce(total)
+    return total
+
+
+def _among_others() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def masked_nll(

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tsgen.files import replacing, write_text
+
 
 class Parts:
     """Arrays of windows, written as they are finished, by any number of processes.
@@ -34,7 +36,7 @@ class Parts:
     @mark.setter
     def mark(self, text: str) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "mark").write_text(text, "utf-8")
+        write_text(self.folder / "mark", text)
 
     def write(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Keeps arrays under a name; names are put in their order.
@@ -45,10 +47,8 @@ class Parts:
                 says where the windows lie.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        unfinished = self.folder / f"{name}.unfinished"
-        with unfinished.open("wb") as file:
+        with replacing(self._path(name)) as unfinished, unfinished.open("wb") as file:
             np.savez(file, **dict(arrays), allow_pickle=False)
-        unfinished.replace(self._path(name))
 
     def __contains__(self, name: str) -> bool:
         return self._path(name).is_file()
@@ -58,6 +58,10 @@ class Parts:
             raise RuntimeError(f"{self._path(name)} was never written.")
         with np.load(self._path(name)) as arrays:
             return dict(arrays)
+
+    def names(self) -> list[str]:
+        """The names of all parts, in their order."""
+        return sorted(path.stem.removeprefix("part-") for path in self.folder.glob("part-*.npz"))
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         """The arrays of one part after another."""

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ import numpy as np
 import torch
 import xarray as xr
 
+from tsgen.files import replacing
 from tsgen.parts import Parts
 from tsgen.sampling import Sampler
 from tsgen.series import GraphSeries, Samples, SeriesBatch
@@ -127,19 +128,51 @@ class Stitched(Sampler):
     sampler that cannot go on from given draws (see :attr:`Sampler.extends`) draws each window by itself;
     what it shares with others is then lookahead at one end and the same, backwards, at the other.
 
+    Several processes deal among them the stretches, or the windows that stand alone. Where these are fewer
+    than processes, they deal the samples: each draws its share of them in every window, since samples do not
+    depend on each other given the data.
+
     Args:
         sampler: Draws a window.
         series: The series.
         tiles: Where the windows lie.
         parts: Where they are kept.
+        rank: Number of this process.
+        world_size: Number of processes.
+
+    Attributes:
+        numbers: Those of the samples that this process draws.
+
+    Raises:
+        ValueError: If there are too many processes for anything to be dealt.
     """
 
-    def __init__(self, sampler: Sampler, series: GraphSeries, tiles: Tiles, parts: Parts) -> None:
+    def __init__(
+        self,
+        sampler: Sampler,
+        series: GraphSeries,
+        tiles: Tiles,
+        parts: Parts,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
         self.sampler, self.series, self.tiles, self.parts = sampler, series, tiles, parts
         self.num_samples, self.seed, self.law = sampler.num_samples, sampler.seed, sampler.law
         ahead = 0 if sampler.law == "filtering" else tiles.overlap // 2
         self.kept, self.before = tiles.kept(ahead), tiles.before
         self.continued = sampler.extends and bool(tiles.overlap)
+        self.rank, self.world_size, samples = rank, world_size, sampler.num_samples
+        self.shares_samples = len(tiles.chains if self.continued else tiles.starts) < world_size
+        if self.shares_samples and not (sampler.extends and samples >= world_size):
+            raise ValueError(
+                f"{world_size} processes need at least {world_size} stretches to predict, windows that stand "
+                f"alone, or samples that are drawn one by one; there are {len(tiles.chains)} stretches of "
+                f"{len(tiles.starts)} windows, and {type(sampler).__name__} draws {samples} samples. Use "
+                "fewer processes."
+            )
+        place, shares = (rank, world_size) if self.shares_samples else (0, 1)
+        self.numbers = range(samples * place // shares, samples * (place + 1) // shares)
+        self._there: dict[int, list[range]] | None = None
 
     def check(self, model: object) -> None:
         """Raises ``ValueError`` unless the sampler can be used with the model."""
@@ -156,43 +189,112 @@ class Stitched(Sampler):
         if self.parts.mark != mark:
             self.parts.clear()
             self.parts.mark = mark
-        return sum(self._name(start) in self.parts for start in self.tiles.starts)
+        self._there = None
+        every = range(self.num_samples)
+        return sum(not self._missing(start, every) for start in self.tiles.starts)
+
+    def batches(self, size: int) -> Iterator[list[int]]:
+        """Numbers of the windows that this process draws at the same time, each after the one before it.
+
+        Args:
+            size: The most windows in a batch.
+        """
+        tiles = self.tiles if self.continued else replace(self.tiles, overlap=0)
+        whose = (0, 1) if self.shares_samples else (self.rank, self.world_size)
+        return tiles.batches(size, *whose)
 
     def __call__(self, model: Any, batch: SeriesBatch) -> Samples:
         """Draws windows, no two of them of the same stretch if they overlap, or reads those that are kept."""
         starts = batch.position[:, 0].tolist()
-        names = [self._name(start) for start in starts]
-        if all(name in self.parts for name in names):
-            values = np.stack([self.parts[name]["values"] for name in names], axis=1)
-            return Samples(torch.from_numpy(values).to(batch.values.device), self.law)
-        # all or none of a batch: in one of another size, sums would round in another way
-        samples = self._drawn(model, batch, starts)
-        number = self.series.values.numpy().dtype
-        for i, name in enumerate(names):
-            if name not in self.parts:
-                values = samples.values[:, i].cpu().numpy().astype(number)
-                self.parts.write(name, {"values": values, "observed": batch.context[i].cpu().numpy()})
-        return samples
+        missing = [self._missing(start, self.numbers) for start in starts]
+        # what one lacks is drawn of all: in a batch of another size, sums would round in another way
+        for numbers in _runs(set().union(*missing)):
+            values = self._drawn(model, batch, starts, numbers).values
+            for i, start in enumerate(starts):
+                for own in _runs(missing[i] & set(numbers)):
+                    mine = slice(own.start - numbers.start, own.stop - numbers.start)
+                    self._keep(start, own, values[mine, i], batch.context[i])
+        kept = np.stack([self.read(start, self.numbers)[0] for start in starts], axis=1)
+        return Samples(torch.from_numpy(kept).to(batch.values.device), self.law)
 
-    def _drawn(self, model: Any, batch: SeriesBatch, starts: list[int]) -> Samples:
+    def read(self, start: int, numbers: range) -> tuple[np.ndarray, np.ndarray]:
+        """What was drawn of a window, and which of its entries are the data's own.
+
+        Args:
+            start: The window's first step.
+            numbers: Which samples.
+
+        Raises:
+            RuntimeError: If one of them was not drawn, or drawn twice.
+        """
+        found, values, observed = list[int](), [], np.empty(0)
+        for there in sorted(self._drawn_before.get(start, ()), key=lambda r: r.start):
+            mine = range(max(there.start, numbers.start), min(there.stop, numbers.stop))
+            if mine:
+                part = self.parts[_name(start, there)]
+                values.append(part["values"][mine.start - there.start : mine.stop - there.start])
+                found, observed = [*found, *mine], part["observed"]
+        if found != list(numbers):
+            raise RuntimeError(
+                f"every sample of the window from step {start} must be drawn once; of {len(numbers)} there "
+                f"are {len(found)}."
+            )
+        return values[0] if len(values) == 1 else np.concatenate(values), observed
+
+    def refresh(self) -> None:
+        """Takes notice of what other processes have drawn."""
+        self._there = None
+
+    @property
+    def _drawn_before(self) -> dict[int, list[range]]:
+        """The samples that are kept of each window, by its start; looked up once, and what is added noted."""
+        if self._there is None:
+            self._there = {}
+            for name in self.parts.names():
+                start, first, end = map(int, name.split("-"))
+                self._there.setdefault(start, []).append(range(first, end))
+        return self._there
+
+    def _missing(self, start: int, numbers: range) -> set[int]:
+        """The samples of a window that are not kept."""
+        return set(numbers).difference(*self._drawn_before.get(start, ()))
+
+    def _keep(self, start: int, numbers: range, values: torch.Tensor, observed: torch.Tensor) -> None:
+        """Writes samples of a window."""
+        own = values.cpu().numpy().astype(self.series.values.numpy().dtype)
+        self.parts.write(_name(start, numbers), {"values": own, "observed": observed.cpu().numpy()})
+        self._drawn_before.setdefault(start, []).append(numbers)
+
+    def _drawn(self, model: Any, batch: SeriesBatch, starts: list[int], numbers: range) -> Samples:
         """New draws of the windows, each given those of the window before."""
-        if not self.continued or not any(start in self.before for start in starts):
+        if not self.sampler.extends:
             return self.sampler(model, batch)
+        if not self.continued or not any(start in self.before for start in starts):
+            return self.sampler.some(model, batch, numbers)
         known = torch.zeros(batch.position.shape, dtype=torch.bool)
-        past = np.zeros((self.num_samples, *batch.values.shape), dtype=self.series.values.numpy().dtype)
+        past = np.zeros((len(numbers), *batch.values.shape), dtype=self.series.values.numpy().dtype)
         for i, start in enumerate(starts):
             if start in self.before:
                 shared = self.kept[start].start - start
                 ago = start - self.before[start]
-                earlier = self.parts[self._name(self.before[start])]["values"]
+                earlier, _ = self.read(self.before[start], numbers)
                 past[:, i, :shared] = earlier[:, ago : ago + shared]
                 known[i, :shared] = True
         device = batch.values.device
-        return self.sampler.extend(model, batch, torch.from_numpy(past).to(device), known.to(device))
+        return self.sampler.extend(model, batch, torch.from_numpy(past).to(device), known.to(device), numbers)
 
-    @staticmethod
-    def _name(start: int) -> str:
-        return f"{start:010d}"
+
+def _name(start: int, numbers: range) -> str:
+    """Under which samples of a window are kept."""
+    return f"{start:010d}-{numbers.start:06d}-{numbers.stop:06d}"
+
+
+def _runs(numbers: set[int]) -> list[range]:
+    """Numbers as the longest ranges without a gap."""
+    ordered = sorted(numbers)
+    firsts = [n for n in ordered if n - 1 not in numbers]
+    lasts = [n for n in ordered if n + 1 not in numbers]
+    return [range(a, b + 1) for a, b in zip(firsts, lasts, strict=True)]
 
 
 def fingerprint(model: torch.nn.Module, series: GraphSeries, *options: Any) -> str:
@@ -223,12 +325,12 @@ def write(stitched: Stitched, path: Path, model: str) -> None:
         model: The model's name.
 
     Raises:
-        RuntimeError: If a window is not there, or a step would be written twice.
+        RuntimeError: If a window or a sample of one is not there, or would be written twice.
     """
     series, tiles, sampler = stitched.series, stitched.tiles, stitched.sampler
     steps = np.concatenate([np.arange(c[0], c[-1] + tiles.window) for c in tiles.chains])
     steps.sort()
-    written, count = path.with_name(path.name + ".partial"), np.zeros(len(steps), dtype=int)
+    stitched.refresh()
     attributes = {
         "model": model,
         "method": type(sampler).__name__,
@@ -239,32 +341,40 @@ def write(stitched: Stitched, path: Path, model: str) -> None:
         "joint": _joint(stitched),
     }
     skeleton = xr.Dataset({"observed": series.to_xarray().isel(time=steps)["observed"]}, attrs=attributes)
-    skeleton.assign_coords(sample=np.arange(sampler.num_samples)).to_netcdf(written)
-    with netCDF4.Dataset(written, "a") as file:
-        chunks = (sampler.num_samples, min(CHUNK_STEPS, len(steps)), *series.values.shape[1:])
-        variable = file.createVariable(
-            "imputation",
-            series.values.numpy().dtype,
-            ("sample", "time", "node", "channel"),
-            zlib=True,
-            complevel=1,
-            fill_value=np.nan,
-            chunksizes=chunks,
-        )
-        variable.coordinates = "unit"
-        variable.long_name = "draws of the series; observed entries are the data's own"
-        for start, kept in sorted(stitched.kept.items()):
-            part = stitched.parts[stitched._name(start)]
-            mine = slice(kept.start - start, kept.stop - start)
-            first = int(np.searchsorted(steps, kept.start))
-            at = slice(first, first + kept.stop - kept.start)
-            own, observed = series.values[kept].numpy(), part["observed"][mine]
-            variable[:, at] = np.where(observed, own, part["values"][:, mine])
-            file["observed"][at] = observed  # what is forecast is not the data's own
-            count[at] += 1
+    skeleton = skeleton.assign_coords(sample=np.arange(sampler.num_samples))
+    with replacing(path) as unfinished:
+        skeleton.to_netcdf(unfinished)
+        with netCDF4.Dataset(unfinished, "a") as file:
+            _fill(file, stitched, steps)
+
+
+def _fill(file: netCDF4.Dataset, stitched: Stitched, steps: np.ndarray) -> None:
+    """Writes the windows into a file that holds all but them."""
+    series, sampler = stitched.series, stitched.sampler
+    count = np.zeros(len(steps), dtype=int)
+    chunks = (sampler.num_samples, min(CHUNK_STEPS, len(steps)), *series.values.shape[1:])
+    variable = file.createVariable(
+        "imputation",
+        series.values.numpy().dtype,
+        ("sample", "time", "node", "channel"),
+        zlib=True,
+        complevel=1,
+        fill_value=np.nan,
+        chunksizes=chunks,
+    )
+    variable.coordinates = "unit"
+    variable.long_name = "draws of the series; observed entries are the data's own"
+    for start, kept in sorted(stitched.kept.items()):
+        values, own_data = stitched.read(start, range(sampler.num_samples))
+        mine = slice(kept.start - start, kept.stop - start)
+        first = int(np.searchsorted(steps, kept.start))
+        at = slice(first, first + kept.stop - kept.start)
+        own, observed = series.values[kept].numpy(), own_data[mine]
+        variable[:, at] = np.where(observed, own, values[:, mine])
+        file["observed"][at] = observed  # what is forecast is not the data's own
+        count[at] += 1
     if (count != 1).any():
         raise RuntimeError(f"every step must be written once; {int((count != 1).sum())} were not.")
-    written.replace(path)
 
 
 def _joint(stitched: Stitched) -> str:

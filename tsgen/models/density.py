@@ -20,6 +20,7 @@ from torch_geometric.nn import MessagePassing
 
 from tsgen.components import describe, restore
 from tsgen.encoders import Encoder
+from tsgen.files import damage
 from tsgen.heads import Head
 from tsgen.likelihood import masked_log_prob
 from tsgen.metrics import NLL, LawCRPS, entries, scores
@@ -345,6 +346,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{path} must be a checkpoint; there is no such file. `tsgen fit` writes one.")
     try:
+        broken = damage(path)
+        if broken:
+            raise ValueError(broken)
         if zipfile.is_zipfile(path):
             _check_stored(path)
         with warnings.catch_warnings():

@@ -10,11 +10,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.distributions import Distribution
+from torch.optim import Optimizer
 
 from tsgen.counter_random import streams
 from tsgen.encoders import Encoder
 from tsgen.heads import Head
 from tsgen.heads.base import full_precision
+from tsgen.likelihood import count
 from tsgen.models.density import DensityModel, OptimizerFactory, SchedulerFactory
 from tsgen.objectives import Objective
 from tsgen.sampling import Sampler
@@ -77,6 +79,7 @@ class NeuralModel(DensityModel):
         self.head = head(self.encoder.hidden, sizes)
         self.embedding = nn.Parameter(torch.randn(sizes.nodes, node_embedding)) if node_embedding else None
         self.objective = objective
+        self._counts: list[int] = []  # entries scored by the batches accumulated since the last step
         objective.check(self)
         sampler.check(self)  # once more, with its parts
 
@@ -169,14 +172,37 @@ class NeuralModel(DensityModel):
             )
 
     def training_step(self, batch: SeriesBatch, index: int) -> Tensor:
-        """The loss of a batch."""
+        """The loss of a batch.
+
+        Where gradients are accumulated over some batches, each counts by the entries that it scores, so that
+        the step is that of one batch of all of them.
+        """
         # one key more than what training hides has: the two never share a stream, whatever their seeds
         purpose, epoch = (torch.full_like(batch.position[:, 0], n) for n in (TRAINING, self.current_epoch))
         stream = streams(torch.initial_seed(), purpose, epoch, batch.position[:, 0])
         loss = self.objective.loss(self, batch, stream, self.global_step)
         name = "train/nll" if self.objective.is_nll else "train/loss"
         self.log(name, loss.detach(), prog_bar=True, sync_dist=True, batch_size=len(batch.values))
-        return loss
+        if getattr(self._trainer, "accumulate_grad_batches", 1) == 1:
+            return loss
+        # all counts are known with the last of the batches: weights relative to the first are mended then
+        self._counts.append(int(count(self.objective.scored(self, batch, self.global_step))))
+        return loss * (self._counts[-1] / max(1, self._counts[0]))
+
+    def on_train_epoch_start(self) -> None:
+        """Forgets batches of an epoch that was broken off."""
+        self._counts.clear()
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Makes accumulated gradients those of the mean over all entries, before they are clipped."""
+        if not self._counts:
+            return
+        # the trainer has divided by the number of batches that it meant to accumulate
+        share = self.trainer.accumulate_grad_batches * max(1, self._counts[0]) / max(1, sum(self._counts))
+        for parameter in self.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(share)
+        self._counts.clear()
 
     def validation_law(self, batch: SeriesBatch) -> Distribution | None:
         """The laws by the light of the objective, where it has any."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -59,6 +59,18 @@ class Objective(ABC):
     def law(self, model: NeuralModel, batch: SeriesBatch) -> Distribution | None:
         """The law of each entry that validation is judged by; None where only :meth:`log_prob` knows it."""
         return model(batch)
+
+    def scored(
+        self, model: NeuralModel, batch: SeriesBatch, step: int
+    ) -> Bool[Tensor, "batch _ nodes channels"]:
+        """The entries that :meth:`loss` is a mean over.
+
+        Args:
+            model: The model in training.
+            batch: Windows.
+            step: Steps that the optimiser has taken.
+        """
+        return model.scored(batch)
 
     def log_prob(self, model: NeuralModel, batch: SeriesBatch) -> Float[Tensor, "batch time nodes channels"]:
         """The log-density of each target entry in nats, zero elsewhere: what validation is judged by."""

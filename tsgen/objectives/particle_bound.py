@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from tsgen.counter_random import streams
@@ -23,6 +23,7 @@ from tsgen.series import SeriesBatch
 
 if TYPE_CHECKING:
     from tsgen.models.autoregressive import AutoregressiveModel
+    from tsgen.models.neural import NeuralModel
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,13 @@ class ParticleBound(Objective):
     ) -> Float[Tensor, ""]:
         """The negative bound in nats a visible entry."""
         found = particle_filter(model, batch, self.particles, stream, self.ess_threshold, predictive=False)
-        return per_entry(-found.log_evidence.sum(), batch.context)
+        return per_entry(-found.log_evidence.sum(), self.scored(model, batch, step))
+
+    def scored(
+        self, model: NeuralModel, batch: SeriesBatch, step: int
+    ) -> Bool[Tensor, "batch time nodes channels"]:
+        """What is visible."""
+        return batch.context
 
     def law(self, model: object, batch: SeriesBatch) -> None:
         """None: the filter's densities are means over paths."""

@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from tsgen.counter_random import streams, uniforms
@@ -42,6 +42,7 @@ from tsgen.series import SeriesBatch
 
 if TYPE_CHECKING:
     from tsgen.models.autoregressive import AutoregressiveModel
+    from tsgen.models.neural import NeuralModel
 
 
 STARTS, PATHS = 1, 2
@@ -78,11 +79,8 @@ class Rollout(Objective):
         self, model: AutoregressiveModel, batch: SeriesBatch, stream: Int64[Tensor, "batch"], step: int
     ) -> Float[Tensor, ""]:
         """The negative log-likelihood in nats an entry, up to the end of the paths."""
-        ahead = min(self.steps, batch.values.shape[1])
-        # one start for all windows, the same on every process
-        place = float(uniforms(streams(STARTS, torch.tensor(step)), (1,)))
-        start = int(place * (batch.values.shape[1] - ahead + 1))
-        batch = batch.steps(slice(0, start + ahead))
+        start, end = self._truth_and_path(batch.values.shape[1], step)
+        batch = batch.steps(slice(0, end))
         before, state, score = None, None, batch.values.new_zeros(())
         if start:
             past = batch.steps(slice(0, start))
@@ -94,6 +92,21 @@ class Rollout(Objective):
         future = batch.steps(slice(start, None))
         score = score + self._ahead(model, future, before, state, stream)
         return per_entry(-score, model.scored(batch))
+
+    def scored(
+        self, model: NeuralModel, batch: SeriesBatch, step: int
+    ) -> Bool[Tensor, "batch scored nodes channels"]:
+        """What is scored up to the end of the paths."""
+        _, end = self._truth_and_path(batch.values.shape[1], step)
+        return model.scored(batch.steps(slice(0, end)))
+
+    def _truth_and_path(self, length: int, step: int) -> tuple[int, int]:
+        """Where in windows the truth ends, and where the paths do."""
+        ahead = min(self.steps, length)
+        # one start for all windows, the same on every process
+        place = float(uniforms(streams(STARTS, torch.tensor(step)), (1,)))
+        start = int(place * (length - ahead + 1))
+        return start, start + ahead
 
     def _ahead(
         self,

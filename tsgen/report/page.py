@@ -16,6 +16,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
+from tsgen.files import write_text
 from tsgen.report import figures
 
 _STYLE = """
@@ -77,7 +78,7 @@ def write_page(path: Path, title: str, body: Sequence[str]) -> Path:
         + "\n".join(filter(None, body))
         + "\n</body>\n</html>\n"
     )
-    path.write_text(page, encoding="utf-8", errors="replace")  # half a surrogate pair has no encoding
+    write_text(path, page, errors="replace")  # half a surrogate pair has no encoding
     return path
 
 

@@ -101,7 +101,17 @@ class Sampler(ABC):
             model: A model that :meth:`check` accepts.
             batch: Windows in data units; entries outside ``batch.context`` are drawn.
         """
-        return self._in_portions(model, batch, None)
+        return self.some(model, batch, range(self.num_samples))
+
+    def some(self, model: DensityModel, batch: SeriesBatch, numbers: range) -> Samples:
+        """Those of the draws that have these numbers, as another process may make the others.
+
+        Args:
+            model: A model that :meth:`check` accepts.
+            batch: Windows in data units; entries outside ``batch.context`` are drawn.
+            numbers: Some of ``range(num_samples)``.
+        """
+        return self._in_portions(model, batch, None, numbers)
 
     def extend(
         self,
@@ -109,26 +119,31 @@ class Sampler(ABC):
         batch: SeriesBatch,
         drawn: Float[Tensor, "samples batch time nodes channels"],
         known: Bool[Tensor, "batch time"],
+        numbers: range | None = None,
     ) -> Samples:
         """Draws the rest of windows that were begun: each sample given its own draws of some steps.
 
         Args:
             model: A model that :meth:`check` accepts.
             batch: Windows in data units.
-            drawn: As many draws of them as ``num_samples``; read at the steps that are known and not in
-                ``batch.context``.
+            drawn: Draws of them; read at the steps that are known and not in ``batch.context``.
             known: The steps that are drawn already.
+            numbers: The draws' numbers; ``range(num_samples)`` if not given.
         """
         context = batch.context | known[:, :, None, None]
         values = torch.where(batch.context, batch.values, drawn.to(batch.values))
-        return self._in_portions(model, batch._changed(context=context), values)
+        return self._in_portions(
+            model, batch._changed(context=context), values, numbers or range(self.num_samples)
+        )
 
     @torch.no_grad()
-    def _in_portions(self, model: DensityModel, batch: SeriesBatch, values: Tensor | None) -> Samples:
-        """All draws, in portions of bounded memory: all of some windows, or some of one."""
+    def _in_portions(
+        self, model: DensityModel, batch: SeriesBatch, values: Tensor | None, numbers: range
+    ) -> Samples:
+        """Draws in portions of bounded memory: all of some windows, or some of one."""
         at_once = draws_at_once(self.bytes_a_draw(model, batch))
-        windows = min(len(batch.values), max(1, at_once // self.num_samples))
-        number = torch.arange(self.num_samples, device=batch.position.device)
+        windows = min(len(batch.values), max(1, at_once // len(numbers)))
+        place = torch.arange(len(numbers), device=batch.position.device)
         drawn = []
         for first in range(0, len(batch.values), windows):
             chosen = slice(first, first + windows)
@@ -139,10 +154,10 @@ class Sampler(ABC):
                         self.draw(
                             model,
                             few,
-                            self._streams(few.position[:, 0], some[:, None]),
+                            self._streams(few.position[:, 0], numbers.start + some[:, None]),
                             None if values is None else values[some, chosen],
                         )
-                        for some in number.split(max(1, at_once // windows))
+                        for some in place.split(max(1, at_once // windows))
                     ]
                 )
             )

@@ -1,0 +1,256 @@
+"""Nothing is lost when a run is broken: files, checkpoints, resumption and the log, and real kills."""
+
+import csv
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from lightning import Trainer, seed_everything
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+
+from datamodules import SyntheticDataModule
+from experiments.__main__ import main
+from experiments.training_log import TrainingLog
+from tsgen.callbacks import Resumption
+from tsgen.encoders import GraphGRUEncoder
+from tsgen.files import LAST, PREVIOUS, AtomicCheckpoints, damage, replacing, write_text
+from tsgen.models import AutoregressiveModel
+from tsgen.models.density import read_checkpoint
+
+ROOT = Path(__file__).parents[1]
+
+
+class Stopped(BaseException):
+    """What ends a process in the middle, for the tests."""
+
+
+def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "result.json"
+    write_text(path, "old")
+    with pytest.raises(Stopped), replacing(path) as unfinished:
+        unfinished.write_text("ne")
+        raise Stopped
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+    with replacing(path) as unfinished:
+        unfinished.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
+
+
+def test_the_bytes_are_on_the_disk_before_the_name_changes(tmp_path, monkeypatch):
+    path, order = tmp_path / "result.json", []
+    sync, replace = os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: (order.append("sync"), sync(handle))[1])
+    monkeypatch.setattr(Path, "replace", lambda self, to: (order.append("replace"), replace(self, to))[1])
+    write_text(path, "new")
+    assert order == ["sync", "replace", "sync"]
+
+
+def test_a_full_disk_is_one_line_and_leaves_what_was_there(tmp_path):
+    path = tmp_path / "result.json"
+    write_text(path, "old")
+    message = r"No space left on device.*what was there before is whole"
+    with pytest.raises(OSError, match=message), replacing(path) as unfinished:
+        unfinished.write_text("ne")
+        raise OSError(28, "No space left on device")
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_under_netcdf_is_said_in_the_same_way(tmp_path):
+    message = r"NetCDF: HDF error.*what was there before is whole"
+    with pytest.raises(OSError, match=message), replacing(tmp_path / "result.nc") as unfinished:
+        unfinished.write_text("ne")
+        raise RuntimeError("NetCDF: HDF error")
+    with pytest.raises(RuntimeError, match="a mistake"), replacing(tmp_path / "result.nc"):
+        raise RuntimeError("a mistake of ours")
+    assert not list(tmp_path.iterdir())
+
+
+def save(folder, number):
+    AtomicCheckpoints().save_checkpoint({"number": number, "weights": torch.arange(1000.0)}, folder / LAST)
+
+
+def number_in(path):
+    return torch.load(path, weights_only=True)["number"]
+
+
+def test_the_last_checkpoint_but_one_is_kept(tmp_path):
+    for number in (1, 2, 3):
+        save(tmp_path, number)
+    assert (number_in(tmp_path / LAST), number_in(tmp_path / PREVIOUS)) == (3, 2)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_damaged_last_checkpoint_does_not_replace_the_one_before(tmp_path):
+    for number in (1, 2):
+        save(tmp_path, number)
+    (tmp_path / LAST).write_bytes(b"damaged")
+    writer = AtomicCheckpoints()
+    writer.load_checkpoint(tmp_path / PREVIOUS, weights_only=True)
+    writer.save_checkpoint({"number": 22}, tmp_path / LAST)
+    assert (number_in(tmp_path / LAST), number_in(tmp_path / PREVIOUS)) == (22, 1)
+    writer.save_checkpoint({"number": 33}, tmp_path / LAST)
+    assert (number_in(tmp_path / LAST), number_in(tmp_path / PREVIOUS)) == (33, 22)
+
+
+def test_a_flipped_bit_in_a_weight_is_noticed(tmp_path):
+    """torch.load reads it without a word."""
+    save(tmp_path, 1)
+    path = tmp_path / LAST
+    content = bytearray(path.read_bytes())
+    content[content.find(torch.arange(1000.0).numpy().tobytes()) + 2001] ^= 1
+    path.write_bytes(content)
+    assert not torch.equal(torch.load(path, weights_only=True)["weights"], torch.arange(1000.0))
+    assert damage(path) is not None
+    with pytest.raises(ValueError, match="checksum"):
+        read_checkpoint(path)
+
+
+def test_a_log_goes_on_behind_the_checkpoint(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_text("epoch,loss,step\n0,1.5,3\n0,1.25,7\n1,1.125,11\n1,1.0")
+    log = TrainingLog(str(tmp_path), 8)
+    log.log_metrics({"epoch": 1, "loss": 2.0}, 11)
+    log.save()
+    log.log_metrics({"epoch": 1, "val": 3.0}, 15)
+    log.save()
+    rows = list(csv.DictReader(path.open()))
+    assert [row["step"] for row in rows] == ["3", "7", "11", "15"]
+    assert [row["loss"] for row in rows] == ["1.5", "1.25", "2.0", ""] and rows[3]["val"] == "3.0"
+
+
+EPOCHS = 4
+
+
+def training(folder, scheduler, patience=99, least=0.0, epochs=EPOCHS, **options):
+    """A small training that is not begun, with all that a run of the command line has; model and data."""
+    data = SyntheticDataModule(num_nodes=4, steps=150, window=12, batch_size=16)
+    seed_everything(1)
+    optimizer = partial(torch.optim.AdamW, lr=0.01)
+    model = AutoregressiveModel(
+        data.spec, partial(GraphGRUEncoder, hidden=4), optimizer=optimizer, scheduler=scheduler
+    )
+    kept = {"enable_version_counter": False, "save_top_k": 1}
+    trainer = Trainer(
+        max_epochs=epochs,
+        logger=False,
+        accelerator="cpu",
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        plugins=[AtomicCheckpoints()],
+        callbacks=[
+            Resumption(),
+            EMAWeightAveraging(decay=0.8),
+            EarlyStopping("val/nll", min_delta=least, patience=patience),
+            ModelCheckpoint(folder, "best", monitor="val/nll", **kept),
+            ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, **kept),
+            *options.get("callbacks", ()),
+        ],
+    )
+    return trainer, model, data
+
+
+class Kill(ModelCheckpoint):
+    """Ends training when the checkpoint of an epoch was written: the worst moment for what comes after it."""
+
+    def __init__(self, epoch):
+        super().__init__(save_top_k=0)
+        self.epoch = epoch
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        if trainer.current_epoch == self.epoch:
+            raise Stopped
+
+
+SCHEDULES = {
+    "one cycle": partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.05, total_steps=EPOCHS),
+    "plateau": partial(torch.optim.lr_scheduler.ReduceLROnPlateau, patience=0, threshold=10.0, factor=0.5),
+}
+
+
+def fit(trainer, model, data, start=None):
+    trainer.fit(model, data, ckpt_path=start, weights_only=True)
+    return {**trainer.optimizers[0].state_dict()["param_groups"][0], "epochs": trainer.current_epoch}
+
+
+def assert_same_weights(one, other):
+    for (name, a), b in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_averages_schedule_and_optimizer_go_on_exactly(schedule, tmp_path):
+    straight = training(tmp_path / "straight", SCHEDULES[schedule])
+    expected = fit(*straight)
+    broken = training(tmp_path / "broken", SCHEDULES[schedule], callbacks=[Kill(1)])
+    with pytest.raises(Stopped):
+        fit(*broken)
+    resumed = training(tmp_path / "broken", SCHEDULES[schedule])
+    assert fit(*resumed, tmp_path / "broken/last.ckpt") == expected
+    assert_same_weights(resumed[1], straight[1])
+
+
+def test_a_training_that_had_stopped_early_does_not_go_on(tmp_path):
+    straight = training(tmp_path / "straight", None, patience=2, least=100.0)
+    expected = fit(*straight)
+    assert expected["epochs"] == 3
+    broken = training(tmp_path / "broken", None, patience=2, least=100.0, callbacks=[Kill(2)])
+    with pytest.raises(Stopped):
+        fit(*broken)
+    resumed = training(tmp_path / "broken", None, patience=2, least=100.0)
+    assert fit(*resumed, tmp_path / "broken/last.ckpt") == expected
+    assert_same_weights(resumed[1], straight[1])
+    longer = training(tmp_path / "broken", None, patience=3, least=100.0)
+    assert fit(*longer, tmp_path / "broken/last.ckpt")["epochs"] == 4
+
+
+def test_a_run_whose_folder_was_moved_keeps_its_best_epoch(tmp_path):
+    fit(*training(tmp_path / "here", None, epochs=2))
+    best = (tmp_path / "here/best.ckpt").read_bytes()
+    (tmp_path / "here").rename(tmp_path / "there")
+    trainer, model, data = training(tmp_path / "there", None, epochs=4)
+    saving = trainer.checkpoint_callbacks[0]
+    model.validation_log_prob = lambda batch: torch.full_like(batch.values, -1e6)
+    fit(trainer, model, data, tmp_path / "there/last.ckpt")
+    assert (tmp_path / "there/best.ckpt").read_bytes() == best
+    assert Path(saving.best_model_path) == (tmp_path / "there/best.ckpt").resolve()
+
+
+def test_a_damaged_last_checkpoint_is_named_and_the_one_before_used(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["fit", "--config", "demo", "--data.steps", "300", "--data.num_nodes", "4"]
+    words += ["--model.encoder.hidden", "4", "--trainer.logger", "false", "--ckpt_path", "last"]
+    words += ["--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1"]
+    words += ["--trainer.enable_progress_bar", "false"]
+    assert main([*words, "--trainer.max_epochs", "3"]) == 0
+    folder = Path("runs/demo/checkpoints")
+    assert f"{folder} holds no last.ckpt yet: training begins." in capsys.readouterr().out
+    whole, number = (folder / LAST).read_bytes(), Path("runs/demo/wandb_id").read_text()
+    (folder / LAST).write_bytes(whole[: len(whole) // 2])
+    assert main([*words, "--trainer.max_epochs", "3"]) == 0
+    told = capsys.readouterr().out
+    assert f"Warning: {folder / LAST} must be a checkpoint" in told
+    assert f"goes on from {folder / PREVIOUS}" in told
+    assert torch.load(folder / LAST, weights_only=True)["epoch"] == 2
+    assert Path("runs/demo/wandb_id").read_text() == number and not Path("runs/demo.1").exists()
+    for name in (LAST, PREVIOUS):
+        (folder / name).write_bytes(b"damaged")
+    assert main([*words, "--trainer.max_epochs", "3"]) == 2
+    assert "previous.ckpt must be a checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_broken_runs_end_as_if_nothing_had_happened():
+    """The short form of the table in docs/reliability.md: real kills of real processes."""
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "-m", "experiments.benchmarks.faults", "--kills", "2", "--only", "SIGKILL"]
+    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr[-3000:]}"
+    table = [line.split(" | ") for line in done.stdout.splitlines() if "SIG" in line]
+    assert len(table) == 3 and all(row[-1] == "0 |" for row in table)

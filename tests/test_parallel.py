@@ -1,0 +1,159 @@
+"""One process and several: the same gradients, scores and draws, and what was drawn is not drawn again."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from lightning import Trainer
+from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
+
+from experiments.variants import read_study
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def left(tmp_path_factory) -> Path:
+    """What the script leaves behind."""
+    folder = tmp_path_factory.mktemp("parallel")
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tests/parallel_script.py"), str(folder)],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    (folder / "said.txt").write_text(done.stdout)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return folder
+
+
+def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    """How far two steps lie apart, relative to their length."""
+    apart = sum(float((a[name] - b[name]).square().sum()) for name in a)
+    return (apart / sum(float(x.square().sum()) for x in a.values())) ** 0.5
+
+
+@pytest.mark.slow
+def test_gradients_do_not_depend_on_processes_or_on_accumulation(left):
+    found = torch.load(left / "training.pt", weights_only=True)
+    first, second = found["counts"]
+    assert first > 10 * second > 0
+    for (objective, processes, accumulate), step in found["steps"].items():
+        one = found["steps"][objective, 1, 1]
+        assert distance(one, step) < 1e-9, (objective, processes, accumulate)
+
+
+def leaves(tree, path=()):
+    """Every number and word of a table, by where it stands."""
+    if isinstance(tree, (dict, list)):
+        for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
+            yield from leaves(value, (*path, key))
+    else:
+        yield path, tree
+
+
+@pytest.mark.slow
+def test_scores_do_not_depend_on_processes(left):
+    one = dict(leaves(json.loads((left / "scores_1.json").read_text())))
+    assert one["windows",] % 2 and one["windows",] % 3
+    assert {path[0] for path in one} > {"rows", "intervals", "rank_histogram", "by_node"}
+    for processes in (2, 3):
+        several = dict(leaves(json.loads((left / f"scores_{processes}.json").read_text())))
+        assert several.keys() == one.keys()
+        for path, value in one.items():
+            expected = pytest.approx(value, rel=1e-6, abs=1e-6) if isinstance(value, float) else value
+            assert several[path] == expected, path
+
+
+def draws(path: Path) -> np.ndarray:
+    with xr.open_dataset(path) as data:
+        assert np.isfinite(data["imputation"].values).all()
+        return data["imputation"].values
+
+
+@pytest.mark.slow
+def test_draws_do_not_depend_on_processes(left):
+    """One long series: the samples are dealt. Windows that stand alone are dealt themselves."""
+    one = draws(left / "imputation_1.nc")
+    for several in ("imputation_2", "imputation_3", "resumed_3"):
+        np.testing.assert_allclose(draws(left / f"{several}.nc"), one, rtol=1e-5, atol=1e-5, err_msg=several)
+    apart = draws(left / "apart_1.nc")
+    np.testing.assert_allclose(draws(left / "apart_2.nc"), apart, rtol=1e-5, atol=1e-5)
+    assert not np.allclose(apart, one)
+
+
+@pytest.mark.slow
+def test_killed_processes_go_on_and_end_in_the_same_bits(left):
+    assert draws(left / "resumed_2.nc").tobytes() == draws(left / "imputation_2.nc").tobytes()
+    drawn = torch.load(left / "left.pt", weights_only=True)
+    shares = [sum(f"-{first:06d}-" in name for name in drawn) for first in (0, 3)]
+    assert shares == [40, 45]
+    assert (left / "said.txt").read_text().count("40 of 167 windows were drawn before") == 2
+
+
+STRATEGIES = {"strategies/ddp": DDPStrategy, "strategies/fsdp": FSDPStrategy}
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.filterwarnings("ignore:LightningCLI")
+def test_a_strategy_follows_an_experiment_and_does_not_name_it(name):
+    study = read_study(["test", "--config", "demo", "--config", name])
+    assert study.name == "demo"
+    parser = LightningArgumentParser(exit_on_error=False)
+    parser.add_lightning_class_args(Trainer, "trainer")
+    chosen = parser.parse_object({"trainer": study.options["trainer"]})["trainer"]["strategy"]
+    arguments = dict(chosen.init_args)
+    assert chosen.class_path.endswith(STRATEGIES[name].__name__) and arguments["timeout"].seconds == 6 * 3600
+    strategy = STRATEGIES[name](**arguments)
+    assert strategy._timeout == arguments["timeout"]
+
+
+@pytest.mark.slow
+def test_two_nodes_train_as_one_process(tmp_path):
+    """Two nodes on this machine, told apart by what the environment says."""
+
+    def together(name: str, runs: Path, nodes: int) -> None:
+        words = [name, "--config", "demo", "--config", "strategies/ddp", "--runs", str(runs)]
+        words += ["--data.steps", "500", "--data.num_nodes", "5", "--trainer.max_epochs", "1"]
+        words += ["--data.batch_size", str(16 // nodes), "--model.encoder.hidden", "4"]
+        words += ["--trainer.logger", "false", "--trainer.enable_progress_bar", "false"]
+        words += ["--model.sampler.num_samples", "5", "--trainer.accelerator", "cpu"]
+        words += ["--trainer.devices", "1", "--trainer.num_nodes", str(nodes)]
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
+        started = [
+            subprocess.Popen(
+                [sys.executable, "-m", "experiments", *words],
+                env=env | {"MASTER_PORT": port, "NODE_RANK": str(node)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for node in range(nodes)
+        ]
+        for process in started:
+            said, _ = process.communicate(timeout=200)
+            assert process.returncode == 0, said[-3000:]
+
+    found = []
+    for nodes in (1, 2):
+        together("fit", tmp_path / str(nodes), nodes)
+        assert [path.name for path in (tmp_path / str(nodes)).iterdir()] == ["demo"]
+        checkpoint = tmp_path / str(nodes) / "demo/checkpoints/best.ckpt"
+        found.append(torch.load(checkpoint, weights_only=True))
+    one, two = (state["state_dict"] for state in found)
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, atol=1e-5, rtol=1e-4, msg=name)
+    assert found[0]["global_step"] == found[1]["global_step"] > 0
