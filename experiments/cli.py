@@ -19,6 +19,7 @@ from jsonargparse import Namespace, set_parsing_settings
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -26,12 +27,14 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 import datamodules  # noqa: F401 (so that its classes are known by their names)
 from datamodules.base import SeriesDataModule
 from experiments.tracking import Tracking, finish, settle, spelled_out, sweep_run, tolerate
+from experiments.training_log import TrainingLog
 from experiments.trust import guard, refusal, take_trusted, trusting
 from experiments.variants import Study, read_study, summarise
 from tsgen.callbacks import ImputationFigure, ImputationWriter, Resumption
+from tsgen.checkpoints import LAST, PREVIOUS, AtomicCheckpoints
 from tsgen.components import difference
 from tsgen.evaluation import Evaluation
-from tsgen.files import LAST, PREVIOUS, AtomicCheckpoints, write_text
+from tsgen.files import write_text
 from tsgen.models import DensityModel
 from tsgen.models.density import moved_weights, read_checkpoint, spec_of
 from tsgen.report import write_comparison, write_report

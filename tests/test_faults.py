@@ -16,8 +16,9 @@ from datamodules import SyntheticDataModule
 from experiments.__main__ import main
 from experiments.training_log import TrainingLog
 from tsgen.callbacks import Resumption
+from tsgen.checkpoints import LAST, PREVIOUS, AtomicCheckpoints, damage
 from tsgen.encoders import GraphGRUEncoder
-from tsgen.files import LAST, PREVIOUS, AtomicCheckpoints, damage, replacing, write_text
+from tsgen.files import replacing, write_text
 from tsgen.models import AutoregressiveModel
 from tsgen.models.density import read_checkpoint
 

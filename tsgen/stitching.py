@@ -306,7 +306,9 @@ def fingerprint(model: torch.nn.Module, series: GraphSeries, *options: Any) -> s
         tensors["covariates"] = series.covariates
     for name, tensor in tensors.items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        # of one entry, the stride may be zero: only a copy can be seen as bytes
+        own = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        digest.update(own.reshape(-1).view(torch.uint8).numpy().tobytes())
     labels = (np.asarray(series.time).tobytes(), series.nodes, series.channels)
     made_of = getattr(model, "hparams", {}).get("model")
     digest.update(repr((type(model).__name__, made_of, labels, options)).encode())

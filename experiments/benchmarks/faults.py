@@ -31,7 +31,7 @@ import yaml
 
 import experiments.cli  # noqa: F401 (once for all the runs)
 from experiments.__main__ import main as tsgen
-from tsgen.files import LAST, PREVIOUS, AtomicCheckpoints, damage
+from tsgen.checkpoints import LAST, PREVIOUS, AtomicCheckpoints, damage
 
 EPOCHS = 4
 CONFIG = {

@@ -18,9 +18,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch_geometric.nn import MessagePassing
 
+from tsgen.checkpoints import damage
 from tsgen.components import describe, restore
 from tsgen.encoders import Encoder
-from tsgen.files import damage
 from tsgen.heads import Head
 from tsgen.likelihood import masked_log_prob
 from tsgen.metrics import NLL, LawCRPS, entries, scores
