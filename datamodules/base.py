@@ -23,7 +23,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from tsgen.counter_random import streams
 from tsgen.linear import VARProcess
-from tsgen.masks import Mask
+from tsgen.masks import HeldOut, Mask
 from tsgen.series import GraphSeries, SeriesBatch, SeriesSpec
 from tsgen.stitching import Stitched, Tiles
 from tsgen.subgraphs import SubgraphDraws, Subgraphs
@@ -40,14 +40,21 @@ class Split:
         train: Stretches of time to learn from, as slices of steps. A window never crosses the end of one.
         val: Stretches to choose by.
         test: Stretches to be judged on.
-        held_out: Observed entries that are hidden from a model and scored, in val and test.
+        held_out: Observed entries that are hidden from a model and scored, in val and test; or, of a series
+            that is not held in memory, how they are drawn.
     """
 
     series: GraphSeries
     train: list[slice]
     val: list[slice]
     test: list[slice]
-    held_out: Bool[Tensor, "time nodes channels"] = field(repr=False)
+    held_out: Bool[Tensor, "time nodes channels"] | HeldOut = field(repr=False)
+
+    def held_out_of(self, windows: SeriesBatch) -> Bool[Tensor, "batch time nodes channels"]:
+        """What is held out of windows in which everything observed is visible."""
+        if isinstance(self.held_out, HeldOut):
+            return self.held_out.of(windows)
+        return self.held_out[windows.position]
 
 
 def split_in_time(steps: int, val: float, test: float) -> tuple[list[slice], list[slice], list[slice]]:
@@ -136,7 +143,7 @@ class WindowDataset(Dataset):
         horizon: int | None = None,
         draws: SubgraphDraws | None = None,
     ) -> None:
-        self.series, self.held_out = split.series, split.held_out
+        self.split, self.series = split, split.series
         self.starts, self.window, self.stage = starts, window, stage
         self.fresh = starts if fresh is None else fresh
         self.thinning, self.seed, self.horizon, self.draws = thinning, seed, horizon, draws
@@ -153,11 +160,11 @@ class WindowDataset(Dataset):
             return self._to_learn_from(items)
         number = torch.tensor(items)[:, 1]
         windows = self.series.windows(self.starts[number], self.window)
-        position, observed = windows.position, windows.context
-        held_out, target = self._hidden(position, observed), windows.target
+        observed = windows.context
+        held_out, target = self._hidden(windows), windows.target
         if self.stage != "predict":
             scored = observed if self.horizon == 0 else held_out
-            target = scored & (position >= self.fresh[number][:, None])[..., None, None]
+            target = scored & (windows.position >= self.fresh[number][:, None])[..., None, None]
         return windows._changed(context=observed & ~held_out, target=target)
 
     def _to_learn_from(self, items: list[tuple[int, ...]]) -> SeriesBatch:
@@ -177,12 +184,12 @@ class WindowDataset(Dataset):
             target = observed & subgraph.scored[:, None]
         return windows._changed(context=context, target=target)
 
-    def _hidden(self, position: Tensor, observed: Tensor) -> Bool[Tensor, "batch time nodes channels"]:
+    def _hidden(self, windows: SeriesBatch) -> Bool[Tensor, "batch time nodes channels"]:
         """The observed entries that are hidden, in every stage but training."""
-        if self.horizon is None:
-            return torch.zeros_like(observed) if self.stage == "predict" else self.held_out[position]
-        future = torch.arange(self.window) >= self.window - self.horizon
-        return observed & future[:, None, None]
+        if self.horizon is not None:
+            future = torch.arange(self.window) >= self.window - self.horizon
+            return windows.context & future[:, None, None]
+        return windows.target if self.stage == "predict" else self.split.held_out_of(windows)
 
 
 class EpochSampler(Sampler):
@@ -323,20 +330,13 @@ class SeriesDataModule(LightningDataModule):
     def spec(self) -> SeriesSpec:
         """What a model must know of the data, its units fitted on the training stretches."""
         if self._spec is None:
-            self._spec = SeriesSpec.of(self.split.series, self.within(self.split.train))
+            self._spec = SeriesSpec.of(self.split.series, self.split.train)
         return self._spec
-
-    def within(self, stretches: list[slice]) -> Bool[Tensor, "time nodes channels"]:
-        """Where the series lies in these stretches."""
-        inside = torch.zeros_like(self.split.series.observed)
-        for stretch in stretches:
-            inside[stretch] = True
-        return inside
 
     def predicted(self) -> list[slice]:
         """The stretches that ``predict`` imputes."""
         if self.predict_on == "all":
-            return [slice(0, len(self.split.series.values))]
+            return [slice(0, len(self.split.series))]
         return getattr(self.split, self.predict_on)
 
     @property
@@ -360,7 +360,7 @@ class SeriesDataModule(LightningDataModule):
                 starts,
                 self.window,
                 stage,
-                thinning=self._thinning(),
+                thinning=self.thinning and self.thinning.replaying(self.split.series, self.split.train),
                 seed=self.seed,
                 draws=self.subgraphs and SubgraphDraws(self.split.series.graph, self.subgraphs, self.seed),
             )
@@ -370,21 +370,17 @@ class SeriesDataModule(LightningDataModule):
             raise ValueError(
                 f"the {split} split must hold at least one window; it is empty. Give it a share."
             )
-        scored = self.horizon is not None or (self.split.held_out & self.within(stretches)).any()
-        if stage != "predict" and not scored:
-            raise ValueError(
-                f"the {split} split must have entries held out to score; there are none. Hold out more."
-            )
         if stage == "predict":
             starts = torch.tensor(self.tiles.starts)
             return WindowDataset(self.split, starts, self.window, stage, horizon=self.horizon)
         starts, fresh = tiling(stretches, self.window)
-        return WindowDataset(self.split, starts, self.window, stage, fresh, horizon=self.horizon)
-
-    def _thinning(self) -> Mask | None:
-        """What training hides, told of the gaps of the training stretches."""
-        observed = self.split.series.observed
-        return self.thinning and self.thinning.replaying([observed[s] for s in self.split.train])
+        dataset = WindowDataset(self.split, starts, self.window, stage, fresh, horizon=self.horizon)
+        # the first windows tell, unless there is next to nothing
+        if self.horizon is None and not any(dataset[0, n].target.any() for n in range(len(dataset))):
+            raise ValueError(
+                f"the {split} split must have entries held out to score; there are none. Hold out more."
+            )
+        return dataset
 
     def _loader(self, stage: Stage) -> DataLoader:
         dataset = self.dataset(stage)

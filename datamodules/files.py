@@ -38,6 +38,7 @@ from jaxtyping import Float, Int64
 from torch_geometric.data import Data
 
 from datamodules.base import SeriesDataModule, Split, split_in_time
+from datamodules.hdf5 import check_heaps
 from datamodules.netcdf import read_netcdf
 from datamodules.regular_times import Contents, check_complete, check_values, moments, regular
 from datamodules.tables import (
@@ -54,8 +55,9 @@ from datamodules.tables import (
     shown,
 )
 from tsgen.graphs import from_coordinates, from_edges, nearest_neighbours
-from tsgen.masks import Mask, PointMask, hold_out
+from tsgen.masks import HeldOut, Mask, PointMask, hold_out
 from tsgen.series import GraphSeries
+from tsgen.stored_series import StoredSeries
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +98,9 @@ class FilesDataModule(SeriesDataModule):
             default their standard deviation.
         threshold: Kernel weights below it make no edge.
         neighbours: Instead of the kernel, every node hears from this many nearest ones, with weight 1.
+        in_memory: Whether all of the series is held in memory. If not, windows are read from the netCDF file
+            when they are asked for: see :class:`~tsgen.stored_series.StoredSeries`, which says what the file
+            must look like.
         options: Those of every data module, such as ``stride``: see
             :class:`~datamodules.base.SeriesDataModule`.
 
@@ -122,6 +127,7 @@ class FilesDataModule(SeriesDataModule):
         kernel_scale_km: float | None = None,
         threshold: float = 0.1,
         neighbours: int | None = None,
+        in_memory: bool = True,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -131,7 +137,7 @@ class FilesDataModule(SeriesDataModule):
         self.units, self.step, self.val, self.test = units, step, val, test
         self.held_out = PointMask(0.25) if held_out is None else held_out
         self.undirected, self.kernel_scale_km = undirected, kernel_scale_km
-        self.threshold, self.neighbours = threshold, neighbours
+        self.threshold, self.neighbours, self.in_memory = threshold, neighbours, in_memory
         self._check_layout()
         self._check_graph_options()
 
@@ -145,6 +151,20 @@ class FilesDataModule(SeriesDataModule):
                 "covariate_columns go with the long layout, in which every row names its node; leave them "
                 "out, or bring the table into that form."
             )
+        if not self.in_memory:
+            self._check_stored()
+
+    def _check_stored(self) -> None:
+        if not ends_in(self.path, (".nc",)):
+            raise ValueError(f"in_memory must be true for tables; {self.path} is one. Convert it to netCDF.")
+        named = {"time_column": self.columns.time != "time", "node_column": self.columns.node != "node"}
+        named |= {"covariate_columns": bool(self.columns.covariates), "step": self.step is not None}
+        for name, given in named.items():
+            if given:
+                raise ValueError(
+                    f"{name} goes with series that are held in memory; leave it out, and name and order the "
+                    "file's dimensions time, node and channel."
+                )
 
     def _check_graph_options(self) -> None:
         if self.edges is not None and self.coordinates is not None:
@@ -172,19 +192,7 @@ class FilesDataModule(SeriesDataModule):
             ValueError: If something in a file is wrong: one line that says where, and what to do.
         """
         path = checked_path(self.path, (*CSV, *PARQUET, ".nc"))
-        read = _read_long if self.layout == "long" else _read_wide
-        contents = (read_netcdf if ends_in(path, (".nc",)) else read)(path, self.columns, self.step)
-        series = GraphSeries(
-            values=torch.from_numpy(contents.values),
-            observed=torch.from_numpy(np.isfinite(contents.values)),
-            graph=self._graph(path, contents),
-            covariates=None if contents.covariates is None else torch.from_numpy(contents.covariates),
-            time=contents.time,
-            nodes=contents.nodes,
-            channels=contents.channels,
-            units=self._units(path, contents),
-            covariate_names=contents.covariate_names,
-        )
+        series = self._in_memory(path) if self.in_memory else self._stored(path)
         deaf = series.graph.num_nodes - len(series.graph.edge_index[1].unique())
         if deaf:
             logger.warning(
@@ -193,30 +201,58 @@ class FilesDataModule(SeriesDataModule):
                 deaf,
                 series.graph.num_nodes,
             )
-        train, val, test = split_in_time(len(series.values), self.val, self.test)
+        train, val, test = split_in_time(len(series), self.val, self.test)
+        if not self.in_memory:
+            return Split(series, train, val, test, HeldOut(self.held_out, self.seed))
         held_out = hold_out(self.held_out, series.values, series.observed, self.seed)
         for stretch in train:
             held_out[stretch] = False
         return Split(series, train, val, test, held_out)
 
-    def _graph(self, path: Path, contents: Contents) -> Data:
-        if self.edges is not None:
-            return _graph_of_edges(self.edges, contents.nodes, self.undirected)
-        if self.coordinates is not None:
-            return _graph_of_coordinates(
-                self.coordinates,
-                self.columns.node,
-                contents.nodes,
-                self.kernel_scale_km,
-                self.threshold,
-                self.neighbours,
-            )
-        if contents.graph is None:
+    def _in_memory(self, path: Path) -> GraphSeries:
+        """All of the file."""
+        read = _read_long if self.layout == "long" else _read_wide
+        contents = (read_netcdf if ends_in(path, (".nc",)) else read)(path, self.columns, self.step)
+        graph = self._graph(contents.nodes) or contents.graph
+        if graph is None:
             raise ValueError(
                 f"{path} has no graph of its own; give edges, a table of source and target, or coordinates, "
                 "a table of node, latitude and longitude."
             )
-        return contents.graph
+        return GraphSeries(
+            values=torch.from_numpy(contents.values),
+            observed=torch.from_numpy(np.isfinite(contents.values)),
+            graph=graph,
+            covariates=None if contents.covariates is None else torch.from_numpy(contents.covariates),
+            time=contents.time,
+            nodes=contents.nodes,
+            channels=contents.channels,
+            units=self._units(path, contents),
+            covariate_names=contents.covariate_names,
+        )
+
+    def _stored(self, path: Path) -> StoredSeries:
+        """What windows are read from."""
+        try:
+            check_heaps(path)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path} cannot be read as netCDF: {error}.") from error
+        return StoredSeries(path, self.columns.values, self._graph, self.units)
+
+    def _graph(self, nodes: list[str]) -> Data | None:
+        """The graph of the table of edges or coordinates, if there is one."""
+        if self.edges is not None:
+            return _graph_of_edges(self.edges, nodes, self.undirected)
+        if self.coordinates is None:
+            return None
+        return _graph_of_coordinates(
+            self.coordinates,
+            self.columns.node,
+            nodes,
+            self.kernel_scale_km,
+            self.threshold,
+            self.neighbours,
+        )
 
     def _units(self, path: Path, contents: Contents) -> Sequence[str]:
         if self.units is None:

@@ -10,12 +10,15 @@ References:
 
 from __future__ import annotations
 
+import mmap
 import struct
-from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 SIGNATURE = b"GCOL\x01\x00\x00\x00"
 """The name of a collection, its version and what is reserved."""
+
+AT_ONCE = 2**26
+"""Bytes that are looked through at once."""
 
 HEADER = struct.Struct("<HH4xQ")
 """Of an object: its number (0 if unused), how often it is referred to, and its size."""
@@ -29,15 +32,20 @@ def check_heaps(path: Path) -> None:
     """
     if path.stat().st_size == 0:  # which cannot be mapped
         return
-    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
-        start = content.find(SIGNATURE)
-        while start >= 0:
-            if _is_endless(content, start):
-                raise ValueError("it is damaged: an object in a global heap has no size")
-            start = content.find(SIGNATURE, start + 1)
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        for first in range(0, len(content), AT_ONCE):
+            last = first + AT_ONCE + len(SIGNATURE) - 1
+            start = content.find(SIGNATURE, first, last)
+            while start >= 0:
+                if _is_endless(content, start):
+                    raise ValueError("it is damaged: an object in a global heap has no size")
+                start = content.find(SIGNATURE, start + 1, last)
+            # what was looked at need not stay in memory
+            if hasattr(content, "madvise"):  # not on every system
+                content.madvise(mmap.MADV_DONTNEED)
 
 
-def _is_endless(content: mmap, start: int) -> bool:
+def _is_endless(content: mmap.mmap, start: int) -> bool:
     """Whether a collection has an unused object of size 0, from which the walk does not go on."""
     at = start + 16
     if at > len(content):

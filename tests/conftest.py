@@ -106,7 +106,7 @@ def make_batch(series, batch: int = 3, window: int = 10, hide: float = 0.3, seed
 
 def make_model(series, encoder=ENCODERS["gru"], head=HEADS["mixture"], samples: int = 5, seed: int = 3):
     """A small model with weights that are always the same."""
-    spec = SeriesSpec.of(series, torch.ones_like(series.observed))
+    spec = SeriesSpec.of(series)
     two_way = encoder in TWO_WAY_ENCODERS.values()
     kind, sampler = (
         (AnyOrderModel, AnyOrder(samples, 2, 7)) if two_way else (AutoregressiveModel, Ancestral(samples, 7))

@@ -241,7 +241,7 @@ def test_a_window_goes_on_from_draws_of_its_first_steps(name, series):
     """All but the end is given, the end drawn anew: a past of the sample's own, and the data's future."""
     if name == "exact":
         plain = make_series(covariates=0)
-        model = GraphVAR(SeriesSpec.of(plain, plain.observed), sampler=Exact(4, 7))
+        model = GraphVAR(SeriesSpec.of(plain), sampler=Exact(4, 7))
         model.process = VARProcess(0.7 * torch.eye(10)[None], torch.full((10,), 15.0), torch.eye(10))
         batch = make_batch(plain)
     else:

@@ -21,7 +21,7 @@ NODES, STEPS = 5, 4
 def spec():
     values = torch.randn(30, NODES, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     series = GraphSeries(values, torch.ones_like(values, dtype=torch.bool), directed_graph(NODES))
-    return SeriesSpec.of(series, series.observed)
+    return SeriesSpec.of(series)
 
 
 def make_var(spec, seed, noise="full", size=0.1):

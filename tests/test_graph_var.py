@@ -181,7 +181,7 @@ def test_a_process_once_read_does_not_change(growth):
     graph = directed_graph(3)
     values = growth[:, :, None]
     series = GraphSeries(values, torch.ones_like(values, dtype=torch.bool), graph)
-    model = GraphVAR(SeriesSpec.of(series, series.observed))
+    model = GraphVAR(SeriesSpec.of(series))
     before = model.process
     model.process = VARProcess.fit(growth, 1).process
     assert (before.coefficients == 0).all() and model.process.coefficients.abs().sum() > 0
@@ -214,7 +214,7 @@ def test_samples_follow_the_posterior_and_scores_its_density(trained):
 
 def test_channels_of_a_node_hear_each_other():
     series = make_series(channels=2, covariates=0)
-    model = GraphVAR(SeriesSpec.of(series, torch.ones_like(series.observed)))
+    model = GraphVAR(SeriesSpec.of(series))
     assert model.support.shape == (10, 10)
     source, target = series.graph.edge_index
     for u in range(5):
@@ -250,11 +250,11 @@ def test_a_fit_by_several_processes_is_refused(monkeypatch):
 
 
 def test_wrong_combinations_are_refused(series, as_a_user):
-    spec = SeriesSpec.of(series, torch.ones_like(series.observed))
+    spec = SeriesSpec.of(series)
     with pytest.raises(ValueError, match="reads no covariates"):
         GraphVAR(spec)
     plain = make_series(covariates=0)
-    spec = SeriesSpec.of(plain, torch.ones_like(plain.observed))
+    spec = SeriesSpec.of(plain)
     with pytest.raises(ValueError, match=r"Use .* Exact for a GraphVAR"):
         GraphVAR(spec, sampler=Ancestral())
     with pytest.raises(ValueError, match=r"Use tsgen\.sampling\.Ancestral"):
@@ -273,7 +273,7 @@ def test_a_series_on_the_graph_is_needed():
     graph = directed_graph()
     values = torch.randn(30, 5, 1, generator=torch.Generator().manual_seed(0))
     series = GraphSeries(values, torch.ones_like(values, dtype=torch.bool), graph)
-    other = partial(GraphVAR, SeriesSpec.of(series, series.observed))
+    other = partial(GraphVAR, SeriesSpec.of(series))
     with pytest.raises(ValueError, match="entries in a slice"):
         other()(make_batch(make_series(covariates=0)))
 
@@ -310,7 +310,7 @@ def test_a_model_without_a_stationary_law_keeps_its_start(tmp_path):
     steps = torch.arange(120.0)[:, None, None]
     values = (1.03**steps) * (10 + torch.randn(120, 5, 1, generator=generator))
     series = GraphSeries(values, torch.ones_like(values, dtype=torch.bool), graph)
-    spec = SeriesSpec.of(series, series.observed)
+    spec = SeriesSpec.of(series)
     model = GraphVAR(spec, order=1)
     model.process = VARProcess.fit(values[..., 0], 1, model.support, "diagonal").process
     assert model.process.radius >= 1 and model.process.start is not None

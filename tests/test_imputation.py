@@ -89,7 +89,7 @@ def linear(steps: int = 40, share: float = 0.4, order: int = 2):
         channels=["flow"],
         units=["m³/s"],
     )
-    model = GraphVAR(SeriesSpec.of(series, observed), order, sampler=Exact(DRAWS, 6))
+    model = GraphVAR(SeriesSpec.of(series), order, sampler=Exact(DRAWS, 6))
     model.process = process
     return model, series
 
@@ -148,7 +148,7 @@ def test_stitched_forward_draws_are_those_of_one_window():
     _, series = linear(24)
     torch.manual_seed(0)
     model = AutoregressiveModel(
-        SeriesSpec.of(series, series.observed),
+        SeriesSpec.of(series),
         partial(WindowEncoder, order=2, layers=0),
         GaussianHead,
         sampler=Ancestral(DRAWS, 1),

@@ -51,7 +51,7 @@ def test_the_walk_is_a_brownian_bridge():
 
 def make_model(series, head="mixture", **options):
     torch.manual_seed(0)
-    spec = SeriesSpec.of(series, torch.ones_like(series.observed))
+    spec = SeriesSpec.of(series)
     encoder = TWO_WAY_ENCODERS["two-way recurrence"]
     return AnyOrderModel(spec, encoder, HEADS[head], units="interpolation", **options).eval()
 
@@ -128,7 +128,7 @@ def test_nothing_outside_the_context_is_read(series, gaps):
 
 
 def test_units_of_another_name_are_refused(series, as_a_user):
-    spec = SeriesSpec.of(series, torch.ones_like(series.observed))
+    spec = SeriesSpec.of(series)
     with pytest.raises(ValueError, match="units must be one of node, interpolation; it is 'window'"):
         AnyOrderModel(spec, TWO_WAY_ENCODERS["two-way gru"], units="window")
 

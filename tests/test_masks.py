@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from tsgen.counter_random import streams
+from tsgen.graphs import from_edges
 from tsgen.masks import (
     AnyOf,
     BlockMask,
     GRINMask,
+    HeldOut,
     HistoricalMask,
     Mask,
     NodeMask,
@@ -20,6 +22,7 @@ from tsgen.masks import (
     ValueMask,
     hold_out,
 )
+from tsgen.series import GraphSeries
 
 SHAPE = (48, 7, 2)
 MASKS = {
@@ -50,14 +53,17 @@ def z_score(hits: torch.Tensor, probability: float) -> float:
     )
 
 
-def gaps(*lengths: int) -> list[torch.Tensor]:
-    """Stretches with a third of their entries missing."""
-    random = torch.Generator().manual_seed(2)
-    return [torch.rand(length, 7, 2, generator=random) < 2 / 3 for length in lengths]
+def gaps(*lengths: int) -> tuple[GraphSeries, list[slice]]:
+    """A series with a third of its entries missing, and stretches of it."""
+    observed = torch.rand(sum(lengths), 7, 2, generator=torch.Generator().manual_seed(2)) < 2 / 3
+    graph = from_edges(np.array([0]), np.array([1]), num_nodes=7)
+    ends = np.cumsum(lengths).tolist()
+    stretches = [slice(end - length, end) for end, length in zip(ends, lengths, strict=True)]
+    return GraphSeries(torch.zeros(observed.shape), observed, graph), stretches
 
 
-MASKS["historical"] = HistoricalMask().replaying(gaps(200))
-MASKS["one of, historical"] = OneOf([PointMask(0.1), HistoricalMask()]).replaying(gaps(200))
+MASKS["historical"] = HistoricalMask().replaying(*gaps(200))
+MASKS["one of, historical"] = OneOf([PointMask(0.1), HistoricalMask()]).replaying(*gaps(200))
 
 
 @pytest.mark.parametrize("name", MASKS)
@@ -222,7 +228,7 @@ def test_the_published_masks_are_pinned(mask, shape, count, checksum):
 def test_grin_masks_thin_no_windows():
     for mask in (GRINMask(), AnyOf([PointMask(), GRINMask()]), OneOf([GRINMask()]), PartOf(GRINMask())):
         with pytest.raises(ValueError, match=r"cannot thin windows; give data\.thinning"):
-            mask.replaying(gaps(60))
+            mask.replaying(*gaps(60))
 
 
 def test_failures_of_another_kind_are_refused(as_a_user):
@@ -257,9 +263,10 @@ def test_one_of_draws_whole_patterns_as_often_as_they_weigh():
 
 
 def test_historical_gaps_are_those_of_whole_stretches_each_as_likely():
-    stretches = gaps(6, 3, 9, 5)
-    hidden = draw(HistoricalMask().replaying(stretches), streams(0, torch.arange(8000)), (5, 7, 2))
-    windows = [~s[start : start + 5] for s in stretches for start in range(len(s) - 4)]
+    series, stretches = gaps(6, 3, 9, 5)
+    hidden = draw(HistoricalMask().replaying(series, stretches), streams(0, torch.arange(8000)), (5, 7, 2))
+    firsts = [first for s in stretches for first in range(s.start, s.stop - 4)]
+    windows = [~series.observed[first : first + 5] for first in firsts]
     counts = torch.stack([(hidden == window).flatten(1).all(dim=1).sum() for window in windows])
     assert len(windows) == 8 and counts.sum() == 8000
     assert ((counts - 1000.0).abs() < 5 * (8000 * 7 / 64) ** 0.5).all()
@@ -276,12 +283,33 @@ def test_a_part_of_a_pattern_keeps_each_of_its_entries_on_its_own():
 @pytest.mark.parametrize("kind", [AnyOf, OneOf])
 def test_patterns_of_patterns_hand_the_gaps_on_and_leave_the_first_as_they_are(kind):
     mask, stream = kind([PointMask(0.0), HistoricalMask()]), streams(0, torch.arange(5))
-    assert draw(mask.replaying(gaps(60)), stream, SHAPE).any()
-    assert draw(PartOf(HistoricalMask()).replaying(gaps(60)), stream, SHAPE).any()
+    assert draw(mask.replaying(*gaps(60)), stream, SHAPE).any()
+    assert draw(PartOf(HistoricalMask()).replaying(*gaps(60)), stream, SHAPE).any()
     with pytest.raises(ValueError, match="a stretch of at least 48 steps to replay; it knows 0"):
         draw(mask, stream, SHAPE)
     with pytest.raises(ValueError, match="it knows 2 stretches, of 70 steps"):
-        draw(mask.replaying(gaps(30, 40)), stream, SHAPE)
+        draw(mask.replaying(*gaps(30, 40)), stream, SHAPE)
+
+
+PATTERNS = [name for name in MASKS if "value" not in name and "historical" not in name]
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_parts_of_a_long_draw_are_drawn_without_the_rest(name):
+    stream, start = streams(3, torch.zeros(4, dtype=torch.int64)), torch.tensor([0, 1, 40, 187])
+    values = torch.zeros(4, 60, *SHAPE[1:])
+    whole = MASKS[name].hidden(stream[:1], torch.zeros(1, 247, *SHAPE[1:]))[0]
+    parts = MASKS[name].hidden(stream, values, start)
+    assert torch.equal(parts, torch.stack([whole[a : a + 60] for a in start]))
+    assert whole.any() and not whole.all()
+
+
+@pytest.mark.parametrize(
+    "mask", [ValueMask(), GRINMask(), OneOf([PointMask(), AnyOf([PartOf(ValueMask())])]), HistoricalMask()]
+)
+def test_what_must_see_a_whole_series_is_refused_for_parts(mask):
+    with pytest.raises(ValueError, match="Mask looks at all of a series at once"):
+        HeldOut(mask, 0)
 
 
 def test_held_out_entries_are_observed_ones():

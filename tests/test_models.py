@@ -29,7 +29,7 @@ QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summa
 
 
 def spec_of(series):
-    return SeriesSpec.of(series, torch.ones_like(series.observed))
+    return SeriesSpec.of(series)
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)

@@ -39,7 +39,7 @@ def one_window(values, order, covariates=None, graph=None):
     values = torch.as_tensor(values, dtype=torch.float64)[:, None] if values.ndim == 2 else values
     graph = graph or from_edges([], [], num_nodes=values.shape[1])
     everything = torch.ones(values.shape, dtype=torch.bool)
-    spec = SeriesSpec.of(GraphSeries(values, everything, graph, covariates), everything)
+    spec = SeriesSpec.of(GraphSeries(values, everything, graph, covariates))
     target = everything.clone()
     target[:order] = False
     position = torch.arange(len(values))[None]

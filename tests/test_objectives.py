@@ -66,7 +66,7 @@ noisy = pytest.mark.parametrize("name", NOISY)
 
 def make(series, encoder="gru", head="mixture", **parts) -> AutoregressiveModel:
     """A small model in training mode, with weights that are always the same."""
-    spec = SeriesSpec.of(series, torch.ones_like(series.observed))
+    spec = SeriesSpec.of(series)
     with torch.random.fork_rng():
         torch.manual_seed(3)
         return AutoregressiveModel(spec, ENCODERS[encoder], HEADS[head], **parts).train()
@@ -184,7 +184,7 @@ def test_validation_is_by_the_truth(name, series, batch):
 
 @pytest.mark.parametrize("objective", [ScheduledSampling(), Rollout(), ParticleBound()])
 def test_what_goes_forward_needs_a_model_that_does(objective, series):
-    spec = SeriesSpec.of(series, torch.ones_like(series.observed))
+    spec = SeriesSpec.of(series)
     message = f"{type(objective).__name__} needs an AutoregressiveModel; AnyOrderModel is none"
     with pytest.raises(ValueError, match=message):
         AnyOrderModel(spec, objective=objective)

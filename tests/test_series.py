@@ -123,9 +123,7 @@ def test_units_are_fitted_on_what_may_be_used():
     observed = torch.ones_like(values, dtype=torch.bool)
     observed[1, 0] = False
     series = GraphSeries(values, observed, directed_graph())
-    allowed = torch.ones_like(observed)
-    allowed[2] = False
-    spec = SeriesSpec.of(series, allowed)
+    spec = SeriesSpec.of(series, [slice(0, 2), slice(3, None)])
     torch.testing.assert_close(spec.loc[:2, 0], torch.tensor([3.0, 3.0]))
     torch.testing.assert_close(spec.scale[:2, 0], torch.tensor([2.0, (8 / 3) ** 0.5]))
 
@@ -133,45 +131,43 @@ def test_units_are_fitted_on_what_may_be_used():
 def test_a_constant_node_borrows_the_scale_of_its_channel():
     series = make_series(channels=1)
     series.values[:, 2], series.observed[:, 2] = 0.1, True
-    spec = SeriesSpec.of(series, torch.ones_like(series.observed))
+    spec = SeriesSpec.of(series)
     others = torch.cat([spec.scale[:2], spec.scale[3:]])
     assert 0.5 * others.min() < spec.scale[2, 0] < 1.5 * others.max()
     everything = GraphSeries(
         torch.full((9, 5, 1), 4.0), torch.ones(9, 5, 1, dtype=torch.bool), directed_graph()
     )
-    assert (SeriesSpec.of(everything, everything.observed).scale == 1).all()
+    assert (SeriesSpec.of(everything).scale == 1).all()
 
 
 def test_units_need_observations(series):
     with pytest.raises(ValueError, match="'channel_0' has none"):
-        SeriesSpec.of(series, torch.zeros_like(series.observed))
-    unseen = series.observed.clone()
-    unseen[..., 1] = False
+        SeriesSpec.of(series, [])
+    series.observed[..., 1] = False
     with pytest.raises(ValueError, match="'channel_1' has none"):
-        SeriesSpec.of(series, unseen)
+        SeriesSpec.of(series)
 
 
 def test_a_node_without_values_borrows_the_units_of_its_channel(series, caplog):
-    seen = series.observed.clone()
     series.values[:, 0] += 300  # the channel's spread is that between nodes, too
+    whole = SeriesSpec.of(series)
+    assert not caplog.text
+    seen = series.observed
     seen[:, 3, 1] = False
     with caplog.at_level("WARNING"):
-        spec = SeriesSpec.of(series, seen)
+        spec = SeriesSpec.of(series)
     assert "1 (3 (channel_1))" in caplog.text
     others = series.values[..., 1][seen[..., 1]]
     torch.testing.assert_close(spec.loc[3, 1], others.mean())
     torch.testing.assert_close(spec.scale[3, 1], others.std(correction=0))
     # all other units are as if the node were not there
-    caplog.clear()
-    whole = SeriesSpec.of(series, series.observed)
-    assert not caplog.text
     kept = torch.ones(5, 2, dtype=torch.bool)
     kept[3, 1] = False
     assert torch.equal(spec.loc[kept], whole.loc[kept]) and torch.equal(spec.scale[kept], whole.scale[kept])
 
 
 def test_specs_tell_how_they_differ(series):
-    spec = SeriesSpec.of(series, torch.ones_like(series.observed))
+    spec = SeriesSpec.of(series)
     assert spec.difference(spec) is None
     order = torch.randperm(7, generator=torch.Generator().manual_seed(0))
     shuffled = dataclasses.replace(

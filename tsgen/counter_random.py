@@ -58,14 +58,17 @@ def streams(seed: int, *keys: Int64[Tensor, "..."]) -> Int64[Tensor, "..."]:
 
 
 def uniforms(
-    stream: Int64[Tensor, "..."], shape: Sequence[int], start: int = 0, dtype: torch.dtype = torch.float32
+    stream: Int64[Tensor, "..."],
+    shape: Sequence[int],
+    start: int | Int64[Tensor, "..."] = 0,
+    dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "..."]:
     """Uniform numbers in the open interval (0, 1), ``shape`` of them for each stream.
 
     Args:
         stream: What :func:`streams` returned.
         shape: The shape of each row's numbers.
-        start: Where in the stream to begin, counted in numbers.
+        start: Where in the stream to begin, counted in numbers; one for all streams or one for each.
         dtype: float32 carries 23 random bits a number, float64 carries 52.
 
     Raises:
@@ -74,7 +77,8 @@ def uniforms(
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype must be float32 or float64; in {dtype} a uniform number can round to 1.")
     count = int(torch.Size(shape).numel())
-    counter = torch.arange(start + 1, start + count + 1, device=stream.device) * _WEYL
+    first = start[..., None] if isinstance(start, Tensor) else start
+    counter = (torch.arange(1, count + 1, device=stream.device) + first) * _WEYL
     bits = 52 if dtype == torch.float64 else 23
     words = _shift_right(_mix(stream[..., None] + counter), 64 - bits)
     return ((words.to(dtype) + 0.5) * 2.0**-bits).unflatten(-1, tuple(shape))

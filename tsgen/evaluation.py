@@ -169,7 +169,7 @@ def as_dataset(
         baselines: The names of the baselines whose errors are among the arrays.
         attributes: What else is to be remembered.
     """
-    whole = series.to_xarray()
+    whole = series.labels()
     data = xr.Dataset(
         {
             name: (axes, np.moveaxis(arrays[name], 0, axes.index("window")))
@@ -183,7 +183,8 @@ def as_dataset(
     data = data.assign_coords(quantile=list(QUANTILES), time=(ENTRY[:2], time))
     if "baseline" in data.dims:
         data = data.assign_coords(baseline=list(baselines))
-    data["share_missing"] = ("node", 1 - series.observed.float().mean(dim=(0, 2)).numpy())
+    seen = torch.stack([part.observed.sum(dim=(0, 2)) for part in series.parts()]).sum(dim=0)
+    data["share_missing"] = ("node", 1 - (seen / (len(series) * len(series.channels))).numpy())
     kept = [name for name in ("position", "edge_source", "edge_target", "edge_weight") if name in whole]
     return data.merge(whole[kept].drop_vars("time", errors="ignore"))
 

@@ -113,7 +113,7 @@ def impute(
         drawn = samples.values.to(data.values)
         return dataclasses.replace(samples, values=torch.where(data.context, data.values, drawn))
     _check_series(model, data)
-    steps = len(data.values)
+    steps = len(data)
     length = _length(model, window, steps)
     tiles = Tiles.over([slice(0, steps)], length, overlap if length < steps else 0)
     if path is not None:
@@ -201,16 +201,15 @@ def forecast(
         blind = data._changed(context=data.context & past[:, None, None])
         return impute(model, blind, num_samples, method, seed)
     _check_series(model, data)
-    longer = _continued(data, horizon, covariates)
-    steps = len(longer.values)
+    steps = len(data) + horizon
     length = _length(model, window, steps)
     # one window if that leaves it enough of a history, else several, each going on from the one before
     history = max(length - horizon, length // 4, 1)
     if not _sampler(model, method, num_samples, seed).extends:
         # no window could go on from another: one that holds as much of the past as a window does
         history, length = min(length, steps - horizon), steps
-    near = _cut(longer, slice(max(0, steps - horizon - history), steps))
-    drawn = impute(model, near, num_samples, method, seed, window=min(length, len(near.values)))
+    near = _continued(data, slice(max(0, len(data) - history), len(data)), horizon, covariates)
+    drawn = impute(model, near, num_samples, method, seed, window=min(length, len(near)))
     return drawn.isel(time=slice(-horizon, None))
 
 
@@ -287,7 +286,8 @@ def generate(
             channels=model.spec.channels,
         )
     _check_joint(_sampler(model, method, num_samples, seed))
-    nothing = dataclasses.replace(data, observed=torch.zeros_like(data.observed))
+    whole = data.part(slice(None))  # of one that is not held in memory too
+    nothing = dataclasses.replace(whole, observed=torch.zeros_like(whole.observed))
     return impute(model, nothing, num_samples, method, seed, window=window)
 
 
@@ -342,7 +342,7 @@ def _check_series(model: DensityModel, series: GraphSeries) -> None:
         model.spec,
         edge_index=series.graph.edge_index,
         edge_weight=series.graph.edge_weight,
-        num_covariates=0 if series.covariates is None else series.covariates.shape[-1],
+        num_covariates=series.sizes.covariates,
         nodes=list(series.nodes),
         channels=list(series.channels),
     )
@@ -399,45 +399,36 @@ def _evaluating(model: DensityModel) -> Iterator[None]:
             part.training = training
 
 
-def _continued(series: GraphSeries, horizon: int, covariates: Tensor | np.ndarray | None) -> GraphSeries:
-    """The series with empty steps after its end, its time going on."""
-    if (series.covariates is None) != (covariates is None):
-        has = "none" if series.covariates is None else f"{series.covariates.shape[-1]}"
+def _continued(
+    series: GraphSeries, steps: slice, horizon: int, covariates: Tensor | np.ndarray | None
+) -> GraphSeries:
+    """Some last steps of the series with empty ones after its end, its time going on."""
+    width = series.sizes.covariates
+    if (covariates is not None) != bool(width):
         raise ValueError(
             f"covariates of the {horizon} new steps must be given for a series with covariates, and for no "
-            f"other; the series has {has}. Give covariates=[horizon, nodes, covariates], or leave them out."
+            f"other; the series has {width or 'none'}. Give covariates=[horizon, nodes, covariates], or "
+            "leave them out."
         )
+    if len(series) < 2:
+        raise ValueError("a series must have at least 2 steps to tell when the next one is; it has 1.")
+    near, time = series.part(steps), np.asarray(series.time)
     both = None
-    if series.covariates is not None and covariates is not None:
+    if near.covariates is not None and covariates is not None:
         covariates = torch.as_tensor(covariates)
-        wanted = (horizon, *series.covariates.shape[1:])
+        wanted = (horizon, *near.covariates.shape[1:])
         if tuple(covariates.shape) != wanted:
             raise ValueError(
                 f"covariates must be [horizon, nodes, covariates], {list(wanted)}; their shape is "
                 f"{list(covariates.shape)}."
             )
-        both = torch.cat([series.covariates, covariates.to(series.covariates)])
-    if len(series.values) < 2:
-        raise ValueError("a series must have at least 2 steps to tell when the next one is; it has 1.")
-    time = np.asarray(series.time)
+        both = torch.cat([near.covariates, covariates.to(near.covariates)])
     ahead = time[-1] + (time[1] - time[0]) * np.arange(1, horizon + 1)
-    empty = series.values.new_full((horizon, *series.values.shape[1:]), torch.nan)
+    empty = near.values.new_full((horizon, *near.values.shape[1:]), torch.nan)
     return dataclasses.replace(
-        series,
-        values=torch.cat([series.values, empty]),
-        observed=torch.cat([series.observed, torch.zeros_like(empty, dtype=torch.bool)]),
+        near,
+        values=torch.cat([near.values, empty]),
+        observed=torch.cat([near.observed, torch.zeros_like(empty, dtype=torch.bool)]),
         covariates=both,
-        time=np.concatenate([time, ahead]),
-    )
-
-
-def _cut(series: GraphSeries, steps: slice) -> GraphSeries:
-    """A stretch of the series."""
-    covariates = None if series.covariates is None else series.covariates[steps]
-    return dataclasses.replace(
-        series,
-        values=series.values[steps],
-        observed=series.observed[steps],
-        covariates=covariates,
-        time=np.asarray(series.time)[steps],
+        time=np.concatenate([near.time, ahead]),
     )

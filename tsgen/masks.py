@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -21,6 +22,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from tsgen.counter_random import streams, uniforms
+from tsgen.series import GraphSeries, SeriesBatch
 
 Rate = float | tuple[float, float]
 """A probability, or two between which each window draws its own."""
@@ -39,6 +41,20 @@ def _bounds(rate: Rate) -> tuple[float, float]:
     return rate if isinstance(rate, tuple) else (rate, rate)
 
 
+def _first(start: Int64[Tensor, "batch"] | None, width: int) -> int | Int64[Tensor, "batch"]:
+    """Where in their streams windows begin whose first steps are given, with so many numbers in a step."""
+    return 0 if start is None else start * width
+
+
+def _whole(mask: Mask, start: Int64[Tensor, "batch"] | None) -> None:
+    """Raises if a part is asked for of what can only be drawn as a whole."""
+    if start is not None:
+        raise ValueError(
+            f"{type(mask).__name__} looks at all of a series at once, and cannot hide entries of one that is "
+            "not held in memory. Take another pattern, such as PointMask or BlockMask."
+        )
+
+
 def _draw_rate(rate: Rate, stream: Int64[Tensor, "batch"]) -> Float[Tensor, "batch 1 1 1"]:
     """Each window's own rate."""
     low, high = _bounds(rate)
@@ -50,20 +66,29 @@ class Mask(ABC):
 
     @abstractmethod
     def hidden(
-        self, stream: Int64[Tensor, "batch"], values: Float[Tensor, "batch time nodes channels"]
+        self,
+        stream: Int64[Tensor, "batch"],
+        values: Float[Tensor, "batch time nodes channels"],
+        start: Int64[Tensor, "batch"] | None = None,
     ) -> Bool[Tensor, "batch time nodes channels"]:
         """Draws which entries are hidden.
 
         Args:
             stream: One random stream for each window.
             values: The windows' values, NaN where nothing was observed. Most patterns read their shape alone.
+            start: Of windows that are parts of something longer, all of it one draw, the step of that at
+                which each begins; zero if not given.
+
+        Raises:
+            ValueError: If there are starts and the pattern must see all of a draw at once.
         """
 
-    def replaying(self, observed: list[Bool[Tensor, "_ nodes channels"]]) -> Mask:
+    def replaying(self, series: GraphSeries, stretches: Sequence[slice]) -> Mask:
         """The pattern as it thins windows, told the data's own gaps: itself, unless it replays them.
 
         Args:
-            observed: What was observed in each of the stretches whose gaps may be replayed.
+            series: The data.
+            stretches: Those of its steps whose gaps may be replayed.
 
         Raises:
             ValueError: If the pattern is no law of windows.
@@ -93,9 +118,13 @@ class PointMask(Mask):
         self.rate = _check_rate(self.rate)
 
     def hidden(
-        self, stream: Int64[Tensor, "batch"], values: Float[Tensor, "batch time nodes channels"]
+        self,
+        stream: Int64[Tensor, "batch"],
+        values: Float[Tensor, "batch time nodes channels"],
+        start: Int64[Tensor, "batch"] | None = None,
     ) -> Bool[Tensor, "batch time nodes channels"]:
-        return uniforms(streams(2, stream), values.shape[1:]) < _draw_rate(self.rate, stream)
+        drawn = uniforms(streams(2, stream), values.shape[1:], _first(start, values[0, 0].numel()))
+        return drawn < _draw_rate(self.rate, stream)
 
 
 @dataclass
@@ -133,14 +162,18 @@ class BlockMask(Mask):
             raise ValueError(f"over must be one of entry, slice; it is {self.over!r}.")
 
     def hidden(
-        self, stream: Int64[Tensor, "batch"], values: Float[Tensor, "batch time nodes channels"]
+        self,
+        stream: Int64[Tensor, "batch"],
+        values: Float[Tensor, "batch time nodes channels"],
+        start: Int64[Tensor, "batch"] | None = None,
     ) -> Bool[Tensor, "batch time nodes channels"]:
         shape, before = values.shape[1:], self.max_length - 1
         width = shape[1:] if self.over == "entry" else (1, 1)
         padded = (shape[0] + before, *width)
-        starts = uniforms(streams(3, stream), padded) < _draw_rate(self.rate, stream)
+        first = _first(start, math.prod(width))
+        starts = uniforms(streams(3, stream), padded, first) < _draw_rate(self.rate, stream)
         spread = self.max_length - self.min_length + 1
-        length = self.min_length + (uniforms(streams(4, stream), padded) * spread).long()
+        length = self.min_length + (uniforms(streams(4, stream), padded, first) * spread).long()
         step = torch.arange(padded[0], device=stream.device)[:, None, None]
         end = torch.where(starts, step + length, 0).cummax(dim=1).values
         return (end > step)[:, before:].expand(-1, *shape)
@@ -164,7 +197,10 @@ class NodeMask(Mask):
         self.rate = _check_rate(self.rate)
 
     def hidden(
-        self, stream: Int64[Tensor, "batch"], values: Float[Tensor, "batch time nodes channels"]
+        self,
+        stream: Int64[Tensor, "batch"],
+        values: Float[Tensor, "batch time nodes channels"],
+        start: Int64[Tensor, "batch"] | None = None,
     ) -> Bool[Tensor, "batch time nodes channels"]:
         nodes = uniforms(streams(8, stream), (1, values.shape[2], 1)) < _draw_rate(self.rate, stream)
         return nodes.expand(values.shape)
@@ -203,8 +239,12 @@ class ValueMask(Mask):
             raise ValueError(f"slope must be finite; it is {self.slope}.")
 
     def hidden(
-        self, stream: Int64[Tensor, "batch"], values: Float[Tensor, "batch time nodes channels"]
+        self,
+        stream: Int64[Tensor, "batch"],
+        values: Float[Tensor, "batch time nodes channels"],
+        start: Int64[Tensor, "batch"] | None = None,
     ) -> Bool[Tensor, "batch time nodes channels"]:
+        _whole(self, start)
         known = values.isfinite()
         rate = _draw_rate(self.rate, stream).double()
         logit = self.slope * _standardised(values.double(), known)
@@ -277,8 +317,12 @@ class GRINMask(Mask):
         _check_rate(self.failure_rate, "failure_rate")
 
     def hidden(
-        self, stream: Int64[Tensor, "batch"], values: Float[Tensor, "batch time nodes channels"]
+        self,
+        stream: Int64[Tensor, "batch"],
+        values: Float[Tensor, "batch time nodes channels"],
+        start: Int64[Tensor, "batch"] | None = None,
     ) -> Bool[Tensor, "batch time nodes channels"]:
+        _whole(self, start)
         steps, columns = values.shape[1], values[0, 0].numel()
         # the order of the draws is GRIN's: starts, lengths, points
         random = np.random.default_rng(self.seed)
@@ -292,7 +336,7 @@ class GRINMask(Mask):
         hidden = torch.from_numpy((end > step) | points).to(values.device)
         return hidden.reshape(values.shape[1:]).expand(values.shape)
 
-    def replaying(self, observed: list[Bool[Tensor, "_ nodes channels"]]) -> Mask:
+    def replaying(self, series: GraphSeries, stretches: Sequence[slice]) -> Mask:
         raise ValueError(
             "GRINMask is drawn once over a whole series and cannot thin windows; give data.thinning another "
             "pattern, such as tsgen.masks.PointMask or tsgen.masks.BlockMask."
@@ -311,14 +355,14 @@ class HistoricalMask(Mask):
     """
 
     def __post_init__(self) -> None:
-        # the gaps of all stretches, one after another, and the stretches' lengths
-        self.gaps, self.lengths = torch.empty(0, dtype=torch.bool), list[int]()
+        self.series: GraphSeries | None = None
+        self.stretches: list[tuple[int, int]] = []
         self.nodes: Tensor | None = None
 
-    def replaying(self, observed: list[Bool[Tensor, "_ nodes channels"]]) -> Mask:
+    def replaying(self, series: GraphSeries, stretches: Sequence[slice]) -> Mask:
         """The pattern that replays these gaps."""
         mask = copy.copy(self)
-        mask.gaps, mask.lengths = ~torch.cat(observed), [len(stretch) for stretch in observed]
+        mask.series, mask.stretches = series, [s.indices(len(series))[:2] for s in stretches]
         return mask
 
     def of_nodes(self, nodes: Int64[Tensor, "nodes"]) -> Mask:
@@ -328,22 +372,23 @@ class HistoricalMask(Mask):
         return mask
 
     def hidden(
-        self, stream: Int64[Tensor, "batch"], values: Float[Tensor, "batch time nodes channels"]
+        self,
+        stream: Int64[Tensor, "batch"],
+        values: Float[Tensor, "batch time nodes channels"],
+        start: Int64[Tensor, "batch"] | None = None,
     ) -> Bool[Tensor, "batch time nodes channels"]:
-        window, starts, offset = values.shape[1], [torch.arange(0)], 0
-        for length in self.lengths:
-            starts.append(offset + torch.arange(max(0, length - window + 1)))
-            offset += length
-        start = torch.cat(starts)
-        if not len(start):
+        _whole(self, start)
+        window = values.shape[1]
+        firsts = [torch.arange(a, max(a, b - window + 1)) for a, b in self.stretches]
+        first = torch.cat(firsts) if firsts else torch.arange(0)
+        if self.series is None or not len(first):
             raise ValueError(
                 f"HistoricalMask needs a stretch of at least {window} steps to replay; it knows "
-                f"{len(self.lengths)} stretches, of {offset} steps in all. Choose a shorter window; only "
-                "data.thinning is told the data's gaps."
+                f"{len(self.stretches)} stretches, of {sum(b - a for a, b in self.stretches)} steps in all. "
+                "Choose a shorter window; only data.thinning is told the data's gaps."
             )
-        chosen = start[(uniforms(streams(6, stream), (1,), dtype=torch.float64) * len(start)).long()]
-        step = chosen + torch.arange(window)
-        return self.gaps[step] if self.nodes is None else self.gaps[step[..., None], self.nodes]
+        chosen = (uniforms(streams(6, stream), (1,), dtype=torch.float64) * len(first)).long()
+        return ~self.series.observed_in(first[chosen[:, 0]], window, self.nodes)
 
 
 @dataclass
@@ -361,14 +406,17 @@ class AnyOf(Mask):
             raise ValueError("masks must name at least one pattern; the list is empty.")
 
     def hidden(
-        self, stream: Int64[Tensor, "batch"], values: Float[Tensor, "batch time nodes channels"]
+        self,
+        stream: Int64[Tensor, "batch"],
+        values: Float[Tensor, "batch time nodes channels"],
+        start: Int64[Tensor, "batch"] | None = None,
     ) -> Bool[Tensor, "batch time nodes channels"]:
-        drawn = [mask.hidden(streams(10 + i, stream), values) for i, mask in enumerate(self.masks)]
+        drawn = [mask.hidden(streams(10 + i, stream), values, start) for i, mask in enumerate(self.masks)]
         return torch.stack(drawn).any(dim=0)
 
-    def replaying(self, observed: list[Bool[Tensor, "_ nodes channels"]]) -> Mask:
+    def replaying(self, series: GraphSeries, stretches: Sequence[slice]) -> Mask:
         """The patterns once the data's own gaps are known."""
-        return replace(self, masks=[mask.replaying(observed) for mask in self.masks])
+        return replace(self, masks=[mask.replaying(series, stretches) for mask in self.masks])
 
     def of_nodes(self, nodes: Int64[Tensor, "nodes"]) -> Mask:
         """The patterns of these nodes."""
@@ -401,16 +449,19 @@ class OneOf(Mask):
         return len(self.masks) * [1.0] if self.weights is None else self.weights
 
     def hidden(
-        self, stream: Int64[Tensor, "batch"], values: Float[Tensor, "batch time nodes channels"]
+        self,
+        stream: Int64[Tensor, "batch"],
+        values: Float[Tensor, "batch time nodes channels"],
+        start: Int64[Tensor, "batch"] | None = None,
     ) -> Bool[Tensor, "batch time nodes channels"]:
         share = torch.tensor(self._weights()).cumsum(dim=0)
         chosen = (uniforms(streams(5, stream), (1,)) * share[-1] >= share[:-1]).sum(dim=1)
-        drawn = [mask.hidden(streams(10 + i, stream), values) for i, mask in enumerate(self.masks)]
+        drawn = [mask.hidden(streams(10 + i, stream), values, start) for i, mask in enumerate(self.masks)]
         return torch.stack(drawn)[chosen, torch.arange(len(stream))]
 
-    def replaying(self, observed: list[Bool[Tensor, "_ nodes channels"]]) -> Mask:
+    def replaying(self, series: GraphSeries, stretches: Sequence[slice]) -> Mask:
         """The patterns once the data's own gaps are known."""
-        return replace(self, masks=[mask.replaying(observed) for mask in self.masks])
+        return replace(self, masks=[mask.replaying(series, stretches) for mask in self.masks])
 
     def of_nodes(self, nodes: Int64[Tensor, "nodes"]) -> Mask:
         """The patterns of these nodes."""
@@ -439,14 +490,18 @@ class PartOf(Mask):
         self.share = _check_rate(self.share, "share")
 
     def hidden(
-        self, stream: Int64[Tensor, "batch"], values: Float[Tensor, "batch time nodes channels"]
+        self,
+        stream: Int64[Tensor, "batch"],
+        values: Float[Tensor, "batch time nodes channels"],
+        start: Int64[Tensor, "batch"] | None = None,
     ) -> Bool[Tensor, "batch time nodes channels"]:
-        part = uniforms(streams(7, stream), values.shape[1:]) < _draw_rate(self.share, stream)
-        return self.mask.hidden(streams(10, stream), values) & part
+        drawn = uniforms(streams(7, stream), values.shape[1:], _first(start, values[0, 0].numel()))
+        part = drawn < _draw_rate(self.share, stream)
+        return self.mask.hidden(streams(10, stream), values, start) & part
 
-    def replaying(self, observed: list[Bool[Tensor, "_ nodes channels"]]) -> Mask:
+    def replaying(self, series: GraphSeries, stretches: Sequence[slice]) -> Mask:
         """The pattern once the data's own gaps are known."""
-        return replace(self, mask=self.mask.replaying(observed))
+        return replace(self, mask=self.mask.replaying(series, stretches))
 
     def of_nodes(self, nodes: Int64[Tensor, "nodes"]) -> Mask:
         """The pattern of these nodes."""
@@ -469,3 +524,34 @@ def hold_out(
     """
     stream = streams(seed, torch.zeros(1, dtype=torch.int64))
     return mask.hidden(stream, values.where(observed, torch.nan)[None])[0] & observed
+
+
+@dataclass
+class HeldOut:
+    """What :func:`hold_out` answers, drawn window by window, for a series that is not held in memory.
+
+    Args:
+        mask: The pattern.
+        seed: Fixes the draw.
+
+    Raises:
+        ValueError: If the pattern must see the whole series.
+    """
+
+    mask: Mask
+    seed: int
+
+    def __post_init__(self) -> None:
+        # one entry tells whether parts can be drawn at all: now, not in the midst of a validation
+        first = torch.zeros(1, dtype=torch.int64)
+        self.mask.hidden(first, torch.zeros(1, 1, 1, 1), first)
+
+    def of(self, windows: SeriesBatch) -> Bool[Tensor, "batch time nodes channels"]:
+        """The visible entries of windows that are held out.
+
+        Args:
+            windows: Windows of the series, in which everything observed is visible.
+        """
+        start, seen = windows.position[:, 0], windows.context
+        stream = streams(self.seed, torch.zeros_like(start))
+        return self.mask.hidden(stream, windows.values.where(seen, torch.nan), start) & seen

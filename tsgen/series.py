@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -28,6 +28,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from tsgen.graphs import check_graph, same_graph
+from tsgen.moments import Moments
 from tsgen.subgraphs import Subgraph
 
 logger = logging.getLogger(__name__)
@@ -57,6 +58,24 @@ def _check_finite(name: str, x: Tensor, where: Tensor, mask_name: str) -> None:
             f"{name} must be finite wherever {mask_name} is True; at {at} it is {float(x[tuple(at)])} "
             f"({int(bad.sum())} such entries). Set {mask_name} to False where nothing was measured."
         )
+
+
+class Sizes(NamedTuple):
+    """How many numbers a slice holds.
+
+    Attributes:
+        nodes: The number of nodes.
+        channels: Entries of a node.
+        covariates: Covariates of a node.
+    """
+
+    nodes: int
+    channels: int
+    covariates: int = 0
+
+
+PART_NUMBERS = 2**22
+"""Numbers of a part, where a series is gone through from beginning to end."""
 
 
 @dataclass
@@ -101,23 +120,59 @@ class GraphSeries:
             if not torch.isfinite(self.covariates).all():
                 raise ValueError("covariates must be finite everywhere; fill their holes before.")
         self.graph = check_graph(self.graph, nodes)
-        self.time = _labels("time", np.asarray(self.time) if len(self.time) else np.arange(steps), steps)
-        _check_regular(np.asarray(self.time))
-        self.nodes = _names("nodes", self.nodes, [str(v) for v in range(nodes)])
-        self.channels = _names("channels", self.channels, [f"channel_{c}" for c in range(channels)])
-        self.units = _labels("units", list(self.units) or [""] * channels, channels)
         width = 0 if self.covariates is None else self.covariates.shape[-1]
-        self.covariate_names = _names(
-            "covariate_names", self.covariate_names, [f"covariate_{f}" for f in range(width)]
+        self.time, self.nodes, self.channels, self.units, self.covariate_names = check_labels(
+            (steps, nodes, channels, width),
+            self.time,
+            self.nodes,
+            self.channels,
+            self.units,
+            self.covariate_names,
         )
 
-    def to_xarray(self) -> xr.Dataset:
-        """The series as a labelled dataset: values are NaN where nothing was observed, the graph is a list of
-        edges."""
+    def __len__(self) -> int:
+        """The number of steps."""
+        return len(self.time)
+
+    @property
+    def sizes(self) -> Sizes:
+        """How many numbers a slice holds."""
+        return Sizes(len(self.nodes), len(self.channels), len(self.covariate_names))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the values."""
+        return self.values.dtype
+
+    def part(self, steps: slice) -> GraphSeries:
+        """Some steps of the series, held in memory.
+
+        Args:
+            steps: Which, one after another.
+        """
+        new = copy.copy(self)
+        new.values, new.observed = self.values[steps], self.observed[steps]
+        new.time = np.asarray(self.time)[steps]
+        new.covariates = None if self.covariates is None else self.covariates[steps]
+        return new
+
+    def parts(self, stretches: Sequence[slice] | None = None) -> Iterator[GraphSeries]:
+        """The series, or some stretches of it, one part of bounded size after another.
+
+        Args:
+            stretches: Which steps; all if not given.
+        """
+        nodes, channels, covariates = self.sizes
+        size = max(1, PART_NUMBERS // (nodes * (channels + covariates)))
+        for stretch in [slice(None)] if stretches is None else stretches:
+            start, stop, _ = stretch.indices(len(self))
+            for first in range(start, stop, size):
+                yield self.part(slice(first, min(first + size, stop)))
+
+    def labels(self) -> xr.Dataset:
+        """What the series has besides its numbers, as a labelled dataset: the graph is a list of edges."""
         data = xr.Dataset(
             {
-                "values": (("time", "node", "channel"), self.values.where(self.observed, torch.nan).numpy()),
-                "observed": (("time", "node", "channel"), self.observed.numpy()),
                 "edge_source": ("edge", self.graph.edge_index[0].numpy()),
                 "edge_target": ("edge", self.graph.edge_index[1].numpy()),
                 "edge_weight": ("edge", self.graph.edge_weight.numpy()),
@@ -129,11 +184,21 @@ class GraphSeries:
                 "unit": ("channel", list(self.units)),
             },
         )
-        if self.covariates is not None:
-            data["covariates"] = (("time", "node", "covariate"), self.covariates.numpy())
+        if len(self.covariate_names):
             data = data.assign_coords(covariate=list(self.covariate_names))
         if self.graph.pos is not None:
             data["position"] = (("node", "axis"), self.graph.pos.numpy())
+        return data
+
+    def to_xarray(self) -> xr.Dataset:
+        """The series as a labelled dataset: values are NaN where nothing was observed, the graph is a list of
+        edges."""
+        axes = ("time", "node", "channel")
+        data = self.labels()
+        data["values"] = (axes, self.values.where(self.observed, torch.nan).numpy())
+        data["observed"] = (axes, self.observed.numpy())
+        if self.covariates is not None:
+            data["covariates"] = (("time", "node", "covariate"), self.covariates.numpy())
         return data
 
     def windows(
@@ -148,17 +213,34 @@ class GraphSeries:
         """
         position = starts[:, None] + torch.arange(window)
         nodes, graph = (None, self.graph) if subgraph is None else (subgraph.nodes, subgraph.graph)
-        place = (position,) if nodes is None else (position[..., None], nodes)
-        observed = self.observed[place]
+        values, observed, covariates = self._gathered(position, nodes)
         return SeriesBatch(
-            values=self.values[place],
+            values=values,
             context=observed,
             target=torch.zeros_like(observed),
             graph=graph,
             position=position,
-            covariates=None if self.covariates is None else self.covariates[place],
+            covariates=covariates,
             nodes=nodes,
         )
+
+    def observed_in(
+        self, starts: Int64[Tensor, "batch"], window: int, nodes: Int64[Tensor, "nodes"] | None = None
+    ) -> Bool[Tensor, "batch time nodes channels"]:
+        """What was observed in some windows.
+
+        Args:
+            starts: First step of each.
+            window: Their length, in steps.
+            nodes: The nodes, by number; all if not given.
+        """
+        return self._gathered(starts[:, None] + torch.arange(window), nodes)[1]
+
+    def _gathered(self, position: Tensor, nodes: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Values, where they were observed, and covariates of these steps and nodes."""
+        place = (position,) if nodes is None else (position[..., None], nodes)
+        covariates = None if self.covariates is None else self.covariates[place]
+        return self.values[place], self.observed[place], covariates
 
     @classmethod
     def from_xarray(cls, data: xr.Dataset) -> GraphSeries:
@@ -193,36 +275,82 @@ class GraphSeries:
             flag = data["observed"]
             flag = flag if "channel" in flag.dims else flag.expand_dims("channel", axis=-1)
             seen = torch.from_numpy(flag.transpose(*order).values.astype(bool))
-        nodes = data.sizes["node"]
-        graph = Data(
-            edge_index=torch.from_numpy(
-                np.stack([data["edge_source"].values, data["edge_target"].values]).astype(np.int64)
-            ),
-            num_nodes=nodes,
-        )
-        if "edge_weight" in data:
-            graph.edge_weight = torch.from_numpy(data["edge_weight"].values.astype(np.float32))
-        if "position" in data:
-            graph.pos = torch.from_numpy(data["position"].values.astype(np.float32))
         covariates = None
         if "covariates" in data:
             read = data["covariates"].transpose("time", "node", "covariate").values
             covariates = torch.from_numpy(read.astype(np.float32))
+        told = labels_in(data)
+        if covariates is None:
+            told["covariate_names"] = ()
+        graph = graph_in(data, data.sizes["node"])
+        return cls(values=number, observed=seen, graph=graph, covariates=covariates, **told)
 
-        def labels(name: str) -> list[str]:
-            return [str(label) for label in data[name].values] if name in data.coords else []
 
-        return cls(
-            values=number,
-            observed=seen,
-            graph=graph,
-            covariates=covariates,
-            time=data["time"].values if "time" in data.coords else (),
-            nodes=labels("node"),
-            channels=labels("channel"),
-            units=labels("unit"),
-            covariate_names=labels("covariate") if covariates is not None else (),
-        )
+def graph_in(data: xr.Dataset, nodes: int) -> Data:
+    """The graph in a dataset of the form that :meth:`GraphSeries.to_xarray` writes.
+
+    Args:
+        data: With ``edge_source`` and ``edge_target``, and perhaps ``edge_weight`` and ``position``.
+        nodes: The number of nodes.
+    """
+    ends = np.stack([data["edge_source"].values, data["edge_target"].values]).astype(np.int64)
+    graph = Data(edge_index=torch.from_numpy(ends), num_nodes=nodes)
+    if "edge_weight" in data:
+        graph.edge_weight = torch.from_numpy(data["edge_weight"].values.astype(np.float32))
+    if "position" in data:
+        graph.pos = torch.from_numpy(data["position"].values.astype(np.float32))
+    return graph
+
+
+def labels_in(data: xr.Dataset) -> dict[str, Any]:
+    """The labels in a dataset of the form that :meth:`GraphSeries.to_xarray` writes, as far as it has any.
+
+    Args:
+        data: The dataset.
+    """
+
+    def labels(name: str) -> list[str]:
+        return [str(label) for label in data[name].values] if name in data.coords else []
+
+    return {
+        "time": data["time"].values if "time" in data.coords else (),
+        "nodes": labels("node"),
+        "channels": labels("channel"),
+        "units": labels("unit"),
+        "covariate_names": labels("covariate"),
+    }
+
+
+def check_labels(
+    sizes: tuple[int, int, int, int],
+    time: np.ndarray | Sequence,
+    nodes: Sequence[str],
+    channels: Sequence[str],
+    units: Sequence[str],
+    covariate_names: Sequence[str],
+) -> tuple[np.ndarray, list[str], list[str], list[str], list[str]]:
+    """The labels of a series, those that are not given made up.
+
+    Args:
+        sizes: Steps, nodes, channels and covariates.
+        time: Label of each step.
+        nodes: Name of each node.
+        channels: Name of each channel.
+        units: Unit of each channel.
+        covariate_names: Name of each covariate.
+
+    Raises:
+        ValueError: If labels are too many, too few or not unique, or the time is not regular.
+    """
+    times = _labels("time", np.asarray(time) if len(time) else np.arange(sizes[0]), sizes[0])
+    _check_regular(times)
+    return (
+        times,
+        _names("nodes", nodes, [str(v) for v in range(sizes[1])]),
+        _names("channels", channels, [f"channel_{c}" for c in range(sizes[2])]),
+        _labels("units", list(units) or [""] * sizes[2], sizes[2]),
+        _names("covariate_names", covariate_names, [f"covariate_{f}" for f in range(sizes[3])]),
+    )
 
 
 def _labels(name: str, labels: Any, length: int) -> Any:
@@ -362,20 +490,6 @@ class Units(NamedTuple):
         return (values - self.loc) / self.scale
 
 
-class Sizes(NamedTuple):
-    """How many numbers a slice holds.
-
-    Attributes:
-        nodes: The number of nodes.
-        channels: Entries of a node.
-        covariates: Covariates of a node.
-    """
-
-    nodes: int
-    channels: int
-    covariates: int = 0
-
-
 @dataclass
 class SeriesSpec:
     """What a model must know of its data before it sees any. Plain enough to lie in a checkpoint.
@@ -403,33 +517,33 @@ class SeriesSpec:
     covariate_scale: Float[Tensor, "covariates"] | None = None
 
     @classmethod
-    def of(cls, series: GraphSeries, fit_on: Bool[Tensor, "time nodes channels"]) -> SeriesSpec:
-        """The spec of a series, its units fitted on some of its observed entries.
+    def of(cls, series: GraphSeries, fit_on: Sequence[slice] | None = None) -> SeriesSpec:
+        """The spec of a series, its units fitted on some stretches of it, one part in memory at a time.
 
         A node whose values there are constant borrows the scale of its channel. One that has no value there
         borrows both: mean and deviation of all the channel's values. A warning names it.
 
         Args:
             series: The series.
-            fit_on: Which entries may be used (the training split's).
+            fit_on: Which steps may be used (the training split's); all if not given.
 
         Raises:
             ValueError: If a channel has no value among what may be used.
         """
-        seen = series.observed & fit_on
-        count = seen.sum(dim=0).double()
+        entries, covariates = Moments(), Moments()
+        for part in series.parts(fit_on):
+            entries.add(part.values, part.observed)
+            if part.covariates is not None:
+                known = part.covariates.flatten(0, 1)
+                covariates.add(known, torch.ones_like(known, dtype=torch.bool))
+        count = entries.count.expand(series.sizes[:2])
         _check_channels(series, count)
         _warn_of_unobserved(series, count)
-        values = torch.where(seen, series.values, 0).double()
-        channel = values.sum(dim=(0, 1)) / count.sum(dim=0)
-        loc = torch.where(count > 0, values.sum(dim=0) / count, channel)
-
-        def deviation(loc: Tensor, axes: tuple[int, ...]) -> Tensor:
-            square = torch.where(seen, values - loc, 0).square()
-            return (square.sum(dim=axes) / seen.sum(dim=axes)).sqrt()
-
-        scale = torch.where(count > 0, deviation(loc, (0,)), deviation(channel, (0, 1)))
-        pooled = deviation(loc, (0, 1)).expand_as(scale)
+        every = entries.pooled()
+        loc = torch.where(count > 0, entries.mean, every.mean)
+        scale = torch.where(count > 0, entries.deviation, every.deviation)
+        # of all the channel's values, each from the mean of its node
+        pooled = (entries.squares.sum(dim=0) / count.sum(dim=0)).sqrt().expand_as(scale)
         # a constant node's deviation is rounding error, not zero
         constant = scale <= 1e-6 * torch.maximum(loc.abs(), pooled)
         scale = torch.where(constant, torch.where(pooled > 0, pooled, torch.ones_like(pooled)), scale)
@@ -438,10 +552,10 @@ class SeriesSpec:
             scale=scale.float(),
             edge_index=series.graph.edge_index,
             edge_weight=series.graph.edge_weight,
-            num_covariates=0 if series.covariates is None else series.covariates.shape[-1],
+            num_covariates=series.sizes.covariates,
             nodes=list(series.nodes),
             channels=list(series.channels),
-            **_units_of_covariates(series.covariates, fit_on.flatten(1).any(dim=1)),
+            **_units_of_covariates(covariates),
         )
 
     @property
@@ -491,14 +605,13 @@ def _warn_of_unobserved(series: GraphSeries, count: Float[Tensor, "nodes channel
         )
 
 
-def _units_of_covariates(covariates: Tensor | None, fit_on: Bool[Tensor, "time"]) -> dict[str, Tensor]:
-    """Mean and standard deviation of each covariate; a constant one keeps its scale."""
-    if covariates is None:
+def _units_of_covariates(moments: Moments) -> dict[str, Tensor]:
+    """Mean and standard deviation of each covariate, if there are any; a constant one keeps its scale."""
+    if not moments.count.numel() or not moments.count.any():
         return {}
-    known = covariates[fit_on].double().flatten(0, 1)
-    loc, scale = known.mean(dim=0), known.std(dim=0, correction=0)
-    scale = torch.where(scale <= 1e-6 * loc.abs(), 1.0, scale)
-    return {"covariate_loc": loc.float(), "covariate_scale": scale.float()}
+    constant = moments.deviation <= 1e-6 * moments.mean.abs()
+    scale = torch.where(constant, 1.0, moments.deviation)
+    return {"covariate_loc": moments.mean.float(), "covariate_scale": scale.float()}
 
 
 def _few(names: list[str]) -> str:

@@ -28,7 +28,6 @@ from typing import Any
 import netCDF4
 import numpy as np
 import torch
-import xarray as xr
 
 from tsgen.files import replacing
 from tsgen.parts import Parts
@@ -261,7 +260,7 @@ class Stitched(Sampler):
 
     def _keep(self, start: int, numbers: range, values: torch.Tensor, observed: torch.Tensor) -> None:
         """Writes samples of a window."""
-        own = values.cpu().numpy().astype(self.series.values.numpy().dtype)
+        own = values.to("cpu", self.series.dtype).numpy()
         self.parts.write(_name(start, numbers), {"values": own, "observed": observed.cpu().numpy()})
         self._drawn_before.setdefault(start, []).append(numbers)
 
@@ -272,7 +271,7 @@ class Stitched(Sampler):
         if not self.continued or not any(start in self.before for start in starts):
             return self.sampler.some(model, batch, numbers)
         known = torch.zeros(batch.position.shape, dtype=torch.bool)
-        past = np.zeros((len(numbers), *batch.values.shape), dtype=self.series.values.numpy().dtype)
+        past = np.zeros((len(numbers), *batch.values.shape), dtype=_numpy(self.series.dtype))
         for i, start in enumerate(starts):
             if start in self.before:
                 shared = self.kept[start].start - start
@@ -282,6 +281,11 @@ class Stitched(Sampler):
                 known[i, :shared] = True
         device = batch.values.device
         return self.sampler.extend(model, batch, torch.from_numpy(past).to(device), known.to(device), numbers)
+
+
+def _numpy(dtype: torch.dtype) -> np.dtype:
+    """NumPy's name of a kind of numbers."""
+    return torch.empty(0, dtype=dtype).numpy().dtype
 
 
 def _name(start: int, numbers: range) -> str:
@@ -300,19 +304,25 @@ def _runs(numbers: set[int]) -> list[range]:
 def fingerprint(model: torch.nn.Module, series: GraphSeries, *options: Any) -> str:
     """A number that tells models, data and options apart: their content's hash."""
     digest = hashlib.sha256()
-    tensors = {**model.state_dict(), "observed": series.observed, "edges": series.graph.edge_index}
-    tensors |= {"weights": series.graph.edge_weight, "values": series.values.where(series.observed, 0)}
-    if series.covariates is not None:
-        tensors["covariates"] = series.covariates
-    for name, tensor in tensors.items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        # of one entry, the stride may be zero: only a copy can be seen as bytes
-        own = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        digest.update(own.reshape(-1).view(torch.uint8).numpy().tobytes())
+    graph = {"edges": series.graph.edge_index, "weights": series.graph.edge_weight}
+    for name, tensor in (model.state_dict() | graph).items():
+        _add(digest, name, tensor)
+    for part in series.parts():
+        _add(digest, "values", part.values.where(part.observed, 0))
+        _add(digest, "observed", part.observed)
+        if part.covariates is not None:
+            _add(digest, "covariates", part.covariates)
     labels = (np.asarray(series.time).tobytes(), series.nodes, series.channels)
     made_of = getattr(model, "hparams", {}).get("model")
     digest.update(repr((type(model).__name__, made_of, labels, options)).encode())
     return digest.hexdigest()
+
+
+def _add(digest: Any, name: str, tensor: torch.Tensor) -> None:
+    digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+    # of one entry, the stride may be zero: only a copy can be seen as bytes
+    own = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+    digest.update(own.reshape(-1).view(torch.uint8).numpy().tobytes())
 
 
 def write(stitched: Stitched, path: Path, model: str) -> None:
@@ -342,8 +352,8 @@ def write(stitched: Stitched, path: Path, model: str) -> None:
         "overlap": tiles.overlap,
         "joint": _joint(stitched),
     }
-    skeleton = xr.Dataset({"observed": series.to_xarray().isel(time=steps)["observed"]}, attrs=attributes)
-    skeleton = skeleton.assign_coords(sample=np.arange(sampler.num_samples))
+    names = series.labels().isel(time=steps)[["time", "node", "channel", "unit"]]
+    skeleton = names.assign_coords(sample=np.arange(sampler.num_samples)).assign_attrs(attributes)
     with replacing(path) as unfinished:
         skeleton.to_netcdf(unfinished)
         with netCDF4.Dataset(unfinished, "a") as file:
@@ -354,26 +364,29 @@ def _fill(file: netCDF4.Dataset, stitched: Stitched, steps: np.ndarray) -> None:
     """Writes the windows into a file that holds all but them."""
     series, sampler = stitched.series, stitched.sampler
     count = np.zeros(len(steps), dtype=int)
-    chunks = (sampler.num_samples, min(CHUNK_STEPS, len(steps)), *series.values.shape[1:])
+    axes, chunk = ("time", "node", "channel"), (min(CHUNK_STEPS, len(steps)), *series.sizes[:2])
+    options: dict[str, Any] = {"zlib": True, "complevel": 1}
     variable = file.createVariable(
         "imputation",
-        series.values.numpy().dtype,
-        ("sample", "time", "node", "channel"),
-        zlib=True,
-        complevel=1,
+        _numpy(series.dtype),
+        ("sample", *axes),
         fill_value=np.nan,
-        chunksizes=chunks,
+        chunksizes=(sampler.num_samples, *chunk),
+        **options,
     )
     variable.coordinates = "unit"
     variable.long_name = "draws of the series; observed entries are the data's own"
+    flag = file.createVariable("observed", "i1", axes, chunksizes=chunk, **options)
+    flag.setncattr("dtype", "bool")  # as xarray writes truth values
+    flag.coordinates = "unit"
     for start, kept in sorted(stitched.kept.items()):
         values, own_data = stitched.read(start, range(sampler.num_samples))
         mine = slice(kept.start - start, kept.stop - start)
         first = int(np.searchsorted(steps, kept.start))
         at = slice(first, first + kept.stop - kept.start)
-        own, observed = series.values[kept].numpy(), own_data[mine]
+        own, observed = series.part(kept).values.numpy(), own_data[mine]
         variable[:, at] = np.where(observed, own, values[:, mine])
-        file["observed"][at] = observed  # what is forecast is not the data's own
+        flag[at] = observed  # what is forecast is not the data's own
         count[at] += 1
     if (count != 1).any():
         raise RuntimeError(f"every step must be written once; {int((count != 1).sum())} were not.")

@@ -45,7 +45,7 @@ def make(nodes: int, windows: int, samples: int) -> tuple[AutoregressiveModel, S
     seen = torch.rand(windows, STEPS, nodes, 1, generator=generator) > 1 / 3
     batch = SeriesBatch(values[position], seen, torch.ones_like(seen), graph, position)
     torch.manual_seed(0)
-    spec = SeriesSpec.of(series, series.observed)
+    spec = SeriesSpec.of(series)
     encoder, head = partial(GraphGRUEncoder, hidden=HIDDEN), partial(MixtureHead, components=5)
     return AutoregressiveModel(spec, encoder, head, sampler=Ancestral(samples)), batch
 

@@ -162,8 +162,7 @@ class Training:
 
     def __init__(self, series: GraphSeries, name: str, p: int, seed: int) -> None:
         torch.manual_seed(seed)
-        training = torch.arange(len(series.values))[:, None, None] < TRAIN
-        spec = SeriesSpec.of(series, training.expand_as(series.observed))
+        spec = SeriesSpec.of(series, [slice(0, TRAIN)])
         self.series, self.entry, self.norms = series, entry(name, p), list[float]()
         made = self.entry
         self.model = AutoregressiveModel(

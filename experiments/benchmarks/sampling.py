@@ -96,7 +96,7 @@ def any_order_windows(folder: str | None) -> tuple[AnyOrderModel, SeriesBatch]:
         covariates = torch.randn(82, 36, 36, 4, generator=generator)
         batch = SeriesBatch(values, seen, ~seen, graph, position, covariates)
         flat = [x.flatten(0, 1) for x in (values, torch.ones_like(seen), covariates)]
-        spec = SeriesSpec.of(GraphSeries(flat[0], flat[1], graph, flat[2]), flat[1])
+        spec = SeriesSpec.of(GraphSeries(flat[0], flat[1], graph, flat[2]))
     torch.manual_seed(0)
     parts = {name: options[name] for name in ("encoder", "head")}
     parts["encoder"]["init_args"]["convolution"].setdefault("init_args", {})

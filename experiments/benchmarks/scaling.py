@@ -137,7 +137,7 @@ def long_imputation(length: int, core: int, answers: Any) -> None:
     observed = torch.rand(values.shape, generator=generator) < 0.5
     series = GraphSeries(values.masked_fill(~observed, torch.nan), observed, small.spec.graph)
     model = AutoregressiveModel(
-        SeriesSpec.of(series, observed),
+        SeriesSpec.of(series),
         partial(WindowEncoder, order=2, hidden=8),
         GaussianHead,
         sampler=Ancestral(LONG_SAMPLES),
