@@ -1,8 +1,9 @@
 """What loggers are told of a run, and what they never are.
 
-A logger that fails never ends a run: it warns once, and training goes on without what it lost. W&B never asks
-for an account. What is logged names no folder of the user's home and holds no key of the environment; the
-state of git is the commit and whether files differ from it, without the address of the repository.
+A logger that fails never ends a run: it warns once, and training goes on without what it lost. (The CSV log
+is a result of the run, and ends it like any other file that cannot be written.) W&B never asks for an
+account. What is logged names no folder of the user's home and holds no key of the environment; the state of
+git is the commit and whether files differ from it, without the address of the repository.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import xarray as xr
 from jsonargparse import Namespace
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.loggers.logger import DummyExperiment, rank_zero_experiment
 
 import tsgen
@@ -308,7 +309,8 @@ class Tracking(Callback):
             config: The resolved configuration.
         """
         for logger in trainer.loggers:
-            guard(logger)
+            if not isinstance(logger, CSVLogger):  # whose file is a result of the run: on a full disk it ends
+                guard(logger)
             if isinstance(logger, WandbLogger):
                 with forgiving(logger):
                     told = scrubbed({"cli": config, **provenance(self.series)})

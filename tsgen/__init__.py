@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "GraphSeries": "tsgen.series",
     "SeriesBatch": "tsgen.series",
+    "StoredSeries": "tsgen.stored_series",
     "SeriesSpec": "tsgen.series",
     "Samples": "tsgen.series",
     "ARProcess": "tsgen.ar",

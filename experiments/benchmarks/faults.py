@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import os
 import random
 import resource
@@ -68,8 +69,9 @@ SAVES, SIZE = 30, 50_000
 
 
 Faults = Iterator[tuple[bool, str | None]]
-"""Of each fault: whether it struck (the process had not ended by itself, or the damage could be seen), and
-what was lost, if anything: the end is another than the uninterrupted run's, or a command ended wrongly."""
+"""Of one fault after another, without end: whether it struck (the process had not ended by itself, or the
+damage could be seen), and what was lost, if anything: the end is another than the uninterrupted run's, or a
+command ended wrongly."""
 
 
 class Ground:
@@ -136,6 +138,7 @@ class Ground:
 def forked(work: Callable[[], int], log: Path, limit: int | None = None) -> int:
     """Starts a process; its number. No file of its may grow beyond the limit in bytes."""
     sys.stdout.flush()
+    log.write_text("", "utf-8")  # one that is killed at once leaves nothing of the one before
     process = os.fork()
     if process:
         return process
@@ -208,48 +211,50 @@ def first_difference(one: Any, other: Any, folder: str, whole: str, where: str =
     return next((place for place in found if place), None)
 
 
-def kill(ground: Ground, command: str, times: int) -> Faults:
+def kill(ground: Ground, command: str) -> Faults:
     """SIGKILL at random moments."""
-    for _ in range(times):
+    while True:
         run, code = ground.broken(command, signal.SIGKILL)
         yield code != 0, ground.repeated(command, run)
 
 
-def terminate(ground: Ground, command: str, times: int) -> Faults:
+def terminate(ground: Ground, command: str) -> Faults:
     """SIGTERM at random moments: the exit code is 143 unless the command was done."""
-    for _ in range(times):
+    while True:
         run, code = ground.broken(command, signal.SIGTERM)
         wrong = None if code in (0, 143) else f"the exit code was {code}"
         yield code != 0, wrong or ground.repeated(command, run)
 
 
-def fill_disk(ground: Ground, command: str, times: int) -> Faults:
+def fill_disk(ground: Ground, command: str) -> Faults:
     """Files that cannot grow, as on a full disk: one line, exit code 2, and room is all that it needs."""
-    for _ in range(times):
+    while True:
         run, _ = ground.broken(command, signal.SIGKILL, earliest=0.5)
         code = finish(ground.start(command, run, limit=ground.random.choice((500, 2_000, 8_000, 20_000))))
         told = ground.log.read_text("utf-8")
-        wrong = None if code == 2 and "Traceback" not in told else f"it ended with {code}: {told[-1500:]}"
+        # with 0 if the killed one had written all there is to write
+        right = code in (0, 2) and "Traceback" not in told
+        wrong = None if right else f"it ended with {code}: {told[-1500:]}"
         yield code != 0, wrong or ground.repeated(command, run)
 
 
-def spoil(ground: Ground, times: int) -> Faults:
+def spoil(ground: Ground) -> Faults:
     """A last checkpoint that is cut short, or has one wrong byte: the one before it is used, and said so."""
-    done = 0
-    while done < times:
+    cut = False
+    while True:
         run, _ = ground.broken("fit", signal.SIGKILL, earliest=0.6)
         path = run / "checkpoints" / LAST
         if not (run / "checkpoints" / PREVIOUS).exists():
             continue
         content = bytearray(path.read_bytes())
         at = ground.random.randrange(len(content))
-        if done % 2:
+        cut = not cut
+        if cut:
             content = content[:at]
         else:
             content[at] ^= 0xFF
         path.write_bytes(content)
         struck = damage(path) is not None  # there are bytes between the parts that mean nothing
-        done += 1
         yield struck, ground.repeated("fit", run)
 
 
@@ -263,13 +268,13 @@ def write_constantly(folder: Path) -> int:
     return 0
 
 
-def kill_writer(ground: Ground, times: int) -> Faults:
+def kill_writer(ground: Ground) -> Faults:
     """SIGKILL while nothing but checkpoints is written."""
     folder = ground.folder / "written"
     begun = time.monotonic()
     finish(forked(lambda: write_constantly(folder), ground.log))
     seconds = time.monotonic() - begun
-    for _ in range(times):
+    while True:
         shutil.rmtree(folder, ignore_errors=True)
         process = forked(lambda: write_constantly(folder), ground.log)
         time.sleep(ground.random.uniform(0, seconds))
@@ -301,11 +306,24 @@ def wrong_checkpoints(folder: Path, told: int) -> str | None:
     return None
 
 
+def until(wanted: int, faults: Faults) -> list[tuple[bool, str | None]]:
+    """Faults until so many have struck, or three times as many were tried."""
+    seen = []
+    for fault in itertools.islice(faults, 3 * wanted):
+        seen.append(fault)
+        if sum(struck for struck, _ in seen) == wanted:
+            break
+    return seen
+
+
 def main(words: list[str] | None = None) -> int:
     """Breaks everything and prints the table; 1 if anything was lost."""
     parser = argparse.ArgumentParser(description="Break runs at random moments; nothing may be lost.")
     parser.add_argument(
-        "--kills", type=int, default=20, help="SIGKILLs of each kind; a quarter as many other faults"
+        "--kills",
+        type=int,
+        default=20,
+        help="SIGKILLs of each kind that strike; a quarter as many other faults",
     )
     parser.add_argument("--only", default="", help="faults with this text in their names")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
@@ -316,21 +334,22 @@ def main(words: list[str] | None = None) -> int:
         folder = given.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         ground, times, others = Ground(folder, given.seed), given.kills, given.kills // 4
-        tries: dict[str, Faults] = {
-            "`tsgen fit`: SIGKILL": kill(ground, "fit", times),
-            "`tsgen predict`: SIGKILL": kill(ground, "predict", times),
-            "`tsgen test`: SIGKILL": kill(ground, "test", others),
-            "checkpoints written without pause: SIGKILL": kill_writer(ground, times),
-            "`tsgen fit`: SIGTERM, exit code 143": terminate(ground, "fit", others),
-            "`tsgen predict`: SIGTERM, exit code 143": terminate(ground, "predict", others),
-            "`tsgen fit`: no room on the disk": fill_disk(ground, "fit", others),
-            "`tsgen predict`: no room on the disk": fill_disk(ground, "predict", others),
-            "`last.ckpt` cut short, or a byte of it changed": spoil(ground, others),
+        tries: dict[str, tuple[int, Faults]] = {
+            "`tsgen fit`: SIGKILL": (times, kill(ground, "fit")),
+            "`tsgen predict`: SIGKILL": (times, kill(ground, "predict")),
+            "`tsgen test`: SIGKILL": (others, kill(ground, "test")),
+            "checkpoints written without pause: SIGKILL": (times, kill_writer(ground)),
+            "`tsgen fit`: SIGTERM, exit code 143": (others, terminate(ground, "fit")),
+            "`tsgen predict`: SIGTERM, exit code 143": (others, terminate(ground, "predict")),
+            "`tsgen fit`: no room on the disk": (others, fill_disk(ground, "fit")),
+            "`tsgen predict`: no room on the disk": (others, fill_disk(ground, "predict")),
+            "`last.ckpt` cut short, or a byte of it changed": (others, spoil(ground)),
         }
         print("| fault | how often | struck | lost |\n| --- | --- | --- | --- |", flush=True)
         lost = 0
-        for name, faults in tries.items():
-            if given.only in name and (seen := list(faults)):
+        for name, (wanted, faults) in tries.items():
+            if given.only in name and wanted:
+                seen = until(wanted, faults)
                 problems = [problem for _, problem in seen if problem]
                 lost += len(problems)
                 print(f"| {name} | {len(seen)} | {sum(s for s, _ in seen)} | {len(problems)} |", flush=True)
