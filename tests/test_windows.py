@@ -46,7 +46,7 @@ def test_training_hides_what_was_missing_in_other_training_stretches():
             if torch.equal(train.context[window], train.target[window] & gaps)
         ]
         assert replayed and replayed[0] + 10 <= data.split.train[0].stop
-    assert data.thinning.masks[0].lengths == []  # the pattern that was handed in is as it was
+    assert data.thinning.masks[0].stretches == []  # the pattern that was handed in is as it was
 
 
 @given(st.lists(st.integers(5, 60), min_size=1, max_size=5), st.integers(1, 5))
