@@ -382,9 +382,25 @@ class SeriesDataModule(LightningDataModule):
             )
         return dataset
 
+    def _world(self) -> tuple[int, int]:
+        """The number of this process and of all.
+
+        Raises:
+            ValueError: If the trainer would deal windows among the processes once more.
+        """
+        if not self.trainer:
+            return 0, 1
+        rank, world_size = self.trainer.global_rank, self.trainer.world_size
+        if world_size > 1 and self.trainer._accelerator_connector.use_distributed_sampler:
+            raise ValueError(
+                "use_distributed_sampler must be False: the data deals its windows among processes itself, "
+                "and each would lose some. Give Trainer(use_distributed_sampler=False)."
+            )
+        return rank, world_size
+
     def _loader(self, stage: Stage) -> DataLoader:
         dataset = self.dataset(stage)
-        world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        world = self._world()
         sampler = EpochSampler(len(dataset), stage == "train", self.seed, *world)
         if len(dataset) < world[1]:  # on every process alike, so that none waits for another
             raise ValueError(
@@ -431,7 +447,8 @@ class SeriesDataModule(LightningDataModule):
         """The windows that this process predicts, as those that may be drawn together."""
         if not self.trainer:
             return self.tiles.batches(self.batch_size)
-        sampler, world_size = getattr(self.trainer.lightning_module, "sampler", None), self.trainer.world_size
+        rank, world_size = self._world()
+        sampler = getattr(self.trainer.lightning_module, "sampler", None)
         if isinstance(sampler, Stitched):
             return sampler.batches(self.batch_size)
         tiles = replace(self.tiles, overlap=0)  # nothing that they could go on from is kept
@@ -440,7 +457,7 @@ class SeriesDataModule(LightningDataModule):
                 f"{world_size} processes need at least {world_size} windows to predict; there are "
                 f"{len(tiles.starts)}. Use fewer."
             )
-        return tiles.batches(self.batch_size, self.trainer.global_rank, world_size)
+        return tiles.batches(self.batch_size, rank, world_size)
 
 
 def _as_it_is(batch: SeriesBatch) -> SeriesBatch:

@@ -289,9 +289,7 @@ def finish() -> None:
 
 
 class Tracking(Callback):
-    """Tells the loggers of a run how training goes, and W&B what the run is.
-
-    Every training logs ``train/lr`` and ``train/grad_norm``, the norm of the gradient before clipping.
+    """Tells W&B what a run is, and refuses monitors that nothing logs.
 
     Args:
         series: The data.
@@ -328,14 +326,6 @@ class Tracking(Callback):
         if self.began:
             _check_monitors(trainer, "")
         self.began = True
-
-    def on_before_optimizer_step(self, trainer: Trainer, module: LightningModule, optimizer: Any) -> None:
-        """Logs the learning rate and the norm of the gradient."""
-        every = trainer.log_every_n_steps
-        gradients = [p.grad for p in module.parameters() if p.grad is not None]
-        if every and (trainer.global_step + 1) % every == 0 and gradients:
-            module.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
-            module.log("train/lr", optimizer.param_groups[0]["lr"])
 
     def on_predict_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Keeps the imputations as an artifact."""

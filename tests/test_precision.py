@@ -138,3 +138,20 @@ def test_a_deterministic_run_repeats_bit_for_bit():
     torch.use_deterministic_algorithms(False)
     for name, weight in first.state_dict().items():
         assert torch.equal(second.state_dict()[name], weight), name
+
+
+def test_the_norm_that_is_logged_is_that_of_the_whole_step():
+    """Four batches accumulated or one of all their windows, which differ in how much they score."""
+    norms = []
+    for size, accumulated in ((64, 1), (16, 4)):
+        model, data = small()
+        data.batch_size = size
+        trainer = Trainer(
+            max_steps=1,
+            accumulate_grad_batches=accumulated,
+            log_every_n_steps=1,
+            **{**QUIET, "enable_checkpointing": False},
+        )
+        trainer.fit(model, data)
+        norms.append(float(trainer.logged_metrics["train/grad_norm"]))
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)

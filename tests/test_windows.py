@@ -7,6 +7,7 @@ import torch
 from conftest import make_series
 from hypothesis import given
 from hypothesis import strategies as st
+from lightning import Trainer
 
 from datamodules.base import (
     EpochSampler,
@@ -192,3 +193,13 @@ def test_windows_of_predict_share_a_quarter_unless_each_begins_anew():
         assert (starts.diff()[:-1] == 10 - overlap).all()
         assert {len(batch.values) for batch in batches} == ({1} if overlap else {4, 2})
         assert (batches[0].context == data.split.series.observed[batches[0].position])[:, :7].all()
+
+
+@pytest.mark.parametrize("loader", ["train", "val", "test", "predict"])
+def test_a_trainer_that_deals_windows_itself_is_refused(loader):
+    data = InMemory()
+    data.trainer = Trainer(accelerator="cpu", devices=2, strategy="ddp", logger=False)
+    with pytest.raises(ValueError, match=r"Give Trainer\(use_distributed_sampler=False\)"):
+        getattr(data, f"{loader}_dataloader")()
+    data.trainer = Trainer(accelerator="cpu", devices=1, logger=False)
+    assert len(getattr(data, f"{loader}_dataloader")())

@@ -194,15 +194,18 @@ class NeuralModel(DensityModel):
         self._counts.clear()
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Makes accumulated gradients those of the mean over all entries, before they are clipped."""
-        if not self._counts:
-            return
-        # the trainer has divided by the number of batches that it meant to accumulate
-        share = self.trainer.accumulate_grad_batches * max(1, self._counts[0]) / max(1, sum(self._counts))
-        for parameter in self.parameters():
-            if parameter.grad is not None:
-                parameter.grad.mul_(share)
-        self._counts.clear()
+        """Makes accumulated gradients those of the mean over all entries, before they are clipped, and logs
+        their norm and the learning rate."""
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        if self._counts:
+            # the trainer has divided by the number of batches that it meant to accumulate
+            share = self.trainer.accumulate_grad_batches * max(1, self._counts[0]) / max(1, sum(self._counts))
+            torch._foreach_mul_(gradients, share)
+            self._counts.clear()
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and (self.global_step + 1) % every == 0 and gradients:
+            self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
+            self.log("train/lr", optimizer.param_groups[0]["lr"])
 
     def validation_law(self, batch: SeriesBatch) -> Distribution | None:
         """The laws by the light of the objective, where it has any."""
