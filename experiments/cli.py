@@ -26,7 +26,16 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 import datamodules  # noqa: F401 (so that its classes are known by their names)
 from datamodules.base import SeriesDataModule
-from experiments.tracking import Tracking, finish, settle, spelled_out, sweep_run, tolerate
+from experiments.tracking import (
+    TolerantWandbLogger,
+    Tracking,
+    finish,
+    forgiving,
+    settle,
+    spelled_out,
+    sweep_run,
+    tolerate,
+)
 from experiments.training_log import TrainingLog
 from experiments.trust import guard, refusal, take_trusted, trusting
 from experiments.variants import Study, read_study, summarise
@@ -425,11 +434,17 @@ def _newest(folder: Path) -> str | None:
 
 @rank_zero_only
 def _go_on_logging(trainer: Trainer, checkpoint: str | None) -> None:
-    """Lets the CSV logs go on behind what was logged up to the checkpoint."""
+    """Lets the CSV logs go on behind what was logged up to the checkpoint, and tells W&B of that again."""
     step = read_checkpoint(Path(checkpoint))["global_step"] if checkpoint else 0
+    rows: list[dict[str, str]] = []
     for logger in trainer.loggers:
         if isinstance(logger, CSVLogger):
-            logger._experiment = TrainingLog(logger.log_dir, step)
+            log = TrainingLog(logger.log_dir, step)
+            logger._experiment, rows = log, log.taken_up
+    for logger in trainer.loggers:
+        if isinstance(logger, TolerantWandbLogger):
+            with forgiving(logger):
+                logger.repeat(rows)
 
 
 @rank_zero_only

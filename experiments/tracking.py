@@ -38,9 +38,18 @@ from tsgen.report.page import without_home
 from tsgen.series import GraphSeries
 from tsgen.stitching import fingerprint
 
-QUIET = {"WANDB_DISABLE_GIT": "true", "WANDB_X_DISABLE_META": "true", "WANDB_CONSOLE": "off"}
+QUIET = {
+    "WANDB_DISABLE_GIT": "true",
+    "WANDB_X_DISABLE_META": "true",
+    "WANDB_CONSOLE": "off",
+    "WANDB_INIT_TIMEOUT": "20",
+}
 """What W&B would add by itself: the repository's address and local changes, the command line, the user's
-folders, and all that is printed. A variable that is set already has the last word."""
+folders, and all that is printed; and the seconds that it may take to begin. A variable that is set already
+has the last word."""
+
+MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")
+"""What ``WANDB_MODE`` may be."""
 
 SECRETS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIALS")
 """Ends of the names of variables whose values are never logged."""
@@ -112,6 +121,8 @@ def _check_tensorboard() -> None:
 def _settle_wandb() -> None:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    if os.environ.get("WANDB_MODE", "online") not in MODES:
+        raise ValueError(f"WANDB_MODE must be one of {', '.join(MODES)}; it is {os.environ['WANDB_MODE']!r}.")
     if has_wandb_account():
         return
     if os.environ.setdefault("WANDB_MODE", "offline") == "online":
@@ -239,7 +250,18 @@ class TolerantWandbLogger(WandbLogger):
                 self._wandb_init["mode"] = mode
             with forgiving(self):
                 return super().experiment
+            wandb.teardown()  # or its service would hold the run's id
         return DummyExperiment()
+
+    def repeat(self, rows: Sequence[Mapping[str, str]]) -> None:
+        """Logs what a CSV log holds: of a session that was killed, W&B's own file may lack all of it.
+
+        Args:
+            rows: The log's.
+        """
+        for row in rows:
+            told = {name: float(text) for name, text in row.items() if text and name != "step"}
+            self.log_metrics(told, int(row["step"]))
 
     def _scan_and_log_checkpoints(self, checkpoint_callback: ModelCheckpoint) -> None:
         """Called after a checkpoint was written or, with ``log_model: true``, when training has ended."""
@@ -311,7 +333,10 @@ class Tracking(Callback):
                 guard(logger)
             if isinstance(logger, WandbLogger):
                 with forgiving(logger):
-                    told = scrubbed({"cli": config, **provenance(self.series)})
+                    # what a test or a prediction was told is not what the model was trained with
+                    command = str(trainer.state.fn and trainer.state.fn.value)
+                    key = "cli" if command == "fit" else f"cli_{command}"
+                    told = scrubbed({key: config, **provenance(self.series)})
                     logger.experiment.config.update(told, allow_val_change=True)
                     for name, best in _summaries(trainer).items():
                         # a summary without the step would lose the axis

@@ -22,10 +22,13 @@ class TrainingLog(ExperimentWriter):
     Args:
         folder: Where ``metrics.csv`` lies.
         step: The first step that is to be logged.
+
+    Attributes:
+        taken_up: The rows that were there.
     """
 
     def __init__(self, folder: str, step: int) -> None:
-        self._step = step
+        self._step, self.taken_up = step, list[dict[str, str]]()
         super().__init__(folder)
 
     def _check_log_dir_exists(self) -> None:
@@ -35,9 +38,9 @@ class TrainingLog(ExperimentWriter):
             return
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
-            rows = [row for row in reader if _is_before(row, self._step)]
+            self.taken_up = [row for row in reader if _is_before(row, self._step)]
             self.metrics_keys = list(reader.fieldnames or ())
-        self._replace(self.metrics_keys, rows)
+        self._replace(self.metrics_keys, self.taken_up)
 
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
         with open(self.metrics_file_path, newline="", encoding="utf-8") as file:

@@ -85,8 +85,15 @@ def runs(home):
 @pytest.mark.slow
 def test_all_commands_belong_to_one_run(runs, home):
     assert {run.id for run in runs.values()} == {(home / "work/runs/demo/wandb_id").read_text()}
-    first, second = (runs[name].history["trainer/global_step"] for name in ("fit", "resumed"))
-    assert min(second) > max(first)
+    # a resumed training tells all of it again: a killed one may have told nothing
+    first, second = (runs[name].history for name in ("fit", "resumed"))
+    for key in ("train/nll", "val/nll"):
+        assert second[key][: len(first[key])] == first[key] and len(second[key]) > len(first[key])
+    assert set(first["trainer/global_step"]) < set(second["trainer/global_step"])
+    # what a test was told is not what the model was trained with
+    assert "cli" not in runs["test"].config and "cli" in runs["resumed"].config
+    assert runs["test"].config["cli_test"]["data"]["init_args"]["horizon"] == 4
+    assert runs["predict"].config["cli_predict"]["model"]["init_args"]["sampler"]["init_args"]["seed"] == 1
     assert len({run.config["data_hash"] for run in runs.values()}) == 1
 
 
@@ -232,6 +239,25 @@ def test_a_failing_logger_ends_no_training(where, recwarn):
     assert "val/nll" in Path("runs/demo/logs/fit/metrics.csv").read_text()
     told = [str(w.message) for w in recwarn if "no route to ~" in str(w.message)]
     assert len(told) == 1, told
+
+
+@pytest.mark.slow
+def test_a_run_that_cannot_be_reached_is_kept_offline(monkeypatch, recwarn):
+    for name, value in {"API_KEY": KEY, "BASE_URL": "http://127.0.0.1:1", "INIT_TIMEOUT": "2"}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    wandb.teardown()  # W&B remembers the mode of the runs before
+    assert main(["fit", "--config", "demo", *SHORT]) == 0
+    wandb.teardown()
+    (kept,) = Path("runs/demo/wandb").glob("offline-run-*/run-*.wandb")
+    assert "val/nll" in OfflineRun(kept).history
+    assert sum("TolerantWandbLogger failed" in str(w.message) for w in recwarn) == 1
+
+
+def test_an_unknown_mode_is_refused(monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_MODE", "bogus")
+    assert main(["fit", "--config", "demo", *SHORT]) == 2
+    assert "WANDB_MODE must be one of online, offline" in capsys.readouterr().err
 
 
 def test_an_objective_that_is_not_the_likelihood_is_called_a_loss():
