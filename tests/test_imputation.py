@@ -26,7 +26,7 @@ from tsgen.models import AutoregressiveModel, GraphVAR
 from tsgen.parts import Parts
 from tsgen.sampling import Ancestral, AnyOrder, Exact, Sampler
 from tsgen.series import GraphSeries, SeriesSpec
-from tsgen.stitching import Stitched, Tiles
+from tsgen.stitching import Stitched, Tiles, write
 
 DRAWS = 3000
 
@@ -579,7 +579,10 @@ def test_a_sampler_that_cannot_go_on_draws_windows_by_themselves_and_keeps_their
     windows = series.windows(torch.tensor(stitched.tiles.starts), 12)
     drawn = stitched(model, windows).values
     torch.testing.assert_close(drawn, stitched.sampler(model, windows).values)
-    assert stitched.kept[6] == slice(9, 15)
+    assert stitched.kept.pop(6) == slice(9, 15)
+    with pytest.raises(RuntimeError, match="every step must be written once; 6 were not"):
+        write(stitched, tmp_path / "out.nc", "GraphVAR")
+    assert not (tmp_path / "out.nc").exists()
 
 
 def test_predict_goes_on_where_it_was_killed(tmp_path, killer, capsys, monkeypatch):
