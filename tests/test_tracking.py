@@ -264,7 +264,8 @@ def test_seeds_are_a_group():
     wandb.teardown()  # a busy service may still be writing
     (file,) = Path("runs/demo-three/seed_2/wandb").glob("offline-run-*/run-*.wandb")
     run = OfflineRun(file)
-    assert run.group == "demo-three" and run.config["cli"]["seed_everything"] == 2
+    assert (run.name, run.group) == ("seed_2", "demo-three")
+    assert run.config["cli"]["seed_everything"] == 2
 
 
 def broken(*args, **kwargs):
