@@ -143,11 +143,24 @@ def test_a_configuration_cannot_say_what_is_trusted(parser):
     told([*FIT, "--config", "own.yaml"], parser)
 
 
-LAUGHS = "a0: &a0 [x, x]\n" + "".join(
-    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)
-)
+def laughs(lines: int) -> str:
+    """Two entries, and nine times as many in each further line."""
+    more = (f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, lines + 1))
+    return "a0: &a0 [x, x]\n" + "".join(more)
+
+
+def within(text: str, times: int) -> str:
+    """A text in YAML in a text in YAML, and so on."""
+    for _ in range(times):
+        text = yaml.safe_dump({"a": text})
+    return text
+
+
 BROKEN_YAML = {
-    "laughs": LAUGHS,
+    "laughs": laughs(7),  # so few that a test which walks through them all ends and fails
+    "laughs in a text": yaml.safe_dump({"data": {"held_out": laughs(7)}}),
+    "texts in texts": within("x" * 200, 6),
+    "deep in a text": f"a: '{'[' * 5000}{']' * 5000}'",
     "without end": "a: &a [*a]",
     "deep": "a: " + "[" * 5000 + "]" * 5000,
     "deep lines": "\n".join(" " * i + "a:" for i in range(300)),
@@ -158,6 +171,8 @@ BROKEN_YAML = {
     "bytes": "a: !!binary aaaa",
     "set": "a: !!set {b}",
     "key": "? [a, b]\n: c",
+    "no key": "~: a",
+    "no number": ".nan: a",
     "latin": b"a: \xe9",
     "zeros": b"a: \x00",
 }
@@ -172,6 +187,16 @@ def test_yaml_that_is_too_large_or_no_plain_data(name, capsys):
         read(Path("own.yaml"))
     assert time.monotonic() - start < 3 and "\n" not in str(error.value) and len(str(error.value)) < 500
     refused([*FIT, "--config", "own.yaml"], capsys)
+
+
+def test_the_parser_reads_within_the_same_bounds(parser):
+    Path("model.yaml").write_text(laughs(5))
+    assert "aliases written out" in told([*FIT, "--model", "model.yaml"], parser)
+
+
+def test_long_texts_are_read():
+    text = "a word: " + "\n & another ' [ " * 1000
+    assert load_yaml(within(text, 3)) == {"a": within(text, 2)}
 
 
 def test_anchors_are_read():
