@@ -6,10 +6,12 @@ import time
 import zipfile
 from functools import wraps
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
+from jsonargparse import ArgumentParser
 from lightning import Trainer
 
 from experiments.__main__ import main
@@ -120,6 +122,13 @@ def test_a_file_that_an_option_names_is_held_to_the_same(parser):
 )
 def test_what_is_known_must_be_of_the_right_class(place, name, parser):
     told([*FIT, place, name], parser)
+
+
+def test_what_is_declared_as_anything_stays_the_data_that_it_is():
+    anything = ArgumentParser(exit_on_error=False)
+    anything.add_argument("--thing", type=Any)
+    found = anything.instantiate(anything.parse_object({"thing": {"class_path": "torch.nn.Identity"}}))
+    assert not isinstance(found.thing, torch.nn.Module) and found.thing["class_path"] == "torch.nn.Identity"
 
 
 def test_so_must_what_is_known_only_once_it_is_built(capsys):
