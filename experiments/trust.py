@@ -7,7 +7,8 @@ for where the found object is defined, so that ``tsgen.components.import_module`
 found must besides be of the class that the option is declared with.
 
 YAML is read as plain data, and counted before it is built: an alias may be worth all that its anchor is, and
-nine lines of them a billion entries.
+nine lines of them a billion entries. So is the YAML in a text, since the parser reads the text of an option
+once more.
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ KNOWN = {path.split(".")[0] for path in IMPORTABLE}
 MAX_ENTRIES, MAX_DEPTH, MAX_CHARACTERS = 100_000, 100, 2**22
 """Of a configuration with its aliases written out: far beyond any that makes sense."""
 
+MAX_WITHIN = 4
+"""YAML in a text of YAML in a text, and so on."""
+
 
 class TooLarge(yaml.YAMLError):
     """YAML that is larger than any configuration."""
@@ -65,7 +69,7 @@ def load_yaml(text: str) -> Any:
         raise yaml.YAMLError(str(error)) from error
 
 
-def _check_size(text: str) -> None:
+def _check_size(text: str, within: int = 0) -> None:
     """Raises if the text is too long, too deep, or too large with its aliases written out."""
     if len(text) > MAX_CHARACTERS:
         raise TooLarge(f"it has {len(text):,} characters, more than {MAX_CHARACTERS:,}")
@@ -87,11 +91,26 @@ def _check_size(text: str) -> None:
         elif isinstance(event, yaml.ScalarEvent):
             size += 1
             sizes[event.anchor] = 1
+            # a shorter one is within bounds, and a text alone is itself
+            if len(event.value) > MAX_DEPTH and event.value != text:
+                _check_text(event.value, within + 1)
         if size > MAX_ENTRIES or len(around) > MAX_DEPTH:
             raise TooLarge(
                 f"with its aliases written out it must have at most {MAX_ENTRIES:,} entries, "
                 f"nested at most {MAX_DEPTH} deep, and no alias inside its own anchor"
             )
+
+
+def _check_text(text: str, within: int) -> None:
+    """Raises if a text is YAML that is too large; one that is no YAML stays the text that it is."""
+    if within > MAX_WITHIN:
+        raise TooLarge(f"YAML in a text must lie within at most {MAX_WITHIN} others")
+    try:
+        _check_size(text, within)
+    except TooLarge:
+        raise
+    except yaml.YAMLError:
+        pass
 
 
 def check_plain(value: Any) -> None:

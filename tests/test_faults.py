@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning import Trainer, seed_everything
+from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 
 from datamodules import SyntheticDataModule
 from experiments.__main__ import main
@@ -113,21 +114,31 @@ def test_a_flipped_bit_in_a_weight_is_noticed(tmp_path):
 
 def test_a_log_goes_on_behind_the_checkpoint(tmp_path):
     path = tmp_path / "metrics.csv"
-    path.write_text("epoch,loss,step\n0,1.5,3\n0,1.25,7\n1,1.125,11\n1,1.0")
+    # the kill cut step 11 in two
+    path.write_text("epoch,step,train\n0,3,1.5\n0,7,1.25\n1,11,1.125\n1,1")
     log = TrainingLog(str(tmp_path), 8)
-    log.log_metrics({"epoch": 1, "loss": 2.0}, 11)
+    log.log_metrics({"epoch": 1, "train": 2.0}, 11)
     log.save()
     log.log_metrics({"epoch": 1, "val": 3.0}, 15)
     log.save()
     rows = list(csv.DictReader(path.open()))
     assert [row["step"] for row in rows] == ["3", "7", "11", "15"]
-    assert [row["loss"] for row in rows] == ["1.5", "1.25", "2.0", ""] and rows[3]["val"] == "3.0"
+    assert [row["train"] for row in rows] == ["1.5", "1.25", "2.0", ""] and rows[3]["val"] == "3.0"
+
+
+def test_rows_of_a_log_are_on_the_disk_when_they_are_saved(tmp_path, monkeypatch):
+    log, sizes = TrainingLog(str(tmp_path), 0), []
+    monkeypatch.setattr(os, "fsync", lambda handle: sizes.append(os.fstat(handle).st_size))
+    for step in range(2):
+        log.log_metrics({"train": 1.0}, step)
+        log.save()
+        assert sizes.pop() == (tmp_path / "metrics.csv").stat().st_size
 
 
 EPOCHS = 4
 
 
-def training(folder, scheduler, patience=99, least=0.0, epochs=EPOCHS, **options):
+def training(folder, scheduler, patience=99, least=0.0, epochs=EPOCHS, callbacks=(), **options):
     """A small training that is not begun, with all that a run of the command line has; model and data."""
     data = SyntheticDataModule(num_nodes=4, steps=150, window=12, batch_size=16)
     seed_everything(1)
@@ -138,7 +149,6 @@ def training(folder, scheduler, patience=99, least=0.0, epochs=EPOCHS, **options
     kept = {"enable_version_counter": False, "save_top_k": 1}
     trainer = Trainer(
         max_epochs=epochs,
-        logger=False,
         accelerator="cpu",
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -151,8 +161,9 @@ def training(folder, scheduler, patience=99, least=0.0, epochs=EPOCHS, **options
             EarlyStopping("val/nll", min_delta=least, patience=patience),
             ModelCheckpoint(folder, "best", monitor="val/nll", **kept),
             ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, **kept),
-            *options.get("callbacks", ()),
+            *callbacks,
         ],
+        **{"logger": False, **options},
     )
     return trainer, model, data
 
@@ -207,8 +218,30 @@ def test_a_training_that_had_stopped_early_does_not_go_on(tmp_path):
     resumed = training(tmp_path / "broken", None, patience=2, least=100.0)
     assert fit(*resumed, tmp_path / "broken/last.ckpt") == expected
     assert_same_weights(resumed[1], straight[1])
-    longer = training(tmp_path / "broken", None, patience=3, least=100.0)
-    assert fit(*longer, tmp_path / "broken/last.ckpt")["epochs"] == 4
+    longer = training(tmp_path / "broken", None, patience=4, least=100.0, epochs=9)
+    assert fit(*longer, tmp_path / "broken/last.ckpt")["epochs"] == 5
+
+
+class Logging(Callback):
+    """Logs past the trainer, which would write down what it logs itself."""
+
+    def on_validation_end(self, trainer, module):
+        trainer.logger.log_metrics({"own": 1.0}, trainer.global_step - 1)
+
+
+def test_the_log_is_on_the_disk_before_the_checkpoint(tmp_path, monkeypatch):
+    logged, save = [], AtomicCheckpoints.save_checkpoint
+
+    def recorded(self, checkpoint, path, storage_options=None):
+        if Path(path).name == LAST:
+            rows = csv.DictReader((tmp_path / "metrics.csv").open())
+            logged.append([int(row["step"]) + 1 for row in rows if row.get("own")])
+            assert logged[-1][-1] == checkpoint["global_step"]
+        save(self, checkpoint, path)
+
+    monkeypatch.setattr(AtomicCheckpoints, "save_checkpoint", recorded)
+    fit(*training(tmp_path, None, epochs=2, logger=CSVLogger(tmp_path, "", ""), callbacks=[Logging()]))
+    assert [len(rows) for rows in logged] == [1, 2]
 
 
 def test_a_run_whose_folder_was_moved_keeps_its_best_epoch(tmp_path):
@@ -226,19 +259,23 @@ def test_a_run_whose_folder_was_moved_keeps_its_best_epoch(tmp_path):
 def test_a_damaged_last_checkpoint_is_named_and_the_one_before_used(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     words = ["fit", "--config", "demo", "--data.steps", "300", "--data.num_nodes", "4"]
-    words += ["--model.encoder.hidden", "4", "--trainer.logger", "false", "--ckpt_path", "last"]
+    words += ["--model.encoder.hidden", "4", "--trainer.logger", "CSVLogger", "--ckpt_path", "last"]
     words += ["--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1"]
-    words += ["--trainer.enable_progress_bar", "false"]
+    words += ["--trainer.enable_progress_bar", "false", "--trainer.log_every_n_steps", "1"]
     assert main([*words, "--trainer.max_epochs", "3"]) == 0
     folder = Path("runs/demo/checkpoints")
     assert f"{folder} holds no last.ckpt yet: training begins." in capsys.readouterr().out
     whole, number = (folder / LAST).read_bytes(), Path("runs/demo/wandb_id").read_text()
+    log = Path("runs/demo/logs/fit/metrics.csv")
+    steps = [row["step"] for row in csv.DictReader(log.open())]
     (folder / LAST).write_bytes(whole[: len(whole) // 2])
     assert main([*words, "--trainer.max_epochs", "3"]) == 0
     told = capsys.readouterr().out
     assert f"Warning: {folder / LAST} must be a checkpoint" in told
     assert f"goes on from {folder / PREVIOUS}" in told
-    assert torch.load(folder / LAST, weights_only=True)["epoch"] == 2
+    state = torch.load(folder / LAST, weights_only=True)
+    assert state["epoch"] == 2 and "monitored" in state
+    assert [row["step"] for row in csv.DictReader(log.open())] == steps and len(set(steps)) == 6
     assert Path("runs/demo/wandb_id").read_text() == number and not Path("runs/demo.1").exists()
     for name in (LAST, PREVIOUS):
         (folder / name).write_bytes(b"damaged")

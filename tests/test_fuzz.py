@@ -18,14 +18,16 @@ def test_the_whole_file_is_read(name):
     assert fuzz.run(name, [0]) == ({"read": 1}, [])
 
 
-def test_a_file_that_would_hang_its_library_is_refused(monkeypatch):
-    whole = fuzz.READERS["netcdf"].whole()
+@pytest.mark.parametrize("name", ["netcdf", "hdf5"])
+def test_a_file_that_would_hang_its_library_is_refused(name, monkeypatch):
+    # the table has no collection of its own
+    whole = fuzz.READERS[name].whole() + SIGNATURE + (64).to_bytes(8, "little") + bytes(48)
     # the first object of the first collection: unused, and of no size
     at = whole.index(SIGNATURE) + 16
     hanging = whole[:at] + bytes(16) + whole[at + 16 :]
-    monkeypatch.setitem(fuzz.READERS, "netcdf", fuzz.READERS["netcdf"]._replace(whole=lambda: hanging))
+    monkeypatch.setitem(fuzz.READERS, name, fuzz.READERS[name]._replace(whole=lambda: hanging))
     monkeypatch.setattr(fuzz, "SECONDS", 5)
-    assert fuzz.run("netcdf", [0]) == ({"refused": 1}, [])
+    assert fuzz.run(name, [0]) == ({"refused": 1}, [])
 
 
 def test_cases_are_the_same_again_and_the_first_is_whole():

@@ -26,7 +26,7 @@ from tsgen.models import AutoregressiveModel, GraphVAR
 from tsgen.parts import Parts
 from tsgen.sampling import Ancestral, AnyOrder, Exact, Sampler
 from tsgen.series import GraphSeries, SeriesSpec
-from tsgen.stitching import Stitched, Tiles
+from tsgen.stitching import Stitched, Tiles, write
 
 DRAWS = 3000
 
@@ -486,13 +486,17 @@ def test_stretches_are_drawn_side_by_side_and_by_any_processes(tmp_path):
     tiles, results = Tiles.over(stretches, 10, 4), []
     for size, world in ((1, 1), (2, 1), (4, 2)):
         parts = Parts(tmp_path / f"{size}.{world}")
-        stitched = Stitched(sampler, series, tiles, parts)
+        several = [Stitched(sampler, series, tiles, parts, rank, world) for rank in range(world)]
+        stitched, dealt = several[0], []
         assert stitched.begin(model) == 0
-        for rank in range(world):
-            for numbers in tiles.batches(size, rank, world):
-                stitched(model, series.windows(torch.tensor(tiles.starts)[numbers], 10))
+        for one in several:
+            for numbers in one.batches(size):
+                one(model, series.windows(torch.tensor(tiles.starts)[numbers], 10))
+                dealt += numbers
+        assert sorted(dealt) == [*range(len(tiles.starts))]
         assert stitched.begin(model) == len(tiles.starts)
         results.append(torch.stack([torch.from_numpy(part["values"]) for part in parts]))
+        assert stitched.begin(model, "bf16-mixed") == 0 and not parts.names()
     for result in results[1:]:
         torch.testing.assert_close(result, results[0])
 
@@ -529,6 +533,12 @@ def test_one_stretch_is_drawn_by_many_processes_sample_by_sample(tmp_path):
     assert all(on.parts[name]["values"].tobytes() == kept for name, kept in before.items())
     samples = [tuple(map(int, name.split("-"))) for name in on.parts.names()]
     assert sum(end - first for _, first, end in samples) == 5 * len(starts)
+    twice = work("twice", 1)
+    first = twice.parts[twice.parts.names()[0]]
+    twice.parts.write("0000000000-000001-000002", first | {"values": first["values"][1:2]})
+    twice.refresh()
+    with pytest.raises(RuntimeError, match="from step 0 must be drawn once; of 5 there are 6"):
+        drawn(twice)
 
 
 def test_more_processes_than_anything_to_deal_are_refused(tmp_path):
@@ -569,10 +579,19 @@ def test_a_sampler_that_cannot_go_on_draws_windows_by_themselves_and_keeps_their
     windows = series.windows(torch.tensor(stitched.tiles.starts), 12)
     drawn = stitched(model, windows).values
     torch.testing.assert_close(drawn, stitched.sampler(model, windows).values)
-    assert stitched.kept[6] == slice(9, 15)
+    assert stitched.kept.pop(6) == slice(9, 15)
+    with pytest.raises(RuntimeError, match="every step must be written once; 6 were not"):
+        write(stitched, tmp_path / "out.nc", "GraphVAR")
+    assert not (tmp_path / "out.nc").exists()
 
 
-def test_predict_goes_on_where_it_was_killed(tmp_path, killer, capsys):
+def test_predict_goes_on_where_it_was_killed(tmp_path, killer, capsys, monkeypatch):
+    begun, begin = [], Stitched.begin
+    monkeypatch.setattr(
+        Stitched,
+        "begin",
+        lambda self, model, *options: (begun.append(options), begin(self, model, *options))[1],
+    )
     common = ["--config", "demo", "--runs", str(tmp_path), "--data.steps", "300", "--data.num_nodes", "6"]
     common += ["--trainer.logger", "false", "--trainer.max_epochs", "1", "--model.encoder.hidden", "4"]
     common += ["--trainer.enable_progress_bar", "false", "--model.sampler.num_samples", "3"]
@@ -591,6 +610,8 @@ def test_predict_goes_on_where_it_was_killed(tmp_path, killer, capsys):
     assert main(["predict", *common, "--data.batch_size", "3"]) == 0
     assert "5 of 17 windows were drawn before" in capsys.readouterr().out
     assert killer["batches"] == 12 and same(xr.load_dataset(path), straight)
+    # the horizon and the precision are options of the draws
+    assert begun == [(None, "32-true")] * 3
     # what a user of Python gets from the same checkpoint is the same
     loaded = tsgen.load(tmp_path / "demo/checkpoints/best.ckpt")
     assert loaded.window == 24

@@ -14,6 +14,7 @@ import xarray as xr
 from lightning import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
+from parallel_script import weights_after_one_step
 
 from experiments.variants import read_study
 
@@ -41,6 +42,12 @@ def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     """How far two steps lie apart, relative to their length."""
     apart = sum(float((a[name] - b[name]).square().sum()) for name in a)
     return (apart / sum(float(x.square().sum()) for x in a.values())) ** 0.5
+
+
+def test_gradients_do_not_depend_on_accumulation():
+    one, *several = (weights_after_one_step("likelihood", 1, batches) for batches in (1, 2, 3))
+    for step in several:
+        assert distance(one, step) < 1e-9
 
 
 @pytest.mark.slow

@@ -66,6 +66,21 @@ def test_densities_stay_in_full_precision_under_half_precision(head, series, bat
     assert abs(float((half - full).sum() / batch.target.sum())) < 0.01
 
 
+@pytest.mark.parametrize("head", ["gaussian", "nade"])
+def test_so_do_draws(head, series, batch, monkeypatch):
+    model = make_model(series, ENCODERS["gru"], HEADS[head])
+    draw, seen = model.head.draw, set()
+
+    def watched(h, *rest):
+        seen.add((h.dtype, torch.is_autocast_enabled("cpu")))
+        return draw(h, *rest)
+
+    monkeypatch.setattr(model.head, "draw", watched)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert model.sampler(model, batch).values.dtype == torch.float32
+    assert seen == {(torch.float32, False)}
+
+
 def test_a_half_precision_run_learns_what_a_full_one_does():
     (full, one), (half, two) = trained(3), trained(3, precision="bf16-mixed")
     assert all(p.dtype == torch.float32 for p in half.parameters())
@@ -76,8 +91,26 @@ def test_a_half_precision_run_learns_what_a_full_one_does():
     assert any(not torch.equal(a, b) for a, b in zip(full.parameters(), half.parameters(), strict=True))
 
 
-# the compiler would read through every check of a shape, too
-@pytest.mark.usefixtures("as_a_user")
+GRAPHS = []
+
+
+@torch._dynamo.register_backend
+def counting(graph, inputs):
+    """A compiler that keeps what it is given, and runs it as it is."""
+    GRAPHS.append(graph)
+    return graph.forward
+
+
+@pytest.fixture
+def compiler(as_a_user):
+    """One that remembers no earlier test; it would read through every check of a shape, too."""
+    torch.compiler.reset()
+    GRAPHS.clear()
+    yield
+    torch.compiler.reset()
+
+
+@pytest.mark.usefixtures("compiler")
 @pytest.mark.parametrize("name", ["convolution", "gru"])
 @pytest.mark.filterwarnings("ignore:.*Dynamo does not know how to trace.*")
 def test_a_compiled_encoder_gives_the_same_densities_and_gradients(name, series, batch):
@@ -88,23 +121,20 @@ def test_a_compiled_encoder_gives_the_same_densities_and_gradients(name, series,
         return log_prob, [p.grad for p in model.parameters()]
 
     plain, compiled = (make_model(series, ENCODERS[name]) for _ in range(2))
-    Compile("eager").setup(Trainer(**QUIET), compiled, "fit")
-    torch.testing.assert_close(run(compiled), run(plain), atol=1e-4, rtol=1e-4)
+    Compile("counting").setup(Trainer(**QUIET), compiled, "fit")
+    expected = run(plain)
+    assert not GRAPHS
+    torch.testing.assert_close(run(compiled), expected, atol=1e-4, rtol=1e-4)
+    assert GRAPHS
 
 
-@pytest.mark.usefixtures("as_a_user")
+@pytest.mark.usefixtures("compiler")
 @pytest.mark.filterwarnings("ignore:.*Dynamo does not know how to trace.*")
 def test_a_compiled_run_is_the_same_run_and_leaves_an_ordinary_checkpoint(tmp_path):
-    calls = []
-
-    class Counted(Callback):
-        def on_train_start(self, trainer, module):
-            calls.append(module.encoder._compiled_call_impl is not None)
-
     short = {"limit_train_batches": 1, "limit_val_batches": 1}
     plain, _ = trained(**short)
-    _, trainer = trained(callbacks=[Compile("eager"), Counted()], **short)
-    assert calls == [True]
+    _, trainer = trained(callbacks=[Compile("counting")], **short)
+    assert GRAPHS
     trainer.save_checkpoint(tmp_path / "x.ckpt")
     state = torch.load(tmp_path / "x.ckpt", weights_only=True)["state_dict"]
     assert state.keys() == plain.state_dict().keys()
@@ -131,6 +161,22 @@ def test_gradients_are_accumulated_and_clipped():
     moved = torch.cat([(a - b).detach().flatten() for a, b in pairs]).norm()
     # no step of plain gradient descent is longer than the rate times the bound
     assert 0 < float(moved) <= 0.05 * 1e-3 * trainer.global_step * 1.001
+
+
+class BrokenOff(Callback):
+    def on_train_batch_end(self, *_):
+        raise RuntimeError("broken off")
+
+
+def test_batches_of_an_epoch_that_was_broken_off_are_forgotten():
+    twice = {"accumulate_grad_batches": 2, "limit_train_batches": 2, "limit_val_batches": 0}
+    expected, _ = trained(**twice)
+    model, data = small()
+    with pytest.raises(RuntimeError, match="broken off"):
+        Trainer(**QUIET, **twice, callbacks=[BrokenOff()], enable_checkpointing=False).fit(model, data)
+    Trainer(**QUIET, **twice, max_epochs=1, enable_checkpointing=False).fit(model, data)
+    for name, weight in expected.state_dict().items():
+        assert torch.equal(model.state_dict()[name], weight), name
 
 
 def test_a_deterministic_run_repeats_bit_for_bit():

@@ -1,11 +1,15 @@
 """What a team finds of a run: read back from the files of offline runs of W&B and of other loggers."""
 
+import csv
 import os
 import re
 import subprocess
+import warnings
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,12 +18,14 @@ import wandb
 import xarray as xr
 import yaml
 from conftest import make_series
+from lightning import Trainer
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 from wandb_file import OfflineRun
 
 from experiments import tracking
 from experiments.__main__ import main
 from experiments.cli import Rehearsal, read_study
+from tsgen.callbacks import ImputationFigure
 
 ROOT = Path(__file__).parents[1]
 KEY = "0123456789abcdef0123456789abcdef01234567"
@@ -34,6 +40,12 @@ CSV = "--trainer.logger=CSVLogger"
 @pytest.fixture(autouse=True)
 def in_an_empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def unpainted(monkeypatch):
+    """A training draws no figure, which takes longer than all the rest of it."""
+    monkeypatch.setattr(ImputationFigure, "on_train_end", lambda *_: None)
 
 
 @contextmanager
@@ -100,6 +112,7 @@ def test_all_commands_belong_to_one_run(runs, home):
 def test_the_config_tells_what_the_run_is_made_of(trained):
     config = trained[1].config
     assert config["cli"]["model"]["init_args"]["encoder"]["init_args"]["hidden"] == 8
+    assert config["cli"]["early_stopping"]["monitor"] == "val/nll"
     assert config["cli"]["data"]["init_args"]["steps"] == 400 and config["cli"]["seed_everything"] == 1
     assert re.fullmatch("[0-9a-f]{16}", config["data_hash"])
     assert config["versions"]["torch"] == torch.__version__
@@ -138,6 +151,7 @@ def test_the_test_has_figures_and_tables(runs, home):
 def test_checkpoints_are_artifacts(trained):
     run = trained[1]
     name = f"model-{run.id}"
+    assert run.id == (trained[0] / "work/runs/demo/wandb_id").read_text()
     assert sorted(map(sorted, run.aliases[name])) == [["best"], ["last"]]
     assert run.artifacts[name] == ["model.ckpt"]
 
@@ -174,28 +188,64 @@ def test_nor_is_it_by_the_other_commands_or_in_the_report(runs, home):
     check_private(home, runs.values())
 
 
-def test_secrets_in_options_are_replaced(monkeypatch):
-    monkeypatch.setenv("OTHER_TOKEN", OTHER)
+NAMES_OF_SECRETS = (
+    "OTHER_TOKEN",
+    "AWS_SECRET_ACCESS_KEY",
+    "CLIENT_SECRET",
+    "db_password",
+    "CLOUD_CREDENTIALS",
+)
+
+
+@pytest.mark.parametrize("name", NAMES_OF_SECRETS)
+def test_secrets_in_options_are_replaced(name, monkeypatch):
+    monkeypatch.setenv(name, OTHER)
+    monkeypatch.setenv("USE_TOKEN", "yes")
     monkeypatch.setenv("HOME", "/home/somebody")
-    told = tracking.scrubbed({"notes": [f"of {OTHER}", "/home/somebody/x"], "number": 3})
-    assert told == {"notes": ["of [OTHER_TOKEN]", "~/x"], "number": 3}
+    told = tracking.scrubbed({"notes": (f"of {OTHER}", "/home/somebody/x", "yes"), OTHER: 3})
+    assert told == {"notes": [f"of [{name}]", "~/x", "yes"], f"[{name}]": 3}
+
+
+def test_wandb_adds_nothing_by_itself_unless_it_was_told_to(monkeypatch):
+    for name in tracking.QUIET:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    tracking._settle_wandb()
+    settings = wandb.Settings()
+    settings.update_from_env_vars(os.environ)
+    assert settings.disable_git and settings.x_disable_meta and settings.console == "off"
+    monkeypatch.setenv("WANDB_CONSOLE", "wrap")
+    tracking._settle_wandb()
+    assert os.environ["WANDB_CONSOLE"] == "wrap"
 
 
 def test_the_hash_of_the_data_is_that_of_what_is_known_of_it():
     series = make_series()
-    known = tracking.provenance(series)["data_hash"]
-    assert tracking.provenance(make_series())["data_hash"] == known
-    assert tracking.provenance(make_series(seed=1))["data_hash"] != known
-    where = series.observed.nonzero()[0]
-    hidden = series.observed.clone()
-    hidden[tuple(where)] = False
-    fewer = tracking.provenance(replace(series, observed=hidden))["data_hash"]
-    changed = series.values.clone()
-    changed[tuple(where)] += 1
-    assert tracking.provenance(replace(series, values=changed))["data_hash"] != known
-    assert (
-        tracking.provenance(replace(series, values=changed, observed=hidden))["data_hash"] == fewer != known
-    )
+
+    def known(**changed):
+        return tracking.provenance(replace(series, **changed))["data_hash"]
+
+    where = tuple(series.observed.nonzero()[0])
+    hidden, zero, other = series.observed.clone(), series.values.clone(), series.values.clone()
+    hidden[where], zero[where], other[where] = False, 0, 1
+    turned, heavier = series.graph.clone(), series.graph.clone()
+    turned.edge_index, heavier.edge_weight = turned.edge_index.flip(0), 2 * heavier.edge_weight
+    found = {
+        "series": known(),
+        "hidden": known(observed=hidden),
+        "zero": known(values=zero),
+        "other value": known(values=other),
+        "edges": known(graph=turned),
+        "weights": known(graph=heavier),
+        "covariates": known(covariates=series.covariates + 1),
+        "no covariates": known(covariates=None, covariate_names=()),
+        "time": known(time=np.asarray(series.time) + 1),
+        "nodes": known(nodes=list("abcde")),
+        "channels": known(channels=["a", "b"]),
+    }
+    assert len(set(found.values())) == len(found), found
+    assert known(values=other, observed=hidden) == found["hidden"]
+    assert tracking.provenance(make_series())["data_hash"] == found["series"]
 
 
 def test_git_is_a_commit_and_whether_files_differ(tmp_path):
@@ -209,23 +259,41 @@ def test_git_is_a_commit_and_whether_files_differ(tmp_path):
     clean = tracking._git()
     assert not clean["dirty"] and re.fullmatch("[0-9a-f]{40}", clean["commit"])
     Path("file").write_text("x")
+    assert tracking._git() == clean
     subprocess.run(["git", "add", "file"], check=True)
     assert tracking._git() == clean | {"dirty": True}
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_seeds_are_a_group():
     words = ["fit", "--config", "demo", "--config", "seeds/three", "--variant", "seed_2", *SHORT]
     assert main(words) == 0
     wandb.teardown()  # a busy service may still be writing
     (file,) = Path("runs/demo-three/seed_2/wandb").glob("offline-run-*/run-*.wandb")
     run = OfflineRun(file)
-    assert run.group == "demo-three" and run.config["cli"]["seed_everything"] == 2
+    assert (run.name, run.group) == ("seed_2", "demo-three")
+    assert run.config["cli"]["seed_everything"] == 2
 
 
 def broken(*args, **kwargs):
     raise ConnectionError(f"no route to {os.path.expanduser('~')}")
 
 
+def test_whatever_a_logger_fails_at_is_told_once():
+    calls = ["log_metrics", "log_hyperparams", "log_graph", "log_image", "log_table"]
+    calls += ["save", "after_save_checkpoint", "finalize"]
+    logger = SimpleNamespace(**dict.fromkeys(calls, broken))
+    tracking.guard(logger)
+    with warnings.catch_warnings(record=True) as told:
+        for call in calls:
+            getattr(logger, call)("x", step=1)
+    assert len(told) == 1 and "no route to ~" in str(told[0].message)
+    whole = SimpleNamespace(save=lambda *given, **named: (given, named))
+    tracking.guard(whole)
+    assert whole.save(1, step=2) == ((1,), {"step": 2})
+
+
+@pytest.mark.usefixtures("unpainted")
 @pytest.mark.parametrize(
     "where",
     ["log", "init", *(pytest.param(where, marks=pytest.mark.slow) for where in ("log_artifact", "finish"))],
@@ -266,8 +334,41 @@ def test_an_objective_that_is_not_the_likelihood_is_called_a_loss():
     assert "train/loss" in names and "train/nll" not in names and {"val/nll", "val/crps"} <= set(names)
 
 
-@pytest.mark.parametrize("option", ["early_stopping.monitor", "checkpoint.monitor"])
-@pytest.mark.parametrize("name", ["val/nl", "trian/nll"])
+def test_options_of_the_trainer_are_heeded(monkeypatch):
+    fit, seen = Trainer.fit, []
+
+    @wraps(fit)  # the command line asks for its arguments
+    def watched(self, *args, **options):
+        seen.append((self, torch.are_deterministic_algorithms_enabled()))
+        return fit(self, *args, **options)
+
+    monkeypatch.setattr(Trainer, "fit", watched)
+    chosen = {"deterministic": True, "precision": "bf16-mixed", "log_every_n_steps": 1}
+    chosen |= {"accumulate_grad_batches": 2, "gradient_clip_val": 1e-4}
+    Path("own.yaml").write_text(yaml.safe_dump({"trainer": chosen}))
+    words = [word for word in SHORT if "log_every" not in word]
+    try:
+        assert main(["fit", "--config", "demo", "--config", "own.yaml", "--name", "own", *words, CSV]) == 0
+    finally:
+        torch.use_deterministic_algorithms(False)
+    ((trainer, deterministic),) = seen
+    assert deterministic and trainer.precision == "bf16-mixed"
+    assert trainer.global_step == 1 and trainer.gradient_clip_val == 1e-4
+    first, *_ = csv.DictReader(Path("runs/own/logs/fit/metrics.csv").read_text().splitlines())
+    # what is logged is what there was before it was clipped
+    assert float(first["train/grad_norm"]) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [
+        ("early_stopping.monitor", "val/nl"),
+        ("early_stopping.monitor", "trian/nll"),
+        # the trainer would refuse these by itself, later
+        pytest.param("checkpoint.monitor", "val/nl", marks=pytest.mark.slow),
+        pytest.param("checkpoint.monitor", "trian/nll", marks=pytest.mark.slow),
+    ],
+)
 def test_a_misspelt_monitor_is_told(option, name, capsys):
     words = ["fit", "--config", "demo", *SHORT, CSV, f"--{option}={name}", "--trainer.max_epochs=2"]
     assert main(words) == 2
@@ -301,6 +402,7 @@ def test_a_logger_is_chosen_by_its_name(monkeypatch, capsys):
     assert "tsgen[tensorboard]" in shown and len(shown.strip().splitlines()) == 1
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_wandb_is_never_asked_to_log_in(monkeypatch, tmp_path, capsys):
     for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_URL"):
         monkeypatch.delenv(name, raising=False)

@@ -6,10 +6,12 @@ import time
 import zipfile
 from functools import wraps
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
+from jsonargparse import ArgumentParser
 from lightning import Trainer
 
 from experiments.__main__ import main
@@ -122,6 +124,13 @@ def test_what_is_known_must_be_of_the_right_class(place, name, parser):
     told([*FIT, place, name], parser)
 
 
+def test_what_is_declared_as_anything_stays_the_data_that_it_is():
+    anything = ArgumentParser(exit_on_error=False)
+    anything.add_argument("--thing", type=Any)
+    found = anything.instantiate(anything.parse_object({"thing": {"class_path": "torch.nn.Identity"}}))
+    assert not isinstance(found.thing, torch.nn.Module) and found.thing["class_path"] == "torch.nn.Identity"
+
+
 def test_so_must_what_is_known_only_once_it_is_built(capsys):
     refused([*FIT, "--model.encoder.convolution", "tsgen.heads.GaussianHead"], capsys)
 
@@ -143,11 +152,24 @@ def test_a_configuration_cannot_say_what_is_trusted(parser):
     told([*FIT, "--config", "own.yaml"], parser)
 
 
-LAUGHS = "a0: &a0 [x, x]\n" + "".join(
-    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)
-)
+def laughs(lines: int) -> str:
+    """Two entries, and nine times as many in each further line."""
+    more = (f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, lines + 1))
+    return "a0: &a0 [x, x]\n" + "".join(more)
+
+
+def within(text: str, times: int) -> str:
+    """A text in YAML in a text in YAML, and so on."""
+    for _ in range(times):
+        text = yaml.safe_dump({"a": text})
+    return text
+
+
 BROKEN_YAML = {
-    "laughs": LAUGHS,
+    "laughs": laughs(7),  # so few that a test which walks through them all ends and fails
+    "laughs in a text": yaml.safe_dump({"data": {"held_out": laughs(7)}}),
+    "texts in texts": within("x" * 200, 6),
+    "deep in a text": f"a: '{'[' * 5000}{']' * 5000}'",
     "without end": "a: &a [*a]",
     "deep": "a: " + "[" * 5000 + "]" * 5000,
     "deep lines": "\n".join(" " * i + "a:" for i in range(300)),
@@ -158,6 +180,8 @@ BROKEN_YAML = {
     "bytes": "a: !!binary aaaa",
     "set": "a: !!set {b}",
     "key": "? [a, b]\n: c",
+    "no key": "~: a",
+    "no number": ".nan: a",
     "latin": b"a: \xe9",
     "zeros": b"a: \x00",
 }
@@ -172,6 +196,16 @@ def test_yaml_that_is_too_large_or_no_plain_data(name, capsys):
         read(Path("own.yaml"))
     assert time.monotonic() - start < 3 and "\n" not in str(error.value) and len(str(error.value)) < 500
     refused([*FIT, "--config", "own.yaml"], capsys)
+
+
+def test_the_parser_reads_within_the_same_bounds(parser):
+    Path("model.yaml").write_text(laughs(5))
+    assert "aliases written out" in told([*FIT, "--model", "model.yaml"], parser)
+
+
+def test_long_texts_are_read():
+    text = "a word: " + "\n & another ' [ " * 1000
+    assert load_yaml(within(text, 3)) == {"a": within(text, 2)}
 
 
 def test_anchors_are_read():

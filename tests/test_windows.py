@@ -100,6 +100,8 @@ def test_what_training_hides_depends_on_seed_epoch_and_window_alone():
     dataset = data.dataset("train")
     both, alone = dataset.__getitems__([(1, 4), (1, 9)]), dataset.__getitems__([(1, 9)])
     assert torch.equal(both.context[1], alone.context[0])
+    seen = both.target[0] & both.target[1]
+    assert not torch.equal(both.context[0][seen], both.context[1][seen])
     assert not torch.equal(dataset.__getitems__([(2, 9)]).context, alone.context)
     other = InMemory(thinning=PointMask(0.5), seed=4).dataset("train")
     assert not torch.equal(other.__getitems__([(1, 9)]).context, alone.context)
@@ -111,7 +113,9 @@ def test_processes_share_the_windows(size, world, epoch):
         samplers = [EpochSampler(size, shuffle, 5, rank, world) for rank in range(world)]
         for sampler in samplers:
             sampler.set_epoch(epoch)
-        return [[number for _, number in sampler] for sampler in samplers]
+        numbers = [[number for _, number in sampler] for sampler in samplers]
+        assert [len(its) for its in numbers] == [len(sampler) for sampler in samplers]
+        return numbers
 
     evaluation = dealt(False)
     assert sorted(number for numbers in evaluation for number in numbers) == list(range(size))

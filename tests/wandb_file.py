@@ -55,6 +55,7 @@ class OfflineRun:
         metadata: The name of each artifact and what is told of its last version.
         metrics: Each metric that has a summary, its axis and which values of it are kept.
         id: The run's id.
+        name: The run's name.
         group: The group it belongs to.
         text: All that would be sent, as text; not where files that wait to be sent lie.
     """
@@ -66,11 +67,12 @@ class OfflineRun:
         self.aliases: dict[str, list[set[str]]] = {}
         self.metadata: dict[str, dict[str, Any]] = {}
         self.metrics: dict[str, tuple[str, set[str]]] = {}
-        self.id = self.group = self.text = ""
+        self.id = self.name = self.group = self.text = ""
         for record in records(path):
             kind = record.WhichOneof("record_type")
             if kind == "run":
                 self.id = record.run.run_id or self.id
+                self.name = record.run.display_name or self.name
                 self.group = record.run.run_group or self.group
                 self._read_config(record.run.config)
             elif kind == "config":
