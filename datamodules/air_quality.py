@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -11,11 +12,15 @@ import pandas as pd
 import torch
 
 from datamodules.base import SeriesDataModule, Split, calendar
-from datamodules.downloads import check_source, fetch_missing
+from datamodules.downloads import check_source, digest_of, fetch_missing
+from datamodules.tables import shown
 from tsgen.graphs import from_coordinates
 from tsgen.masks import AnyOf, BlockMask, Mask, PointMask, hold_out
 from tsgen.series import GraphSeries
 
+logger = logging.getLogger(__name__)
+
+FORMAT = "%Y/%m/%d %H:%M:%S"
 TEST_MONTHS = (3, 6, 9, 12)
 SCORED_ENTRIES = 20_434
 CHECKSUMS = {
@@ -77,8 +82,13 @@ class AirQualityDataModule(SeriesDataModule):
         stations = _read(self.root / "pm25_latlng.txt", "sensor_id")
         if list(ground.columns) != list(visible.columns) or list(ground.columns) != list(stations.index):
             raise ValueError(f"the three files in {self.root} must list the same stations in the same order.")
-        time = pd.to_datetime(ground.index, format="%Y/%m/%d %H:%M:%S")
-        values = torch.from_numpy(ground.to_numpy(np.float32))[..., None]
+        time = _times(self.root / "pm25_ground.txt", ground)
+        if not time.equals(_times(self.root / "pm25_missing.txt", visible)):
+            raise ValueError(
+                f"pm25_ground.txt and pm25_missing.txt in {self.root} must have the same hours; they have "
+                f"{len(ground):,} and {len(visible):,}. One of them may be cut short: fetch it again."
+            )
+        values = torch.from_numpy(ground.to_numpy(np.float32, copy=True))[..., None]
         series = GraphSeries(
             values=values,
             observed=torch.isfinite(values),
@@ -91,7 +101,10 @@ class AirQualityDataModule(SeriesDataModule):
             covariate_names=["hour_sin", "hour_cos", "weekday_sin", "weekday_cos"],
         )
         train, val, test = _by_month(time)
-        scored = series.observed & ~torch.isfinite(torch.from_numpy(visible.to_numpy(np.float32)))[..., None]
+        scored = (
+            series.observed
+            & ~torch.isfinite(torch.from_numpy(visible.to_numpy(np.float32, copy=True)))[..., None]
+        )
         held_out = hold_out(self.held_out, series.values, series.observed, self.seed)
         in_test = torch.from_numpy(np.isin(time.month, TEST_MONTHS))[:, None, None]
         held_out = torch.where(in_test, scored, held_out)
@@ -109,12 +122,36 @@ def _read(path: Path, index: str) -> pd.DataFrame:
             f"{path} must be a file of the AQI-36 data set; there is none. Set data.root to its "
             "folder, or data.url to that of a mirror."
         )
+    if digest_of(path) != CHECKSUMS[path.name]:
+        logger.warning("%s is not the published file (its SHA-256 is another): scores may not compare.", path)
     try:
-        return pd.read_csv(path, index_col=index, dtype={"sensor_id": str})
+        table = pd.read_csv(path, index_col=index, dtype={"sensor_id": str})
     except (ValueError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
         raise ValueError(
-            f"{path} must be a table with a column {index!r}; it cannot be read: {error}"
+            f"{path} must be a table with a column {index!r}; it cannot be read: {reason}."
         ) from error
+    numbers = table.apply(pd.to_numeric, errors="coerce")
+    wrong = (numbers.isna() & table.notna()).to_numpy()
+    if wrong.any():
+        row, column = (int(place) for place in np.argwhere(wrong)[0])
+        raise ValueError(
+            f"{path}, line {row + 2}, column {table.columns[column]!r}: "
+            f"{shown(table.iat[row, column])} is no number."
+        )
+    return numbers
+
+
+def _times(path: Path, table: pd.DataFrame) -> pd.DatetimeIndex:
+    """The hours of a table's rows."""
+    time = pd.DatetimeIndex(pd.to_datetime(table.index, format=FORMAT, errors="coerce"))
+    if time.isna().any():
+        row = int(time.isna().argmax())
+        raise ValueError(
+            f"{path}, line {row + 2}, column 'datetime': {shown(table.index[row])} is no time such as "
+            "2014/05/01 01:00:00."
+        )
+    return time
 
 
 def _by_month(time: pd.DatetimeIndex) -> tuple[list[slice], list[slice], list[slice]]:

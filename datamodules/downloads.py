@@ -178,7 +178,7 @@ def _download(url: str, path: Path, sha256: str | None) -> None:
         _check_kind(answer, path, total)
         _remember(note, url, answer.headers)
         _receive(answer, part, begin, total, path.name)
-    digest = _sha256(part)
+    digest = digest_of(part)
     if sha256 is not None and digest != sha256.lower():
         _forget(part, note)
         raise _BrokenError(f"its SHA-256 is {digest}, where {sha256.lower()} was expected")
@@ -300,6 +300,11 @@ def _progress(name: str, total: int | None) -> Iterator[Callable[[int], None]]:
         yield lambda got: bar.update(task, completed=got)
 
 
-def _sha256(path: Path) -> str:
+def digest_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits.
+
+    Args:
+        path: The file.
+    """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,5 +1,8 @@
 """The published protocol on the real files, where they are; damaged files everywhere."""
 
+import re
+import shutil
+
 import pytest
 import torch
 from conftest import AQI36, needs_aqi36
@@ -75,3 +78,39 @@ def test_missing_and_damaged_files_say_so(tmp_path):
         (tmp_path / f"{name}.txt").write_text("")
     with pytest.raises(ValueError, match="must be a table"):
         _ = AirQualityDataModule(str(tmp_path)).split
+
+
+@pytest.fixture
+def copied(tmp_path):
+    """A copy of the files, to be damaged."""
+    for path in AQI36.glob("pm25_*.txt"):
+        shutil.copy(path, tmp_path)
+    return tmp_path
+
+
+@needs_aqi36
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text[:500_000].rpartition("\n")[0] + "\n", "must have the same hours; they have"),
+        (lambda text: text + "1\n", "pm25_ground.txt, line 8761, column 'datetime': '1' is no time"),
+        (lambda text: text.replace(",89,", ",8 9,", 1), "line 2, column '001002': '8 9' is no number"),
+    ],
+    ids=["cut short", "a broken row", "no number"],
+)
+def test_a_damaged_file_is_told_with_its_place(copied, change, message):
+    path = copied / "pm25_ground.txt"
+    path.write_text(change(path.read_text()))
+    with pytest.raises(ValueError, match=re.escape(message)) as told:
+        _ = AirQualityDataModule(str(copied)).split
+    assert "\n" not in str(told.value)
+
+
+@needs_aqi36
+def test_another_file_than_the_published_one_is_told(copied, caplog):
+    _ = AirQualityDataModule(str(copied)).split
+    assert not caplog.text
+    path = copied / "pm25_ground.txt"
+    path.write_text(path.read_text().replace(",89,", ",88,", 1))
+    _ = AirQualityDataModule(str(copied)).split
+    assert "pm25_ground.txt is not the published file" in caplog.text
