@@ -17,6 +17,7 @@ from conftest import AQI36, METR_LA_10, PM10, RED_WINE
 from wandb_file import OfflineRun
 
 from experiments.__main__ import main
+from experiments.cli import Rehearsal
 from experiments.configs import find, fragments, read, shipped
 
 ROOT = Path(__file__).parents[1]
@@ -491,3 +492,12 @@ def test_the_last_checkpoint_is_of_the_last_epoch():
     assert epochs["last"] == 2 and epochs["best"] < 2
     kept = {path.name for path in Path("runs/demo/checkpoints").iterdir()}
     assert kept == {"best.ckpt", "last.ckpt", "previous.ckpt"}
+
+
+@pytest.mark.parametrize("model", ["AutoregressiveModel", "AnyOrderModel"])
+def test_a_configuration_is_written_out_with_its_defaults(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("small.yaml").write_text(f"model: tsgen.models.{model}\ndata: datamodules.SyntheticDataModule\n")
+    made = Rehearsal(["fit", "--config", "small.yaml"], "small")
+    written = made.parser.dump(made.config, skip_unset=False)
+    assert "Unable to serialize" not in written and f"tsgen.models.{model}" in written

@@ -52,9 +52,9 @@ class AnyOrderModel(NeuralModel):
 
     Args:
         spec: Sizes, units and graph of the data.
-        encoder: Makes the encoder from the size of a node's input.
+        encoder: Makes the encoder from the size of a node's input; a two-way ConvolutionEncoder if not given.
         head: Makes the head from the size of a node's state and the sizes of a slice.
-        optimizer: Makes the optimiser from the parameters.
+        optimizer: Makes the optimiser from the parameters; AdamW with a rate of 0.002 if not given.
         scheduler: Makes the learning-rate schedule from the optimiser; it steps once an epoch. None keeps the
             rate.
         sampler: How unknown entries are drawn, in test and prediction.
@@ -76,9 +76,9 @@ class AnyOrderModel(NeuralModel):
     def __init__(
         self,
         spec: SeriesSpec,
-        encoder: Callable[[int], Encoder] = partial(ConvolutionEncoder, causal=False),
+        encoder: Callable[[int], Encoder] | None = None,
         head: Callable[[int, Sizes], Head] = MixtureHead,
-        optimizer: OptimizerFactory = partial(torch.optim.AdamW, lr=2e-3),
+        optimizer: OptimizerFactory | None = None,
         scheduler: SchedulerFactory | None = None,
         sampler: Sampler = AnyOrder(),
         objective: Objective = MaskedNLL(),
@@ -89,7 +89,7 @@ class AnyOrderModel(NeuralModel):
             raise ValueError(f"units must be one of node, interpolation; it is {units!r}.")
         super().__init__(
             spec,
-            encoder,
+            encoder or partial(ConvolutionEncoder, causal=False),
             head,
             optimizer,
             scheduler,

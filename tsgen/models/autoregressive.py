@@ -6,7 +6,6 @@ r"""Models that factorise over time.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -41,7 +40,7 @@ class AutoregressiveModel(NeuralModel):
         spec: Sizes, units and graph of the data.
         encoder: Makes the encoder from the size of a node's input.
         head: Makes the head from the size of a node's state and the sizes of a slice.
-        optimizer: Makes the optimiser from the parameters.
+        optimizer: Makes the optimiser from the parameters; AdamW with a rate of 0.002 if not given.
         scheduler: Makes the learning-rate schedule from the optimiser; it steps once an epoch. None keeps the
             rate.
         sampler: How unknown entries are drawn, in test and prediction.
@@ -60,7 +59,7 @@ class AutoregressiveModel(NeuralModel):
         spec: SeriesSpec,
         encoder: Callable[[int], Encoder] = GraphGRUEncoder,
         head: Callable[[int, Sizes], Head] = MixtureHead,
-        optimizer: OptimizerFactory = partial(torch.optim.AdamW, lr=2e-3),
+        optimizer: OptimizerFactory | None = None,
         scheduler: SchedulerFactory | None = None,
         sampler: Sampler = Ancestral(),
         objective: Objective = MaskedNLL(),

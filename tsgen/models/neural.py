@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ class NeuralModel(DensityModel):
         spec: Sizes, units and graph of the data.
         encoder: Makes the encoder from the size of a node's input.
         head: Makes the head from the size of a node's state and the sizes of a slice.
-        optimizer: Makes the optimiser from the parameters.
+        optimizer: Makes the optimiser from the parameters; AdamW with a rate of 0.002 if not given.
         scheduler: Makes the learning-rate schedule from the optimiser; it steps once an epoch. None keeps the
             rate.
         sampler: How unknown entries are drawn, in test and prediction.
@@ -60,7 +61,7 @@ class NeuralModel(DensityModel):
         spec: SeriesSpec,
         encoder: Callable[[int], Encoder],
         head: Callable[[int, Sizes], Head],
-        optimizer: OptimizerFactory,
+        optimizer: OptimizerFactory | None,
         scheduler: SchedulerFactory | None,
         sampler: Sampler,
         objective: Objective,
@@ -71,6 +72,8 @@ class NeuralModel(DensityModel):
         if node_embedding < 0:
             raise ValueError(f"node_embedding must be 0 or a size; it is {node_embedding}.")
         made_of = {"encoder": encoder, "head": head, "objective": objective, "node_embedding": node_embedding}
+        # not a default of the argument: a configuration that is written out could not name it
+        optimizer = optimizer or partial(torch.optim.AdamW, lr=2e-3)
         super().__init__(spec, sampler, optimizer, scheduler, **made_of, **parts)
         sizes = self.spec.sizes
         self.register_buffer("covariate_loc", _given(spec.covariate_loc, torch.zeros(sizes.covariates)))
