@@ -28,7 +28,7 @@ import datamodules  # noqa: F401 (so that its classes are known by their names)
 from datamodules.base import SeriesDataModule
 from experiments.tracking import Tracking, finish, settle, spelled_out, sweep_run, tolerate
 from experiments.training_log import TrainingLog
-from experiments.trust import guard, refusal, take_trusted, trusting
+from experiments.trust import check_classes, guard, refusal, take_trusted, trusting
 from experiments.variants import Study, read_study, summarise
 from tsgen.callbacks import ImputationFigure, ImputationWriter, Resumption
 from tsgen.checkpoints import LAST, PREVIOUS, AtomicCheckpoints
@@ -268,6 +268,7 @@ class TsgenCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Settles where the run lives and which checkpoint it starts from."""
         options = self._options
+        check_classes(options)
         study = options.name or self.name
         # the runs of a sweep have one name, and may run at the same time
         part = self.variant or sweep_run()

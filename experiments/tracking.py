@@ -48,6 +48,13 @@ SECRETS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIALS")
 SHORT_NAMES = {"CSVLogger": "loggers/csv", "TensorBoardLogger": "loggers/tensorboard"}
 """Loggers that the command line knows by their names alone, and the fragments that spell them out."""
 
+ARGUMENTS = (
+    *("name", "save_dir", "version", "offline", "dir", "id", "anonymous", "project", "log_model", "prefix"),
+    *("checkpoint_name", "add_file_policy", "notes", "tags", "group", "job_type"),
+)
+"""What options may say to W&B. Not to which host and whose account it sends, or the key of who runs a file
+would go where its author likes: that is for the environment to say."""
+
 STEP = "trainer/global_step"
 PACKAGES = {"torch": "torch", "lightning": "lightning", "PyG": "torch_geometric", "numpy": "numpy"}
 
@@ -83,7 +90,8 @@ def settle(options: Namespace, folder: Path, log: Path, run_id: str, group: str 
     """Gives every logger the run's folder, and W&B the run's name, group, id and a mode that never asks.
 
     Raises:
-        ValueError: If TensorBoard is asked for and not installed, or W&B is to be online without an account.
+        ValueError: If TensorBoard is asked for and not installed, W&B is to be online without an account, or
+            the options say where it sends.
     """
     loggers = options.trainer.logger
     if not isinstance(loggers, (list, Namespace)):
@@ -94,6 +102,7 @@ def settle(options: Namespace, folder: Path, log: Path, run_id: str, group: str 
         if logger.class_path.endswith("TensorBoardLogger"):
             _check_tensorboard()
         if logger.class_path.endswith("WandbLogger"):
+            _check_wandb({**vars(arguments), **(logger.get("dict_kwargs") or {})})
             arguments.save_dir = str(folder.resolve())  # its service may run in another folder
             arguments.name = arguments.name or folder.name
             arguments.id = arguments.id or run_id
@@ -107,6 +116,15 @@ def _check_tensorboard() -> None:
             "TensorBoardLogger needs tensorboard, which is not installed. Install it: "
             "pip install 'tsgen[tensorboard]', or use CSVLogger."
         )
+
+
+def _check_wandb(arguments: Mapping[str, Any]) -> None:
+    for name, value in arguments.items():
+        if name not in ARGUMENTS and value is not None:
+            raise ValueError(
+                f"the options of WandbLogger must be some of {', '.join(ARGUMENTS)}; {name} is none. Host, "
+                "team and mode are set in the environment: WANDB_BASE_URL, WANDB_ENTITY, WANDB_MODE."
+            )
 
 
 def _settle_wandb() -> None:
