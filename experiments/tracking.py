@@ -193,20 +193,48 @@ def provenance(series: GraphSeries) -> dict[str, Any]:
 
 
 def _git() -> dict[str, Any] | None:
-    """The commit of the working folder and whether tracked files differ; None outside a repository."""
-    found = []
-    for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no")):
-        try:
-            # no lock is taken: whoever works in the repository is not disturbed
-            done = subprocess.run(
-                ["git", "--no-optional-locks", *words], capture_output=True, text=True, timeout=10
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        if done.returncode:
-            return None
-        found.append(done.stdout.strip())
-    return {"commit": found[0], "dirty": bool(found[1])}
+    """The commit of the working folder and whether tracked files differ; None outside a repository.
+
+    The repository may be a stranger's: no program that its settings name is run.
+    """
+    settings = {"core.fsmonitor": "false", "core.hooksPath": os.devnull}
+    try:
+        # these would be run on files that look changed; those of the user's own settings may
+        _, named = _ask_git(
+            settings,
+            "config",
+            "--show-scope",
+            "--name-only",
+            "--get-regexp",
+            r"^filter\..*\.(clean|process|required)$",
+        )
+        for scope, key in (line.split("\t", 1) for line in named.splitlines()):
+            if scope in ("local", "worktree"):
+                settings[key] = "false" if key.endswith(".required") else ""
+        no_commit, commit = _ask_git(settings, "rev-parse", "HEAD")
+        # a submodule has settings of its own
+        words = ("status", "--porcelain", "--untracked-files=no", "--ignore-submodules=dirty")
+        failed, changes = _ask_git(settings, *words)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return None if no_commit or failed else {"commit": commit.strip(), "dirty": bool(changes.strip())}
+
+
+def _ask_git(settings: Mapping[str, str], *words: str) -> tuple[int, str]:
+    """The exit code and what git says, with some settings in force over the repository's."""
+    told = {f"GIT_CONFIG_KEY_{i}": key for i, key in enumerate(settings)}
+    told |= {f"GIT_CONFIG_VALUE_{i}": value for i, value in enumerate(settings.values())}
+    # nothing is fetched: a remote's address may name a program too
+    told |= {"GIT_CONFIG_COUNT": str(len(settings)), "GIT_NO_LAZY_FETCH": "1", "GIT_ALLOW_PROTOCOL": "none"}
+    # no lock is taken: whoever works in the repository is not disturbed
+    done = subprocess.run(
+        ["git", "--no-optional-locks", *words],
+        capture_output=True,
+        text=True,
+        timeout=10,
+        env={**os.environ, **told},
+    )
+    return done.returncode, done.stdout
 
 
 # ------------------------------------------------------------------------------------------------ failures

@@ -206,6 +206,29 @@ def test_git_is_a_commit_and_whether_files_differ(tmp_path):
     assert tracking._git() == clean | {"dirty": True}
 
 
+@pytest.mark.parametrize("key", ["core.fsmonitor", "filter.a=b.clean", "filter.x.clean", "filter.x.process"])
+def test_git_runs_no_program_of_the_repository(key, tmp_path):
+    script = tmp_path / "program.sh"
+    script.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\ncat\n")
+    script.chmod(0o755)
+    name = key.split(".")[1]
+    Path(".gitattributes").write_text(f"file filter={name}\n")
+    Path("file").write_text("x\n")
+    for words in (
+        ["init", "-q"],
+        ["add", "file"],
+        ["-c", "user.name=x", "-c", "user.email=x@x", "commit", "-q", "-m", "x"],
+        ["config", key, str(script)],
+        ["config", f"filter.{name}.required", "true"],
+    ):
+        subprocess.run(["git", *words], check=True)
+    os.utime("file", (1, 1))  # it looks changed
+    assert tracking._git()["dirty"] is False
+    assert not (tmp_path / "ran").exists()
+    subprocess.run(["git", "status"], capture_output=True)
+    assert (tmp_path / "ran").exists() or "=" in name  # git itself cannot look up such a name
+
+
 def test_seeds_are_a_group():
     words = ["fit", "--config", "demo", "--config", "seeds/three", "--variant", "seed_2", *SHORT]
     assert main(words) == 0
