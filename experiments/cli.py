@@ -37,6 +37,7 @@ from tsgen.evaluation import Evaluation
 from tsgen.files import write_text
 from tsgen.models import DensityModel
 from tsgen.models.density import moved_weights, read_checkpoint, spec_of
+from tsgen.privacy import scrubbed
 from tsgen.report import write_comparison, write_report
 from tsgen.series import SeriesSpec
 
@@ -193,12 +194,16 @@ class SaveRun(SaveConfigCallback):
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Called by the first process when the trainer starts."""
         text = self.parser.dump(self.config, skip_unset=False)
+        config = yaml.safe_load(text)
+        shown = scrubbed(config)
+        if shown != config:
+            text = yaml.safe_dump(shown, sort_keys=False)
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / self.config_filename, text)
         for callback in trainer.callbacks:
             if isinstance(callback, Tracking):
-                callback.tell(trainer, yaml.safe_load(text))
+                callback.tell(trainer, shown)
 
 
 class TsgenCLI(LightningCLI):

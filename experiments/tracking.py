@@ -20,6 +20,7 @@ from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlparse
 
@@ -34,16 +35,14 @@ from lightning.pytorch.loggers.logger import DummyExperiment, rank_zero_experime
 
 import tsgen
 from experiments.configs import fragments, read
-from tsgen.report.page import without_home
+from tsgen.models.density import read_checkpoint
+from tsgen.privacy import scrubbed
 from tsgen.series import GraphSeries
 from tsgen.stitching import fingerprint
 
 QUIET = {"WANDB_DISABLE_GIT": "true", "WANDB_X_DISABLE_META": "true", "WANDB_CONSOLE": "off"}
 """What W&B would add by itself: the repository's address and local changes, the command line, the user's
 folders, and all that is printed. A variable that is set already has the last word."""
-
-SECRETS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIALS")
-"""Ends of the names of variables whose values are never logged."""
 
 SHORT_NAMES = {"CSVLogger": "loggers/csv", "TensorBoardLogger": "loggers/tensorboard"}
 """Loggers that the command line knows by their names alone, and the fragments that spell them out."""
@@ -157,21 +156,6 @@ def sweep_run() -> str | None:
 
 
 # ------------------------------------------------------------------------------------------ what is logged
-
-
-def scrubbed(value: Any) -> Any:
-    """The value with the user's home written ``~`` and without the values of secret variables."""
-    if isinstance(value, Mapping):
-        return {scrubbed(key): scrubbed(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [scrubbed(item) for item in value]
-    if not isinstance(value, str):
-        return value
-    for name, secret in os.environ.items():
-        # shorter ones are switches, not secrets
-        if name.upper().endswith(SECRETS) and len(secret) >= 8:
-            value = value.replace(secret, f"[{name}]")
-    return without_home(value)
 
 
 def provenance(series: GraphSeries) -> dict[str, Any]:
@@ -295,7 +279,12 @@ class TolerantWandbLogger(WandbLogger):
         score = checkpoint_callback.best_model_score if monitor else None
         metadata = {"monitor": monitor, "score": None if score is None else float(score)}
         artifact = wandb.Artifact(f"model-{self.experiment.id}", type="model", metadata=metadata)
-        artifact.add_file(str(path), name="model.ckpt")
+        with TemporaryDirectory() as folder:
+            # callbacks remember where checkpoints lie
+            shown = read_checkpoint(path)
+            shown["callbacks"] = scrubbed(shown.get("callbacks", {}))
+            torch.save(shown, f"{folder}/model.ckpt")
+            artifact.add_file(f"{folder}/model.ckpt", name="model.ckpt")
         self.experiment.log_artifact(artifact, aliases=["best" if monitor else "last"])
 
     def log_results(self, path: Path) -> None:
@@ -352,14 +341,14 @@ class Tracking(Callback):
 
         Args:
             trainer: The trainer.
-            config: The resolved configuration.
+            config: The resolved configuration, without what is private.
         """
         for logger in trainer.loggers:
             if not isinstance(logger, CSVLogger):  # whose file is a result of the run: on a full disk it ends
                 guard(logger)
             if isinstance(logger, WandbLogger):
                 with forgiving(logger):
-                    told = scrubbed({"cli": config, **provenance(self.series)})
+                    told = {"cli": config, **provenance(self.series)}
                     logger.experiment.config.update(told, allow_val_change=True)
                     for name, best in _summaries(trainer).items():
                         # a summary without the step would lose the axis
