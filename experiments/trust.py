@@ -2,8 +2,8 @@
 
 The parser imports what a ``class_path`` names, and importing runs code; so does making an object of a class
 whose arguments are evaluated, started or connected to. Its list of what may be imported is therefore turned
-round: nothing but the classes of :func:`tsgen.components.importable`, the same that a checkpoint may name,
-and the packages that the command line trusts (``--trusted mypackage``; a YAML file cannot say it). The list
+round: nothing but :data:`IMPORTABLE`, the classes that a checkpoint may name and those of data modules, and
+the packages that the command line trusts (``--trusted mypackage``; a YAML file cannot say it). The list
 is asked before anything is imported and again for where the found object is defined. What was found must
 besides be of the class that the option is declared with; where an option takes anything that can be called,
 that is no bound, and the list alone is.
@@ -24,7 +24,11 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace, get_loader, set_loader, set_parsing_settings
 
-from tsgen.components import SOURCES, importable
+import datamodules
+from tsgen.components import SOURCES, classes_of, importable
+
+IMPORTABLE = importable() | classes_of(datamodules.__name__)
+"""What configurations may name: what checkpoints may, and data."""
 
 MAX_ENTRIES, MAX_DEPTH, MAX_CHARACTERS = 100_000, 100, 2**22
 """Of a configuration with its aliases written out: far beyond any that makes sense."""
@@ -100,7 +104,7 @@ def guard() -> None:
     """Makes the parser import only what may be named, and read YAML within bounds."""
     set_parsing_settings(
         import_path_denylist=["*"],
-        import_path_allowlist=sorted(importable()),
+        import_path_allowlist=sorted(IMPORTABLE),
         # what is declared as anything at all stays the data that it is
         instantiate_subclass_spec_in_any=False,
     )
@@ -120,7 +124,7 @@ def trusting(packages: Sequence[str]) -> Iterator[None]:
     for package in packages:
         if not all(part.isidentifier() for part in package.split(".")):
             raise ValueError(f"--trusted must be followed by a package such as mypackage; it is {package!r}.")
-    further = [package for package in packages if package not in importable()]
+    further = [package for package in packages if package not in IMPORTABLE]
     set_parsing_settings(import_path_allowlist=further)
     try:
         yield
@@ -168,7 +172,7 @@ def check_classes(options: Any) -> None:
 
 def _check_class(path: str) -> None:
     parts = path.split(".")
-    if any(".".join(parts[:i]) in importable() for i in range(1, len(parts))):
+    if any(".".join(parts[:i]) in IMPORTABLE for i in range(1, len(parts))):
         raise ValueError(f"an option must name a class, not what belongs to one; it is {path!r}.")
 
 
@@ -179,7 +183,7 @@ def refusal(path: str) -> str:
         path: Such as ``mypackage.encoders.Own``.
     """
     package = path.split(".")[0]
-    own = package not in sys.stdlib_module_names and package not in {p.split(".")[0] for p in importable()}
+    own = package not in sys.stdlib_module_names and package not in {p.split(".")[0] for p in IMPORTABLE}
     return (
         f"what an option names must lie in {SOURCES}, and be known to be harmless; {path!r} is not."
         + f" If you trust its package, add --trusted {package}." * own

@@ -20,7 +20,7 @@ from typing import Any
 
 MODULES = (
     *("tsgen.encoders", "tsgen.heads", "tsgen.models", "tsgen.objectives", "tsgen.sampling"),
-    *("tsgen.callbacks", "tsgen.checkpoints", "tsgen.masks", "tsgen.propagation", "datamodules"),
+    *("tsgen.callbacks", "tsgen.checkpoints", "tsgen.masks", "tsgen.propagation"),
     *("torch.nn.modules", "torch.optim", "torch.optim.lr_scheduler"),
     *("torch_geometric.nn.conv", "torch_geometric.nn.aggr"),
 )
@@ -131,19 +131,23 @@ def _path(made: type) -> str:
 @cache
 def importable() -> frozenset[str]:
     """The paths of the classes that a checkpoint or a configuration may name."""
-    found: set[str] = set()
-    for name in MODULES:
-        module = import_module(name)
-        for public, made in vars(module).items():
-            if (
-                isinstance(made, type)
-                and not public.startswith("_")
-                and f"{made.__module__}.".startswith(f"{name}.")
-            ):
-                found.update(_paths(made))
+    found: set[str] = set().union(*map(classes_of, MODULES))
     for name, classes in CLASSES.items():
         for public in classes:
             found.update(_paths(getattr(import_module(name), public)))
+    return frozenset(found)
+
+
+def classes_of(module: str) -> frozenset[str]:
+    """The paths of the public classes of a module that are defined in it or below it.
+
+    Args:
+        module: Such as ``tsgen.heads``.
+    """
+    found: set[str] = set()
+    for name, made in vars(import_module(module)).items():
+        if isinstance(made, type) and name[0] != "_" and f"{made.__module__}.".startswith(f"{module}."):
+            found.update(_paths(made))
     return frozenset(found)
 
 
