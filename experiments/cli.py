@@ -37,7 +37,7 @@ from experiments.tracking import (
     tolerate,
 )
 from experiments.training_log import TrainingLog
-from experiments.trust import guard, refusal, take_trusted, trusting
+from experiments.trust import check_classes, guard, refusal, take_trusted, trusting
 from experiments.variants import Study, read_study, summarise
 from tsgen.callbacks import ImputationFigure, ImputationWriter, Resumption
 from tsgen.checkpoints import LAST, PREVIOUS, AtomicCheckpoints
@@ -46,6 +46,7 @@ from tsgen.evaluation import Evaluation
 from tsgen.files import write_text
 from tsgen.models import DensityModel
 from tsgen.models.density import moved_weights, read_checkpoint, spec_of
+from tsgen.privacy import scrubbed
 from tsgen.report import write_comparison, write_report
 from tsgen.series import SeriesSpec
 
@@ -204,12 +205,16 @@ class SaveRun(SaveConfigCallback):
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Called by the first process when the trainer starts."""
         text = self.parser.dump(self.config, skip_unset=False)
+        config = yaml.safe_load(text)
+        shown = scrubbed(config)
+        if shown != config:
+            text = yaml.safe_dump(shown, sort_keys=False)
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / self.config_filename, text)
         for callback in trainer.callbacks:
             if isinstance(callback, Tracking):
-                callback.tell(trainer, yaml.safe_load(text))
+                callback.tell(trainer, shown)
 
 
 class TsgenCLI(LightningCLI):
@@ -279,6 +284,7 @@ class TsgenCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Settles where the run lives and which checkpoint it starts from."""
         options = self._options
+        check_classes(options)
         study = options.name or self.name
         # the runs of a sweep have one name, and may run at the same time
         part = self.variant or sweep_run()

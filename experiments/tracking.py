@@ -20,6 +20,7 @@ from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlparse
 
@@ -34,7 +35,8 @@ from lightning.pytorch.loggers.logger import DummyExperiment, rank_zero_experime
 
 import tsgen
 from experiments.configs import fragments, read
-from tsgen.report.page import without_home
+from tsgen.models.density import read_checkpoint
+from tsgen.privacy import scrubbed
 from tsgen.series import GraphSeries
 from tsgen.stitching import fingerprint
 
@@ -51,11 +53,15 @@ has the last word."""
 MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")
 """What ``WANDB_MODE`` may be."""
 
-SECRETS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIALS")
-"""Ends of the names of variables whose values are never logged."""
-
 SHORT_NAMES = {"CSVLogger": "loggers/csv", "TensorBoardLogger": "loggers/tensorboard"}
 """Loggers that the command line knows by their names alone, and the fragments that spell them out."""
+
+ARGUMENTS = (
+    *("name", "save_dir", "version", "offline", "dir", "id", "anonymous", "project", "log_model", "prefix"),
+    *("checkpoint_name", "add_file_policy", "notes", "tags", "group", "job_type"),
+)
+"""What options may say to W&B. Not to which host and whose account it sends, or the key of who runs a file
+would go where its author likes: that is for the environment to say."""
 
 STEP = "trainer/global_step"
 PACKAGES = {"torch": "torch", "lightning": "lightning", "PyG": "torch_geometric", "numpy": "numpy"}
@@ -92,7 +98,8 @@ def settle(options: Namespace, folder: Path, log: Path, run_id: str, group: str 
     """Gives every logger the run's folder, and W&B the run's name, group, id and a mode that never asks.
 
     Raises:
-        ValueError: If TensorBoard is asked for and not installed, or W&B is to be online without an account.
+        ValueError: If TensorBoard is asked for and not installed, W&B is to be online without an account, or
+            the options say where it sends.
     """
     loggers = options.trainer.logger
     if not isinstance(loggers, (list, Namespace)):
@@ -103,6 +110,7 @@ def settle(options: Namespace, folder: Path, log: Path, run_id: str, group: str 
         if logger.class_path.endswith("TensorBoardLogger"):
             _check_tensorboard()
         if logger.class_path.endswith("WandbLogger"):
+            _check_wandb({**vars(arguments), **(logger.get("dict_kwargs") or {})})
             arguments.save_dir = str(folder.resolve())  # its service may run in another folder
             arguments.name = arguments.name or folder.name
             arguments.id = arguments.id or run_id
@@ -116,6 +124,15 @@ def _check_tensorboard() -> None:
             "TensorBoardLogger needs tensorboard, which is not installed. Install it: "
             "pip install 'tsgen[tensorboard]', or use CSVLogger."
         )
+
+
+def _check_wandb(arguments: Mapping[str, Any]) -> None:
+    for name, value in arguments.items():
+        if name not in ARGUMENTS and value is not None:
+            raise ValueError(
+                f"the options of WandbLogger must be some of {', '.join(ARGUMENTS)}; {name} is none. Host, "
+                "team and mode are set in the environment: WANDB_BASE_URL, WANDB_ENTITY, WANDB_MODE."
+            )
 
 
 def _settle_wandb() -> None:
@@ -152,21 +169,6 @@ def sweep_run() -> str | None:
 # ------------------------------------------------------------------------------------------ what is logged
 
 
-def scrubbed(value: Any) -> Any:
-    """The value with the user's home written ``~`` and without the values of secret variables."""
-    if isinstance(value, Mapping):
-        return {scrubbed(key): scrubbed(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [scrubbed(item) for item in value]
-    if not isinstance(value, str):
-        return value
-    for name, secret in os.environ.items():
-        # shorter ones are switches, not secrets
-        if name.upper().endswith(SECRETS) and len(secret) >= 8:
-            value = value.replace(secret, f"[{name}]")
-    return without_home(value)
-
-
 def provenance(series: GraphSeries) -> dict[str, Any]:
     """What a run was made of besides its options: data, code, packages and machine.
 
@@ -186,20 +188,48 @@ def provenance(series: GraphSeries) -> dict[str, Any]:
 
 
 def _git() -> dict[str, Any] | None:
-    """The commit of the working folder and whether tracked files differ; None outside a repository."""
-    found = []
-    for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no")):
-        try:
-            # no lock is taken: whoever works in the repository is not disturbed
-            done = subprocess.run(
-                ["git", "--no-optional-locks", *words], capture_output=True, text=True, timeout=10
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        if done.returncode:
-            return None
-        found.append(done.stdout.strip())
-    return {"commit": found[0], "dirty": bool(found[1])}
+    """The commit of the working folder and whether tracked files differ; None outside a repository.
+
+    The repository may be a stranger's: no program that its settings name is run.
+    """
+    settings = {"core.fsmonitor": "false", "core.hooksPath": os.devnull}
+    try:
+        # these would be run on files that look changed; those of the user's own settings may
+        _, named = _ask_git(
+            settings,
+            "config",
+            "--show-scope",
+            "--name-only",
+            "--get-regexp",
+            r"^filter\..*\.(clean|process|required)$",
+        )
+        for scope, key in (line.split("\t", 1) for line in named.splitlines()):
+            if scope in ("local", "worktree"):
+                settings[key] = "false" if key.endswith(".required") else ""
+        no_commit, commit = _ask_git(settings, "rev-parse", "HEAD")
+        # a submodule has settings of its own
+        words = ("status", "--porcelain", "--untracked-files=no", "--ignore-submodules=dirty")
+        failed, changes = _ask_git(settings, *words)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return None if no_commit or failed else {"commit": commit.strip(), "dirty": bool(changes.strip())}
+
+
+def _ask_git(settings: Mapping[str, str], *words: str) -> tuple[int, str]:
+    """The exit code and what git says, with some settings in force over the repository's."""
+    told = {f"GIT_CONFIG_KEY_{i}": key for i, key in enumerate(settings)}
+    told |= {f"GIT_CONFIG_VALUE_{i}": value for i, value in enumerate(settings.values())}
+    # nothing is fetched: a remote's address may name a program too
+    told |= {"GIT_CONFIG_COUNT": str(len(settings)), "GIT_NO_LAZY_FETCH": "1", "GIT_ALLOW_PROTOCOL": "none"}
+    # no lock is taken: whoever works in the repository is not disturbed
+    done = subprocess.run(
+        ["git", "--no-optional-locks", *words],
+        capture_output=True,
+        text=True,
+        timeout=10,
+        env={**os.environ, **told},
+    )
+    return done.returncode, done.stdout
 
 
 # ------------------------------------------------------------------------------------------------ failures
@@ -271,7 +301,12 @@ class TolerantWandbLogger(WandbLogger):
         score = checkpoint_callback.best_model_score if monitor else None
         metadata = {"monitor": monitor, "score": None if score is None else float(score)}
         artifact = wandb.Artifact(f"model-{self.experiment.id}", type="model", metadata=metadata)
-        artifact.add_file(str(path), name="model.ckpt")
+        with TemporaryDirectory() as folder:
+            # callbacks remember where checkpoints lie
+            shown = read_checkpoint(path)
+            shown["callbacks"] = scrubbed(shown.get("callbacks", {}))
+            torch.save(shown, f"{folder}/model.ckpt")
+            artifact.add_file(f"{folder}/model.ckpt", name="model.ckpt")
         self.experiment.log_artifact(artifact, aliases=["best" if monitor else "last"])
 
     def log_results(self, path: Path) -> None:
@@ -326,7 +361,7 @@ class Tracking(Callback):
 
         Args:
             trainer: The trainer.
-            config: The resolved configuration.
+            config: The resolved configuration, without what is private.
         """
         for logger in trainer.loggers:
             if not isinstance(logger, CSVLogger):  # whose file is a result of the run: on a full disk it ends
@@ -336,7 +371,7 @@ class Tracking(Callback):
                     # what a test or a prediction was told is not what the model was trained with
                     command = str(trainer.state.fn and trainer.state.fn.value)
                     key = "cli" if command == "fit" else f"cli_{command}"
-                    told = scrubbed({key: config, **provenance(self.series)})
+                    told = {key: config, **provenance(self.series)}
                     logger.experiment.config.update(told, allow_val_change=True)
                     for name, best in _summaries(trainer).items():
                         # a summary without the step would lose the axis

@@ -1,10 +1,12 @@
 """What a configuration may do: name parts of known packages, and be no larger than one that a person wrote.
 
-The parser imports what a ``class_path`` names, and importing runs code. Its list of what may be imported is
-therefore turned round: nothing but :data:`IMPORTABLE`, and the packages that the command line trusts
-(``--trusted mypackage``; a YAML file cannot say it). The list is asked before anything is imported and again
-for where the found object is defined, so that ``tsgen.components.import_module`` is refused as well. What was
-found must besides be of the class that the option is declared with.
+The parser imports what a ``class_path`` names, and importing runs code; so does making an object of a class
+whose arguments are evaluated, started or connected to. Its list of what may be imported is therefore turned
+round: nothing but :data:`IMPORTABLE`, the classes that a checkpoint may name and those of data modules, and
+the packages that the command line trusts (``--trusted mypackage``; a YAML file cannot say it). The list
+is asked before anything is imported and again for where the found object is defined. What was found must
+besides be of the class that the option is declared with; where an option takes anything that can be called,
+that is no bound, and the list alone is.
 
 YAML is read as plain data, and counted before it is built: an alias may be worth all that its anchor is, and
 nine lines of them a billion entries. So is the YAML in a text, since the parser reads the text of an option
@@ -13,6 +15,7 @@ once more.
 
 from __future__ import annotations
 
+import inspect
 import math
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,24 +23,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import yaml
-from jsonargparse import get_loader, set_loader, set_parsing_settings
+from jsonargparse import Namespace, get_loader, set_loader, set_parsing_settings
 
-IMPORTABLE = (
-    "tsgen",
-    "datamodules",
-    "torch.nn",
-    "torch.optim",
-    "torch_geometric.nn",
-    *(f"lightning.pytorch.{part}" for part in ("accelerators", "callbacks", "loggers", "plugins")),
-    *(f"lightning.pytorch.{part}" for part in ("profilers", "strategies")),
-    "lightning.fabric.accelerators",
-    "lightning.fabric.plugins",
-)
-"""Where parts of models, of data and of the trainer come from. All of torch would be too much: it has
-functions that download and run code, and classes that start processes."""
+import datamodules
+from tsgen.components import SOURCES, classes_of, importable
 
-KNOWN = {path.split(".")[0] for path in IMPORTABLE}
-"""Their packages."""
+IMPORTABLE = importable() | classes_of(datamodules.__name__)
+"""What configurations may name: what checkpoints may, and data."""
 
 MAX_ENTRIES, MAX_DEPTH, MAX_CHARACTERS = 100_000, 100, 2**22
 """Of a configuration with its aliases written out: far beyond any that makes sense."""
@@ -131,7 +123,7 @@ def guard() -> None:
     """Makes the parser import only what may be named, and read YAML within bounds."""
     set_parsing_settings(
         import_path_denylist=["*"],
-        import_path_allowlist=list(IMPORTABLE),
+        import_path_allowlist=sorted(IMPORTABLE),
         # what is declared as anything at all stays the data that it is
         instantiate_subclass_spec_in_any=False,
     )
@@ -180,6 +172,29 @@ def take_trusted(words: Sequence[str]) -> tuple[list[str], list[str]]:
     return rest, packages
 
 
+def check_classes(options: Any) -> None:
+    """Raises ``ValueError`` if parsed options name a method of a class: the parser, where the list lets the
+    class pass, takes ``WandbLogger.download_artifact`` for a function like any other."""
+    if isinstance(options, Namespace):
+        options = vars(options)
+    if isinstance(options, dict):
+        path = options.get("class_path")
+        if isinstance(path, str):
+            _check_class(path)
+        options = list(options.values())
+    if isinstance(options, (list, tuple)):
+        for option in options:
+            check_classes(option)
+    elif inspect.isroutine(options):
+        _check_class(f"{options.__module__}.{options.__qualname__}")
+
+
+def _check_class(path: str) -> None:
+    parts = path.split(".")
+    if any(".".join(parts[:i]) in IMPORTABLE for i in range(1, len(parts))):
+        raise ValueError(f"an option must name a class, not what belongs to one; it is {path!r}.")
+
+
 def refusal(path: str) -> str:
     """What to tell of a path that may not be imported.
 
@@ -187,10 +202,8 @@ def refusal(path: str) -> str:
         path: Such as ``mypackage.encoders.Own``.
     """
     package = path.split(".")[0]
-    own = package not in sys.stdlib_module_names and package not in KNOWN
+    own = package not in sys.stdlib_module_names and package not in {p.split(".")[0] for p in IMPORTABLE}
     return (
-        "what an option names must lie in tsgen, datamodules, torch.nn, torch.optim, torch_geometric.nn or "
-        f"lightning's parts of a trainer; {path!r} does not."
-        + f" If you trust its package, add --trusted {package}."
-        * own
+        f"what an option names must lie in {SOURCES}, and be known to be harmless; {path!r} is not."
+        + f" If you trust its package, add --trusted {package}." * own
     )

@@ -9,8 +9,8 @@ from conftest import make_batch, make_model
 from jsonargparse import ArgumentParser
 from torch_geometric.nn import GATv2Conv
 
-from tsgen import load
-from tsgen.components import describe, find_class, restore
+from tsgen import components, load
+from tsgen.components import describe, find_class, importable, is_importable, restore
 from tsgen.encoders import Encoder, GraphGRUEncoder
 from tsgen.heads import MixtureHead
 from tsgen.models import AutoregressiveModel
@@ -83,6 +83,21 @@ def test_only_parts_of_models_of_known_packages_are_looked_up(path):
         find_class(path, PARTS)
 
 
+@pytest.mark.parametrize(
+    "path", [SHELL, "torch.utils.hipify.x", "tsgen.load", "torch_geometric.nn.Sequential"]
+)
+def test_what_may_not_be_named_is_not_imported(path, monkeypatch):
+    importable()  # which imports what may be
+    monkeypatch.setattr(components, "import_module", None)
+    with pytest.raises(ValueError, match="must lie in"):
+        find_class(path, (object,))
+
+
+def test_a_trusted_package_is_no_prefix_of_another():
+    assert is_importable("mine.heads.Own", ("mine",)) and is_importable("mine.heads.Own", ("mine.heads",))
+    assert not is_importable("minefield.Own", ("mine",)) and not is_importable("mine.Own", ("mine.heads",))
+
+
 def save(model, path, **changes):
     torch.save({"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams)} | changes, path)
     return path
@@ -134,7 +149,7 @@ def test_a_checkpoint_cannot_start_a_process(series, tmp_path):
     around = {"class_path": "tsgen.models.AutoregressiveModel", "init_args": {"spec": evil}}
     for model in (evil, around):
         path = save(make_model(series), tmp_path / "evil.ckpt", hyper_parameters={"model": model})
-        with pytest.raises(ValueError, match="must name a"):
+        with pytest.raises(ValueError, match="must lie in"):
             load(path)
         assert not touched.exists()
 

@@ -1,6 +1,8 @@
 """Hostile configurations, checkpoints and names: refused in one line, and nothing of them is run."""
 
+import inspect
 import pickle
+import re
 import sys
 import time
 import zipfile
@@ -10,15 +12,17 @@ from typing import Any
 
 import pytest
 import torch
+import torch_geometric.nn
 import yaml
 from jsonargparse import ArgumentParser
 from lightning import Trainer
 
 from experiments.__main__ import main
 from experiments.cli import MISTAKES, Rehearsal, one_line
-from experiments.configs import read
-from experiments.trust import check_plain, load_yaml, trusting
+from experiments.configs import merge, read
+from experiments.trust import IMPORTABLE, check_plain, load_yaml, trusting
 from experiments.variants import read_study
+from tsgen.components import find_class
 
 FIT = ["fit", "--config", "demo"]
 SHELL = "torch.distributed.elastic.multiprocessing.subprocess_handler.subprocess_handler.SubprocessHandler"
@@ -28,6 +32,26 @@ NAMES += [
     "tsgen.components.import_module",
     "hostile.Thing",
     "antigravity.x",
+    # of packages that are known, and whose arguments are run, connected to or written over
+    "torch_geometric.nn.Sequential",
+    "torch_geometric.nn.sequential.Sequential",
+    "torch_geometric.nn.nlp.LLM",
+    "torch_geometric.nn.models.DimeNet.from_qm9_pretrained",
+    "torch.nn.utils.parametrize.register_parametrization",
+    "lightning.pytorch.callbacks.LambdaCallback",
+    "lightning.pytorch.loggers.CometLogger",
+    "lightning.pytorch.loggers.MLFlowLogger",
+    "lightning.pytorch.loggers.litlogger.LitLogger",
+    "lightning.pytorch.strategies.DeepSpeedStrategy",
+    "lightning.pytorch.strategies.launchers.subprocess_script._SubprocessScriptLauncher",
+    "tsgen.load",
+    "tsgen.models.load",
+    "tsgen.files.write_text",
+    "tsgen.components.find_class",
+    "datamodules.downloads.fetch",
+    "experiments.cli.run",
+    "torch.nn.modules.container.OrderedDict",
+    "tsgen.callbacks.Path",
 ]
 PLACES = [
     "model.init_args.head",
@@ -77,21 +101,106 @@ def told(words, parser) -> str:
     return one_line(error.value)
 
 
+def nested(place: str, content: object) -> dict:
+    """Options with something at a place."""
+    for part in reversed(place.split(".")):
+        content = {part: content}
+    return content
+
+
 def with_class(place: str, name: str) -> dict:
     """Options that name something at a place."""
     made: object = {"class_path": name, "init_args": {"command": "touch ran", "args": "touch ran"}}
-    if place == "trainer.callbacks":
-        made = [made]
-    for part in reversed(place.split(".")):
-        made = {part: made}
-    return made
+    return nested(place, [made] if place == "trainer.callbacks" else made)
+
+
+OFTEN = ("hostile.Thing", "torch_geometric.nn.Sequential", "tsgen.load")
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_configuration_names_parts_of_known_packages_alone(name, parser):
-    for place in PLACES if name == "hostile.Thing" else PLACES[:1]:
+    for place in PLACES if name in OFTEN else [PLACES[2], PLACES[-1]]:
         Path("own.yaml").write_text(yaml.safe_dump(with_class(place, name)))
-        assert "must lie in tsgen" in told([*FIT, "--config", "own.yaml"], parser), place
+        refusal = told([*FIT, "--config", "own.yaml"], parser)
+        assert "must lie in tsgen" in refusal and repr(name) in refusal, place
+    with pytest.raises(ValueError, match="must lie in tsgen"):
+        find_class(name, (object,))
+
+
+EVALUATED = {
+    "class_path": "torch_geometric.nn.Sequential",
+    "init_args": {
+        "input_args": "x: __import__('pathlib').Path('ran').touch()",
+        "modules": [[{"class_path": "torch.nn.Identity"}, "x -> x"]],
+    },
+}
+CONVOLUTION = "model.init_args.encoder.init_args.convolution"
+HOOK = "trainer.strategy.init_args.ddp_comm_hook"
+DDP = {"trainer": {"strategy": {"class_path": "lightning.pytorch.strategies.DDPStrategy"}}}
+LAMBDA = {"class_path": "lightning.pytorch.callbacks.LambdaCallback"}
+LOAD = {"class_path": "tsgen.load", "init_args": {"checkpoint": "evil.ckpt", "trusted": ["hostile"]}}
+CALLED = {
+    "a layer of a layer": nested(
+        CONVOLUTION, {"class_path": "torch_geometric.nn.NNConv", "init_args": {"nn": EVALUATED}}
+    ),
+    "a callback": nested("trainer.callbacks", [LAMBDA | {"init_args": {"on_fit_start": EVALUATED}}]),
+    "a scheduler": nested(
+        "model.init_args.scheduler",
+        {"class_path": "torch.optim.lr_scheduler.LambdaLR", "init_args": {"lr_lambda": EVALUATED}},
+    ),
+    "a hook": merge(DDP, nested(HOOK, EVALUATED)),
+    "a checkpoint of its own trust": merge(DDP, nested(HOOK, LOAD)),
+}
+
+
+@pytest.mark.parametrize("name", CALLED)
+def test_what_would_be_made_only_to_be_called_is_held_to_the_same_list(name, parser, capsys):
+    """These options take anything that can be called, so that no declared class stands in the way."""
+    torch.save(
+        {"state_dict": {}, "hyper_parameters": {"model": {"class_path": "hostile.Thing"}}}, "evil.ckpt"
+    )
+    Path("own.yaml").write_text(yaml.safe_dump(CALLED[name]))
+    assert "must lie in tsgen" in refused([*FIT, "--config", "own.yaml"], capsys)
+
+
+METHOD = "lightning.pytorch.loggers.WandbLogger.download_artifact"
+
+
+@pytest.mark.parametrize("named", [METHOD, {"class_path": METHOD, "init_args": {"artifact": "a/b/c:v0"}}])
+def test_nor_is_a_method_of_a_known_class_called(named, capsys):
+    Path("own.yaml").write_text(yaml.safe_dump(merge(DDP, nested(HOOK, named))))
+    assert "must name a class" in refused([*FIT, "--config", "own.yaml"], capsys)
+
+
+RUNS = re.compile(
+    r"\b(eval\w*|exec|compile|__import__|import_module|Popen|run|system|urlopen|connect|load|open)\("
+)
+
+
+def makers(made: type) -> str:
+    """The source of what runs when an object of a class is made."""
+    found = (
+        vars(base).get(name) for base in made.__mro__ for name in ("__new__", "__init__", "__post_init__")
+    )
+    written = [inspect.unwrap(maker) for maker in found if inspect.isfunction(maker)]
+    return "".join(inspect.getsource(f) for f in written if Path(f.__code__.co_filename).is_file())
+
+
+def test_nothing_that_may_be_named_runs_text_or_starts_anything_when_it_is_made():
+    """Whoever adds a class to the list is told here to look at it."""
+    assert RUNS.search(makers(torch_geometric.nn.Sequential))
+    for path in sorted(IMPORTABLE):
+        found = find_class(path, (object,), ("datamodules",))
+        assert not RUNS.search(makers(found)), path
+        assert f"{found.__module__}.{found.__qualname__}" in IMPORTABLE
+
+
+def test_a_configuration_does_not_say_where_a_key_is_sent(capsys):
+    for told in ({"settings": {"base_url": "http://127.0.0.1:9"}}, {"entity": "else"}, {"mode": "online"}):
+        for where in ("dict_kwargs", "init_args"):
+            logger = {"class_path": "lightning.pytorch.loggers.WandbLogger", where: told}
+            Path("own.yaml").write_text(yaml.safe_dump({"trainer": {"logger": [logger]}}))
+            assert "WANDB_BASE_URL" in refused([*FIT, "--config", "own.yaml"], capsys)
 
 
 def test_a_user_is_told_in_one_line(capsys):
@@ -103,7 +212,7 @@ def test_a_user_is_told_in_one_line(capsys):
     "flag", ["--model.head", "--data", "--data.help", "--model.help", "--trainer.callbacks"]
 )
 def test_so_does_the_command_line(flag, parser):
-    assert "'os.system' does not." in told([*FIT, flag, "os.system"], parser)
+    assert "'os.system' is not." in told([*FIT, flag, "os.system"], parser)
 
 
 def test_a_file_that_an_option_names_is_held_to_the_same(parser):

@@ -4,19 +4,63 @@ A model is told its parts as *factories*: a class, or a :func:`functools.partial
 adds the sizes. A checkpoint tells the same as nested dicts: a factory is ``{"class_path": ..., "init_args":
 {...}}``, an object ``{"instance_of": ..., "init_args": {...}}``. :func:`describe` and :func:`restore` go from
 one to the other, so that a checkpoint holds plain data only, whether the model came from a YAML file or from
-Python, and is loaded without running code from it. Only classes of known packages are ever looked up.
+Python, and is loaded without running code from it.
+
+Neither a checkpoint nor a configuration says by itself what is made of it: :func:`is_importable` has the list
+of the classes that they may name, and is asked before anything is imported.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache, partial
 from importlib import import_module
 from typing import Any
 
-TRUSTED_PACKAGES = ("tsgen", "datamodules", "torch", "torch_geometric", "lightning")
-"""Packages whose classes a checkpoint may name."""
+MODULES = (
+    *("tsgen.encoders", "tsgen.heads", "tsgen.models", "tsgen.objectives", "tsgen.sampling"),
+    *("tsgen.callbacks", "tsgen.checkpoints", "tsgen.masks", "tsgen.propagation"),
+    *("torch.nn.modules", "torch.optim", "torch.optim.lr_scheduler"),
+    *("torch_geometric.nn.conv", "torch_geometric.nn.aggr"),
+)
+"""Modules whose public classes may be named. ``torch_geometric.nn`` as a whole would be too much: its
+``Sequential`` evaluates the text that it is given. So would lightning: its loggers may be told the addresses
+that their keys are sent to."""
+
+CLASSES = {
+    "tsgen.series": ("SeriesSpec",),
+    "lightning.pytorch.callbacks": (
+        *("BatchSizeFinder", "DeviceStatsMonitor", "EMAWeightAveraging", "EarlyStopping"),
+        *("GradientAccumulationScheduler", "LearningRateFinder", "LearningRateMonitor", "ModelCheckpoint"),
+        *("ModelPruning", "ModelSummary", "OnExceptionCheckpoint", "RichModelSummary", "RichProgressBar"),
+        *("StochasticWeightAveraging", "TQDMProgressBar", "Timer", "WeightAveraging"),
+    ),
+    "lightning.pytorch.loggers": ("CSVLogger", "TensorBoardLogger", "WandbLogger"),
+    "lightning.pytorch.plugins": (
+        *("AsyncCheckpointIO", "BitsandbytesPrecision", "DoublePrecision", "FSDPPrecision", "HalfPrecision"),
+        *("MixedPrecision", "Precision", "TorchCheckpointIO", "TorchSyncBatchNorm"),
+        "TransformerEnginePrecision",
+    ),
+    "lightning.pytorch.plugins.environments": (
+        *("LightningEnvironment", "LSFEnvironment", "MPIEnvironment", "SLURMEnvironment"),
+        "TorchElasticEnvironment",
+    ),
+    "lightning.pytorch.profilers": (
+        *("AdvancedProfiler", "PassThroughProfiler", "PyTorchProfiler", "SimpleProfiler"),
+    ),
+    "lightning.pytorch.strategies": (
+        *("DDPStrategy", "FSDPStrategy", "ModelParallelStrategy", "SingleDeviceStrategy"),
+    ),
+    "lightning.pytorch.accelerators": ("CPUAccelerator", "CUDAAccelerator", "MPSAccelerator"),
+}
+"""Classes of other modules that may be named. A ``LambdaCallback`` would call whatever is handed to it."""
+
+SOURCES = (
+    "tsgen, datamodules, torch.nn, torch.optim, torch_geometric.nn.conv, torch_geometric.nn.aggr and "
+    "lightning's parts of a trainer"
+)
+"""Where these lie, in words."""
 
 
 def describe(part: Any) -> Any:
@@ -84,18 +128,61 @@ def _path(made: type) -> str:
     return f"{made.__module__}.{made.__qualname__}"
 
 
+@cache
+def importable() -> frozenset[str]:
+    """The paths of the classes that a checkpoint or a configuration may name."""
+    found: set[str] = set().union(*map(classes_of, MODULES))
+    for name, classes in CLASSES.items():
+        for public in classes:
+            found.update(_paths(getattr(import_module(name), public)))
+    return frozenset(found)
+
+
+def classes_of(module: str) -> frozenset[str]:
+    """The paths of the public classes of a module that are defined in it or below it.
+
+    Args:
+        module: Such as ``tsgen.heads``.
+    """
+    found: set[str] = set()
+    for name, made in vars(import_module(module)).items():
+        if isinstance(made, type) and name[0] != "_" and f"{made.__module__}.".startswith(f"{module}."):
+            found.update(_paths(made))
+    return frozenset(found)
+
+
+def _paths(made: type) -> Iterator[str]:
+    """Where a class is defined, and the packages around that offer it too, such as ``torch.optim.AdamW``."""
+    module = made.__module__
+    yield _path(made)
+    while "." in module:
+        module = module.rpartition(".")[0]
+        if getattr(import_module(module), made.__name__, None) is made:
+            yield f"{module}.{made.__name__}"
+
+
+def is_importable(path: str, trusted: Sequence[str] = ()) -> bool:
+    """Whether a checkpoint or a configuration may name it.
+
+    Args:
+        path: Such as ``tsgen.heads.MixtureHead``. It is not imported.
+        trusted: Packages and modules of the user's own, of which everything may be named.
+    """
+    return path in importable() or any(f"{path}.".startswith(f"{package}.") for package in trusted)
+
+
 def find_class(class_path: str, bases: tuple[type, ...], trusted: Sequence[str] = ()) -> type:
-    """The class of a trusted package with that path.
+    """The class with that path.
 
     Raises:
-        ValueError: If the package is not trusted, or has no such class of those bases.
+        ValueError: If it may not be named, or there is no such class of those bases.
     """
-    package, _, name = str(class_path).rpartition(".")
-    allowed = (*TRUSTED_PACKAGES, *trusted)
-    if package.split(".")[0] not in allowed:
+    class_path = str(class_path)
+    package, _, name = class_path.rpartition(".")
+    if not is_importable(class_path, trusted):
         raise ValueError(
-            f"class_path must lie in {', '.join(allowed)}; it is {class_path!r}. If you trust it, call "
-            f"tsgen.load(..., trusted=({package.split('.')[0]!r},))."
+            f"class_path must lie in {SOURCES}, and be known to be harmless; {class_path!r:.200} is not. "
+            f"If you trust it, call tsgen.load(..., trusted=({package.split('.')[0]!r:.200},))."
         )
     try:
         found = getattr(import_module(package), name)

@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from experiments.trust import check_plain, load_yaml
+from tsgen.privacy import at_home
 
 FOLDER = Path(str(files(__package__)))
 OF_A_CLASS = ("class_path", "init_args", "dict_kwargs")
@@ -54,7 +55,7 @@ def find(name: str) -> Path:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The options that a YAML file holds.
+    """The options that a YAML file holds, with ``~`` spelled out.
 
     Raises:
         ValueError: If it is not YAML or holds no options.
@@ -66,7 +67,7 @@ def read(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} must be YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(options, dict):
         raise ValueError(f"{path} must hold options by their names; it holds {options!r:.60}.")
-    return options
+    return at_home(options)
 
 
 def apply(options: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

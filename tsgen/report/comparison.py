@@ -14,6 +14,7 @@ import numpy as np
 import xarray as xr
 
 from tsgen.comparison import OTHER_LAWS, Difference, compare, other_laws
+from tsgen.privacy import scrubbed_text
 from tsgen.report import figures, page
 from tsgen.report.breakdown import by_group
 from tsgen.report.figures.compared import compared_calibration, compared_fans, differing_panels
@@ -221,8 +222,6 @@ def _configuration_section(names: list[str], folders: list[Path]) -> str:
         if all(file.is_file() for file in files):
             lines = [file.read_text(encoding="utf-8", errors="replace").splitlines() for file in files]
             found = "\n".join(difflib.unified_diff(lines[0], lines[1], names[0], names[1], n=2, lineterm=""))
-            shown = (
-                f"<pre>{html.escape(page.without_home(found))}</pre>" if found else "<p>No difference.</p>"
-            )
+            shown = f"<pre>{html.escape(scrubbed_text(found))}</pre>" if found else "<p>No difference.</p>"
             parts.append(f"<details><summary>{name}: what differs</summary>{shown}</details>")
     return "<h2>Configuration</h2>\n" + "\n".join(parts) if parts else ""

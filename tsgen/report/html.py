@@ -20,6 +20,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from tsgen.privacy import scrubbed_text
 from tsgen.report import breakdown, figures, page
 from tsgen.report.imputation import imputation_section
 from tsgen.report.reading import REMEDY, read_evaluation, read_scores
@@ -346,6 +347,6 @@ def _configuration_section(run: Path) -> str:
         if (run / name).is_file():
             text = (run / name).read_text(encoding="utf-8", errors="replace")
             parts.append(
-                f"<details><summary>{name}</summary><pre>{html.escape(page.without_home(text))}</pre></details>"
+                f"<details><summary>{name}</summary><pre>{html.escape(scrubbed_text(text))}</pre></details>"
             )
     return "<h2>Configuration</h2>\n" + "\n".join(parts) if parts else ""

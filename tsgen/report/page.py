@@ -6,7 +6,6 @@ import base64
 import html
 import io
 import math
-import os
 import statistics
 import warnings
 from collections.abc import Callable, Sequence
@@ -52,12 +51,6 @@ dd { margin: 0; }
 details { margin: .8rem 0; }
 summary { cursor: pointer; }
 """
-
-
-def without_home(text: str) -> str:
-    """The text with the folder of the user's home written ``~``: pages and logs are shown to others."""
-    home = os.path.expanduser("~")
-    return text.replace(home, "~") if len(home) > 1 else text
 
 
 def write_page(path: Path, title: str, body: Sequence[str]) -> Path:
