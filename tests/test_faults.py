@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning import Trainer, seed_everything
+from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 
 from datamodules import SyntheticDataModule
 from experiments.__main__ import main
+from experiments.benchmarks.faults import first_difference
 from experiments.training_log import TrainingLog
 from tsgen.callbacks import Resumption
-from tsgen.checkpoints import LAST, PREVIOUS, AtomicCheckpoints, damage
+from tsgen.checkpoints import LAST, PREVIOUS, AtomicCheckpoints, damage, is_whole
 from tsgen.encoders import GraphGRUEncoder
 from tsgen.files import replacing, write_text
 from tsgen.models import AutoregressiveModel
@@ -244,6 +245,91 @@ def test_a_damaged_last_checkpoint_is_named_and_the_one_before_used(tmp_path, mo
         (folder / name).write_bytes(b"damaged")
     assert main([*words, "--trainer.max_epochs", "3"]) == 2
     assert "previous.ckpt must be a checkpoint" in capsys.readouterr().err
+
+
+SMALL = ["fit", "--config", "demo", "--data.steps", "300", "--data.num_nodes", "4"]
+SMALL += [
+    "--model.encoder.hidden",
+    "4",
+    "--trainer.logger",
+    "false",
+    "--trainer.enable_progress_bar",
+    "false",
+]
+SMALL += ["--trainer.limit_train_batches", "3", "--trainer.limit_val_batches", "1"]
+SMALL += ["--trainer.devices", "1", "--trainer.accelerator", "cpu"]
+
+
+def assert_same_checkpoints(one, other):
+    for name in ("best.ckpt", LAST, PREVIOUS):
+        a, b = (torch.load(Path("runs", run, "checkpoints", name), weights_only=True) for run in (one, other))
+        assert (
+            first_difference(a, b, str(Path("runs", one).resolve()), str(Path("runs", other).resolve()))
+            is None
+        )
+
+
+@pytest.fixture
+def whole(tmp_path, monkeypatch):
+    """A run of three epochs of three batches."""
+    monkeypatch.chdir(tmp_path)
+    assert main([*SMALL, "--name", "whole", "--trainer.max_epochs", "3"]) == 0
+
+
+def test_a_training_that_was_stopped_inside_epochs_does_them_again(whole, capsys):
+    cut = [*SMALL, "--name", "cut", "--ckpt_path", "last", "--trainer.max_epochs", "3"]
+    told = []
+    for steps in (2, 5, 8, 1000):  # inside the first epoch, the second and the third
+        assert main([*cut, "--trainer.max_steps", str(steps)]) == 0
+        told.append(capsys.readouterr().out)
+        last = torch.load(Path("runs/cut/checkpoints", LAST), weights_only=True)
+        assert last["global_step"] == min(steps, 9)
+    assert "last.ckpt is from inside an epoch: training begins again" in told[1]
+    assert "inside an epoch: training goes on from runs/cut/checkpoints/previous.ckpt" in told[2]
+    assert_same_checkpoints("cut", "whole")
+
+
+SLURM = {"NTASKS": 1, "NTASKS_PER_NODE": 1, "NNODES": 1, "JOB_NAME": "job", "JOB_ID": 1}
+SLURM |= {"PROCID": 0, "LOCALID": 0, "NODEID": 0}
+
+
+def test_what_lightning_wrote_for_slurm_is_not_gone_on_from(whole, monkeypatch):
+    assert main([*SMALL, "--name", "cut", "--trainer.max_steps", "2"]) == 0
+    Path("runs/cut/checkpoints", LAST).rename("runs/cut/hpc_ckpt_1.ckpt")
+    for name, value in SLURM.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    assert main([*SMALL, "--name", "cut", "--ckpt_path", "last", "--trainer.max_epochs", "3"]) == 0
+    assert_same_checkpoints("cut", "whole")
+
+
+class Stop(Callback):
+    """Stops training after the first batch of an epoch, as a time limit does: the trainer validates then."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.current_epoch == self.epoch:
+            trainer.should_stop = True
+            best = Path(trainer.checkpoint_callbacks[0].best_model_path or "none")
+            self.best = best.read_bytes() if best.is_file() else None
+
+
+def test_a_stop_inside_an_epoch_leaves_the_best_epoch(tmp_path):
+    stop, best = Stop(0), tmp_path / "best.ckpt"
+    fit(*training(tmp_path, None, callbacks=[stop]))
+    assert (
+        stop.best is None and torch.load(best, weights_only=True)["global_step"] == 1
+    )  # better than nothing
+    stop = Stop(1)
+    trainer, *rest = training(tmp_path, None, callbacks=[stop])
+    fit(trainer, *rest)
+    steps = trainer.num_training_batches + 1
+    assert stop.best is not None and best.read_bytes() == stop.best
+    last = torch.load(tmp_path / LAST, weights_only=True)
+    assert last["global_step"] == steps and not is_whole(last)
+    with pytest.warns(UserWarning, match=r"last.ckpt is from inside an epoch: .* is left out"):
+        fit(*training(tmp_path, None), tmp_path / LAST)
 
 
 @pytest.mark.slow

@@ -15,9 +15,12 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.strategies import FSDPStrategy
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from matplotlib.figure import Figure
 
+from tsgen.checkpoints import is_whole
 from tsgen.evaluation import as_dataset, summarise
 from tsgen.files import replacing
 from tsgen.gradient_flow import gradient_flow, gradient_norms
@@ -89,12 +92,15 @@ class Resumption(Callback):
 
     It brings the logs up to the checkpoint; takes the step of a ``ReduceLROnPlateau`` that Lightning takes
     after the checkpoint was written; ends a training that early stopping had ended already; and knows the
-    best epoch of a run whose folder was moved. In Python: ``Trainer(callbacks=[Resumption(), ...])``.
+    best epoch of a run whose folder was moved. It goes on where ``max_steps`` is given too, keeps the best
+    epoch where a training is stopped inside one, and warns of a checkpoint from inside an epoch: the rest of
+    that epoch would be left out. In Python: ``Trainer(callbacks=[Resumption(), ...])``.
     """
 
     def __init__(self) -> None:
         self._monitored: dict[str, float] = {}
         self._patience: list[int] = []
+        self._max_steps: int | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Remembers what patience was asked for: a checkpoint brings its own."""
@@ -105,6 +111,11 @@ class Resumption(Callback):
     ) -> None:
         """Takes up what is left to do, and says where the checkpoints of a moved run lie now."""
         self._monitored = checkpoint.get("monitored", {})
+        if trainer.state.fn == TrainerFn.FITTING and not is_whole(checkpoint):
+            rank_zero_warn(
+                f"{trainer.ckpt_path} is from inside an epoch: training goes on with the next one, and the "
+                "rest of that one is left out. Go on from a checkpoint of a whole epoch."
+            )
         place = str(Path(trainer.ckpt_path or "").resolve().parent)
         mine = [saving for saving in trainer.checkpoint_callbacks if isinstance(saving, ModelCheckpoint)]
         if place in {str(saving.dirpath) for saving in mine}:
@@ -112,8 +123,20 @@ class Resumption(Callback):
                 if "best_k_models" in state and state["dirpath"] != place:
                     _move(state, str(state["dirpath"]), place)
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Hides the number of steps while the trainer takes up its loops."""
+        # it would take a whole epoch for one broken off, and train no more in the next one
+        if trainer.ckpt_path:
+            self._max_steps, trainer.fit_loop.epoch_loop.max_steps = trainer.max_steps, -1
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Leaves the trainer as it was."""
+        if self._max_steps is not None:
+            trainer.fit_loop.epoch_loop.max_steps, self._max_steps = self._max_steps, None
+
     def on_train_start(self, trainer: Trainer, module: Any) -> None:
         """Does what was left to do when the checkpoint was written."""
+        self.teardown(trainer, module, "fit")
         for config in trainer.lr_scheduler_configs:
             if config.reduce_on_plateau and config.monitor in self._monitored:
                 plateau: Any = config.scheduler
@@ -127,6 +150,14 @@ class Resumption(Callback):
     def on_train_epoch_start(self, trainer: Trainer, module: Any) -> None:
         """Nothing is left to do."""
         self._monitored = {}
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keeps the best epoch, where this validation is but the trainer's as it stops inside an epoch."""
+        loop = trainer.fit_loop.epoch_loop
+        if trainer.should_stop and loop.done and not loop.batch_progress.is_last_batch:
+            for saving in trainer.checkpoint_callbacks:
+                if isinstance(saving, ModelCheckpoint) and saving.monitor and saving.best_model_path:
+                    saving._last_global_step_saved = trainer.global_step  # it saves once a step
 
     def on_train_epoch_end(self, trainer: Trainer, module: Any) -> None:
         """Brings the logs to the disk before the checkpoint of this epoch."""
