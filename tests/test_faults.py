@@ -139,6 +139,7 @@ def training(folder, scheduler, patience=99, least=0.0, epochs=EPOCHS, **options
     kept = {"enable_version_counter": False, "save_top_k": 1}
     trainer = Trainer(
         max_epochs=epochs,
+        min_epochs=options.get("least_epochs"),
         logger=False,
         accelerator="cpu",
         enable_progress_bar=False,
@@ -212,13 +213,40 @@ def test_a_training_that_had_stopped_early_does_not_go_on(tmp_path):
     assert fit(*longer, tmp_path / "broken/last.ckpt")["epochs"] == 4
 
 
+def judged(model, log_prob):
+    """The model, whose validation finds this log-density at every entry, by the epoch."""
+    model.validation_law = lambda batch: None
+    model.validation_log_prob = lambda batch: torch.full_like(batch.values, log_prob[model.current_epoch])
+
+
+def test_a_training_that_had_stopped_in_its_first_epoch_does_not_go_on(tmp_path):
+    for start in (None, tmp_path / LAST):
+        trainer, model, data = training(tmp_path, None)
+        judged(model, [torch.nan] * EPOCHS)
+        assert fit(trainer, model, data, start)["epochs"] == 1
+
+
+def test_early_stopping_holds_while_the_least_epochs_are_done(tmp_path):
+    """It stops the second of five epochs; the next two, which are done all the same, are better."""
+
+    def parts(*callbacks):
+        made = training(tmp_path, None, patience=1, epochs=5, least_epochs=4, callbacks=callbacks)
+        judged(made[1], [-20.0, -30.0, -10.0, -5.0, -1.0])
+        return made
+
+    assert fit(*parts())["epochs"] == 4
+    with pytest.raises(Stopped):
+        fit(*parts(Kill(2)))
+    assert fit(*parts(), tmp_path / LAST)["epochs"] == 4
+
+
 def test_a_run_whose_folder_was_moved_keeps_its_best_epoch(tmp_path):
     fit(*training(tmp_path / "here", None, epochs=2))
     best = (tmp_path / "here/best.ckpt").read_bytes()
     (tmp_path / "here").rename(tmp_path / "there")
     trainer, model, data = training(tmp_path / "there", None, epochs=4)
     saving = trainer.checkpoint_callbacks[0]
-    model.validation_log_prob = lambda batch: torch.full_like(batch.values, -1e6)
+    judged(model, [-1e6] * 4)
     fit(trainer, model, data, tmp_path / "there/last.ckpt")
     assert (tmp_path / "there/best.ckpt").read_bytes() == best
     assert Path(saving.best_model_path) == (tmp_path / "there/best.ckpt").resolve()

@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
@@ -142,8 +143,9 @@ class Resumption(Callback):
                 plateau: Any = config.scheduler
                 plateau.step(self._monitored[config.monitor])
         for stopping, patience in zip(trainer.early_stopping_callbacks, self._patience, strict=True):
-            ended = trainer.current_epoch == stopping.stopped_epoch + 1 > 1
-            if ended and patience <= stopping.patience:
+            if patience > stopping.patience:  # it is to go on
+                stopping.stopping_reason = EarlyStoppingReason.NOT_STOPPED
+            if stopping.stopping_reason is not EarlyStoppingReason.NOT_STOPPED:
                 trainer.should_stop = True
             stopping.patience = patience
 
