@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning import Callback, Trainer, seed_everything
+from lightning import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 
 from datamodules import SyntheticDataModule
@@ -250,6 +250,30 @@ def test_a_run_whose_folder_was_moved_keeps_its_best_epoch(tmp_path):
     fit(trainer, model, data, tmp_path / "there/last.ckpt")
     assert (tmp_path / "there/best.ckpt").read_bytes() == best
     assert Path(saving.best_model_path) == (tmp_path / "there/best.ckpt").resolve()
+
+
+def moved(tmp_path, **state):
+    """The state of a ModelCheckpoint as it is when its run lies in another folder."""
+    saving = ModelCheckpoint(tmp_path / "here")
+    state = {**saving.state_dict(), **state}
+    trainer = Trainer(logger=False, accelerator="cpu", callbacks=[saving])
+    trainer.ckpt_path = str(tmp_path / "here/last.ckpt")
+    Resumption().on_load_checkpoint(trainer, LightningModule(), {"callbacks": {"one": state}})
+    return state
+
+
+def test_only_files_of_the_folder_that_was_moved_are_looked_for_elsewhere(tmp_path):
+    here, there = str(tmp_path / "here"), str(tmp_path / "there")
+    files = {f"{there}/a.ckpt": 1.0, f"{there}2/b.ckpt": 2.0}
+    state = moved(
+        tmp_path, dirpath=there, best_model_path=f"{there}/a.ckpt", best_k_models=files, last_model_path=""
+    )
+    assert state["dirpath"] == here and state["best_model_path"] == f"{here}/a.ckpt"
+    assert set(state["best_k_models"]) == {f"{here}/a.ckpt", f"{there}2/b.ckpt"}
+    assert state["last_model_path"] == ""
+    for unset in (None, ""):
+        state = moved(tmp_path, dirpath=unset, best_model_path=f"{there}/a.ckpt", best_k_models=files)
+        assert state["best_model_path"] == f"{there}/a.ckpt" and state["best_k_models"] == files
 
 
 def test_a_damaged_last_checkpoint_is_named_and_the_one_before_used(tmp_path, monkeypatch, capsys):

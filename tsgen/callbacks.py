@@ -117,12 +117,13 @@ class Resumption(Callback):
                 f"{trainer.ckpt_path} is from inside an epoch: training goes on with the next one, and the "
                 "rest of that one is left out. Go on from a checkpoint of a whole epoch."
             )
-        place = str(Path(trainer.ckpt_path or "").resolve().parent)
+        place = Path(trainer.ckpt_path or "").resolve().parent
         mine = [saving for saving in trainer.checkpoint_callbacks if isinstance(saving, ModelCheckpoint)]
-        if place in {str(saving.dirpath) for saving in mine}:
+        if str(place) in {str(saving.dirpath) for saving in mine}:
             for state in checkpoint["callbacks"].values():
-                if "best_k_models" in state and state["dirpath"] != place:
-                    _move(state, str(state["dirpath"]), place)
+                # one that never knew its folder has no files
+                if "best_k_models" in state and state["dirpath"]:
+                    _move(state, place)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Hides the number of steps while the trainer takes up its loops."""
@@ -177,11 +178,17 @@ class Resumption(Callback):
         checkpoint["monitored"] = dict(self._monitored)
 
 
-def _move(state: dict[str, Any], old: str, new: str) -> None:
-    """Changes the folder in the state of a ModelCheckpoint."""
+def _move(state: dict[str, Any], new: Path) -> None:
+    """Changes the folder in the state of a ModelCheckpoint, of the files that lie in it."""
+    old = Path(state["dirpath"])
+
+    def moved(path: str) -> str:
+        inside = bool(path) and Path(path).is_relative_to(old)
+        return str(new / Path(path).relative_to(old)) if inside else path
+
     for key in ("dirpath", "best_model_path", "kth_best_model_path", "last_model_path"):
-        state[key] = state[key].replace(old, new, 1)
-    state["best_k_models"] = {path.replace(old, new, 1): s for path, s in state["best_k_models"].items()}
+        state[key] = moved(state[key])
+    state["best_k_models"] = {moved(path): score for path, score in state["best_k_models"].items()}
 
 
 FIGURE_WINDOWS = 6
