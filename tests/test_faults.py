@@ -385,11 +385,12 @@ def test_a_stop_inside_an_epoch_leaves_the_best_epoch(tmp_path):
 
 
 @pytest.mark.slow
-def test_broken_runs_end_as_if_nothing_had_happened():
+@pytest.mark.parametrize(("only", "kills", "rows"), [("SIGKILL", 2, 3), ("inside an epoch", 8, 1)])
+def test_broken_runs_end_as_if_nothing_had_happened(only, kills, rows):
     """The short form of the table in docs/reliability.md: real kills of real processes."""
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, "-m", "experiments.benchmarks.faults", "--kills", "2", "--only", "SIGKILL"]
+    words = [sys.executable, "-m", "experiments.benchmarks.faults", "--kills", str(kills), "--only", only]
     done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr[-3000:]}"
-    table = [line.split(" | ") for line in done.stdout.splitlines() if "SIG" in line]
-    assert len(table) == 3 and all(row[-1] == "0 |" for row in table)
+    table = [line.split(" | ") for line in done.stdout.splitlines() if only in line]
+    assert len(table) == rows and all(row[-1] == "0 |" for row in table)

@@ -119,6 +119,8 @@ class Resumption(Callback):
             )
         place = Path(trainer.ckpt_path or "").resolve().parent
         mine = [saving for saving in trainer.checkpoint_callbacks if isinstance(saving, ModelCheckpoint)]
+        for saving in mine:  # Lightning writes it and does not read it
+            saving.current_score = checkpoint["callbacks"].get(saving.state_key, {}).get("current_score")
         if str(place) in {str(saving.dirpath) for saving in mine}:
             for state in checkpoint["callbacks"].values():
                 # one that never knew its folder has no files
