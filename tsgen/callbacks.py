@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from matplotlib.figure import Figure
+from torch import distributed
 
 from tsgen.checkpoints import is_whole
 from tsgen.evaluation import as_dataset, summarise
@@ -30,6 +32,9 @@ from tsgen.parts import Parts
 from tsgen.report.figures import fan_chart
 from tsgen.series import GraphSeries, SeriesBatch
 from tsgen.stitching import Stitched, Tiles, write
+
+PATIENCE = timedelta(hours=6)
+"""How long a process that has drawn its share waits for the others."""
 
 
 class ImputationWriter(Callback):
@@ -67,6 +72,9 @@ class ImputationWriter(Callback):
                 folder = self.stitched.parts.folder
                 print(f"{done} of {len(self.tiles.starts)} windows were drawn before: {folder}")
         trainer.strategy.barrier()
+        # shares differ, and the strategy's own timeout is that of training, where nobody waits for long
+        several = trainer.world_size > 1
+        self.drawn = distributed.new_group(timeout=PATIENCE, backend="gloo") if several else None
 
     def on_predict_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Ends a run that was told to, as Lightning does in training; its windows are kept."""
@@ -76,7 +84,8 @@ class ImputationWriter(Callback):
     def on_predict_end(self, trainer: Trainer, module: Any) -> None:
         """Puts the parts together."""
         module.sampler = self.stitched.sampler
-        trainer.strategy.barrier()
+        if self.drawn is not None:
+            distributed.barrier(self.drawn)
         if trainer.is_global_zero:
             write(self.stitched, self.path, type(module).__name__)
             self.stitched.parts.clear()
