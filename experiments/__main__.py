@@ -55,6 +55,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(f"tsgen {tsgen.__version__}")
         return 0
+    from experiments.processes import ending_together
+
+    with ending_together():
+        return _run(words)
+
+
+def _run(words: Sequence[str]) -> int:
+    """Runs a command; the exit code."""
     from experiments import cli
 
     try:

@@ -40,7 +40,7 @@ from experiments.training_log import TrainingLog
 from experiments.trust import check_classes, guard, refusal, take_trusted, trusting
 from experiments.variants import Study, read_study, summarise
 from tsgen.callbacks import ImputationFigure, ImputationWriter, Resumption
-from tsgen.checkpoints import LAST, PREVIOUS, AtomicCheckpoints
+from tsgen.checkpoints import LAST, PREVIOUS, AtomicCheckpoints, is_whole
 from tsgen.components import difference
 from tsgen.evaluation import Evaluation
 from tsgen.files import write_text
@@ -393,6 +393,7 @@ class TsgenCLI(LightningCLI):
         """Makes room for the run and says where it goes."""
         if self._is_new:
             _set_aside(self.folder)
+        _forget_requeued(self.folder)
         _remember(self.folder, self.run_id)
         _go_on_logging(self.trainer, self._options.ckpt_path)
         _say(f"Run: {self.folder}")
@@ -423,21 +424,25 @@ def _last_checkpoint(folder: str) -> ModelCheckpoint:
 
 
 def _newest(folder: Path) -> str | None:
-    """The last checkpoint, the one before it if that is damaged, or None if there is none yet."""
+    """The last checkpoint, the one before it if that is damaged or of no whole epoch, or None if neither is
+    to be had."""
     paths = [path for name in (LAST, PREVIOUS) if (path := folder / name).is_file()]
     if not paths:
         _say(f"{folder} holds no {LAST} yet: training begins.")
         return None
     for path, earlier in zip(paths, [*paths[1:], None], strict=True):
         try:
-            read_checkpoint(path)
+            whole = is_whole(read_checkpoint(path))
         except ValueError as error:
             if earlier is None:
                 raise
             _say(f"Warning: {one_line(error)} Training goes on from {earlier}, one epoch earlier.")
-        else:
+            continue
+        if whole:
             return str(path)
-    raise AssertionError("the loop returns or raises")
+        start = f"goes on from {earlier}" if earlier else "begins again"
+        _say(f"{path} is from inside an epoch: training {start}, and does the whole epoch.")
+    return None
 
 
 @rank_zero_only
@@ -477,6 +482,13 @@ def _free(path: Path) -> Path:
         number += 1
         free = path.with_name(f"{path.name}.{number}")
     return free
+
+
+def _forget_requeued(folder: Path) -> None:
+    """Removes what Lightning wrote when SLURM announced a job's end: it would go on from there, inside an
+    epoch, rather than begin."""
+    for path in folder.glob("hpc_ckpt_*.ckpt"):  # on each process, before it looks for them
+        path.unlink(missing_ok=True)
 
 
 def _run_id(folder: Path, new: bool) -> str:

@@ -128,6 +128,22 @@ def killed(folder: Path, after: int) -> None:
     assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, status
 
 
+def late(folder: Path) -> None:
+    """A prediction on two processes, the first of which waits longer than the strategy would let it."""
+    write, own = Parts.write, []
+
+    def slow(self: Parts, name: str, arrays: dict) -> None:
+        if torch.distributed.get_rank() == 1 and not own:
+            time.sleep(12)
+        own.append(name)
+        write(self, name, arrays)
+
+    Parts.write = slow
+    strategy = ["DDPStrategy", "--trainer.strategy.start_method", "fork"]
+    command("predict", folder, 2, "--trainer.strategy", *strategy, "--trainer.strategy.timeout", "0:00:06")
+    Parts.write = write
+
+
 if __name__ == "__main__":
     out = Path(sys.argv[1])
     steps = {
@@ -143,6 +159,8 @@ if __name__ == "__main__":
         shutil.copy(run / "scores.json", out / f"scores_{processes}.json")
         command("predict", out, processes)
         shutil.copy(run / "imputation.nc", out / f"imputation_{processes}.nc")
+    late(out)
+    shutil.copy(run / "imputation.nc", out / "late_2.nc")
     command("predict", out, 2, "--data.overlap", "0")
     shutil.copy(run / "imputation.nc", out / "apart_2.nc")
     command("predict", out, 1, "--data.overlap", "0")

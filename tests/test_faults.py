@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning import Callback, Trainer, seed_everything
+from lightning import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from datamodules import SyntheticDataModule
 from experiments.__main__ import main
+from experiments.benchmarks.faults import first_difference
 from experiments.training_log import TrainingLog
 from tsgen.callbacks import Resumption
-from tsgen.checkpoints import LAST, PREVIOUS, AtomicCheckpoints, damage
+from tsgen.checkpoints import LAST, PREVIOUS, AtomicCheckpoints, damage, is_whole
 from tsgen.encoders import GraphGRUEncoder
 from tsgen.files import replacing, write_text
 from tsgen.models import AutoregressiveModel
@@ -138,7 +139,9 @@ def test_rows_of_a_log_are_on_the_disk_when_they_are_saved(tmp_path, monkeypatch
 EPOCHS = 4
 
 
-def training(folder, scheduler, patience=99, least=0.0, epochs=EPOCHS, callbacks=(), **options):
+def training(
+    folder, scheduler, patience=99, least=0.0, epochs=EPOCHS, least_epochs=None, callbacks=(), **options
+):
     """A small training that is not begun, with all that a run of the command line has; model and data."""
     data = SyntheticDataModule(num_nodes=4, steps=150, window=12, batch_size=16)
     seed_everything(1)
@@ -149,6 +152,7 @@ def training(folder, scheduler, patience=99, least=0.0, epochs=EPOCHS, callbacks
     kept = {"enable_version_counter": False, "save_top_k": 1}
     trainer = Trainer(
         max_epochs=epochs,
+        min_epochs=least_epochs,
         accelerator="cpu",
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -244,16 +248,67 @@ def test_the_log_is_on_the_disk_before_the_checkpoint(tmp_path, monkeypatch):
     assert [len(rows) for rows in logged] == [1, 2]
 
 
+def judged(model, log_prob):
+    """The model, whose validation finds this log-density at every entry, by the epoch."""
+    model.validation_law = lambda batch: None
+    model.validation_log_prob = lambda batch: torch.full_like(batch.values, log_prob[model.current_epoch])
+
+
+def test_a_training_that_had_stopped_in_its_first_epoch_does_not_go_on(tmp_path):
+    for start in (None, tmp_path / LAST):
+        trainer, model, data = training(tmp_path, None)
+        judged(model, [torch.nan] * EPOCHS)
+        assert fit(trainer, model, data, start)["epochs"] == 1
+
+
+def test_early_stopping_holds_while_the_least_epochs_are_done(tmp_path):
+    """It stops the second of five epochs; the next two, which are done all the same, are better."""
+
+    def parts(*callbacks):
+        made = training(tmp_path, None, patience=1, epochs=5, least_epochs=4, callbacks=callbacks)
+        judged(made[1], [-20.0, -30.0, -10.0, -5.0, -1.0])
+        return made
+
+    assert fit(*parts())["epochs"] == 4
+    with pytest.raises(Stopped):
+        fit(*parts(Kill(2)))
+    assert fit(*parts(), tmp_path / LAST)["epochs"] == 4
+
+
 def test_a_run_whose_folder_was_moved_keeps_its_best_epoch(tmp_path):
     fit(*training(tmp_path / "here", None, epochs=2))
     best = (tmp_path / "here/best.ckpt").read_bytes()
     (tmp_path / "here").rename(tmp_path / "there")
     trainer, model, data = training(tmp_path / "there", None, epochs=4)
     saving = trainer.checkpoint_callbacks[0]
-    model.validation_log_prob = lambda batch: torch.full_like(batch.values, -1e6)
+    judged(model, [-1e6] * 4)
     fit(trainer, model, data, tmp_path / "there/last.ckpt")
     assert (tmp_path / "there/best.ckpt").read_bytes() == best
     assert Path(saving.best_model_path) == (tmp_path / "there/best.ckpt").resolve()
+
+
+def moved(tmp_path, **state):
+    """The state of a ModelCheckpoint as it is when its run lies in another folder."""
+    saving = ModelCheckpoint(tmp_path / "here")
+    state = {**saving.state_dict(), **state}
+    trainer = Trainer(logger=False, accelerator="cpu", callbacks=[saving])
+    trainer.ckpt_path = str(tmp_path / "here/last.ckpt")
+    Resumption().on_load_checkpoint(trainer, LightningModule(), {"callbacks": {"one": state}})
+    return state
+
+
+def test_only_files_of_the_folder_that_was_moved_are_looked_for_elsewhere(tmp_path):
+    here, there = str(tmp_path / "here"), str(tmp_path / "there")
+    files = {f"{there}/a.ckpt": 1.0, f"{there}2/b.ckpt": 2.0}
+    state = moved(
+        tmp_path, dirpath=there, best_model_path=f"{there}/a.ckpt", best_k_models=files, last_model_path=""
+    )
+    assert state["dirpath"] == here and state["best_model_path"] == f"{here}/a.ckpt"
+    assert set(state["best_k_models"]) == {f"{here}/a.ckpt", f"{there}2/b.ckpt"}
+    assert state["last_model_path"] == ""
+    for unset in (None, ""):
+        state = moved(tmp_path, dirpath=unset, best_model_path=f"{there}/a.ckpt", best_k_models=files)
+        assert state["best_model_path"] == f"{there}/a.ckpt" and state["best_k_models"] == files
 
 
 def test_a_damaged_last_checkpoint_is_named_and_the_one_before_used(tmp_path, monkeypatch, capsys):
@@ -283,12 +338,98 @@ def test_a_damaged_last_checkpoint_is_named_and_the_one_before_used(tmp_path, mo
     assert "previous.ckpt must be a checkpoint" in capsys.readouterr().err
 
 
+SMALL = ["fit", "--config", "demo", "--data.steps", "300", "--data.num_nodes", "4"]
+SMALL += [
+    "--model.encoder.hidden",
+    "4",
+    "--trainer.logger",
+    "false",
+    "--trainer.enable_progress_bar",
+    "false",
+]
+SMALL += ["--trainer.limit_train_batches", "3", "--trainer.limit_val_batches", "1"]
+SMALL += ["--trainer.devices", "1", "--trainer.accelerator", "cpu"]
+
+
+def assert_same_checkpoints(one, other):
+    for name in ("best.ckpt", LAST, PREVIOUS):
+        a, b = (torch.load(Path("runs", run, "checkpoints", name), weights_only=True) for run in (one, other))
+        assert (
+            first_difference(a, b, str(Path("runs", one).resolve()), str(Path("runs", other).resolve()))
+            is None
+        )
+
+
+@pytest.fixture
+def whole(tmp_path, monkeypatch):
+    """A run of three epochs of three batches."""
+    monkeypatch.chdir(tmp_path)
+    assert main([*SMALL, "--name", "whole", "--trainer.max_epochs", "3"]) == 0
+
+
+def test_a_training_that_was_stopped_inside_epochs_does_them_again(whole, capsys):
+    cut = [*SMALL, "--name", "cut", "--ckpt_path", "last", "--trainer.max_epochs", "3"]
+    told = []
+    for steps in (2, 5, 8, 1000):  # inside the first epoch, the second and the third
+        assert main([*cut, "--trainer.max_steps", str(steps)]) == 0
+        told.append(capsys.readouterr().out)
+        last = torch.load(Path("runs/cut/checkpoints", LAST), weights_only=True)
+        assert last["global_step"] == min(steps, 9)
+    assert "last.ckpt is from inside an epoch: training begins again" in told[1]
+    assert "inside an epoch: training goes on from runs/cut/checkpoints/previous.ckpt" in told[2]
+    assert_same_checkpoints("cut", "whole")
+
+
+SLURM = {"NTASKS": 1, "NTASKS_PER_NODE": 1, "NNODES": 1, "JOB_NAME": "job", "JOB_ID": 1}
+SLURM |= {"PROCID": 0, "LOCALID": 0, "NODEID": 0}
+
+
+def test_what_lightning_wrote_for_slurm_is_not_gone_on_from(whole, monkeypatch):
+    assert main([*SMALL, "--name", "cut", "--trainer.max_steps", "2"]) == 0
+    Path("runs/cut/checkpoints", LAST).rename("runs/cut/hpc_ckpt_1.ckpt")
+    for name, value in SLURM.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    assert main([*SMALL, "--name", "cut", "--ckpt_path", "last", "--trainer.max_epochs", "3"]) == 0
+    assert_same_checkpoints("cut", "whole")
+
+
+class Stop(Callback):
+    """Stops training after the first batch of an epoch, as a time limit does: the trainer validates then."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.current_epoch == self.epoch:
+            trainer.should_stop = True
+            best = Path(trainer.checkpoint_callbacks[0].best_model_path or "none")
+            self.best = best.read_bytes() if best.is_file() else None
+
+
+def test_a_stop_inside_an_epoch_leaves_the_best_epoch(tmp_path):
+    stop, best = Stop(0), tmp_path / "best.ckpt"
+    fit(*training(tmp_path, None, callbacks=[stop]))
+    assert (
+        stop.best is None and torch.load(best, weights_only=True)["global_step"] == 1
+    )  # better than nothing
+    stop = Stop(1)
+    trainer, *rest = training(tmp_path, None, callbacks=[stop])
+    fit(trainer, *rest)
+    steps = trainer.num_training_batches + 1
+    assert stop.best is not None and best.read_bytes() == stop.best
+    last = torch.load(tmp_path / LAST, weights_only=True)
+    assert last["global_step"] == steps and not is_whole(last)
+    with pytest.warns(UserWarning, match=r"last.ckpt is from inside an epoch: .* is left out"):
+        fit(*training(tmp_path, None), tmp_path / LAST)
+
+
 @pytest.mark.slow
-def test_broken_runs_end_as_if_nothing_had_happened():
+@pytest.mark.parametrize(("only", "kills", "rows"), [("SIGKILL", 2, 3), ("inside an epoch", 8, 1)])
+def test_broken_runs_end_as_if_nothing_had_happened(only, kills, rows):
     """The short form of the table in docs/reliability.md: real kills of real processes."""
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, "-m", "experiments.benchmarks.faults", "--kills", "2", "--only", "SIGKILL"]
+    words = [sys.executable, "-m", "experiments.benchmarks.faults", "--kills", str(kills), "--only", only]
     done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr[-3000:]}"
-    table = [line.split(" | ") for line in done.stdout.splitlines() if "SIG" in line]
-    assert len(table) == 3 and all(row[-1] == "0 |" for row in table)
+    table = [line.split(" | ") for line in done.stdout.splitlines() if only in line]
+    assert len(table) == rows and all(row[-1] == "0 |" for row in table)

@@ -1,10 +1,13 @@
 """One process and several: the same gradients, scores and draws, and what was drawn is not drawn again."""
 
+import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +103,11 @@ def test_draws_do_not_depend_on_processes(left):
 
 
 @pytest.mark.slow
+def test_in_prediction_a_process_waits_for_the_others_longer_than_in_training(left):
+    assert draws(left / "late_2.nc").tobytes() == draws(left / "imputation_2.nc").tobytes()
+
+
+@pytest.mark.slow
 def test_killed_processes_go_on_and_end_in_the_same_bits(left):
     assert draws(left / "resumed_2.nc").tobytes() == draws(left / "imputation_2.nc").tobytes()
     drawn = torch.load(left / "left.pt", weights_only=True)
@@ -119,10 +127,75 @@ def test_a_strategy_follows_an_experiment_and_does_not_name_it(name):
     parser = LightningArgumentParser(exit_on_error=False)
     parser.add_lightning_class_args(Trainer, "trainer")
     chosen = parser.parse_object({"trainer": study.options["trainer"]})["trainer"]["strategy"]
-    arguments = dict(chosen.init_args)
-    assert chosen.class_path.endswith(STRATEGIES[name].__name__) and arguments["timeout"].seconds == 6 * 3600
-    strategy = STRATEGIES[name](**arguments)
-    assert strategy._timeout == arguments["timeout"]
+    assert chosen.class_path.endswith(STRATEGIES[name].__name__)
+    assert STRATEGIES[name](**chosen.init_args)._timeout.seconds == 30 * 60  # Lightning's, in torch's way
+
+
+WAITING = """
+import os, subprocess, sys, time
+from experiments.processes import ending_together
+with ending_together(grace=0.5):
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        env = os.environ | {"LOCAL_RANK": "1"}
+        print(subprocess.Popen([sys.executable, "-c", sys.argv[1], sys.argv[1]], env=env).pid, flush=True)
+    time.sleep(60)
+"""
+
+
+def is_running(process: int) -> bool:
+    """Whether there is such a process, but for one that has ended and waits to be noticed."""
+    done = subprocess.run(["ps", "-o", "stat=", "-p", str(process)], capture_output=True, text=True)
+    return done.stdout.strip()[:1] not in ("", "Z")
+
+
+def seconds_until(true, limit: float) -> float:
+    begun = time.monotonic()
+    while not true():
+        assert time.monotonic() < begun + limit
+        time.sleep(0.05)
+    return time.monotonic() - begun
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs signals")
+def test_processes_end_with_the_first():
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    words = [sys.executable, "-c", WAITING, WAITING]
+    with subprocess.Popen(
+        words, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as first:
+        other = int(first.stdout.readline())
+        time.sleep(1.5)
+        assert is_running(other)
+        first.kill()
+        first.wait()
+        assert seconds_until(lambda: not is_running(other), 5) > 0.3
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="needs signals")
+def test_a_process_that_waits_for_the_first_ends_with_it(tmp_path):
+    """The first one ends while the other one starts, which then waits where they meet."""
+    words = [sys.executable, "-m", "experiments", "fit", "--config", "demo", "--config", "strategies/ddp"]
+    words += ["--runs", str(tmp_path), "--trainer.accelerator", "cpu", "--trainer.devices", "2"]
+    words += ["--trainer.logger", "false", "--data.steps", "500"]
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    first = subprocess.Popen(words, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def others() -> list[int]:
+        told = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,args="], capture_output=True, text=True).stdout
+        rows = [line.split(maxsplit=2) for line in told.splitlines()]
+        return [int(row[0]) for row in rows if int(row[1]) == first.pid and "experiments" in row[2]]
+
+    seconds_until(others, 60)
+    (other,) = others()
+    time.sleep(1)
+    first.terminate()
+    try:
+        assert first.wait(20) == -signal.SIGTERM
+        seconds_until(lambda: not is_running(other), 40)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(other, signal.SIGKILL)
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from conftest import make_batch, make_model, make_series
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from torch.distributions import Normal
+from torch_geometric.nn import GATConv
 
 from datamodules import SyntheticDataModule
 from tsgen.encoders import GraphGRUEncoder
@@ -92,14 +93,14 @@ def test_the_command_line_trains_on_two_processes(tmp_path):
     assert not (tmp_path / "demo.1").exists()
 
 
-def small():
+def small(**encoder):
     data = SyntheticDataModule(
         num_nodes=5, steps=300, window=12, thinning=PointMask((0.0, 0.9)), batch_size=16
     )
     seed_everything(1)
     model = AutoregressiveModel(
         data.spec,
-        partial(GraphGRUEncoder, hidden=8),
+        partial(GraphGRUEncoder, hidden=8, **encoder),
         partial(MixtureHead, components=2),
         partial(torch.optim.AdamW, lr=0.01),
         partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.7),
@@ -107,18 +108,38 @@ def small():
     return model, data
 
 
-def test_a_resumed_run_continues_exactly(tmp_path):
-    straight, data = small()
+DROPOUT = {"convolution": partial(GATConv, dropout=0.5)}
+
+
+@pytest.mark.parametrize("encoder", [{}, DROPOUT], ids=["", "dropout"])
+def test_a_resumed_run_continues_exactly(encoder, tmp_path):
+    straight, data = small(**encoder)
     Trainer(max_epochs=4, logger=False, enable_checkpointing=False, **QUIET).fit(straight, data)
-    first, data = small()
+    first, data = small(**encoder)
     checkpoint = ModelCheckpoint(tmp_path, filename="half")
     Trainer(max_epochs=2, logger=False, callbacks=[checkpoint], **QUIET).fit(first, data)
-    second, data = small()
+    second, data = small(**encoder)
     trainer = Trainer(max_epochs=4, logger=False, enable_checkpointing=False, **QUIET)
     trainer.fit(second, data, ckpt_path=tmp_path / "half.ckpt", weights_only=True)
     for (name, a), b in zip(straight.state_dict().items(), second.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
     assert not torch.equal(first.encoder.skip.weight, second.encoder.skip.weight)
+
+
+def test_dropout_has_numbers_of_its_own_for_each_epoch_batch_and_process(monkeypatch):
+    model, data = small(**DROPOUT)
+    batch = next(iter(data.train_dataloader()))
+    model.train()
+
+    def loss(epoch=0, index=0, rank=0):
+        monkeypatch.setattr(AutoregressiveModel, "current_epoch", epoch)
+        monkeypatch.setattr(AutoregressiveModel, "global_rank", rank)
+        return float(model.training_step(batch, index).detach())
+
+    before, seed = torch.get_rng_state(), torch.initial_seed()
+    assert loss() == loss()
+    assert len({loss(*place) for place in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))}) == 4
+    assert torch.equal(torch.get_rng_state(), before) and torch.initial_seed() == seed
 
 
 def test_averaged_weights_are_what_is_validated_kept_and_loaded(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,16 @@ import pandas as pd
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.strategies import FSDPStrategy
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from matplotlib.figure import Figure
+from torch import distributed
 
+from tsgen.checkpoints import is_whole
 from tsgen.evaluation import as_dataset, summarise
 from tsgen.files import replacing
 from tsgen.gradient_flow import gradient_flow, gradient_norms
@@ -26,6 +32,9 @@ from tsgen.parts import Parts
 from tsgen.report.figures import fan_chart
 from tsgen.series import GraphSeries, SeriesBatch
 from tsgen.stitching import Stitched, Tiles, write
+
+PATIENCE = timedelta(hours=6)
+"""How long a process that has drawn its share waits for the others."""
 
 
 class ImputationWriter(Callback):
@@ -63,6 +72,9 @@ class ImputationWriter(Callback):
                 folder = self.stitched.parts.folder
                 print(f"{done} of {len(self.tiles.starts)} windows were drawn before: {folder}")
         trainer.strategy.barrier()
+        # shares differ, and the strategy's own timeout is that of training, where nobody waits for long
+        several = trainer.world_size > 1
+        self.drawn = distributed.new_group(timeout=PATIENCE, backend="gloo") if several else None
 
     def on_predict_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Ends a run that was told to, as Lightning does in training; its windows are kept."""
@@ -72,7 +84,8 @@ class ImputationWriter(Callback):
     def on_predict_end(self, trainer: Trainer, module: Any) -> None:
         """Puts the parts together."""
         module.sampler = self.stitched.sampler
-        trainer.strategy.barrier()
+        if self.drawn is not None:
+            distributed.barrier(self.drawn)
         if trainer.is_global_zero:
             write(self.stitched, self.path, type(module).__name__)
             self.stitched.parts.clear()
@@ -89,12 +102,15 @@ class Resumption(Callback):
 
     It brings the logs up to the checkpoint; takes the step of a ``ReduceLROnPlateau`` that Lightning takes
     after the checkpoint was written; ends a training that early stopping had ended already; and knows the
-    best epoch of a run whose folder was moved. In Python: ``Trainer(callbacks=[Resumption(), ...])``.
+    best epoch of a run whose folder was moved. It goes on where ``max_steps`` is given too, keeps the best
+    epoch where a training is stopped inside one, and warns of a checkpoint from inside an epoch: the rest of
+    that epoch would be left out. In Python: ``Trainer(callbacks=[Resumption(), ...])``.
     """
 
     def __init__(self) -> None:
         self._monitored: dict[str, float] = {}
         self._patience: list[int] = []
+        self._max_steps: int | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Remembers what patience was asked for: a checkpoint brings its own."""
@@ -105,28 +121,57 @@ class Resumption(Callback):
     ) -> None:
         """Takes up what is left to do, and says where the checkpoints of a moved run lie now."""
         self._monitored = checkpoint.get("monitored", {})
-        place = str(Path(trainer.ckpt_path or "").resolve().parent)
+        if trainer.state.fn == TrainerFn.FITTING and not is_whole(checkpoint):
+            rank_zero_warn(
+                f"{trainer.ckpt_path} is from inside an epoch: training goes on with the next one, and the "
+                "rest of that one is left out. Go on from a checkpoint of a whole epoch."
+            )
+        place = Path(trainer.ckpt_path or "").resolve().parent
         mine = [saving for saving in trainer.checkpoint_callbacks if isinstance(saving, ModelCheckpoint)]
-        if place in {str(saving.dirpath) for saving in mine}:
+        for saving in mine:  # Lightning writes it and does not read it
+            saving.current_score = checkpoint["callbacks"].get(saving.state_key, {}).get("current_score")
+        if str(place) in {str(saving.dirpath) for saving in mine}:
             for state in checkpoint["callbacks"].values():
-                if "best_k_models" in state and state["dirpath"] != place:
-                    _move(state, str(state["dirpath"]), place)
+                # one that never knew its folder has no files
+                if "best_k_models" in state and state["dirpath"]:
+                    _move(state, place)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Hides the number of steps while the trainer takes up its loops."""
+        # it would take a whole epoch for one broken off, and train no more in the next one
+        if trainer.ckpt_path:
+            self._max_steps, trainer.fit_loop.epoch_loop.max_steps = trainer.max_steps, -1
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Leaves the trainer as it was."""
+        if self._max_steps is not None:
+            trainer.fit_loop.epoch_loop.max_steps, self._max_steps = self._max_steps, None
 
     def on_train_start(self, trainer: Trainer, module: Any) -> None:
         """Does what was left to do when the checkpoint was written."""
+        self.teardown(trainer, module, "fit")
         for config in trainer.lr_scheduler_configs:
             if config.reduce_on_plateau and config.monitor in self._monitored:
                 plateau: Any = config.scheduler
                 plateau.step(self._monitored[config.monitor])
         for stopping, patience in zip(trainer.early_stopping_callbacks, self._patience, strict=True):
-            ended = trainer.current_epoch == stopping.stopped_epoch + 1 > 1
-            if ended and patience <= stopping.patience:
+            if patience > stopping.patience:  # it is to go on
+                stopping.stopping_reason = EarlyStoppingReason.NOT_STOPPED
+            if stopping.stopping_reason is not EarlyStoppingReason.NOT_STOPPED:
                 trainer.should_stop = True
             stopping.patience = patience
 
     def on_train_epoch_start(self, trainer: Trainer, module: Any) -> None:
         """Nothing is left to do."""
         self._monitored = {}
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keeps the best epoch, where this validation is but the trainer's as it stops inside an epoch."""
+        loop = trainer.fit_loop.epoch_loop
+        if trainer.should_stop and loop.done and not loop.batch_progress.is_last_batch:
+            for saving in trainer.checkpoint_callbacks:
+                if isinstance(saving, ModelCheckpoint) and saving.monitor and saving.best_model_path:
+                    saving._last_global_step_saved = trainer.global_step  # it saves once a step
 
     def on_train_epoch_end(self, trainer: Trainer, module: Any) -> None:
         """Brings the logs to the disk before the checkpoint of this epoch."""
@@ -144,11 +189,17 @@ class Resumption(Callback):
         checkpoint["monitored"] = dict(self._monitored)
 
 
-def _move(state: dict[str, Any], old: str, new: str) -> None:
-    """Changes the folder in the state of a ModelCheckpoint."""
+def _move(state: dict[str, Any], new: Path) -> None:
+    """Changes the folder in the state of a ModelCheckpoint, of the files that lie in it."""
+    old = Path(state["dirpath"])
+
+    def moved(path: str) -> str:
+        inside = bool(path) and Path(path).is_relative_to(old)
+        return str(new / Path(path).relative_to(old)) if inside else path
+
     for key in ("dirpath", "best_model_path", "kth_best_model_path", "last_model_path"):
-        state[key] = state[key].replace(old, new, 1)
-    state["best_k_models"] = {path.replace(old, new, 1): s for path, s in state["best_k_models"].items()}
+        state[key] = moved(state[key])
+    state["best_k_models"] = {moved(path): score for path, score in state["best_k_models"].items()}
 
 
 FIGURE_WINDOWS = 6

@@ -9,6 +9,7 @@ import io
 import os
 import shutil
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from tsgen.files import replacing
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
-"""The checkpoint of the last epoch, and of the one before it."""
+"""The checkpoint of the end of training so far, and the one before it."""
 
 
 def damage(path: Path) -> str | None:
@@ -34,6 +35,15 @@ def damage(path: Path) -> str | None:
     except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError) as error:
         return str(error) or type(error).__name__
     return f"{broken} does not fit its checksum" if broken else None
+
+
+def is_whole(checkpoint: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint is of a whole epoch: from inside of one no training can go on exactly.
+
+    Args:
+        checkpoint: Its content.
+    """
+    return bool(checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"])
 
 
 class AtomicCheckpoints(TorchCheckpointIO):

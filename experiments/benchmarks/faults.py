@@ -2,10 +2,10 @@
 
     python -m experiments.benchmarks.faults [--kills 20] [--only TEXT] [--seed 0] [--folder FOLDER]
 
-A small training (moving average of the weights, one-cycle schedule, AdamW), its test and its prediction are
-killed, terminated, refused disk space and robbed of their last checkpoint, then repeated by the same command.
-Each command is a process of its own, forked from one that has imported everything. Exit code 1 if anything
-was lost. Needs a POSIX system.
+A small training (dropout, moving average of the weights, one-cycle schedule, AdamW), its test and its
+prediction are killed, terminated, refused disk space, robbed of their last checkpoint and, the training,
+stopped inside an epoch, then repeated by the same command. Each command is a process of its own, forked from
+one that has imported everything. Exit code 1 if anything was lost. Needs a POSIX system.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ import yaml
 
 import experiments.cli  # noqa: F401 (once for all the runs)
 from experiments.__main__ import main as tsgen
-from tsgen.checkpoints import LAST, PREVIOUS, AtomicCheckpoints, damage
+from tsgen.checkpoints import LAST, PREVIOUS, AtomicCheckpoints, damage, is_whole
 
 EPOCHS = 4
 CONFIG = {
@@ -49,7 +49,16 @@ CONFIG = {
     "model": {
         "class_path": "tsgen.models.AutoregressiveModel",
         "init_args": {
-            "encoder": {"class_path": "tsgen.encoders.GraphGRUEncoder", "init_args": {"hidden": 8}},
+            "encoder": {
+                "class_path": "tsgen.encoders.GraphGRUEncoder",
+                "init_args": {
+                    "hidden": 8,
+                    "convolution": {
+                        "class_path": "torch_geometric.nn.GATConv",
+                        "init_args": {"dropout": 0.5},
+                    },
+                },
+            },
             "head": "tsgen.heads.GaussianHead",
             "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.003}},
             "scheduler": {
@@ -100,9 +109,9 @@ class Ground:
             raise RuntimeError(f"{command} ended with {code}: {self.log.read_text('utf-8')}")
         self.seconds[command] = time.monotonic() - begun
 
-    def start(self, command: str, run: Path, limit: int | None = None) -> int:
+    def start(self, command: str, run: Path, *options: str, limit: int | None = None) -> int:
         """Starts a command on a run; the process."""
-        words = [command, "--config", str(self.config), "--runs", str(run.parent)]
+        words = [command, "--config", str(self.config), "--runs", str(run.parent), *options]
         return forked(
             lambda: tsgen([*words, *(["--ckpt_path", "last"] * (command == "fit"))]), self.log, limit
         )
@@ -226,6 +235,18 @@ def terminate(ground: Ground, command: str) -> Faults:
         yield code != 0, wrong or ground.repeated(command, run)
 
 
+def stop(ground: Ground) -> Faults:
+    """A number of steps after which to stop, most often inside an epoch: the exit code is 0."""
+    whole = torch.load(ground.whole / "checkpoints" / LAST, weights_only=True)["global_step"]
+    while True:
+        run, steps = ground.fresh("fit"), ground.random.randrange(1, whole)
+        code = finish(ground.start("fit", run, "--trainer.max_steps", str(steps)))
+        last = torch.load(run / "checkpoints" / LAST, weights_only=True)
+        right = code == 0 and last["global_step"] == steps
+        wrong = None if right else f"{code}, after {last['global_step']} steps for {steps}"
+        yield not is_whole(last), wrong or ground.repeated("fit", run)
+
+
 def fill_disk(ground: Ground, command: str) -> Faults:
     """Files that cannot grow, as on a full disk: one line, exit code 2, and room is all that it needs."""
     while True:
@@ -341,6 +362,7 @@ def main(words: list[str] | None = None) -> int:
             "checkpoints written without pause: SIGKILL": (times, kill_writer(ground)),
             "`tsgen fit`: SIGTERM, exit code 143": (others, terminate(ground, "fit")),
             "`tsgen predict`: SIGTERM, exit code 143": (others, terminate(ground, "predict")),
+            "`tsgen fit`: stopped inside an epoch": (others, stop(ground)),
             "`tsgen fit`: no room on the disk": (others, fill_disk(ground, "fit")),
             "`tsgen predict`: no room on the disk": (others, fill_disk(ground, "predict")),
             "`last.ckpt` cut short, or a byte of it changed": (others, spoil(ground)),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -23,8 +24,8 @@ from tsgen.objectives import Objective
 from tsgen.sampling import Sampler
 from tsgen.series import SeriesBatch, SeriesSpec, Sizes
 
-TRAINING = 1
-"""Sets the random streams of training apart from those of samplers."""
+TRAINING, LAYERS = 1, 2
+"""Set the random streams of training, and of layers that are random, apart from those of samplers."""
 
 
 class NeuralModel(DensityModel):
@@ -183,7 +184,8 @@ class NeuralModel(DensityModel):
         # one key more than what training hides has: the two never share a stream, whatever their seeds
         purpose, epoch = (torch.full_like(batch.position[:, 0], n) for n in (TRAINING, self.current_epoch))
         stream = streams(torch.initial_seed(), purpose, epoch, batch.position[:, 0])
-        loss = self.objective.loss(self, batch, stream, self.global_step)
+        with self._numbers_of(index):
+            loss = self.objective.loss(self, batch, stream, self.global_step)
         name = "train/nll" if self.objective.is_nll else "train/loss"
         self.log(name, loss.detach(), prog_bar=True, sync_dist=True, batch_size=len(batch.values))
         if getattr(self._trainer, "accumulate_grad_batches", 1) == 1:
@@ -191,6 +193,23 @@ class NeuralModel(DensityModel):
         # all counts are known with the last of the batches: weights relative to the first are mended then
         self._counts.append(int(count(self.objective.scored(self, batch, self.global_step))))
         return loss * (self._counts[-1] / max(1, self._counts[0]))
+
+    @contextmanager
+    def _numbers_of(self, index: int) -> Iterator[None]:
+        """Random numbers of torch's own, which dropout draws, by (seed, epoch, batch, process) for a while.
+
+        No checkpoint holds the state of torch's generators, and the trainer seeds every process alike.
+        """
+        address = (LAYERS, self.current_epoch, index, self.global_rank)
+        seed = int(streams(torch.initial_seed(), *(torch.tensor(key) for key in address)))
+        on_gpu = self.device.type == "cuda"
+        # forked: what is drawn elsewhere goes on, and so does the seed that every address begins with
+        with torch.random.fork_rng([self.device] if on_gpu else []):
+            torch.default_generator.manual_seed(seed)
+            if on_gpu:
+                with torch.cuda.device(self.device):
+                    torch.cuda.manual_seed(seed)
+            yield
 
     def on_train_epoch_start(self) -> None:
         """Forgets batches of an epoch that was broken off."""
