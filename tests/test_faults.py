@@ -42,6 +42,45 @@ def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path):
     assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
 
 
+def test_two_who_write_at_once_do_not_write_into_one_file(tmp_path):
+    path = tmp_path / "result.json"
+    with replacing(path) as slow, slow.open("w") as file:
+        file.write("the first, ")
+        file.flush()
+        with replacing(path) as fast:
+            fast.write_text("the second, whole")
+        file.write("whole")
+        file.flush()
+        assert path.read_text() == "the second, whole"
+    assert path.read_text() == "the first, whole" and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_killed_processes_left_is_removed_and_nothing_of_living_ones(tmp_path):
+    script = (
+        "import os, sys; from pathlib import Path; from tsgen.files import replacing\n"
+        "with replacing(Path(sys.argv[1])) as unfinished:\n"
+        "    unfinished.write_text('half'); print(unfinished, flush=True); {}"
+    )
+
+    def begun(then: str) -> tuple[subprocess.Popen, Path]:
+        words = [sys.executable, "-c", script.format(then), str(tmp_path / "old.json")]
+        process = subprocess.Popen(words, cwd=ROOT, stdin=-1, stdout=-1, text=True)
+        return process, Path(process.stdout.readline().strip())
+
+    living, kept = begun("sys.stdin.read()")
+    killed, gone = begun("os.kill(os.getpid(), 9)")
+    killed.wait()
+    elsewhere = [tmp_path / f"x.{name}-1-0a.unfinished" for name in ("oneday", "today")]
+    for path in elsewhere:
+        path.write_text("")
+    os.utime(elsewhere[0], (0, 0))
+    assert kept.exists() and gone.exists()
+    write_text(tmp_path / "result.json", "new")
+    assert {*tmp_path.iterdir()} == {tmp_path / "result.json", kept, elsewhere[1]}
+    living.communicate("")
+    assert (tmp_path / "old.json").read_text() == "half" and not kept.exists()
+
+
 def test_the_bytes_are_on_the_disk_before_the_name_changes(tmp_path, monkeypatch):
     path, order = tmp_path / "result.json", []
     sync, replace = os.fsync, Path.replace
