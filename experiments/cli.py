@@ -124,9 +124,6 @@ def _run_one(words: Sequence[str], name: str, variant: str | None = None) -> Non
     except SIGTERMException:
         # it would exit with 0; whoever sent the signal must learn that the run is not done
         sys.exit(128 + signal.SIGTERM)
-    finally:
-        # a run left open would be written on by the next one
-        finish()
 
 
 def _rehearse(study: Study) -> Path:
@@ -370,6 +367,15 @@ class TsgenCLI(LightningCLI):
         _check_parts(self.model, path)
         # nothing is left for the trainer to load
         self.config_init[self.subcommand].ckpt_path = None
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Runs the command, and no other one in the same folder."""
+        with run_folder.held(self.folder, subcommand):
+            try:
+                super()._run_subcommand(subcommand)
+            finally:
+                # a run of W&B that is left open would be written on by the next one
+                finish()
 
     def before_fit(self) -> None:
         """Makes room for the run and says where it goes."""

@@ -1,16 +1,22 @@
-"""The folder of a run: where it lies, what it is set aside as, its id and its last checkpoint."""
+"""The folder of a run: where it lies, who works in it, how it is set aside, its id and its last checkpoint."""
 
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from experiments.tracking import sweep_run
+from tsgen import locks
 from tsgen.checkpoints import LAST, PREVIOUS
 from tsgen.files import write_text
 from tsgen.models.density import read_checkpoint
+
+SHARED = ("test", "predict")
+"""Commands that may work on one run at the same time: they write different files."""
 
 
 @rank_zero_only
@@ -31,6 +37,36 @@ def place(runs: str, study: str, part: str | None) -> tuple[str, Path]:
     return name, Path(runs) / name
 
 
+@contextmanager
+def held(folder: Path, command: str) -> Iterator[None]:
+    """Holds a run while a command works in its folder; of several processes, the first one does.
+
+    A training has the run for itself; a test and a prediction may work at the same time. The locks lie beside
+    the folder, which may be set aside.
+
+    Args:
+        folder: The run's.
+        command: fit, test or predict.
+
+    Raises:
+        ValueError: If another command has the run.
+    """
+    with ExitStack() as stack:
+        if rank_zero_only.rank == 0:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            for shared in SHARED if command == "fit" else (command,):
+                try:
+                    lock = locks.take(folder.with_name(f".{folder.name}.{shared}.lock"), f"tsgen {command}")
+                except locks.HeldError as holder:
+                    raise _in_use(folder, holder) from None
+                stack.callback(locks.let_go, lock)
+        yield
+
+
+def _in_use(folder: Path, holder: locks.HeldError) -> ValueError:
+    return ValueError(f"{folder} is in use by another {holder}; wait for it, or give another --name.")
+
+
 def free(path: Path) -> Path:
     """The path, or the first of path.1, path.2, ... that does not exist."""
     number, found = 0, path
@@ -42,9 +78,19 @@ def free(path: Path) -> Path:
 
 @rank_zero_only
 def set_aside(folder: Path) -> None:
-    """Renames the folder of an earlier run of the same name: nothing of it is overwritten."""
+    """Renames the folder of an earlier run of the same name: nothing of it is overwritten.
+
+    Raises:
+        ValueError: If a run within it is in use.
+    """
     if not folder.exists():
         return
+    for shared in SHARED:
+        for path in folder.rglob(f".*.{shared}.lock"):
+            try:
+                locks.check(path)
+            except locks.HeldError as holder:
+                raise _in_use(path.parent, holder) from None
     aside = free(folder)
     folder.rename(aside)
     say(f"{folder} held an earlier run: it is now {aside}.")

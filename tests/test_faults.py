@@ -4,6 +4,7 @@ import csv
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -11,9 +12,11 @@ import pytest
 import torch
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from datamodules import SyntheticDataModule
 from experiments.__main__ import main
+from experiments.run_folder import held, set_aside
 from experiments.training_log import TrainingLog
 from tsgen.callbacks import Resumption
 from tsgen.checkpoints import LAST, PREVIOUS, AtomicCheckpoints, damage
@@ -283,6 +286,85 @@ def test_a_damaged_last_checkpoint_is_named_and_the_one_before_used(tmp_path, mo
         (folder / name).write_bytes(b"damaged")
     assert main([*words, "--trainer.max_epochs", "3"]) == 2
     assert "previous.ckpt must be a checkpoint" in capsys.readouterr().err
+
+
+def held_elsewhere(folder, command, then):
+    """A process that holds a run, once it does."""
+    script = (
+        "import os, sys; from pathlib import Path; from experiments.run_folder import held\n"
+        f"with held(Path(sys.argv[1]), {command!r}): print('held', flush=True); {then}"
+    )
+    words = [sys.executable, "-c", script, str(folder.resolve())]
+    process = subprocess.Popen(words, cwd=ROOT, stdin=-1, stdout=-1, text=True)
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+QUICK = ["--config", "demo", "--data.steps", "300", "--data.num_nodes", "4", "--model.encoder.hidden", "4"]
+QUICK += ["--trainer.logger", "false", "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1"]
+QUICK += ["--trainer.limit_val_batches", "1", "--trainer.enable_progress_bar", "false"]
+
+
+def test_a_run_in_use_is_left_alone_until_its_process_ends(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", *QUICK]) == 0
+    folder = Path("runs/demo")
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    other = held_elsewhere(folder, "fit", "sys.stdin.read()")
+    for command in (["fit"], ["predict"]):
+        capsys.readouterr()
+        assert main([*command, *QUICK]) == 2
+        told = f"runs/demo is in use by another tsgen fit (process {other.pid}); wait for it, or give another"
+        assert capsys.readouterr().err == f"tsgen: {told} --name.\n"
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    other.kill()
+    other.wait()
+    assert main(["fit", *QUICK]) == 0
+    assert {path.name for path in Path("runs").iterdir()} == {"demo", "demo.1"}
+
+
+def test_a_test_and_a_prediction_share_a_run_and_a_training_does_not(tmp_path):
+    folder = tmp_path / "study/one"
+    for mine, its, free in (
+        ("test", "predict", True),
+        ("predict", "test", True),
+        ("test", "test", False),
+        ("predict", "fit", False),
+        ("fit", "predict", False),
+    ):
+        told = nullcontext() if free else pytest.raises(ValueError, match="in use")
+        with held(folder, mine), told, held(folder, its):
+            pass
+        assert not list(folder.parent.iterdir())
+    with held(folder, "fit"), held(tmp_path / "study/two", "fit"):
+        pass
+
+
+def test_only_the_first_process_asks(tmp_path, monkeypatch):
+    with held(tmp_path / "demo", "fit"):
+        monkeypatch.setattr(rank_zero_only, "rank", 1)
+        with held(tmp_path / "demo", "fit"):
+            pass
+
+
+def test_a_training_that_sets_its_folder_aside_keeps_it(tmp_path):
+    folder = tmp_path / "demo"
+    (folder / "checkpoints").mkdir(parents=True)
+    with held(folder, "fit"):
+        set_aside(folder)
+        assert not folder.exists() and (tmp_path / "demo.1/checkpoints").is_dir()
+        with pytest.raises(ValueError, match="in use"), held(folder, "fit"):
+            pass
+
+
+def test_a_folder_with_a_run_in_use_within_is_not_set_aside(tmp_path):
+    folder = tmp_path / "demo"
+    (folder / "checkpoints").mkdir(parents=True)
+    with held(folder / "sweep", "test"), pytest.raises(ValueError, match=r"demo is in use by .*tsgen test"):
+        set_aside(folder)
+    assert folder.exists()
+    set_aside(folder)
+    assert not folder.exists()
 
 
 @pytest.mark.slow
