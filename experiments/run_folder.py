@@ -15,6 +15,9 @@ from tsgen.checkpoints import LAST, PREVIOUS
 from tsgen.files import write_text
 from tsgen.models.density import read_checkpoint
 
+SIGNS = ("config_*.yaml", "wandb_id*", "checkpoints")
+"""What a run's folder holds one of, from its first moment on."""
+
 SHARED = ("test", "predict")
 """Commands that may work on one run at the same time: they write different files."""
 
@@ -32,7 +35,16 @@ def place(runs: str, study: str, part: str | None) -> tuple[str, Path]:
         runs: The folder of all runs.
         study: The run's name, or that of what it belongs to.
         part: Its name within that; None if it stands alone.
+
+    Raises:
+        ValueError: If the folder would not lie in that of all runs.
     """
+    asked = Path(study)
+    if asked.anchor or ".." in asked.parts or not asked.parts:
+        raise ValueError(
+            f"name must be that of a folder in {runs}, no absolute path and none with '..'; it is {study!r}. "
+            "--runs says where all runs lie."
+        )
     name = f"{study}/{part}" if part else study
     return name, Path(runs) / name
 
@@ -81,10 +93,15 @@ def set_aside(folder: Path) -> None:
     """Renames the folder of an earlier run of the same name: nothing of it is overwritten.
 
     Raises:
-        ValueError: If a run within it is in use.
+        ValueError: If it is not a run's, or a run within it is in use.
     """
-    if not folder.exists():
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
+    if not any(any(folder.glob(sign)) for sign in SIGNS):
+        raise ValueError(
+            f"{folder} must be free, or the folder of an earlier run; it holds something else. Give another "
+            "--name."
+        )
     for shared in SHARED:
         for path in folder.rglob(f".*.{shared}.lock"):
             try:

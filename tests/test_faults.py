@@ -367,6 +367,36 @@ def test_a_folder_with_a_run_in_use_within_is_not_set_aside(tmp_path):
     assert not folder.exists()
 
 
+@pytest.mark.parametrize("name", ["../thesis", "a/../../thesis", "/thesis", ".", "a/.."])
+def test_a_name_never_leaves_the_folder_of_runs(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis/text.tex").write_text("years of work")
+    name = name.replace("/thesis", f"{tmp_path}/thesis") if name[0] == "/" else name
+    Path("own.yaml").write_text(f"name: {name}\n")
+    for words in (["--name", name], ["--config", "own.yaml"]):
+        assert main(["fit", *QUICK, *words]) == 2
+        told = capsys.readouterr().err
+        assert "name must be that of a folder in runs" in told and len(told.splitlines()) == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"thesis", "own.yaml"}
+
+
+def test_what_is_no_run_is_not_set_aside(tmp_path):
+    folder = tmp_path / "runs/demo"
+    folder.mkdir(parents=True)
+    set_aside(folder)
+    assert folder.exists()
+    (folder / "text.tex").write_text("years of work")
+    with pytest.raises(ValueError, match=r"runs/demo must be free, or .*Give another --name\.$"):
+        set_aside(folder)
+    assert (folder / "text.tex").exists()
+    for sign in ("wandb_id", "config_test.yaml"):
+        (folder / sign).write_text("")
+        set_aside(folder)
+        assert not folder.exists()
+        folder.mkdir()
+
+
 @pytest.mark.slow
 def test_broken_runs_end_as_if_nothing_had_happened():
     """The short form of the table in docs/reliability.md: real kills of real processes."""
