@@ -1,4 +1,4 @@
-"""The folder of a run: where it lies, who works in it, how it is set aside, its id and its last checkpoint."""
+"""The folder of a run: where it lies, who works in it, how it is set aside, its id, its last checkpoint."""
 
 from __future__ import annotations
 

@@ -597,3 +597,9 @@ def test_predict_goes_on_where_it_was_killed(tmp_path, killer, capsys):
     series = SyntheticDataModule(steps=300, num_nodes=6).split.series
     again = impute(loaded, series, 3)
     np.testing.assert_allclose(again["imputation"], straight["imputation"], rtol=1e-5, atol=1e-5)
+    capsys.readouterr()
+    for option in ("limit_predict_batches=0", "limit_predict_batches=1", "fast_dev_run=true"):
+        assert main(["predict", *common, f"--trainer.{option}"]) == 2
+        told = capsys.readouterr().err
+        assert "tsgen: a prediction must draw every window; " in told and len(told.splitlines()) == 1
+    assert same(xr.load_dataset(path), straight) and not path.with_name("imputation.nc.parts").exists()

@@ -48,6 +48,7 @@ class ImputationWriter(Callback):
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Sees to it that windows go on from each other, before they are dealt to the processes."""
         if stage == "predict":
+            _check_whole(trainer)
             parts, whose = (
                 Parts(self.path.with_name(self.path.name + ".parts")),
                 (trainer.global_rank, trainer.world_size),
@@ -88,6 +89,16 @@ class Resumption(Callback):
     """Sees to what Lightning leaves out of a checkpoint, so that a resumed training is the uninterrupted one.
 
     It brings the logs up to the checkpoint; takes the step of a ``ReduceLROnPlateau`` that Lightning takes
+def _check_whole(trainer: Trainer) -> None:
+    """Raises unless every window is to be drawn."""
+    limit = trainer.limit_predict_batches
+    if limit != 1 or isinstance(limit, int):  # 1 is one batch, 1.0 all of them
+        raise ValueError(
+            f"a prediction must draw every window; trainer.limit_predict_batches is {limit} (fast_dev_run "
+            "sets it too). Leave it out, or predict from less data."
+        )
+
+
     after the checkpoint was written; ends a training that early stopping had ended already; and knows the
     best epoch of a run whose folder was moved. In Python: ``Trainer(callbacks=[Resumption(), ...])``.
     """
