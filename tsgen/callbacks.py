@@ -64,6 +64,7 @@ class ImputationWriter(Callback):
                 folder = self.stitched.parts.folder
                 print(f"{done} of {len(self.tiles.starts)} windows were drawn before: {folder}")
         trainer.strategy.barrier()
+        self.stitched.parts.hold(trainer.global_rank)
 
     def on_predict_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Ends a run that was told to, as Lightning does in training; its windows are kept."""
@@ -78,17 +79,16 @@ class ImputationWriter(Callback):
             write(self.stitched, self.path, type(module).__name__)
             self.stitched.parts.clear()
             print(f"Imputations: {self.path}")
+        self.stitched.parts.let_go()
 
     def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
-        """Gives the model its own sampler back."""
+        """Lets go of the parts and gives the model its own sampler back."""
+        if hasattr(self, "stitched"):
+            self.stitched.parts.let_go()
         if isinstance(pl_module.sampler, Stitched):
             pl_module.sampler = pl_module.sampler.sampler
 
 
-class Resumption(Callback):
-    """Sees to what Lightning leaves out of a checkpoint, so that a resumed training is the uninterrupted one.
-
-    It brings the logs up to the checkpoint; takes the step of a ``ReduceLROnPlateau`` that Lightning takes
 def _check_whole(trainer: Trainer) -> None:
     """Raises unless every window is to be drawn."""
     limit = trainer.limit_predict_batches
@@ -99,6 +99,10 @@ def _check_whole(trainer: Trainer) -> None:
         )
 
 
+class Resumption(Callback):
+    """Sees to what Lightning leaves out of a checkpoint, so that a resumed training is the uninterrupted one.
+
+    It brings the logs up to the checkpoint; takes the step of a ``ReduceLROnPlateau`` that Lightning takes
     after the checkpoint was written; ends a training that early stopping had ended already; and knows the
     best epoch of a run whose folder was moved. In Python: ``Trainer(callbacks=[Resumption(), ...])``.
     """
