@@ -418,6 +418,7 @@ def killer(monkeypatch):
         if state["batches"] == state["after"]:
             raise Killed
         state["batches"] += 1
+        state["held"] = [path.name for path in self.parts.folder.glob("*.lock")]
         return drawn(self, model, batch, starts, numbers)
 
     monkeypatch.setattr(Stitched, "_drawn", counted)
@@ -440,6 +441,7 @@ def test_an_interrupted_call_goes_on_and_ends_in_the_same_bits(kind, tmp_path, k
     with pytest.raises(Killed):
         impute(model, series, 6, window=12, overlap=5, path=path)
     assert not path.exists() and len(list(tmp_path.glob("out.nc.parts/part-*"))) == 4
+    assert killer["held"] == ["process-0.lock"] and not list(tmp_path.glob("out.nc.parts/*.lock"))
     unfinished = tmp_path / "out.nc.parts" / "part-0000000028.npz.elsewhere-1-0a.unfinished"
     unfinished.write_bytes(b"half of a window")
     killer |= {"batches": 0, "after": None}
@@ -594,7 +596,7 @@ def test_every_byte_of_a_part_counts_or_means_nothing(tmp_path):
     whole, (path,) = parts["a"], tmp_path.iterdir()
     content, seen = path.read_bytes(), 0
     for at in range(len(content)):
-        for changed in (bytes([content[at] ^ 0xFF]), b""):  # a wrong byte, or the end
+        for changed in (bytes([content[at] ^ 0xFF]), bytes([content[at] ^ 1]), b""):  # wrong, or the end
             path.write_bytes(content[:at] + changed + (content[at + 1 :] if changed else b""))
             if parts.remove_damaged("values", "observed"):
                 seen += 1
@@ -667,6 +669,9 @@ def test_predict_goes_on_where_it_was_killed(tmp_path, killer, capsys):
     with pytest.raises(Killed):
         main(["predict", *common])
     assert not path.exists()
+    # while it draws, and no longer
+    assert killer["held"] == ["process-0.lock"]
+    assert not [*path.with_name("imputation.nc.parts").glob("*.lock")]
     killer |= {"batches": 0, "after": None}
     capsys.readouterr()
     assert main(["predict", *common, "--data.batch_size", "3"]) == 0
