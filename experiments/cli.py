@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import secrets
 import signal
 import sys
 import warnings
@@ -26,6 +25,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 import datamodules  # noqa: F401 (so that its classes are known by their names)
 from datamodules.base import SeriesDataModule
+from experiments import run_folder
 from experiments.tracking import (
     TolerantWandbLogger,
     Tracking,
@@ -40,7 +40,7 @@ from experiments.training_log import TrainingLog
 from experiments.trust import check_classes, guard, refusal, take_trusted, trusting
 from experiments.variants import Study, read_study, summarise
 from tsgen.callbacks import ImputationFigure, ImputationWriter, Resumption
-from tsgen.checkpoints import LAST, PREVIOUS, AtomicCheckpoints, is_whole
+from tsgen.checkpoints import AtomicCheckpoints
 from tsgen.components import difference
 from tsgen.evaluation import Evaluation
 from tsgen.files import write_text
@@ -136,9 +136,6 @@ def _run_one(words: Sequence[str], name: str, variant: str | None = None) -> Non
     except SIGTERMException:
         # it would exit with 0; whoever sent the signal must learn that the run is not done
         sys.exit(128 + signal.SIGTERM)
-    finally:
-        # a run left open would be written on by the next one
-        finish()
 
 
 def _rehearse(study: Study) -> Path:
@@ -287,9 +284,7 @@ class TsgenCLI(LightningCLI):
         check_classes(options)
         study = options.name or self.name
         # the runs of a sweep have one name, and may run at the same time
-        part = self.variant or sweep_run()
-        options.name = f"{study}/{part}" if part else study
-        self.folder = Path(options.runs) / options.name
+        options.name, self.folder = run_folder.place(options.runs, study, self.variant or sweep_run())
         # a test on the validation split lies apart, and the run's record stays that of the test split
         apart = self.subcommand == "test" and options.data.init_args.get("test_on") == "val"
         self.results = self.folder / "val" if apart else self.folder
@@ -315,11 +310,12 @@ class TsgenCLI(LightningCLI):
             options.verbose = False  # the evaluation shows the scores
         self.goes_on = self.subcommand == "fit" and options.get("ckpt_path") == "last"
         options.ckpt_path = self._checkpoint(options.get("ckpt_path"))
-        self.run_id = _run_id(self.folder, new=self._is_new)
+        self.run_id = run_folder.run_id(self.folder, new=self._is_new)
         # what an earlier command logged is kept, but for the folder that is set aside whole
         log = self.folder / "logs" / str(self.subcommand)
         group = study if self.variant else None
-        settle(options, self.folder, log if self.subcommand == "fit" else _free(log), self.run_id, group)
+        log = log if self.subcommand == "fit" else run_folder.free(log)
+        settle(options, self.folder, log, self.run_id, group)
 
     @property
     def _is_new(self) -> bool:
@@ -333,12 +329,12 @@ class TsgenCLI(LightningCLI):
         if self.subcommand == "fit" and asked is None:
             return None
         if self.goes_on:
-            return _newest(self.folder / "checkpoints")
+            return run_folder.newest_checkpoint(self.folder)
         name = asked or "best"
         path = self.folder / "checkpoints" / f"{name}.ckpt" if name in ("best", "last") else Path(name)
         last = path.with_name("last.ckpt")
         if asked is None and not path.is_file() and last.is_file():  # it ended before its first validation
-            _say(f"{path} was never written; {last} is used.")
+            run_folder.say(f"{path} was never written; {last} is used.")
             path = last
         if asked is None and not path.is_file():
             raise ValueError(
@@ -389,14 +385,23 @@ class TsgenCLI(LightningCLI):
         # nothing is left for the trainer to load
         self.config_init[self.subcommand].ckpt_path = None
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Runs the command, and no other one in the same folder."""
+        with run_folder.held(self.folder, subcommand):
+            try:
+                super()._run_subcommand(subcommand)
+            finally:
+                # a run of W&B that is left open would be written on by the next one
+                finish()
+
     def before_fit(self) -> None:
         """Makes room for the run and says where it goes."""
         if self._is_new:
-            _set_aside(self.folder)
-        _forget_requeued(self.folder)
-        _remember(self.folder, self.run_id)
+            run_folder.set_aside(self.folder)
+        run_folder.forget_requeued(self.folder)
+        run_folder.remember(self.folder, self.run_id)
         _go_on_logging(self.trainer, self._options.ckpt_path)
-        _say(f"Run: {self.folder}")
+        run_folder.say(f"Run: {self.folder}")
 
 
 class Rehearsal(TsgenCLI):
@@ -423,28 +428,6 @@ def _last_checkpoint(folder: str) -> ModelCheckpoint:
     )
 
 
-def _newest(folder: Path) -> str | None:
-    """The last checkpoint, the one before it if that is damaged or of no whole epoch, or None if neither is
-    to be had."""
-    paths = [path for name in (LAST, PREVIOUS) if (path := folder / name).is_file()]
-    if not paths:
-        _say(f"{folder} holds no {LAST} yet: training begins.")
-        return None
-    for path, earlier in zip(paths, [*paths[1:], None], strict=True):
-        try:
-            whole = is_whole(read_checkpoint(path))
-        except ValueError as error:
-            if earlier is None:
-                raise
-            _say(f"Warning: {one_line(error)} Training goes on from {earlier}, one epoch earlier.")
-            continue
-        if whole:
-            return str(path)
-        start = f"goes on from {earlier}" if earlier else "begins again"
-        _say(f"{path} is from inside an epoch: training {start}, and does the whole epoch.")
-    return None
-
-
 @rank_zero_only
 def _go_on_logging(trainer: Trainer, checkpoint: str | None) -> None:
     """Lets the CSV logs go on behind what was logged up to the checkpoint, and tells W&B of that again."""
@@ -458,51 +441,6 @@ def _go_on_logging(trainer: Trainer, checkpoint: str | None) -> None:
         if isinstance(logger, TolerantWandbLogger):
             with forgiving(logger):
                 logger.repeat(rows)
-
-
-@rank_zero_only
-def _say(text: str) -> None:
-    print(text, flush=True)
-
-
-@rank_zero_only
-def _set_aside(folder: Path) -> None:
-    """Renames the folder of an earlier run of the same name: nothing of it is overwritten."""
-    if not folder.exists():
-        return
-    aside = _free(folder)
-    folder.rename(aside)
-    _say(f"{folder} held an earlier run: it is now {aside}.")
-
-
-def _free(path: Path) -> Path:
-    """The path, or the first of path.1, path.2, ... that does not exist."""
-    number, free = 0, path
-    while free.exists():
-        number += 1
-        free = path.with_name(f"{path.name}.{number}")
-    return free
-
-
-def _forget_requeued(folder: Path) -> None:
-    """Removes what Lightning wrote when SLURM announced a job's end: it would go on from there, inside an
-    epoch, rather than begin."""
-    for path in folder.glob("hpc_ckpt_*.ckpt"):  # on each process, before it looks for them
-        path.unlink(missing_ok=True)
-
-
-def _run_id(folder: Path, new: bool) -> str:
-    """The id under which W&B knows the run, the same for training, test and prediction."""
-    path = folder / "wandb_id"
-    if path.is_file() and not new:
-        return path.read_text("utf-8").strip()
-    return sweep_run() or secrets.token_hex(4)
-
-
-@rank_zero_only
-def _remember(folder: Path, run_id: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "wandb_id", run_id)
 
 
 def _check_fit(model: DensityModel, path: Path) -> None:

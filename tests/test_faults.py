@@ -4,6 +4,7 @@ import csv
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -12,10 +13,12 @@ import torch
 from lightning import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from datamodules import SyntheticDataModule
 from experiments.__main__ import main
 from experiments.benchmarks.faults import first_difference
+from experiments.run_folder import held, set_aside
 from experiments.training_log import TrainingLog
 from tsgen.callbacks import Resumption
 from tsgen.checkpoints import LAST, PREVIOUS, AtomicCheckpoints, damage, is_whole
@@ -42,6 +45,45 @@ def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path):
         unfinished.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
+
+
+def test_two_who_write_at_once_do_not_write_into_one_file(tmp_path):
+    path = tmp_path / "result.json"
+    with replacing(path) as slow, slow.open("w") as file:
+        file.write("the first, ")
+        file.flush()
+        with replacing(path) as fast:
+            fast.write_text("the second, whole")
+        file.write("whole")
+        file.flush()
+        assert path.read_text() == "the second, whole"
+    assert path.read_text() == "the first, whole" and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_killed_processes_left_is_removed_and_nothing_of_living_ones(tmp_path):
+    script = (
+        "import os, sys; from pathlib import Path; from tsgen.files import replacing\n"
+        "with replacing(Path(sys.argv[1])) as unfinished:\n"
+        "    unfinished.write_text('half'); print(unfinished, flush=True); {}"
+    )
+
+    def begun(then: str) -> tuple[subprocess.Popen, Path]:
+        words = [sys.executable, "-c", script.format(then), str(tmp_path / "old.json")]
+        process = subprocess.Popen(words, cwd=ROOT, stdin=-1, stdout=-1, text=True)
+        return process, Path(process.stdout.readline().strip())
+
+    living, kept = begun("sys.stdin.read()")
+    killed, gone = begun("os.kill(os.getpid(), 9)")
+    killed.wait()
+    elsewhere = [tmp_path / f"x.{name}-1-0a.unfinished" for name in ("oneday", "today")]
+    for path in elsewhere:
+        path.write_text("")
+    os.utime(elsewhere[0], (0, 0))
+    assert kept.exists() and gone.exists()
+    write_text(tmp_path / "result.json", "new")
+    assert {*tmp_path.iterdir()} == {tmp_path / "result.json", kept, elsewhere[1]}
+    living.communicate("")
+    assert (tmp_path / "old.json").read_text() == "half" and not kept.exists()
 
 
 def test_the_bytes_are_on_the_disk_before_the_name_changes(tmp_path, monkeypatch):
@@ -421,6 +463,115 @@ def test_a_stop_inside_an_epoch_leaves_the_best_epoch(tmp_path):
     assert last["global_step"] == steps and not is_whole(last)
     with pytest.warns(UserWarning, match=r"last.ckpt is from inside an epoch: .* is left out"):
         fit(*training(tmp_path, None), tmp_path / LAST)
+
+
+def held_elsewhere(folder, command, then):
+    """A process that holds a run, once it does."""
+    script = (
+        "import os, sys; from pathlib import Path; from experiments.run_folder import held\n"
+        f"with held(Path(sys.argv[1]), {command!r}): print('held', flush=True); {then}"
+    )
+    words = [sys.executable, "-c", script, str(folder.resolve())]
+    process = subprocess.Popen(words, cwd=ROOT, stdin=-1, stdout=-1, text=True)
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+QUICK = ["--config", "demo", "--data.steps", "300", "--data.num_nodes", "4", "--model.encoder.hidden", "4"]
+QUICK += ["--trainer.logger", "false", "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1"]
+QUICK += ["--trainer.limit_val_batches", "1", "--trainer.enable_progress_bar", "false"]
+
+
+def test_a_run_in_use_is_left_alone_until_its_process_ends(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", *QUICK]) == 0
+    folder = Path("runs/demo")
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    other = held_elsewhere(folder, "fit", "sys.stdin.read()")
+    for command in (["fit"], ["predict"]):
+        capsys.readouterr()
+        assert main([*command, *QUICK]) == 2
+        told = f"runs/demo is in use by another tsgen fit (process {other.pid}); wait for it, or give another"
+        assert capsys.readouterr().err == f"tsgen: {told} --name.\n"
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    other.kill()
+    other.wait()
+    assert main(["fit", *QUICK]) == 0
+    assert {path.name for path in Path("runs").iterdir()} == {"demo", "demo.1"}
+
+
+def test_a_test_and_a_prediction_share_a_run_and_a_training_does_not(tmp_path):
+    folder = tmp_path / "study/one"
+    for mine, its, free in (
+        ("test", "predict", True),
+        ("predict", "test", True),
+        ("test", "test", False),
+        ("predict", "fit", False),
+        ("fit", "predict", False),
+    ):
+        told = nullcontext() if free else pytest.raises(ValueError, match="in use")
+        with held(folder, mine), told, held(folder, its):
+            pass
+        assert not list(folder.parent.iterdir())
+    with held(folder, "fit"), held(tmp_path / "study/two", "fit"):
+        pass
+
+
+def test_only_the_first_process_asks(tmp_path, monkeypatch):
+    with held(tmp_path / "demo", "fit"):
+        monkeypatch.setattr(rank_zero_only, "rank", 1)
+        with held(tmp_path / "demo", "fit"):
+            pass
+
+
+def test_a_training_that_sets_its_folder_aside_keeps_it(tmp_path):
+    folder = tmp_path / "demo"
+    (folder / "checkpoints").mkdir(parents=True)
+    with held(folder, "fit"):
+        set_aside(folder)
+        assert not folder.exists() and (tmp_path / "demo.1/checkpoints").is_dir()
+        with pytest.raises(ValueError, match="in use"), held(folder, "fit"):
+            pass
+
+
+def test_a_folder_with_a_run_in_use_within_is_not_set_aside(tmp_path):
+    folder = tmp_path / "demo"
+    (folder / "checkpoints").mkdir(parents=True)
+    with held(folder / "sweep", "test"), pytest.raises(ValueError, match=r"demo is in use by .*tsgen test"):
+        set_aside(folder)
+    assert folder.exists()
+    set_aside(folder)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("name", ["../thesis", "a/../../thesis", "/thesis", ".", "a/.."])
+def test_a_name_never_leaves_the_folder_of_runs(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis/text.tex").write_text("years of work")
+    name = name.replace("/thesis", f"{tmp_path}/thesis") if name[0] == "/" else name
+    Path("own.yaml").write_text(f"name: {name}\n")
+    for words in (["--name", name], ["--config", "own.yaml"]):
+        assert main(["fit", *QUICK, *words]) == 2
+        told = capsys.readouterr().err
+        assert "name must be that of a folder in runs" in told and len(told.splitlines()) == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"thesis", "own.yaml"}
+
+
+def test_what_is_no_run_is_not_set_aside(tmp_path):
+    folder = tmp_path / "runs/demo"
+    folder.mkdir(parents=True)
+    set_aside(folder)
+    assert folder.exists()
+    (folder / "text.tex").write_text("years of work")
+    with pytest.raises(ValueError, match=r"runs/demo must be free, or .*Give another --name\.$"):
+        set_aside(folder)
+    assert (folder / "text.tex").exists()
+    for sign in ("wandb_id", "config_test.yaml"):
+        (folder / sign).write_text("")
+        set_aside(folder)
+        assert not folder.exists()
+        folder.mkdir()
 
 
 @pytest.mark.slow

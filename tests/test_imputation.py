@@ -1,8 +1,11 @@
 """One call for what is unknown, and long series drawn window by window as if they had been drawn at once."""
 
 import dataclasses
+import subprocess
+import sys
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,7 +29,7 @@ from tsgen.models import AutoregressiveModel, GraphVAR
 from tsgen.parts import Parts
 from tsgen.sampling import Ancestral, AnyOrder, Exact, Sampler
 from tsgen.series import GraphSeries, SeriesSpec
-from tsgen.stitching import Stitched, Tiles, write
+from tsgen.stitching import Stitched, Tiles, fingerprint, write
 
 DRAWS = 3000
 
@@ -415,6 +418,7 @@ def killer(monkeypatch):
         if state["batches"] == state["after"]:
             raise Killed
         state["batches"] += 1
+        state["held"] = [path.name for path in self.parts.folder.glob("*.lock")]
         return drawn(self, model, batch, starts, numbers)
 
     monkeypatch.setattr(Stitched, "_drawn", counted)
@@ -437,7 +441,8 @@ def test_an_interrupted_call_goes_on_and_ends_in_the_same_bits(kind, tmp_path, k
     with pytest.raises(Killed):
         impute(model, series, 6, window=12, overlap=5, path=path)
     assert not path.exists() and len(list(tmp_path.glob("out.nc.parts/part-*"))) == 4
-    unfinished = tmp_path / "out.nc.parts" / "part-0000000028.npz.unfinished"
+    assert killer["held"] == ["process-0.lock"] and not list(tmp_path.glob("out.nc.parts/*.lock"))
+    unfinished = tmp_path / "out.nc.parts" / "part-0000000028.npz.elsewhere-1-0a.unfinished"
     unfinished.write_bytes(b"half of a window")
     killer |= {"batches": 0, "after": None}
     assert same(impute(model, series, 6, window=12, overlap=5, path=path), straight)
@@ -567,6 +572,84 @@ class Jointly(Sampler):
         return self.sampler(model, batch)
 
 
+def broken_prediction(folder: Path, killer) -> tuple:
+    """A model, a series, and the file of a prediction that was killed after three of its windows."""
+    model, series = linear(60)
+    killer |= {"batches": 0, "after": 3}
+    with pytest.raises(Killed):
+        impute(model, series, 4, overlap=4, window=12, path=folder / "imputation.nc")
+    killer |= {"batches": 0, "after": None}
+    return model, series, folder / "imputation.nc"
+
+
+@pytest.mark.parametrize("how", ["cut", "empty", "flipped", "shorter contents"])
+def test_a_damaged_part_is_named_and_drawn_anew(how, tmp_path, killer, capsys):
+    model, series, path = broken_prediction(tmp_path, killer)
+    part = sorted(path.with_name("imputation.nc.parts").glob("part-*.npz"))[1]
+    content = bytearray(part.read_bytes())
+    if how == "flipped":
+        content[len(content) // 3] ^= 1
+    elif how == "shorter contents":  # the first entry's comment swallows the second: zipfile is content
+        content[content.find(b"PK\x01\x02") + 32] ^= 0x80
+    part.write_bytes(content[: {"cut": len(content) // 2, "empty": 0}.get(how)])
+    result = impute(model, series, 4, overlap=4, window=12, path=path)
+    told = capsys.readouterr().out
+    assert told.startswith(f"Warning: {part} was damaged (") and told.endswith("); it is drawn anew.\n")
+    assert len(told.splitlines()) == 1
+    assert same(result, impute(model, series, 4, overlap=4, window=12))
+    assert not path.with_name("imputation.nc.parts").exists()
+
+
+def test_every_byte_of_a_part_counts_or_means_nothing(tmp_path):
+    parts = Parts(tmp_path)
+    parts.write("a", {"values": np.arange(6.0).reshape(1, 6), "observed": np.eye(2, dtype=bool)})
+    whole, (path,) = parts["a"], tmp_path.iterdir()
+    content, seen = path.read_bytes(), 0
+    for at in range(len(content)):
+        for changed in (bytes([content[at] ^ 0xFF]), bytes([content[at] ^ 1]), b""):  # wrong, or the end
+            path.write_bytes(content[:at] + changed + (content[at + 1 :] if changed else b""))
+            if parts.remove_damaged("values", "observed"):
+                seen += 1
+                assert not path.exists()
+            else:
+                assert all(np.array_equal(array, whole[name]) for name, array in parts["a"].items())
+    assert seen > len(content)
+
+
+def test_parts_that_another_process_writes_are_left_alone(tmp_path, killer):
+    """One of a killed command may still be at work."""
+    model, series, path = broken_prediction(tmp_path, killer)
+    folder = path.with_name("imputation.nc.parts")
+    script = (
+        "import sys; from pathlib import Path; from tsgen.parts import Parts\n"
+        "parts = Parts(Path(sys.argv[1])); parts.hold(1); print('held', flush=True); sys.stdin.read()"
+    )
+    words = [sys.executable, "-c", script, str(folder)]
+    other = subprocess.Popen(words, cwd=Path(__file__).parents[1], stdin=-1, stdout=-1, text=True)
+    assert other.stdout.readline() == "held\n"
+    before = {part: part.stat().st_mtime_ns for part in folder.iterdir()}
+    told = rf"parts is still written to by an earlier command \(process {other.pid}\); wait for it, or end"
+    for options in ({}, {"overlap": 3}):  # it goes on, or begins anew
+        with pytest.raises(ValueError, match=told):
+            impute(model, series, 4, **({"overlap": 4, "window": 12} | options), path=path)
+    assert {part: part.stat().st_mtime_ns for part in folder.iterdir()} == before
+    other.kill()
+    other.communicate()
+    result = impute(model, series, 4, overlap=4, window=12, path=path)
+    assert same(result, impute(model, series, 4, overlap=4, window=12)) and not folder.exists()
+
+
+@pytest.mark.parametrize("package", [tsgen, torch])
+def test_parts_of_other_versions_are_not_mixed_with_new_ones(package, tmp_path, killer, monkeypatch):
+    model, series, path = broken_prediction(tmp_path, killer)
+    nothing = torch.nn.Module()
+    data = fingerprint(nothing, series)
+    monkeypatch.setattr(package, "__version__", "0.0.0")
+    impute(model, series, 4, overlap=4, window=12, path=path)
+    assert killer["batches"] == len(Tiles.over([slice(0, 60)], 12, 4).starts)
+    assert fingerprint(nothing, series) == data
+
+
 def test_a_sampler_that_cannot_go_on_draws_windows_by_themselves_and_keeps_their_middles(tmp_path):
     model, series = linear(60)
     stitched = Stitched(
@@ -605,6 +688,9 @@ def test_predict_goes_on_where_it_was_killed(tmp_path, killer, capsys, monkeypat
     with pytest.raises(Killed):
         main(["predict", *common])
     assert not path.exists()
+    # while it draws, and no longer
+    assert killer["held"] == ["process-0.lock"]
+    assert not [*path.with_name("imputation.nc.parts").glob("*.lock")]
     killer |= {"batches": 0, "after": None}
     capsys.readouterr()
     assert main(["predict", *common, "--data.batch_size", "3"]) == 0
@@ -612,6 +698,12 @@ def test_predict_goes_on_where_it_was_killed(tmp_path, killer, capsys, monkeypat
     assert killer["batches"] == 12 and same(xr.load_dataset(path), straight)
     # the horizon and the precision are options of the draws
     assert begun == [(None, "32-true")] * 3
+    capsys.readouterr()
+    for option in ("limit_predict_batches=0", "limit_predict_batches=1", "fast_dev_run=true"):
+        assert main(["predict", *common, f"--trainer.{option}"]) == 2
+        told = capsys.readouterr().err
+        assert "tsgen: a prediction must draw every window; " in told and len(told.splitlines()) == 1
+    assert same(xr.load_dataset(path), straight) and not path.with_name("imputation.nc.parts").exists()
     # what a user of Python gets from the same checkpoint is the same
     loaded = tsgen.load(tmp_path / "demo/checkpoints/best.ckpt")
     assert loaded.window == 24

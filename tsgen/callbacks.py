@@ -57,6 +57,7 @@ class ImputationWriter(Callback):
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Sees to it that windows go on from each other, before they are dealt to the processes."""
         if stage == "predict":
+            _check_whole(trainer)
             parts, whose = (
                 Parts(self.path.with_name(self.path.name + ".parts")),
                 (trainer.global_rank, trainer.world_size),
@@ -72,6 +73,7 @@ class ImputationWriter(Callback):
                 folder = self.stitched.parts.folder
                 print(f"{done} of {len(self.tiles.starts)} windows were drawn before: {folder}")
         trainer.strategy.barrier()
+        self.stitched.parts.hold(trainer.global_rank)
         # shares differ, and the strategy's own timeout is that of training, where nobody waits for long
         several = trainer.world_size > 1
         self.drawn = distributed.new_group(timeout=PATIENCE, backend="gloo") if several else None
@@ -90,11 +92,24 @@ class ImputationWriter(Callback):
             write(self.stitched, self.path, type(module).__name__)
             self.stitched.parts.clear()
             print(f"Imputations: {self.path}")
+        self.stitched.parts.let_go()
 
     def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
-        """Gives the model its own sampler back."""
+        """Lets go of the parts and gives the model its own sampler back."""
+        if hasattr(self, "stitched"):
+            self.stitched.parts.let_go()
         if isinstance(pl_module.sampler, Stitched):
             pl_module.sampler = pl_module.sampler.sampler
+
+
+def _check_whole(trainer: Trainer) -> None:
+    """Raises unless every window is to be drawn."""
+    limit = trainer.limit_predict_batches
+    if limit != 1 or isinstance(limit, int):  # 1 is one batch, 1.0 all of them
+        raise ValueError(
+            f"a prediction must draw every window; trainer.limit_predict_batches is {limit} (fast_dev_run "
+            "sets it too). Leave it out, or predict from less data."
+        )
 
 
 class Resumption(Callback):

@@ -1,8 +1,9 @@
 """Files that are there as a whole or not at all, whenever a process ends: results and parts.
 
 Everything that a run leaves is written by :func:`replacing`: first beside its place, then to the disk, then
-into its place in one step of the file system. Whoever reads sees the old file or the new one. What a killed
-process had begun lies there as ``NAME.unfinished`` until it is written again.
+into its place in one step of the file system. Whoever reads sees the old file or the new one, and two who
+write never write into one file. What a killed process had begun lies there as
+``NAME.MACHINE-PROCESS-xxxx.unfinished`` until another process writes to that folder.
 
 :mod:`tsgen.checkpoints` does so for those of a trainer. ``docs/reliability.md`` tells what this gives.
 """
@@ -11,9 +12,20 @@ from __future__ import annotations
 
 import errno
 import os
+import platform
+import re
+import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+
+MACHINE = re.sub(r"[^A-Za-z0-9]", "", platform.node())[:16] or "here"
+FORGOTTEN = 24 * 3600
+"""Seconds after which another machine's unfinished file is taken for one that a killed process has left."""
+
+_tidied: set[tuple[int, Path]] = set()
+"""The folders that a process has tidied, with its number: one that was forked tidies again."""
 
 
 @contextmanager
@@ -26,7 +38,9 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: If it cannot be written, as on a full disk. What was there before is untouched.
     """
-    unfinished = path.with_name(f"{path.name}.unfinished")  # no leading dot: torch.save refuses one
+    _tidy(path.parent)
+    # no leading dot: torch.save refuses one
+    unfinished = path.with_name(f"{path.name}.{MACHINE}-{os.getpid()}-{secrets.token_hex(4)}.unfinished")
     try:
         yield unfinished
         _sync(unfinished)
@@ -58,6 +72,43 @@ def write_text(path: Path, text: str, errors: str = "strict") -> None:
     """
     with replacing(path) as unfinished:
         unfinished.write_bytes(text.encode("utf-8", errors))
+
+
+def _tidy(folder: Path) -> None:
+    """Removes what processes that are no more have left unfinished, once for each process and folder."""
+    mine = os.getpid(), folder.resolve()
+    if mine in _tidied:
+        return
+    _tidied.add(mine)
+    for path in folder.glob("*.unfinished"):
+        with suppress(OSError):  # another one tidies too
+            if _is_left(path):
+                path.unlink()
+
+
+def _is_left(unfinished: Path) -> bool:
+    """Whether nobody is writing a file any more."""
+    its = re.search(r"\.([A-Za-z0-9]+)-(\d+)-[0-9a-f]+\.unfinished$", unfinished.name)
+    if its is None:
+        return False
+    if its[1] != MACHINE:
+        return time.time() - unfinished.stat().st_mtime > FORGOTTEN
+    return not _lives(int(its[2]))
+
+
+def _lives(process: int) -> bool:
+    """Whether a process other than this one has that number."""
+    if process == os.getpid():  # it was an earlier one's: in a container they begin at 1 again
+        return False
+    if os.name != "posix":  # elsewhere nobody can ask without harm
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 def _sync(path: Path) -> None:

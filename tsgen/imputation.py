@@ -371,12 +371,16 @@ def _draw(model: DensityModel, sampler: Sampler, series: GraphSeries, tiles: Til
     """Draws a series into a file, going on from what an interrupted call has left."""
     stitched = Stitched(sampler, series, tiles, Parts(path.with_name(path.name + ".parts")))
     stitched.begin(model)
+    stitched.parts.hold()
     starts = torch.tensor(tiles.starts)
-    with _evaluating(model):
-        for numbers in stitched.batches(WINDOWS_AT_ONCE):
-            stitched(model, _moved(model, series.windows(starts[numbers], tiles.window)))
-    write(stitched, path, type(model).__name__)
-    stitched.parts.clear()
+    try:
+        with _evaluating(model):
+            for numbers in stitched.batches(WINDOWS_AT_ONCE):
+                stitched(model, _moved(model, series.windows(starts[numbers], tiles.window)))
+        write(stitched, path, type(model).__name__)
+        stitched.parts.clear()
+    finally:
+        stitched.parts.let_go()
 
 
 def _moved(model: DensityModel, batch: SeriesBatch) -> SeriesBatch:

@@ -7,7 +7,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+from filelock import BaseFileLock
 
+from tsgen import locks
+from tsgen.checkpoints import damage
 from tsgen.files import replacing, write_text
 
 
@@ -22,6 +25,50 @@ class Parts:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._lock: BaseFileLock | None = None
+
+    def check_free(self) -> None:
+        """Raises ``ValueError`` if a process of another command is at work: see :meth:`hold`."""
+        for path in self.folder.glob("process-*.lock"):
+            try:
+                locks.check(path)
+            except locks.HeldError as holder:
+                raise ValueError(
+                    f"{self.folder} is still written to by an earlier {holder}; wait for it, or end that "
+                    "process."
+                ) from None
+
+    def hold(self, rank: int = 0) -> None:
+        """Tells others that this process is at work, until it lets go or ends.
+
+        Args:
+            rank: Its number among those of the same command.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = locks.take(self.folder / f"process-{rank}.lock", "command")
+
+    def let_go(self) -> None:
+        """Tells others that this process is done."""
+        if self._lock is not None:
+            locks.let_go(self._lock)
+        self._lock = None
+
+    def remove_damaged(self, *arrays: str) -> list[str]:
+        """Removes the parts that cannot be trusted; what was wrong with each.
+
+        Args:
+            arrays: The names of what a part holds.
+        """
+        said = []
+        for path in sorted(self.folder.glob("part-*.npz")):
+            reason = damage(path)
+            # a table of contents that is damaged may pass for a shorter one
+            if reason is None and _arrays(path).keys() != {*arrays}:
+                reason = f"it must hold {' and '.join(arrays)}"
+            if reason:
+                path.unlink()
+                said.append(f"{path} was damaged ({reason})")
+        return said
 
     def clear(self) -> None:
         """Removes all parts."""
@@ -56,8 +103,7 @@ class Parts:
     def __getitem__(self, name: str) -> dict[str, np.ndarray]:
         if name not in self:
             raise RuntimeError(f"{self._path(name)} was never written.")
-        with np.load(self._path(name)) as arrays:
-            return dict(arrays)
+        return _arrays(self._path(name))
 
     def names(self) -> list[str]:
         """The names of all parts, in their order."""
@@ -66,8 +112,7 @@ class Parts:
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         """The arrays of one part after another."""
         for path in sorted(self.folder.glob("part-*.npz")):
-            with np.load(path) as arrays:
-                yield dict(arrays)
+            yield _arrays(path)
 
     def read(self) -> dict[str, np.ndarray]:
         """The arrays of all parts, windows in the order of their positions."""
@@ -82,3 +127,17 @@ class Parts:
 
     def _path(self, name: str) -> Path:
         return self.folder / f"part-{name}.npz"
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a part.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
+    try:
+        with np.load(path) as arrays:
+            return dict(arrays)
+    except Exception as error:  # whatever the bytes provoke
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ValueError(f"{path} must be whole; it is damaged ({reason}). Run the command again.") from error

@@ -29,6 +29,7 @@ import netCDF4
 import numpy as np
 import torch
 
+import tsgen
 from tsgen.files import replacing
 from tsgen.parts import Parts
 from tsgen.sampling import Sampler
@@ -180,14 +181,23 @@ class Stitched(Sampler):
     def begin(self, model: torch.nn.Module, *options: Any) -> int:
         """Removes what is kept unless it is of the same model, options and data; how many windows remain.
 
+        What is damaged is removed too, and told.
+
         Args:
             model: The model.
             options: What else decides the draws.
+
+        Raises:
+            ValueError: If a process of another command still draws.
         """
-        mark = fingerprint(model, self.series, self.sampler, self.tiles, *options)
+        self.parts.check_free()
+        made_by = f"tsgen {tsgen.__version__}, torch {torch.__version__}"
+        mark = fingerprint(model, self.series, self.sampler, self.tiles, made_by, *options)
         if self.parts.mark != mark:
             self.parts.clear()
             self.parts.mark = mark
+        for damaged in self.parts.remove_damaged("values", "observed"):
+            print(f"Warning: {damaged}; it is drawn anew.")
         self._there = None
         every = range(self.num_samples)
         return sum(not self._missing(start, every) for start in self.tiles.starts)

@@ -267,16 +267,34 @@ def spoil(ground: Ground) -> Faults:
         path = run / "checkpoints" / LAST
         if not (run / "checkpoints" / PREVIOUS).exists():
             continue
-        content = bytearray(path.read_bytes())
-        at = ground.random.randrange(len(content))
         cut = not cut
-        if cut:
-            content = content[:at]
-        else:
-            content[at] ^= 0xFF
-        path.write_bytes(content)
-        struck = damage(path) is not None  # there are bytes between the parts that mean nothing
+        struck = damaged(path, cut, ground)
         yield struck, ground.repeated("fit", run)
+
+
+def spoil_part(ground: Ground) -> Faults:
+    """A window that a killed prediction has left, cut short or with one wrong byte: it is drawn anew."""
+    cut = False
+    while True:
+        run, _ = ground.broken("predict", signal.SIGKILL, earliest=0.5)
+        parts = sorted((run / "imputation.nc.parts").glob("part-*.npz"))
+        if not parts:
+            continue
+        cut = not cut
+        struck = damaged(ground.random.choice(parts), cut, ground)
+        yield struck, ground.repeated("predict", run)
+
+
+def damaged(path: Path, cut: bool, ground: Ground) -> bool:
+    """Cuts a file short at a random place or changes a byte; whether that can be seen."""
+    content = bytearray(path.read_bytes())
+    at = ground.random.randrange(len(content))
+    if cut:
+        content = content[:at]
+    else:
+        content[at] ^= 0xFF
+    path.write_bytes(content)
+    return damage(path) is not None  # there are bytes between the parts that mean nothing
 
 
 def write_constantly(folder: Path) -> int:
@@ -366,6 +384,7 @@ def main(words: list[str] | None = None) -> int:
             "`tsgen fit`: no room on the disk": (others, fill_disk(ground, "fit")),
             "`tsgen predict`: no room on the disk": (others, fill_disk(ground, "predict")),
             "`last.ckpt` cut short, or a byte of it changed": (others, spoil(ground)),
+            "`tsgen predict`: one part damaged": (others, spoil_part(ground)),
         }
         print("| fault | how often | struck | lost |\n| --- | --- | --- | --- |", flush=True)
         lost = 0
