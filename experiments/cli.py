@@ -46,6 +46,7 @@ from tsgen.evaluation import Evaluation
 from tsgen.files import write_text
 from tsgen.models import DensityModel
 from tsgen.models.density import moved_weights, read_checkpoint, spec_of
+from tsgen.parts import Parts
 from tsgen.privacy import scrubbed
 from tsgen.report import write_comparison, write_report
 from tsgen.series import SeriesSpec
@@ -402,6 +403,10 @@ class TsgenCLI(LightningCLI):
         run_folder.remember(self.folder, self.run_id)
         _go_on_logging(self.trainer, self._options.ckpt_path)
         run_folder.say(f"Run: {self.folder}")
+
+    def before_predict(self) -> None:
+        """Refuses to draw beside what a killed prediction has left alive, before processes are started."""
+        rank_zero_only(Parts.beside(self.folder / "imputation.nc").check_free)()
 
 
 class Rehearsal(TsgenCLI):

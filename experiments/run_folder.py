@@ -136,7 +136,7 @@ def forget_requeued(folder: Path) -> None:
 
 
 def newest_checkpoint(folder: Path) -> str | None:
-    """The last checkpoint of a whole epoch, the one before the last if that is damaged; None if there is none.
+    """The last checkpoint of a whole epoch, the one before it if it is damaged; None if there is none.
 
     Raises:
         ValueError: If all there are are damaged.

@@ -58,10 +58,7 @@ class ImputationWriter(Callback):
         """Sees to it that windows go on from each other, before they are dealt to the processes."""
         if stage == "predict":
             _check_whole(trainer)
-            parts, whose = (
-                Parts(self.path.with_name(self.path.name + ".parts")),
-                (trainer.global_rank, trainer.world_size),
-            )
+            parts, whose = Parts.beside(self.path), (trainer.global_rank, trainer.world_size)
             self.stitched = Stitched(pl_module.sampler, self.series, self.tiles, parts, *whose)
             pl_module.sampler = self.stitched
 

@@ -369,7 +369,7 @@ def _check_windows(model: DensityModel, batch: SeriesBatch) -> None:
 
 def _draw(model: DensityModel, sampler: Sampler, series: GraphSeries, tiles: Tiles, path: Path) -> None:
     """Draws a series into a file, going on from what an interrupted call has left."""
-    stitched = Stitched(sampler, series, tiles, Parts(path.with_name(path.name + ".parts")))
+    stitched = Stitched(sampler, series, tiles, Parts.beside(path))
     stitched.begin(model)
     stitched.parts.hold()
     starts = torch.tensor(tiles.starts)

@@ -27,6 +27,11 @@ class Parts:
         self.folder = folder
         self._lock: BaseFileLock | None = None
 
+    @classmethod
+    def beside(cls, path: Path) -> Parts:
+        """Those that a file is put together from."""
+        return cls(path.with_name(f"{path.name}.parts"))
+
     def check_free(self) -> None:
         """Raises ``ValueError`` if a process of another command is at work: see :meth:`hold`."""
         for path in self.folder.glob("process-*.lock"):
