@@ -8,7 +8,7 @@ import signal
 import sys
 import warnings
 from argparse import ArgumentError
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -50,6 +50,7 @@ from tsgen.parts import Parts
 from tsgen.privacy import scrubbed
 from tsgen.report import write_comparison, write_report
 from tsgen.series import SeriesSpec
+from tsgen.stitching import fingerprint
 
 # what a model must know of its data is linked to it, not an option to spell out
 set_parsing_settings(subclasses_enabled=[SeriesSpec])
@@ -354,6 +355,8 @@ class TsgenCLI(LightningCLI):
             self._transfer()
         elif self._options.ckpt_path:
             _check_fit(self.model, Path(self._options.ckpt_path))
+        if self.subcommand == "fit" and self._options.ckpt_path and not self._is_new:
+            _check_made_of(self._made_of(), Path(self._options.ckpt_path))
         series = self.datamodule.split.series
         imputation = self.folder / "imputation.nc"
         callbacks = {
@@ -371,10 +374,21 @@ class TsgenCLI(LightningCLI):
         self.trainer.callbacks += [callbacks[self.subcommand](), Tracking(series, imputation)]
         if self.subcommand == "fit":
             # first what is not a checkpoint: the trainer has put those last already
-            self.trainer.callbacks.insert(0, Resumption())
+            self.trainer.callbacks.insert(0, Resumption(self._made_of()))
             self.trainer.callbacks.append(_last_checkpoint(self._options.checkpoint.dirpath))
             if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:
                 self.trainer.strategy.checkpoint_io = AtomicCheckpoints()
+
+    def _made_of(self) -> dict[str, str | int | None]:
+        """What a training is made of besides the model: what a resumed one should have again."""
+        data, trainer = self.datamodule, self.trainer
+        return {
+            "data": fingerprint(torch.nn.Module(), data.split.series),
+            "seed_everything": self._options.seed_everything,
+            "data.window": data.window,
+            "data.stride": data.stride,
+            "windows in a step": data.batch_size * trainer.world_size * trainer.accumulate_grad_batches,
+        }
 
     def _transfer(self) -> None:
         """Gives the model the weights of one that was trained on another graph."""
@@ -463,6 +477,19 @@ def _check_fit(model: DensityModel, path: Path) -> None:
                 f"model's {mine.get(name, 'absent')}. Use the configuration it was trained with."
             )
     _check_parts(model, path)
+
+
+def _check_made_of(mine: Mapping[str, str | int | None], path: Path) -> None:
+    """Raises if a run would go on with other data, and warns if it would with other options."""
+    its = read_checkpoint(path).get("made_of", {})
+    if its.get("data", mine["data"]) != mine["data"]:
+        raise ValueError(
+            f"{path} was trained on other data: values, masks, times or the graph have changed. Train anew, "
+            "or begin another run from it: --name OTHER --ckpt_path and its path."
+        )
+    changed = [f"{name} is {mine[name]}, was {its[name]}" for name in its if mine.get(name) != its[name]]
+    if changed:
+        run_folder.say(f"Warning: training goes on with other options than it began: {'; '.join(changed)}.")
 
 
 def _check_parts(model: DensityModel, path: Path) -> None:

@@ -8,6 +8,7 @@ git is the commit and whether files differ from it, without the address of the r
 
 from __future__ import annotations
 
+import difflib
 import json
 import netrc
 import os
@@ -77,21 +78,33 @@ CALLS = (
 
 
 def spelled_out(words: Sequence[str]) -> list[str]:
-    """The words with a logger that is given by its bare name spelled out."""
+    """The words with a logger that is given by its bare name spelled out.
+
+    Raises:
+        ValueError: If no logger has the name.
+    """
     result: list[str] = []
     for word in words:
         flag, equals, name = word.partition("=")
-        before = result[-1] if result else ""
-        if flag == "--trainer.logger" and equals and name in SHORT_NAMES:
+        if flag == "--trainer.logger" and equals:
             word = f"{flag}={_logger(name)}"
-        elif before == "--trainer.logger" and word in SHORT_NAMES:
+        elif result[-1:] == ["--trainer.logger"]:
             word = _logger(word)
         result.append(word)
     return result
 
 
 def _logger(name: str) -> str:
-    return json.dumps(read(fragments()[SHORT_NAMES[name]])["trainer"]["logger"])
+    """What the parser is told of a logger: a bare name spelled out, anything else as it is."""
+    if name in SHORT_NAMES:
+        return json.dumps(read(fragments()[SHORT_NAMES[name]])["trainer"]["logger"])
+    if name.isidentifier() and name.lower() not in ("true", "false", "null"):
+        near = difflib.get_close_matches(name, SHORT_NAMES, n=1, cutoff=0.4)
+        raise ValueError(
+            f"trainer.logger must be one of {', '.join(SHORT_NAMES)}, false, or a class by its path; it is "
+            f"{name!r}." + f" Did you mean {near[0]}?" * bool(near)
+        )
+    return name
 
 
 def settle(options: Namespace, folder: Path, log: Path, run_id: str, group: str | None) -> None:

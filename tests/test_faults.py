@@ -422,6 +422,18 @@ def test_a_training_that_was_stopped_inside_epochs_does_them_again(whole, capsys
     assert_same_checkpoints("cut", "whole")
 
 
+def test_a_run_does_not_go_on_with_other_data_nor_silently_with_other_options(whole, capsys):
+    again = [*SMALL, "--name", "whole", "--ckpt_path", "last", "--trainer.max_epochs", "4"]
+    assert main([*again, "--data.process_seed", "5"]) == 2
+    told = capsys.readouterr().err
+    assert "last.ckpt was trained on other data" in told and len(told.strip().splitlines()) == 1
+    assert main([*again, "--seed_everything", "7", "--data.batch_size", "16"]) == 0
+    told = capsys.readouterr().out
+    assert "seed_everything is 7, was 1; windows in a step is 16, was 32." in told
+    assert main([*again, "--seed_everything", "7", "--data.batch_size", "16"]) == 0
+    assert "other options" not in capsys.readouterr().out
+
+
 SLURM = {"NTASKS": 1, "NTASKS_PER_NODE": 1, "NNODES": 1, "JOB_NAME": "job", "JOB_ID": 1}
 SLURM |= {"PROCID": 0, "LOCALID": 0, "NODEID": 0}
 

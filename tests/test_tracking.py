@@ -330,6 +330,13 @@ def test_a_run_that_cannot_be_reached_is_kept_offline(monkeypatch, recwarn):
     assert sum("TolerantWandbLogger failed" in str(w.message) for w in recwarn) == 1
 
 
+@pytest.mark.parametrize("words", [["--trainer.logger", "CSVLoger"], ["--trainer.logger=CSVLoger"]])
+def test_a_misspelt_logger_is_told(words, capsys):
+    assert main(["fit", "--config", "demo", *SHORT, *words]) == 2
+    told = capsys.readouterr().err
+    assert "it is 'CSVLoger'. Did you mean CSVLogger?" in told and len(told.strip().splitlines()) == 1
+
+
 def test_an_unknown_mode_is_refused(monkeypatch, capsys):
     monkeypatch.setenv("WANDB_MODE", "bogus")
     assert main(["fit", "--config", "demo", *SHORT]) == 2

@@ -3,7 +3,7 @@ reach."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -117,9 +117,14 @@ class Resumption(Callback):
     best epoch of a run whose folder was moved. It goes on where ``max_steps`` is given too, keeps the best
     epoch where a training is stopped inside one, and warns of a checkpoint from inside an epoch: the rest of
     that epoch would be left out. In Python: ``Trainer(callbacks=[Resumption(), ...])``.
+
+    Args:
+        made_of: What the training is made of besides the model, by name, such as a hash of the data. It lies
+            in checkpoints as ``made_of``, so that who resumes can compare.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, made_of: Mapping[str, str | int | None] | None = None) -> None:
+        self.made_of = dict(made_of or {})
         self._monitored: dict[str, float] = {}
         self._patience: list[int] = []
         self._max_steps: int | None = None
@@ -197,8 +202,9 @@ class Resumption(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Adds what is left to do."""
+        """Adds what is left to do, and what the training is made of."""
         checkpoint["monitored"] = dict(self._monitored)
+        checkpoint["made_of"] = self.made_of
 
 
 def _move(state: dict[str, Any], new: Path) -> None:
