@@ -8,8 +8,11 @@ and ``position``. Steps and nodes in errors are counted from 0.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Collection
 from pathlib import Path
 
+import netCDF4
 import numpy as np
 import pandas as pd
 import torch
@@ -17,9 +20,10 @@ import xarray as xr
 from jaxtyping import Float, Int64
 from torch_geometric.data import Data
 
-from datamodules.hdf5 import check_heaps
+from datamodules.hdf5 import OBJECT, check_contents, check_heaps
 from datamodules.regular_times import Contents, check_complete, check_values, moment, moments, regular
 from datamodules.tables import Columns, close, few, first_line, shown
+from datamodules.unpacking import check_unpacked
 from tsgen.graphs import check_graph
 
 
@@ -69,11 +73,28 @@ def read_netcdf(path: Path, columns: Columns, step: str | int | None) -> Content
 
 def _open_netcdf(path: Path) -> xr.Dataset:
     try:
-        check_heaps(path)
+        check_contents(path)
+        check_variables(path)
         return xr.load_dataset(path, engine="netcdf4", decode_timedelta=False)
     # what decoding a broken file raises is anyone's guess
     except (OSError, RuntimeError, ValueError, TypeError, ArithmeticError, LookupError) as error:
         raise ValueError(f"{path} cannot be read as netCDF: {first_line(error)}.") from error
+
+
+def check_variables(path: Path, read_later: Collection[str] = ()) -> None:
+    """Raises ``ValueError`` if a file announces more numbers than are held in memory.
+
+    Args:
+        path: The file, of netCDF 3 or 4.
+        read_later: Dimensions; what has all of them is not counted.
+    """
+    largest, total = check_heaps(path), 0
+    with netCDF4.Dataset(path) as file:
+        for variable in file.variables.values():
+            if not read_later or not set(read_later) <= set(variable.dimensions):
+                each = OBJECT + largest if variable.dtype is str else variable.dtype.itemsize
+                total += math.prod(variable.shape) * each
+    check_unpacked(path, total)
 
 
 def _netcdf_grid(
@@ -132,6 +153,10 @@ def _channels(path: Path, data: xr.Dataset, columns: Columns) -> dict[str, xr.Da
     if not all(data.sizes[dimension] for dimension in plane):
         raise ValueError(f"{path} has no {'nodes' if data.sizes[columns.time] else 'steps'}; add the data.")
     if "values" in fitting and "observed" in data:
+        other = set(data["observed"].dims) - set(fitting["values"].dims)
+        if other:
+            told = few([*map(str, other)])
+            raise ValueError(f"{path}: 'observed' must have the dimensions of 'values'; it has {told} too.")
         fitting["values"] = fitting["values"].where(data["observed"].astype(bool))
     if columns.values is None:
         return _apart({"values": fitting["values"]} if "values" in fitting else fitting, plane)
