@@ -9,7 +9,8 @@ and ``position``. Steps and nodes in errors are counted from 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import netCDF4
@@ -71,17 +72,44 @@ def read_netcdf(path: Path, columns: Columns, step: str | int | None) -> Content
     )
 
 
-def _open_netcdf(path: Path) -> xr.Dataset:
+def check_stored(path: Path) -> None:
+    """Raises unless windows can be read from a file: its labels are in order, and it is not too large.
+
+    Args:
+        path: The file; what has times and nodes may be of any size.
+
+    Raises:
+        ValueError: In one line.
+    """
+    with _reading(path):
+        _check_variables(path, read_later=("time", "node"))
+        with xr.open_dataset(path, engine="netcdf4", cache=False, decode_timedelta=False) as data:
+            if not all(data.sizes.get(name, 1) for name in ("time", "node", "channel")):
+                raise ValueError("it has no steps, no nodes or no channels")
+            if "time" in data.variables and data["time"].dtype.kind not in "iufM":
+                raise ValueError("its times must be numbers, or dates of the standard calendar")
+            if "node" in data.variables and data["node"].to_series().duplicated().any():
+                raise ValueError("a node comes twice")
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turns what the library raises into a ``ValueError`` of one line."""
     try:
-        check_contents(path)
-        check_variables(path)
-        return xr.load_dataset(path, engine="netcdf4", decode_timedelta=False)
+        yield
     # what decoding a broken file raises is anyone's guess
     except (OSError, RuntimeError, ValueError, TypeError, ArithmeticError, LookupError) as error:
         raise ValueError(f"{path} cannot be read as netCDF: {first_line(error)}.") from error
 
 
-def check_variables(path: Path, read_later: Collection[str] = ()) -> None:
+def _open_netcdf(path: Path) -> xr.Dataset:
+    with _reading(path):
+        check_contents(path)
+        _check_variables(path)
+        return xr.load_dataset(path, engine="netcdf4", decode_timedelta=False)
+
+
+def _check_variables(path: Path, read_later: Collection[str] = ()) -> None:
     """Raises ``ValueError`` if a file announces more numbers than are held in memory.
 
     Args:
