@@ -113,35 +113,38 @@ def _walk(content: mmap.mmap, start: int, left: int) -> tuple[int, int]:
     return min(largest, end - start), max(end - start, 0)
 
 
-def check_contents(path: Path) -> None:
-    """Raises ``ValueError`` if a file would unpack to too much, or leads to other files.
+def check_contents(path: Path) -> int:
+    """Raises ``ValueError`` if a file would hang the library, unpack to too much, or leads to other files.
 
     Args:
-        path: The file, whose heaps were looked through; one of another format is passed over.
+        path: The file; one of another format is passed over.
+
+    Returns:
+        What :func:`check_heaps` does.
     """
+    largest, names = check_heaps(path), list[str]()
     if not h5py.is_hdf5(path):
-        return
-    largest = check_heaps(path)
-    total = 0
-
-    def follow(name: str, link: object) -> None:
-        if not isinstance(link, h5py.HardLink):
-            raise ValueError(f"{name[:80]!r} leads to another place; a copy must stand there")
-
-    def add(name: str, thing: object) -> None:
-        nonlocal total
-        if isinstance(thing, h5py.Dataset):
-            total += _announced(name, thing, largest)
-
+        return largest
     try:
         with h5py.File(path) as file:
-            file.visititems_links(follow)
-            file.visititems(add)
-            check_unpacked(path, total)
-            file.visititems(_check_chunks)
+            # the library does not bear an exception while it goes through a file
+            elsewhere = file.visititems_links(_leads_elsewhere)
+            if elsewhere is not None:
+                raise ValueError(f"{elsewhere[:80]!r} leads to another place; a copy must stand there")
+            file.visit(names.append)
+            datasets = {name: thing for name in names if isinstance(thing := file[name], h5py.Dataset)}
+            check_unpacked(path, sum(_announced(*item, largest) for item in datasets.items()))
+            for item in datasets.items():
+                _check_chunks(*item)
     # what the file lacks is a KeyError, a damaged one an OSError or a RuntimeError
     except (OSError, RuntimeError, LookupError, TypeError, zlib.error) as error:
         raise ValueError(str(error)) from error
+    return largest
+
+
+def _leads_elsewhere(name: str, link: object) -> str | None:
+    """The name of a link that is more than a place in this file."""
+    return None if isinstance(link, h5py.HardLink) else name
 
 
 def _announced(name: str, dataset: h5py.Dataset, largest: int) -> int:
@@ -153,19 +156,19 @@ def _announced(name: str, dataset: h5py.Dataset, largest: int) -> int:
     return entries * (dataset.dtype.itemsize + (largest + OBJECT if dataset.dtype.hasobject else 0))
 
 
-def _check_chunks(name: str, thing: object) -> None:
+def _check_chunks(name: str, dataset: h5py.Dataset) -> None:
     """Raises if the library would unpack a chunk to too much: it goes on as long as something comes."""
-    if not isinstance(thing, h5py.Dataset) or thing.chunks is None:
+    if dataset.chunks is None:
         return
-    settings = thing.id.get_create_plist()
+    settings = dataset.id.get_create_plist()
     filters = [settings.get_filter(i)[0] for i in range(settings.get_nfilters())]
     if any(filters[i:] in ([DEFLATE], [DEFLATE, CHECKSUM]) for i in range(len(filters))):
         large: list[tuple[int, ...]] = []
-        thing.id.chunk_iter(
+        dataset.id.chunk_iter(
             lambda chunk: large.append(chunk.chunk_offset) if chunk.size > MAX_UNPACKED // RATIO else None
         )
         for offset in large:
-            _check_chunk(name, thing.id.read_direct_chunk(offset)[1])
+            _check_chunk(name, dataset.id.read_direct_chunk(offset)[1])
         filters = filters[: filters.index(DEFLATE)]
     if not set(filters) <= {SHUFFLE, CHECKSUM}:
         raise ValueError(

@@ -82,7 +82,7 @@ def check_stored(path: Path) -> None:
         ValueError: In one line.
     """
     with _reading(path):
-        _check_variables(path, read_later=("time", "node"))
+        _check_variables(path, check_heaps(path), read_later=("time", "node"))
         with xr.open_dataset(path, engine="netcdf4", cache=False, decode_timedelta=False) as data:
             if not all(data.sizes.get(name, 1) for name in ("time", "node", "channel")):
                 raise ValueError("it has no steps, no nodes or no channels")
@@ -104,19 +104,19 @@ def _reading(path: Path) -> Iterator[None]:
 
 def _open_netcdf(path: Path) -> xr.Dataset:
     with _reading(path):
-        check_contents(path)
-        _check_variables(path)
+        _check_variables(path, check_contents(path))
         return xr.load_dataset(path, engine="netcdf4", decode_timedelta=False)
 
 
-def _check_variables(path: Path, read_later: Collection[str] = ()) -> None:
+def _check_variables(path: Path, largest: int, read_later: Collection[str] = ()) -> None:
     """Raises ``ValueError`` if a file announces more numbers than are held in memory.
 
     Args:
         path: The file, of netCDF 3 or 4.
+        largest: The bytes of its largest text, at most.
         read_later: Dimensions; what has all of them is not counted.
     """
-    largest, total = check_heaps(path), 0
+    total = 0
     with netCDF4.Dataset(path) as file:
         for variable in file.variables.values():
             if not read_later or not set(read_later) <= set(variable.dimensions):
