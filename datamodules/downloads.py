@@ -4,13 +4,15 @@ No data set has an address here: whoever has the right to a copy names where it 
 fetched into the data module's folder, once. What comes over a network may break off, stall, be a page that
 says something else, or be another file than the last time, so that a download
 
-* is written beside its place and moved there whole, once its length and its SHA-256 are right;
+* is written beside its place and moved there whole, once its length and its SHA-256 are right; where the
+  server tells no length, by which a broken connection would be seen, the SHA-256 must be given;
 * goes on where it broke off, if the server can (HTTP ranges) and still has the same file (``If-Range``), and
   begins anew where not;
 * is given up after :data:`ATTEMPTS` attempts, each of which ends when nothing, or almost nothing, comes.
 
-Processes that need the same file wait for each other at a lock, and the first fetches it: the command line
-reads the data before Lightning's ``prepare_data`` would be called, on every process. Nothing is unpacked.
+Processes that need the same file wait for each other at a lock, and the first fetches it, or fails for all
+that wait: the command line reads the data before Lightning's ``prepare_data`` would be called, on every
+process. Nothing is unpacked.
 The client is Python's own: it hands over bytes as they come, so that a connection which trickles is seen.
 """
 
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import io
 import json
 import logging
 import os
@@ -28,7 +31,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -46,7 +49,7 @@ SILENCE = 30.0
 """Seconds without a byte after which a connection is taken for broken."""
 
 SLOWEST, PATIENCE = 1000, 60.0
-"""So many bytes a second must come, on average over so many seconds."""
+"""So many bytes a second must come, on average over so many seconds; as long may an answer take to begin."""
 
 MAX_BYTES = 2**32
 """A larger file (4 GiB) is refused: that of PEMS-BAY has 130 MB."""
@@ -114,15 +117,23 @@ def fetch(url: str, path: Path, sha256: str | None = None) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        arrived = time.time()
         with FileLock(f"{path}.lock"):
             if not path.is_file():
-                _attempt(url, path, sha256)
+                _attempt_for_all(url, path, sha256, arrived)
     except (OSError, http.client.HTTPException, _UselessError) as error:
-        told = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
-        reason = " ".join(str(told).split()).rstrip(".") or type(error).__name__
-        if isinstance(error, urllib.error.HTTPError):
-            reason = f"the server answers {error.code} {reason}"
-        raise ValueError(f"{url} cannot be fetched: {reason}. Put that file at {path} by hand.") from error
+        raise ValueError(
+            f"{url} cannot be fetched: {_reason(error)}. Put that file at {path} by hand."
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """What an error tells, in one line."""
+    told = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+    reason = " ".join(str(told).split()).rstrip(".") or type(error).__name__
+    return (
+        f"the server answers {error.code} {reason}" if isinstance(error, urllib.error.HTTPError) else reason
+    )
 
 
 class _UselessError(Exception):
@@ -131,6 +142,30 @@ class _UselessError(Exception):
 
 class _BrokenError(OSError):
     """The connection broke, stalled or gave something damaged: worth another attempt."""
+
+
+def _attempt_for_all(url: str, path: Path, sha256: str | None, arrived: float) -> None:
+    """Tries, unless another process has failed since this one came to the lock, some time ago."""
+    note, wanted = path.with_name(path.name + ".lock.failed"), {"url": url, "sha256": sha256}
+    failed = _noted(note)
+    if wanted.items() <= failed.items() and failed.get("time", 0) > arrived:
+        raise _UselessError(failed["reason"])
+    try:
+        _attempt(url, path, sha256)
+    except (OSError, http.client.HTTPException, _UselessError) as error:
+        with suppress(OSError):  # the others then try themselves
+            note.write_text(json.dumps(wanted | {"time": time.time(), "reason": _reason(error)}), "utf-8")
+        raise
+    note.unlink(missing_ok=True)
+
+
+def _noted(note: Path) -> dict[str, Any]:
+    """What a note says; nothing if there is none."""
+    try:
+        content = json.loads(note.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _attempt(url: str, path: Path, sha256: str | None) -> None:
@@ -172,10 +207,13 @@ def _download(url: str, path: Path, sha256: str | None) -> None:
             raise _BrokenError("the file has another length than before") from error
         raise
     with answer:
-        begin = _begin(answer, have)
-        length = answer.headers.get("Content-Length")
-        total = begin + int(length) if length and length.isdigit() else None
+        begin, total = _extent(answer, have)
         _check_kind(answer, path, total)
+        if total is None and sha256 is None and not (answer.chunked and answer.status == 200):
+            raise _UselessError(
+                "the server does not tell its length, by which a broken connection would be seen; give its "
+                "SHA-256 in data.checksums"
+            )
         _remember(note, url, answer.headers)
         _receive(answer, part, begin, total, path.name)
     digest = digest_of(part)
@@ -203,7 +241,67 @@ class _WebOnly(urllib.request.HTTPRedirectHandler):
         scheme = urlsplit(to).scheme
         if scheme not in ("http", "https") or (request.type == "https" and scheme == "http"):
             raise _UselessError(f"it leads to an address of {scheme or 'no'} protocol")
+        answer.close()  # or what comes with it would be read whole, however much
         return super().redirect_request(request, answer, code, text, headers, to)
+
+
+class _Patient(io.RawIOBase):
+    """The bytes of a connection, as long as they come in time.
+
+    The connection's own limit starts anew with each byte, so that lines which drip would be waited for.
+    """
+
+    def __init__(self, connection: Any) -> None:
+        self._connection, self.until = connection, time.monotonic() + PATIENCE
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        """Reads what is there."""
+        if time.monotonic() > self.until:
+            raise TimeoutError(f"no whole line comes in {PATIENCE:g} seconds")
+        return self._connection.readinto(buffer)
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._connection.close()
+        super().close()
+
+
+class _Answer(http.client.HTTPResponse):
+    """An answer that must begin in time, and go on in time."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._patient = _Patient(self.fp.detach())
+        self.fp = io.BufferedReader(self._patient)
+
+    def read1(self, n: int = -1) -> bytes:
+        """Some more bytes, none at the end."""
+        self._patient.until = time.monotonic() + PATIENCE
+        return super().read1(n)
+
+
+class _Connection(http.client.HTTPConnection):
+    response_class = _Answer
+
+
+class _SecureConnection(http.client.HTTPSConnection):
+    response_class = _Answer
+
+
+class _Http(urllib.request.HTTPHandler):
+    def http_open(self, request: Any) -> Any:
+        """Asks."""
+        return self.do_open(_Connection, request)
+
+
+class _Https(urllib.request.HTTPSHandler):
+    def https_open(self, request: Any) -> Any:
+        """Asks, and makes sure who answers, as Python does by default."""
+        return self.do_open(_SecureConnection, request)
 
 
 def _opener() -> urllib.request.OpenerDirector:
@@ -211,8 +309,8 @@ def _opener() -> urllib.request.OpenerDirector:
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
+        _Http(),
+        _Https(),
         urllib.request.HTTPDefaultErrorHandler(),
         urllib.request.HTTPErrorProcessor(),
         urllib.request.UnknownHandler(),
@@ -224,12 +322,9 @@ def _opener() -> urllib.request.OpenerDirector:
 
 def _left(part: Path, note: Path, url: str) -> tuple[int, str]:
     """How many bytes an earlier attempt left, and the mark by which the server knows that file again."""
-    try:
-        left = json.loads(note.read_text("utf-8"))
-        size = part.stat().st_size
-    except (OSError, ValueError):
-        return 0, ""
-    tag = left.get("tag") if isinstance(left, dict) and left.get("url") == url else None
+    left = _noted(note)
+    size = part.stat().st_size if part.is_file() else 0
+    tag = left.get("tag") if left.get("url") == url else None
     return (size, tag) if isinstance(tag, str) and tag else (0, "")
 
 
@@ -245,14 +340,14 @@ def _forget(part: Path, note: Path) -> None:
     note.unlink(missing_ok=True)
 
 
-def _begin(answer: Any, have: int) -> int:
-    """Where in the file the answer begins: at 0 if the server sends it whole."""
+def _extent(answer: Any, have: int) -> tuple[int, int | None]:
+    """Where in the file the answer begins, and how long the file is, None if that is not told."""
     if answer.status != 206:
-        return 0
+        return 0, answer.length
     place = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range") or "")
     if place is None or int(place[1]) != have:
         raise _BrokenError("the server sends another part than was asked for")
-    return have
+    return have, None if place[2] == "*" else int(place[2])
 
 
 def _check_kind(answer: Any, path: Path, total: int | None) -> None:
@@ -287,6 +382,8 @@ def _receive(answer: Any, part: Path, begin: int, total: int | None, name: str) 
         finally:
             file.flush()
             os.fsync(file.fileno())
+    if not got:
+        raise _BrokenError("nothing came")
     if total is not None and got != total:
         raise _BrokenError(f"{got:,} of {total:,} bytes came")
 

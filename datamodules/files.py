@@ -38,8 +38,7 @@ from jaxtyping import Float, Int64
 from torch_geometric.data import Data
 
 from datamodules.base import SeriesDataModule, Split, split_in_time
-from datamodules.hdf5 import check_heaps
-from datamodules.netcdf import read_netcdf
+from datamodules.netcdf import check_stored, read_netcdf
 from datamodules.regular_times import Contents, check_complete, check_values, moments, regular
 from datamodules.tables import (
     CSV,
@@ -233,10 +232,7 @@ class FilesDataModule(SeriesDataModule):
 
     def _stored(self, path: Path) -> StoredSeries:
         """What windows are read from."""
-        try:
-            check_heaps(path)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{path} cannot be read as netCDF: {error}.") from error
+        check_stored(path)
         return StoredSeries(path, self.columns.values, self._graph, self.units)
 
     def _graph(self, nodes: list[str]) -> Data | None:

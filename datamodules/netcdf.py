@@ -8,8 +8,12 @@ and ``position``. Steps and nodes in errors are counted from 0.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import netCDF4
 import numpy as np
 import pandas as pd
 import torch
@@ -17,9 +21,10 @@ import xarray as xr
 from jaxtyping import Float, Int64
 from torch_geometric.data import Data
 
-from datamodules.hdf5 import check_heaps
+from datamodules.hdf5 import OBJECT, check_contents, check_heaps
 from datamodules.regular_times import Contents, check_complete, check_values, moment, moments, regular
 from datamodules.tables import Columns, close, few, first_line, shown
+from datamodules.unpacking import check_unpacked
 from tsgen.graphs import check_graph
 
 
@@ -67,13 +72,57 @@ def read_netcdf(path: Path, columns: Columns, step: str | int | None) -> Content
     )
 
 
-def _open_netcdf(path: Path) -> xr.Dataset:
+def check_stored(path: Path) -> None:
+    """Raises unless windows can be read from a file: its labels are in order, and it is not too large.
+
+    Args:
+        path: The file; what has times and nodes may be of any size.
+
+    Raises:
+        ValueError: In one line.
+    """
+    with _reading(path):
+        _check_variables(path, check_heaps(path), read_later=("time", "node"))
+        with xr.open_dataset(path, engine="netcdf4", cache=False, decode_timedelta=False) as data:
+            if not all(data.sizes.get(name, 1) for name in ("time", "node", "channel")):
+                raise ValueError("it has no steps, no nodes or no channels")
+            if "time" in data.variables and data["time"].dtype.kind not in "iufM":
+                raise ValueError("its times must be numbers, or dates of the standard calendar")
+            if "node" in data.variables and data["node"].to_series().duplicated().any():
+                raise ValueError("a node comes twice")
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turns what the library raises into a ``ValueError`` of one line."""
     try:
-        check_heaps(path)
-        return xr.load_dataset(path, engine="netcdf4", decode_timedelta=False)
+        yield
     # what decoding a broken file raises is anyone's guess
     except (OSError, RuntimeError, ValueError, TypeError, ArithmeticError, LookupError) as error:
         raise ValueError(f"{path} cannot be read as netCDF: {first_line(error)}.") from error
+
+
+def _open_netcdf(path: Path) -> xr.Dataset:
+    with _reading(path):
+        _check_variables(path, check_contents(path))
+        return xr.load_dataset(path, engine="netcdf4", decode_timedelta=False)
+
+
+def _check_variables(path: Path, largest: int, read_later: Collection[str] = ()) -> None:
+    """Raises ``ValueError`` if a file announces more numbers than are held in memory.
+
+    Args:
+        path: The file, of netCDF 3 or 4.
+        largest: The bytes of its largest text, at most.
+        read_later: Dimensions; what has all of them is not counted.
+    """
+    total = 0
+    with netCDF4.Dataset(path) as file:
+        for variable in file.variables.values():
+            if not read_later or not set(read_later) <= set(variable.dimensions):
+                each = OBJECT + largest if variable.dtype is str else variable.dtype.itemsize
+                total += math.prod(variable.shape) * each
+    check_unpacked(path, total)
 
 
 def _netcdf_grid(
@@ -132,6 +181,10 @@ def _channels(path: Path, data: xr.Dataset, columns: Columns) -> dict[str, xr.Da
     if not all(data.sizes[dimension] for dimension in plane):
         raise ValueError(f"{path} has no {'nodes' if data.sizes[columns.time] else 'steps'}; add the data.")
     if "values" in fitting and "observed" in data:
+        other = set(data["observed"].dims) - set(fitting["values"].dims)
+        if other:
+            told = few([*map(str, other)])
+            raise ValueError(f"{path}: 'observed' must have the dimensions of 'values'; it has {told} too.")
         fitting["values"] = fitting["values"].where(data["observed"].astype(bool))
     if columns.values is None:
         return _apart({"values": fitting["values"]} if "values" in fitting else fitting, plane)

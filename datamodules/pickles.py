@@ -5,7 +5,8 @@ file from elsewhere is to run it. Graphs of the traffic literature come as pickl
 with nothing to call. Its instructions are decoded by :mod:`pickletools`. It makes lists, tuples,
 dictionaries, text and numbers itself, and a NumPy array by the four steps that every pickled array is made
 of: bytes, a type of numbers and a shape, which must agree. Everything else is refused, and so are sizes that
-the file does not pay for in bytes.
+the file does not pay for in bytes, and more instructions than a graph needs: each may make an object of a
+hundred bytes.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ import numpy as np
 
 MAX_BYTES = 2**28
 """A larger pickle (256 MiB) is taken for a mistake: the graph of PEMS-BAY has 0.5 MB."""
+
+MAX_STEPS = 2**22
+"""Instructions of a pickle: about four for each node, and a matrix is one."""
 
 RECONSTRUCT, NDARRAY, DTYPE, ENCODE = "reconstruct", "numpy.ndarray", "numpy.dtype", "_codecs.encode"
 
@@ -97,7 +101,9 @@ def read_pickle(path: Path) -> Any:
 
 def _run(data: bytes) -> Any:
     machine = _Machine(len(data))
-    for instruction, argument, _ in pickletools.genops(data):
+    for number, (instruction, argument, _) in enumerate(pickletools.genops(data)):
+        if number == MAX_STEPS:
+            raise ValueError(f"it has more than {MAX_STEPS:,} instructions")
         try:
             machine.step(instruction.name, argument)
         except (IndexError, KeyError) as error:

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 
 from datamodules.base import SeriesDataModule, Split
+from datamodules.hdf5 import check_contents
 from tsgen.graphs import from_edges
 from tsgen.masks import Mask
 from tsgen.series import GraphSeries
@@ -118,6 +119,7 @@ def _read(path: Path, fold: int) -> list[Float[np.ndarray, "cases channels"]]:
         )
     names = [f"training/{part}" for part in range(1, TRAINING_FOLDS + 1)] + ["tests/1"]
     try:
+        check_contents(path)
         with netCDF4.Dataset(path) as file:
             file.set_auto_mask(False)
             parts = [np.asarray(file[f"folds/{fold}/{name}/data"][:], dtype=np.float64) for name in names]

@@ -7,6 +7,9 @@ of them afterwards.
 
 What is wrong in a file ends in a ``ValueError`` of one line that names file, row and column: a line of a CSV
 is counted as an editor does, the header being line 1; a row of Parquet is counted from 0.
+
+What is packed is counted before it is held (:mod:`datamodules.unpacking`): a CSV is unpacked once and thrown
+away, and of Parquet, which may say "a million times this text" in a few bytes, each text is held once.
 """
 
 from __future__ import annotations
@@ -32,8 +35,16 @@ from jaxtyping import Float, Int64
 from pyarrow import csv as arrow_csv
 from pyarrow import parquet
 
+from datamodules.unpacking import check_unpacked
+
 CSV, PARQUET = (".csv", ".csv.gz"), (".parquet",)
 """Endings of the tables that can be read."""
+
+AT_ONCE = 2**20
+"""Bytes that are unpacked at once."""
+
+ROWS = 2**20
+"""Rows of Parquet that are read at once."""
 
 NO_VALUE = ["", "NA", "N/A", "n/a", "NaN", "nan", "-nan", "NULL", "Null", "null", "None", "<NA>", "#N/A"]
 """What a cell of numbers may hold instead of one."""
@@ -262,11 +273,6 @@ class Table(ABC):
         """An entry as it stands in the file, for a message."""
         return shown(self._entries[column][row].as_py())
 
-    def _column(self, name: str) -> pa.ChunkedArray:
-        """A column without categories: those may include some that no row has."""
-        entries = self._entries[name]
-        return entries.cast(entries.type.value_type) if pa.types.is_dictionary(entries.type) else entries
-
     def numbers(self, column: str, needed: str | None = None) -> Float[np.ndarray, "rows"]:
         """A column of numbers, NaN where there is none.
 
@@ -274,7 +280,7 @@ class Table(ABC):
             column: Its name.
             needed: If there must be no hole, what to tell someone who left one.
         """
-        entries = self._column(column)
+        entries = self._entries[column]
         if _is_text(entries.type):
             text = pc.utf8_trim_whitespace(entries)
             entries = pc.if_else(pc.is_in(text, pa.array(NO_VALUE, text.type)), None, text)
@@ -304,7 +310,7 @@ class Table(ABC):
 
         Text has lost its outer blanks.
         """
-        coded = self._column(column).dictionary_encode().combine_chunks()
+        coded = self._entries[column].dictionary_encode().combine_chunks()
         codes = coded.indices.cast(pa.int64()).fill_null(-1).to_numpy()
         labels = coded.dictionary.to_numpy(zero_copy_only=False)
         empty = np.zeros(len(labels) + 1, dtype=bool)
@@ -318,7 +324,7 @@ class Table(ABC):
 
     def names(self, column: str) -> tuple[Int64[np.ndarray, "rows"], list[str]]:
         """For each row the number of its name among all names, and those, sorted."""
-        kind = self._column(column).type
+        kind = self._entries[column].type
         if not (_is_text(kind) or pa.types.is_integer(kind)):
             raise self.fault(column, None, f"names must be text or whole numbers, not {kind}. Convert them.")
         codes, labels = self.distinct(column)
@@ -331,6 +337,8 @@ class _CsvTable(Table):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
+        if _packed(path):
+            _check_packed(path)
         with _reading(path), _open_csv(path) as file:
             records = filter(None, csv.reader(file))
             self._raw_header = next(records, [])
@@ -373,9 +381,22 @@ class _ParquetTable(Table):
 
     def _load(self, names: list[str]) -> pa.Table:
         with _reading(self.path), parquet.ParquetFile(self.path) as file:
-            table = file.read(columns=names)
-            table.validate(full=True)  # text that is not UTF-8 is let through otherwise
-        return table
+            kinds = {name: file.schema_arrow.field(name).type for name in names}
+        for name, kind in kinds.items():
+            if pa.types.is_nested(kind) or pa.types.is_fixed_size_binary(kind):
+                raise self.fault(
+                    name, None, f"it must hold numbers, text or times, not {kind}. Leave it out."
+                )
+        with _reading(self.path), parquet.ParquetFile(self.path, read_dictionary=names) as file:
+            parts, size = [], 0
+            for part in file.iter_batches(ROWS, columns=names):
+                part.validate(full=True)  # text that is not UTF-8 is let through otherwise
+                size += sum(map(_size, part.columns))
+                _check_size(self.path, size)
+                # without categories: those may include some that no row has
+                columns = [_written_out(column) for column in part.columns]
+                parts.append(pa.record_batch(columns, names=part.schema.names))
+        return pa.Table.from_batches(parts) if parts else pa.table({name: [] for name in names})
 
 
 def open_table(path: str | Path) -> Table:
@@ -407,14 +428,44 @@ def _open_csv(path: Path, errors: str = "strict") -> TextIOWrapper:
 
 def _not_utf8(path: Path) -> str | None:
     """Where a file's bytes are no UTF-8, in words; None if they are."""
-    raw = gzip.decompress(path.read_bytes()) if _packed(path) else path.read_bytes()
-    try:
-        raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        number = raw.count(b"\n", 0, error.start) + 1
-        line = raw[raw.rfind(b"\n", 0, error.start) + 1 :].split(b"\n", 1)[0].decode("utf-8", "replace")
-        return f"line {number}: {shown(line.strip())} is not UTF-8. Save the file as UTF-8."
+    with gzip.open(path) if _packed(path) else path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError:
+                text = line.decode("utf-8", "replace").strip()
+                return f"line {number}: {shown(text)} is not UTF-8. Save the file as UTF-8."
     return None
+
+
+def _check_packed(path: Path) -> None:
+    """Raises if a file unpacks to too much, after unpacking it into nothing."""
+    size = 0
+    with _reading(path), gzip.open(path) as file:
+        while some := len(file.read(AT_ONCE)):
+            size += some
+            _check_size(path, size)
+
+
+def _check_size(path: Path, size: int) -> None:
+    """Raises if that is too much to unpack a table to."""
+    try:
+        check_unpacked(path, size)
+    except ValueError as error:
+        raise ValueError(f"{path} is too large: {error}.") from error
+
+
+def _size(column: pa.Array) -> int:
+    """The bytes of a column once each text is written out where it stands."""
+    least = 8 * len(column)  # as a number, or the place of a text
+    if not pa.types.is_dictionary(column.type):
+        return max(least, column.nbytes)
+    lengths = pc.binary_length(column.dictionary).cast(pa.int64())
+    return least + (pc.sum(lengths.take(column.indices)).as_py() or 0)
+
+
+def _written_out(column: pa.Array) -> pa.Array:
+    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
 
 
 def _ragged(path: Path) -> str | None:

@@ -6,7 +6,7 @@ import re
 import zlib
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
-from zipfile import BadZipFile
+from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipInfo
 
 import h5py
 import numpy as np
@@ -17,10 +17,11 @@ from torch_geometric.data import Data
 
 from datamodules.base import SeriesDataModule, Split, calendar, split_in_time
 from datamodules.downloads import check_source, fetch_missing
-from datamodules.hdf5 import check_heaps
+from datamodules.hdf5 import check_contents
 from datamodules.pickles import read_pickle
 from datamodules.regular_times import moments, regular
 from datamodules.tables import few, first_line, shown
+from datamodules.unpacking import check_unpacked
 from tsgen.graphs import from_edges
 from tsgen.masks import GRINMask, Mask, hold_out
 from tsgen.series import GraphSeries
@@ -31,6 +32,7 @@ THRESHOLD = 0.1
 
 NPZ_ERRORS = (
     *(OSError, BadZipFile, zlib.error, EOFError, RuntimeError),  # a damaged archive
+    MemoryError,  # of one array that is announced, before anything is read
     *(
         LookupError,
         TypeError,
@@ -149,20 +151,25 @@ def _found(root: Path, names: tuple[str, ...]) -> Path:
 def _read_hdf5(path: Path) -> pd.DataFrame:
     """The table in an HDF5 file as pandas lays one out (``format="fixed"``): a block of numbers, its axes."""
     try:
-        check_heaps(path)
+        check_contents(path)
         with h5py.File(path) as file:
             groups = [g for g in file.values() if isinstance(g, h5py.Group) and "block0_values" in g]
             if len(groups) != 1 or "block1_values" in groups[0]:
                 raise ValueError("it must hold one table, as pandas writes it in its fixed format")
             group = groups[0]
-            ids, times, speeds = (group[name][:] for name in ("block0_items", "axis1", "block0_values"))
+            parts = [group[name] for name in ("block0_items", "axis1", "block0_values")]
+            if any(
+                part.dtype.kind not in kinds for part, kinds in zip(parts, ("SiU", "i", "f"), strict=True)
+            ):
+                raise ValueError(
+                    "its ids must be text or whole numbers, its times dates and its speeds numbers"
+                )
+            ids, times, speeds = (part[:] for part in parts)
             # pandas writes no unit where it is nanoseconds
             unit = re.search(r"datetime64\[(s|ms|us|ns)\]", str(group["axis1"].attrs.get("kind", "")))
     # what the file lacks is a KeyError, a damaged one an OSError or a RuntimeError
-    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
+    except (OSError, RuntimeError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise _damaged(path, first_line(error)) from error
-    if ids.dtype.kind not in "SiU" or times.dtype.kind != "i" or speeds.dtype.kind != "f":
-        raise _damaged(path, "its ids must be text or whole numbers, its times dates and its speeds numbers")
     names = [i.decode("latin1") if isinstance(i, bytes) else str(i) for i in ids.tolist()]
     return _table(path, times.astype(f"datetime64[{unit[1] if unit else 'ns'}]"), names, speeds)
 
@@ -171,11 +178,22 @@ def _read_npz(path: Path) -> pd.DataFrame:
     """The table in an extract: ``speed``, ``sensor_ids``, ``start`` and ``freq``."""
     try:
         with np.load(path, allow_pickle=False) as file:
+            _check_packed(path, file.zip.infolist())
             speeds, ids, start, step = (file[name] for name in ("speed", "sensor_ids", "start", "freq"))
+        # an array may have a length, and no bytes to show for it
+        if speeds.shape != (len(speeds), ids.size) or not speeds.size:
+            raise ValueError(f"{len(speeds)} times and {ids.size} ids go with a table of {speeds.shape}")
         times = pd.date_range(str(start), periods=len(speeds), freq=str(step)).to_numpy()
     except NPZ_ERRORS as error:
         raise _damaged(path, first_line(error)) from error
     return _table(path, times, [str(i) for i in ids.ravel()], speeds)
+
+
+def _check_packed(path: Path, entries: list[ZipInfo]) -> None:
+    """Raises if an archive unpacks to too much."""
+    check_unpacked(path, sum(entry.file_size for entry in entries))
+    if any(entry.compress_type not in (ZIP_STORED, ZIP_DEFLATED) for entry in entries):
+        raise ValueError("it is packed in another way than NumPy does")
 
 
 def _table(path: Path, times: np.ndarray, names: list[str], speeds: np.ndarray) -> pd.DataFrame:

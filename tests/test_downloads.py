@@ -7,6 +7,8 @@ import multiprocessing
 import socket
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.request import Request
@@ -58,8 +60,10 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("ETag", tag)
         if status == 206:
             begin = step.get("told", begin)
-            self.send_header("Content-Range", f"bytes {begin}-{len(content) - 1}/{len(content)}")
-        body = content[begin:]
+            self.send_header(
+                "Content-Range", f"bytes {begin}-{step.get('end', len(content)) - 1}/{len(content)}"
+            )
+        body = content[begin : step.get("end")]
         for name, value in step.get("headers", {}).items():
             self.send_header(name, value)
         if step.get("length", True):
@@ -108,6 +112,23 @@ def get(server, tmp_path):
         return path.read_bytes()
 
     return run
+
+
+@contextmanager
+def raw_server(pieces: list[bytes]) -> Iterator[str]:
+    """The address of a server that sends some bytes, one after another in 20 ms, whatever it is asked."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve():
+            connection = listening.accept()[0]
+            with connection, suppress(OSError):
+                connection.recv(4096)
+                for piece in pieces:
+                    connection.sendall(piece)
+                    time.sleep(0.02)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/file.bin"
 
 
 def told(error) -> str:
@@ -223,8 +244,35 @@ def test_a_crawl_is_left(server, get, monkeypatch):
     assert time.monotonic() - start < 2 and server.asked[1]["Range"] > "bytes=30000-"
 
 
-def test_a_file_without_an_announced_length(get):
-    assert get({"length": False}) == CONTENT
+@pytest.mark.parametrize("length", [b"", b"Content-Length: many\r\n"])
+@pytest.mark.parametrize("cut", [0, 1000])
+def test_a_file_that_is_cut_off_without_a_length_is_not_taken_for_whole(tmp_path, length, cut):
+    answer = b"HTTP/1.0 200 OK\r\n" + length + b"\r\n" + CONTENT[:cut]
+    with raw_server([answer]) as url, pytest.raises(ValueError, match="does not tell its length") as error:
+        fetch(url, tmp_path / "file.bin")
+    assert "checksums" in told(error) and not (tmp_path / "file.bin").exists()
+
+
+def test_a_file_without_a_length_is_held_to_its_checksum(get):
+    assert get({"length": False, "cut": 1000}, {"length": False}) == CONTENT
+
+
+def test_nothing_is_no_file(get):
+    with pytest.raises(ValueError, match="nothing came"):
+        get(*[{"cut": 0, "headers": {"Content-Length": "0"}, "length": False}] * 5, sha256=None)
+
+
+def test_a_file_in_chunks_tells_its_end(get, server):
+    chunked = b"%x\r\n%b\r\n0\r\n\r\n" % (len(CONTENT), CONTENT)
+    step = {"content": chunked, "headers": {"Transfer-Encoding": "chunked"}, "length": False}
+    step["ranges"] = False
+    assert get(step | {"cut": 50_000}, step | {"cut": len(chunked) - 5}, step, sha256=None) == CONTENT
+    assert len(server.asked) == 3
+
+
+def test_a_part_of_the_rest_is_not_the_rest(get, server):
+    assert get({"cut": 30_000}, {"end": 50_000}, sha256=None) == CONTENT
+    assert [asked.get("Range") for asked in server.asked] == [None, "bytes=30000-", "bytes=50000-"]
 
 
 @pytest.mark.parametrize(
@@ -234,8 +282,33 @@ def test_a_file_without_an_announced_length(get):
 def test_a_file_without_end_is_refused(get, monkeypatch, announced, message):
     monkeypatch.setattr(downloads, "MAX_BYTES", 50_000)
     with pytest.raises(ValueError, match=message) as error:
-        get({"length": announced}, sha256=None)
+        get({"length": announced})
     told(error)
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [
+        b"HTTP/1.1 200 OK\r\n",
+        b"HTTP/1.1 100 Continue\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n",
+    ],
+    ids=["headers", "continue", "chunk", "trailer"],
+)
+def test_lines_that_drip_are_not_waited_for(tmp_path, monkeypatch, begin):
+    monkeypatch.setattr(downloads, "PATIENCE", 0.2)
+    monkeypatch.setattr(downloads, "ATTEMPTS", 1)
+    start = time.monotonic()
+    with raw_server([begin, *[b"1"] * 100]) as url, pytest.raises(ValueError, match="no whole line") as error:
+        fetch(url, tmp_path / "file.bin")
+    assert told(error) and time.monotonic() - start < 2
+
+
+def test_what_comes_with_a_redirection_is_not_read(get):
+    onward = {"status": 302, "headers": {"Location": "/file.bin"}, "cut": 1000, "hang": 3}
+    start = time.monotonic()
+    assert get(onward) == CONTENT and time.monotonic() - start < 2
 
 
 @pytest.mark.parametrize("to", ["file:///etc/passwd", "ftp://127.0.0.1/x", "data:text/plain,x"])
@@ -335,6 +408,36 @@ def test_two_processes_fetch_a_file_once(server, tmp_path):
         job.join(20)
     assert [job.exitcode for job in jobs] == [0, 0, 0] and len(server.asked) == 1
     assert (tmp_path / "file.bin").read_bytes() == CONTENT
+
+
+def test_a_process_fails_for_all_that_wait(server, tmp_path, monkeypatch):
+    path, failures = tmp_path / "file.bin", []
+    server.script = [{"status": 500}] * 15
+    monkeypatch.setattr(downloads, "pause", lambda _: time.sleep(0.1))
+
+    def run():
+        with pytest.raises(ValueError, match="the server answers 500") as error:
+            fetch(f"{server.url}/file.bin", path, DIGEST)
+        failures.append(told(error))
+
+    jobs = [threading.Thread(target=run) for _ in range(3)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join(20)
+    assert len(server.asked) == 5 and len(failures) == 3 and len({*failures}) == 1
+    # who comes later, or wants something else, tries again
+    (tmp_path / "file.bin.lock.failed").write_text('{"time": 1e99, "url": "another", "reason": "x"}')
+    server.script = []
+    fetch(f"{server.url}/file.bin", path, DIGEST)
+    assert path.read_bytes() == CONTENT and not (tmp_path / "file.bin.lock.failed").exists()
+
+
+def test_a_failure_of_before_is_tried_again(server, get, monkeypatch):
+    monkeypatch.setattr(downloads, "ATTEMPTS", 1)
+    with pytest.raises(ValueError, match="500"):
+        get({"status": 500})
+    assert get() == CONTENT
 
 
 @needs_aqi36

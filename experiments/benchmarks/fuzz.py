@@ -301,6 +301,42 @@ def _netcdf(random: Random | None = None) -> bytes:
         return path.read_bytes()
 
 
+def _stored_netcdf(random: Random | None = None) -> bytes:
+    """As :func:`_netcdf`, with the names of variables that a stored series has."""
+    import numpy as np
+    import xarray as xr
+
+    if random is not None and random.below(2):
+        return _netcdf(random)
+    steps, nodes = 12, 2
+    data = xr.Dataset(
+        {
+            "values": (("time", "node"), np.arange(24.0).reshape(steps, nodes), {"units": "ppb"}),
+            "observed": (("time", "node"), np.ones((steps, nodes), dtype=bool)),
+            "covariates": (("time", "node", "covariate"), np.ones((steps, nodes, 1))),
+            "edge_source": ("edge", [0, 1]),
+            "edge_target": ("edge", [1, 0]),
+            "edge_weight": ("edge", [1.0, 2.0]),
+        },
+        {"time": np.arange(steps), "node": ["a", "b"]},
+    )
+    if random is not None:
+        name = random.one_of([str(name) for name in data.variables])
+        form = data[name]
+        if random.below(4) == 0:
+            data = data.drop_vars(name)
+        elif name in data.dims:
+            values = labels(random, form.size)
+            values = [str(v) for v in values] if None in values else values
+            data = data.assign_coords({name: xr.Variable(form.dims, np.asarray(values))})
+        else:
+            data[name] = (form.dims, numbers(random, form.shape))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "data.nc"
+        data.to_netcdf(path)
+        return path.read_bytes()
+
+
 def _hdf5(random: Random | None = None) -> bytes:
     import h5py
     import numpy as np
@@ -414,6 +450,14 @@ def _files(name: str, **options: object) -> Callable[[Path], object]:
     return read
 
 
+def _stored(folder: Path) -> object:
+    """Reads a series window by window: units, a batch of the training split and what is held out."""
+    from datamodules import FilesDataModule
+
+    data = FilesDataModule(folder / "data.nc", in_memory=False, window=2, stride=1, batch_size=2)
+    return data.spec, next(iter(data.train_dataloader())), data.split.held_out
+
+
 def _graph(kind: str) -> Callable[[Path], object]:
     """Reads a graph, beside good measurements."""
 
@@ -497,6 +541,7 @@ READERS = {
     ),
     "yaml": _text("own.yaml", YAML, _yaml),
     "checkpoint": Reader("a.ckpt", _checkpoint, _load, _checkpoint),
+    "stored netcdf": Reader("data.nc", _stored_netcdf, _stored, _stored_netcdf),
 }
 
 
