@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import io
 import logging
 import multiprocessing
 import socket
@@ -321,7 +322,7 @@ def test_redirections_lead_to_the_web_alone(server, get, to):
 def test_no_redirection_leads_from_https_to_http():
     def follow(start, to):
         asked = Request(start)
-        return downloads._WebOnly().redirect_request(asked, None, 302, "", {}, to).full_url
+        return downloads._WebOnly().redirect_request(asked, io.BytesIO(), 302, "", {}, to).full_url
 
     assert follow("https://a.org/x", "https://b.org/x") == "https://b.org/x"
     assert follow("http://a.org/x", "https://b.org/x") == "https://b.org/x"

@@ -167,7 +167,9 @@ def test_the_draw_depends_on_seed_epoch_and_batch_alone():
 def test_processes_and_workers_draw_the_same_nodes_and_share_the_windows():
     def batches(rank=0, world=1, **options):
         data = OnRing(subgraphs=Subgraphs(parts=4, hops=1), thinning=PointMask(0.5), **options)
-        data.trainer, data.batch_size = SimpleNamespace(global_rank=rank, world_size=world), 4 // world
+        dealt = SimpleNamespace(use_distributed_sampler=False)
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=world, _accelerator_connector=dealt)
+        data.batch_size = 4 // world
         return list(data.train_dataloader())
 
     one, two = batches(), [batches(rank, 2) for rank in range(2)]

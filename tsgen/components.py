@@ -30,6 +30,7 @@ that their keys are sent to."""
 
 CLASSES = {
     "tsgen.series": ("SeriesSpec",),
+    "tsgen.subgraphs": ("Subgraphs",),
     "lightning.pytorch.callbacks": (
         *("BatchSizeFinder", "DeviceStatsMonitor", "EMAWeightAveraging", "EarlyStopping"),
         *("GradientAccumulationScheduler", "LearningRateFinder", "LearningRateMonitor", "ModelCheckpoint"),
