@@ -33,6 +33,9 @@ def test_a_file_that_would_hang_its_library_is_refused(name, monkeypatch):
 def test_cases_are_the_same_again_and_the_first_is_whole():
     assert fuzz.case_bytes("csv", 0) == fuzz.CSV.encode()
     assert fuzz.case_bytes("csv", 7) == fuzz.case_bytes("csv", 7) != fuzz.case_bytes("csv", 7, seed=2)
+    first = fuzz.case_bytes("checkpoint", 3)
+    fuzz._MADE.clear()
+    assert fuzz.case_bytes("checkpoint", 3) == first
 
 
 def ends(folder):
