@@ -7,15 +7,21 @@ export OMP_WAIT_POLICY ?= PASSIVE
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-all lint clean
 demo: $(STAMP)
 	$(BIN)/tsgen fit --config demo
 	$(BIN)/tsgen test --config demo
 	$(BIN)/tsgen predict --config demo
 	$(BIN)/tsgen report runs/demo
 
+# files of many seconds lie anywhere in the alphabet: by the number of their tests they would come last
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	$(PYTEST) -m "not slow"
+
+test-all: $(STAMP)
+	$(PYTEST)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

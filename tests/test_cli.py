@@ -306,7 +306,6 @@ def test_other_precisions_train_and_sample(precision):
     assert all(np.isfinite(scores[key]) for key in ("crps", "nll", "energy_score"))
 
 
-@pytest.mark.slow
 def test_a_terminated_fit_says_so():
     words = [
         "fit",

@@ -586,8 +586,10 @@ def test_what_is_no_run_is_not_set_aside(tmp_path):
         folder.mkdir()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("only", "kills", "rows"), [("SIGKILL", 2, 3), ("inside an epoch", 8, 1)])
+@pytest.mark.parametrize(
+    ("only", "kills", "rows"),
+    [("SIGKILL", 2, 3), pytest.param("inside an epoch", 8, 1, marks=pytest.mark.slow)],
+)
 def test_broken_runs_end_as_if_nothing_had_happened(only, kills, rows):
     """The short form of the table in docs/reliability.md: real kills of real processes."""
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

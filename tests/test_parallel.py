@@ -53,7 +53,6 @@ def test_gradients_do_not_depend_on_accumulation():
         assert distance(one, step) < 1e-9
 
 
-@pytest.mark.slow
 def test_gradients_do_not_depend_on_processes_or_on_accumulation(left):
     found = torch.load(left / "training.pt", weights_only=True)
     first, second = found["counts"]
@@ -72,7 +71,6 @@ def leaves(tree, path=()):
         yield path, tree
 
 
-@pytest.mark.slow
 def test_scores_do_not_depend_on_processes(left):
     one = dict(leaves(json.loads((left / "scores_1.json").read_text())))
     assert one["windows",] % 2 and one["windows",] % 3
@@ -91,7 +89,6 @@ def draws(path: Path) -> np.ndarray:
         return data["imputation"].values
 
 
-@pytest.mark.slow
 def test_draws_do_not_depend_on_processes(left):
     """One long series: the samples are dealt. Windows that stand alone are dealt themselves."""
     one = draws(left / "imputation_1.nc")
@@ -102,12 +99,10 @@ def test_draws_do_not_depend_on_processes(left):
     assert not np.allclose(apart, one)
 
 
-@pytest.mark.slow
 def test_in_prediction_a_process_waits_for_the_others_longer_than_in_training(left):
     assert draws(left / "late_2.nc").tobytes() == draws(left / "imputation_2.nc").tobytes()
 
 
-@pytest.mark.slow
 def test_killed_processes_go_on_and_end_in_the_same_bits(left):
     assert draws(left / "resumed_2.nc").tobytes() == draws(left / "imputation_2.nc").tobytes()
     drawn = torch.load(left / "left.pt", weights_only=True)

@@ -96,7 +96,6 @@ def runs(home):
     return read_runs(home, ("fit", "resumed", "test", "predict"))
 
 
-@pytest.mark.slow
 def test_all_commands_belong_to_one_run(runs, home):
     assert {run.id for run in runs.values()} == {(home / "work/runs/demo/wandb_id").read_text()}
     # a resumed training tells all of it again: a killed one may have told nothing
@@ -133,7 +132,6 @@ def test_metrics_are_grouped_and_their_best_values_kept(trained):
         assert trained[1].metrics[name] == ("trainer/global_step", {"min", "last"})
 
 
-@pytest.mark.slow
 def test_the_test_has_figures_and_tables(runs, home):
     history = runs["test"].history
     figures = ("imputation", "calibration", "missingness", "lead_time", "gap_length", "score_bars")
@@ -158,7 +156,6 @@ def test_checkpoints_are_artifacts(trained):
     assert run.artifacts[name] == ["model.ckpt"]
 
 
-@pytest.mark.slow
 def test_imputations_are_artifacts(runs, home):
     imputation = f"imputation-{runs['fit'].id}"
     assert runs["predict"].artifacts[imputation] == ["imputation.nc"]
@@ -185,7 +182,6 @@ def test_nothing_private_is_logged(trained):
     assert trained[1].config["cli"]["runs"] == "~/work/runs"
 
 
-@pytest.mark.slow
 def test_nor_is_it_by_the_other_commands_or_in_the_report(runs, home):
     assert (home / "work/runs/demo/report.html").is_file()
     check_private(home, runs.values())

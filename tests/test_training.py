@@ -174,7 +174,6 @@ def test_validation_does_not_depend_on_the_batch_size():
     assert results[1:] == pytest.approx(results[:1] * 2, rel=1e-5)
 
 
-@pytest.mark.slow
 def test_a_trained_model_reaches_the_law_of_its_data():
     """One-step densities on unseen data: within 0.02 nats of the law that drew it, not better than chance."""
     data = SyntheticDataModule(num_nodes=8, steps=4000, window=24, stride=3, missing=PointMask(0.0))

@@ -350,7 +350,7 @@ def test_a_checkpoint_runs_nothing(command, form, capsys):
 
 @pytest.mark.parametrize(
     "command",
-    ["fit", pytest.param("test", marks=pytest.mark.slow), pytest.param("predict", marks=pytest.mark.slow)],
+    ["fit", "test", "predict"],
 )
 def test_lightning_is_told_to_read_plain_data_too(command, monkeypatch):
     seen = {}

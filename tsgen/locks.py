@@ -29,7 +29,7 @@ def take(path: Path, who: str) -> BaseFileLock:
     Raises:
         HeldError: If another process, or another lock of this one, holds it.
     """
-    lock = FileLock(path)
+    lock = FileLock(path, fallback_to_soft=False)  # a soft one would outlive its process
     holder = _read(path)  # before the attempt: older versions of filelock empty the file by it
     try:
         lock.acquire(timeout=0)
