@@ -26,6 +26,7 @@ from datamodules.regular_times import Contents, check_complete, check_values, mo
 from datamodules.tables import Columns, close, few, first_line, shown
 from datamodules.unpacking import check_unpacked
 from tsgen.graphs import check_graph
+from tsgen.series import times_in
 
 
 def read_netcdf(path: Path, columns: Columns, step: str | int | None) -> Contents:
@@ -133,10 +134,7 @@ def _netcdf_grid(
     def fault(index: int, what: str) -> ValueError:
         return ValueError(f"{path}, step {index} (counted from 0), dimension {dimension!r}: {what}")
 
-    labels = data[dimension].values  # 0, 1, 2, ... if the file gives none
-    if labels.dtype.kind == "M" and np.dtype(data[dimension].encoding.get("dtype", "i8")).kind == "f":
-        # days since some day as floats are off by a microsecond
-        labels = pd.DatetimeIndex(labels).round("ms").to_numpy()
+    labels = times_in(data, dimension)
     position, time = regular(moments(labels, fault), step, width, fault)
     twice = pd.Series(position).duplicated().to_numpy()
     if twice.any():

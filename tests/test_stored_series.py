@@ -184,7 +184,7 @@ def test_one_channel_needs_no_dimension_and_several_may_be_variables(tmp_path):
     flat = data.drop_vars(["values", "observed", "channel", "unit"]).assign(values=plane)
     flat.to_netcdf(tmp_path / "one.nc")
     one = StoredSeries(tmp_path / "one.nc", units=["m"])
-    assert (one.channels, one.units) == (["channel_0"], ["m"])
+    assert (one.channels, one.units) == (["values"], ["m"])
     torch.testing.assert_close(one.values[..., 0], in_memory().values[..., 0], equal_nan=True)
     several = flat.drop_vars("values").assign(
         speed=data["values"][..., 1].drop_vars(["channel", "unit"]), flow=plane
@@ -197,6 +197,34 @@ def test_one_channel_needs_no_dimension_and_several_may_be_variables(tmp_path):
     torch.testing.assert_close(both.values, in_memory().values, equal_nan=True, rtol=0, atol=0.006)
     named = FilesDataModule(tmp_path / "several.nc", value_columns=["speed"], in_memory=False)
     assert named.split.series.channels == ["speed"]
+
+
+def foreign(tmp_path):
+    """A file of another origin: times as floats, names as characters, attributes that bound what is valid."""
+    path = tmp_path / "foreign.nc"
+    with netCDF4.Dataset(path, "w") as file:
+        for name, size in (("time", 50), ("node", 2), ("edge", 1), ("letter", 5)):
+            file.createDimension(name, size)
+        time = file.createVariable("time", "f8", ("time",))
+        time.units, time[:] = "days since 2024-01-01", np.arange(50) / 144  # every ten minutes
+        names = file.createVariable("node", "S1", ("node", "letter"))
+        names[:] = netCDF4.stringtochar(np.array([b"north", b"south"]))
+        file.createVariable("edge_source", "i8", ("edge",))[:] = 0
+        file.createVariable("edge_target", "i8", ("edge",))[:] = 1
+        values = file.createVariable("values", "i2", ("time", "node"))
+        values.set_auto_maskandscale(False)
+        values.units, values.scale_factor, values.valid_range = "mm", np.float32(0.1), np.array([-5, 5], "i2")
+        values[:] = np.arange(100).reshape(50, 2)
+        values[7, 1] = -32767
+    return path
+
+
+def test_a_file_of_another_origin_is_the_same_in_memory_and_stored(tmp_path):
+    whole, stored = (
+        FilesDataModule(foreign(tmp_path), in_memory=held).split.series for held in (True, False)
+    )
+    assert (stored.channels, stored.units, stored.nodes) == (["values"], ["mm"], ["north", "south"])
+    assert stored.to_xarray().identical(whole.to_xarray())
 
 
 def test_the_graph_may_be_a_table(path, tmp_path):

@@ -302,6 +302,20 @@ def graph_in(data: xr.Dataset, nodes: int) -> Data:
     return graph
 
 
+def times_in(data: xr.Dataset, dimension: str) -> np.ndarray:
+    """The labels of the steps of a dataset; 0, 1, 2, ... if it has none.
+
+    Args:
+        data: The dataset.
+        dimension: The name of its time.
+    """
+    labels = data[dimension].values
+    if labels.dtype.kind == "M" and np.dtype(data[dimension].encoding.get("dtype", "i8")).kind == "f":
+        # days since some day as floats are off by a microsecond
+        labels = pd.DatetimeIndex(labels).round("ms").to_numpy()
+    return labels
+
+
 def labels_in(data: xr.Dataset) -> dict[str, Any]:
     """The labels in a dataset of the form that :meth:`GraphSeries.to_xarray` writes, as far as it has any.
 
@@ -310,10 +324,11 @@ def labels_in(data: xr.Dataset) -> dict[str, Any]:
     """
 
     def labels(name: str) -> list[str]:
-        return [str(label) for label in data[name].values] if name in data.coords else []
+        found = data[name].values if name in data.coords else ()
+        return [label.decode() if isinstance(label, bytes) else str(label) for label in found]
 
     return {
-        "time": data["time"].values if "time" in data.coords else (),
+        "time": times_in(data, "time") if "time" in data.coords else (),
         "nodes": labels("node"),
         "channels": labels("channel"),
         "units": labels("unit"),

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import netCDF4
 import numpy as np
 import torch
 import xarray as xr
@@ -26,10 +25,15 @@ class _Form(NamedTuple):
     unit: str
 
 
+def _opened(path: Path) -> xr.Dataset:
+    """The file, decoded as one that is read whole; nothing is read, and nothing that was read is kept."""
+    return xr.open_dataset(path, engine="netcdf4", cache=False, decode_timedelta=False)
+
+
 def _described(path: Path) -> tuple[dict[str, _Form], dict[str, int], xr.Dataset]:
     """What a file has with dimensions time and node, the sizes of its dimensions, and all else, read."""
     try:
-        with xr.open_dataset(path, engine="netcdf4", cache=False, decode_timedelta=False) as data:
+        with _opened(path) as data:
             large = [
                 name for name, variable in data.data_vars.items() if {"time", "node"} <= set(variable.dims)
             ]
@@ -81,20 +85,22 @@ class StoredSeries(GraphSeries):
         units: Sequence[str] | None = None,
     ) -> None:
         self.path, self.variables = Path(path), list(variables or ["values"])
-        self._file: netCDF4.Dataset | None = None
+        self._file: xr.Dataset | None = None
         self._process = -1
         forms, sizes, rest = _described(self.path)
         self._check_forms(forms)
         self._flagged = "observed" in forms and self.variables == ["values"]
         told = labels_in(rest)
-        if self.variables != ["values"]:
+        with_channels = len(forms[self.variables[0]].dims) == 3
+        if not with_channels:
             told["channels"] = self.variables
             told["units"] = [forms[name].unit for name in self.variables]
+        elif not told["units"]:
+            told["units"] = sizes["channel"] * [forms["values"].unit]
         if units is not None:
             told["units"] = units
         if "covariates" not in forms:
             told["covariate_names"] = ()
-        with_channels = len(forms[self.variables[0]].dims) == 3
         lengths = (
             sizes["time"],
             sizes["node"],
@@ -188,7 +194,7 @@ class StoredSeries(GraphSeries):
         values = read[0] if len(read) == 1 and read[0].ndim == 3 else np.stack(read, axis=-1)
         observed = np.isfinite(values)
         if self._flagged:
-            flag = np.asarray(self._open()["observed"][steps]).astype(bool)
+            flag = self._open()["observed"][steps].values.astype(bool)
             observed &= flag.reshape(values.shape)
         known = self._known(steps, start) if self.covariate_names else None
         arrays = [None if array is None else torch.from_numpy(array) for array in (values, observed, known)]
@@ -210,7 +216,7 @@ class StoredSeries(GraphSeries):
     def _numbers(self, name: str, steps: slice, start: int) -> np.ndarray:
         """Some steps of a variable, NaN where there is none."""
         with np.errstate(over="ignore"):
-            numbers = np.ma.filled(self._open()[name][steps].astype(np.float32), np.nan)
+            numbers = self._open()[name][steps].values.astype(np.float32)
         if np.isinf(numbers).any():
             t, v = np.unravel_index(int(np.isinf(numbers).argmax()), numbers.shape)[:2]
             raise ValueError(
@@ -219,9 +225,9 @@ class StoredSeries(GraphSeries):
             )
         return numbers
 
-    def _open(self) -> netCDF4.Dataset:
-        """The file, opened by this process."""
+    def _open(self) -> Mapping[Any, xr.Variable]:
+        """The file's variables, which read what is asked of them, the file opened by this process."""
         # the library must not share an open file between processes
         if self._file is None or self._process != os.getpid():
-            self._file, self._process = netCDF4.Dataset(self.path), os.getpid()
-        return self._file
+            self._file, self._process = _opened(self.path), os.getpid()
+        return self._file.variables
