@@ -41,7 +41,7 @@ from experiments.trust import check_classes, guard, refusal, take_trusted, trust
 from experiments.variants import Study, read_study, summarise
 from tsgen.callbacks import ImputationFigure, ImputationWriter, Resumption
 from tsgen.checkpoints import AtomicCheckpoints
-from tsgen.components import difference
+from tsgen.components import describe, difference
 from tsgen.evaluation import Evaluation
 from tsgen.files import write_text
 from tsgen.models import DensityModel
@@ -343,7 +343,11 @@ class TsgenCLI(LightningCLI):
                 f"{path} must be a checkpoint; there is no such file. `tsgen fit` writes one, and "
                 "--ckpt_path names that of another run."
             )
-        read_checkpoint(path)
+        state = read_checkpoint(path)
+        if self.subcommand == "fit" and not state.get("optimizer_states"):
+            raise ValueError(
+                f"{path} must hold the optimiser's state to go on from; it holds weights alone. Name another."
+            )
         return str(path)
 
     def after_instantiate_classes(self) -> None:
@@ -355,8 +359,6 @@ class TsgenCLI(LightningCLI):
             self._transfer()
         elif self._options.ckpt_path:
             _check_fit(self.model, Path(self._options.ckpt_path))
-        if self.subcommand == "fit" and self._options.ckpt_path and not self._is_new:
-            _check_made_of(self._made_of(), Path(self._options.ckpt_path))
         series = self.datamodule.split.series
         imputation = self.folder / "imputation.nc"
         callbacks = {
@@ -373,20 +375,24 @@ class TsgenCLI(LightningCLI):
         tolerate(self.trainer.loggers)
         self.trainer.callbacks += [callbacks[self.subcommand](), Tracking(series, imputation)]
         if self.subcommand == "fit":
+            made_of = self._made_of()
+            if self._options.ckpt_path and not self._is_new:
+                _check_made_of(made_of, Path(self._options.ckpt_path))
             # first what is not a checkpoint: the trainer has put those last already
-            self.trainer.callbacks.insert(0, Resumption(self._made_of()))
+            self.trainer.callbacks.insert(0, Resumption(made_of))
             self.trainer.callbacks.append(_last_checkpoint(self._options.checkpoint.dirpath))
             if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:
                 self.trainer.strategy.checkpoint_io = AtomicCheckpoints()
 
     def _made_of(self) -> dict[str, str | int | None]:
         """What a training is made of besides the model: what a resumed one should have again."""
-        data, trainer = self.datamodule, self.trainer
+        data, trainer, split = self.datamodule, self.trainer, self.datamodule.split
         return {
-            "data": fingerprint(torch.nn.Module(), data.split.series),
+            "data": fingerprint(torch.nn.Module(), split.series, split.train, split.val, split.test),
             "seed_everything": self._options.seed_everything,
-            "data.window": data.window,
-            "data.stride": data.stride,
+            **{f"data.{name}": getattr(data, name) for name in ("seed", "window", "stride", "horizon")},
+            "data.thinning": repr(describe(data.thinning)),
+            "data.subgraphs": repr(describe(data.subgraphs)),
             "windows in a step": data.batch_size * trainer.world_size * trainer.accumulate_grad_batches,
         }
 
@@ -484,8 +490,8 @@ def _check_made_of(mine: Mapping[str, str | int | None], path: Path) -> None:
     its = read_checkpoint(path).get("made_of", {})
     if its.get("data", mine["data"]) != mine["data"]:
         raise ValueError(
-            f"{path} was trained on other data: values, masks, times or the graph have changed. Train anew, "
-            "or begin another run from it: --name OTHER --ckpt_path and its path."
+            f"{path} was trained on other data: values, masks, times, splits or the graph have changed. "
+            "Train anew, or begin another run from it: --name OTHER --ckpt_path and its path."
         )
     changed = [f"{name} is {mine[name]}, was {its[name]}" for name in its if mine.get(name) != its[name]]
     if changed:

@@ -95,19 +95,21 @@ def set_aside(folder: Path) -> None:
     Raises:
         ValueError: If it is not a run's, or a run within it is in use.
     """
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if not folder.exists():
         return
-    if not any(any(folder.glob(sign)) for sign in SIGNS):
-        raise ValueError(
-            f"{folder} must be free, or the folder of an earlier run; it holds something else. Give another "
-            "--name."
-        )
     for shared in SHARED:
         for path in folder.rglob(f".*.{shared}.lock"):
             try:
                 locks.check(path)
             except locks.HeldError as holder:
                 raise _in_use(path.parent, holder) from None
+    if folder.is_dir() and not any(folder.iterdir()):
+        return
+    if not any(any(folder.glob(sign)) for sign in SIGNS):
+        raise ValueError(
+            f"{folder} must be free, or the folder of an earlier run; it holds something else. Give another "
+            "--name."
+        )
     aside = free(folder)
     folder.rename(aside)
     say(f"{folder} held an earlier run: it is now {aside}.")

@@ -427,6 +427,10 @@ def test_a_run_does_not_go_on_with_other_data_nor_silently_with_other_options(wh
     assert main([*again, "--data.process_seed", "5"]) == 2
     told = capsys.readouterr().err
     assert "last.ckpt was trained on other data" in told and len(told.strip().splitlines()) == 1
+    assert main([*again, "--data.val", "0.3"]) == 2
+    assert "values, masks, times, splits or the graph have changed" in capsys.readouterr().err
+    assert main([*again, "--data.thinning", "null", "--trainer.max_epochs", "3"]) == 0
+    assert "data.thinning is None, was {" in capsys.readouterr().out
     assert main([*again, "--seed_everything", "7", "--data.batch_size", "16"]) == 0
     told = capsys.readouterr().out
     assert "seed_everything is 7, was 1; windows in a step is 16, was 32." in told

@@ -38,10 +38,7 @@ class Parts:
             try:
                 locks.check(path)
             except locks.HeldError as holder:
-                raise ValueError(
-                    f"{self.folder} is still written to by an earlier {holder}; wait for it, or end that "
-                    "process."
-                ) from None
+                raise self._in_use(holder) from None
 
     def hold(self, rank: int = 0) -> None:
         """Tells others that this process is at work, until it lets go or ends.
@@ -50,7 +47,15 @@ class Parts:
             rank: Its number among those of the same command.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = locks.take(self.folder / f"process-{rank}.lock", "command")
+        try:
+            self._lock = locks.take(self.folder / f"process-{rank}.lock", "command")
+        except locks.HeldError as holder:
+            raise self._in_use(holder) from None
+
+    def _in_use(self, holder: locks.HeldError) -> ValueError:
+        return ValueError(
+            f"{self.folder} is still written to by an earlier {holder}; wait for it, or end that process."
+        )
 
     def let_go(self) -> None:
         """Tells others that this process is done."""

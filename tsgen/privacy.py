@@ -1,8 +1,8 @@
 """What is shown to others holds neither secrets nor the name of the user's home.
 
-Configurations, reports, error messages and what W&B is told all go through :func:`scrubbed`, text that is a
-configuration already through :func:`scrubbed_text`. A secret is known by its name: that of an option, or of a
-variable of the environment, whose value is then looked for everywhere.
+Configurations, warnings of loggers and what W&B is told go through :func:`scrubbed`, the text of a
+configuration in a report through :func:`scrubbed_text`. A secret is known by its name: that of an option, or
+of a variable of the environment, whose value is then looked for everywhere.
 """
 
 from __future__ import annotations
