@@ -16,7 +16,6 @@ from pathlib import Path
 import netCDF4
 import numpy as np
 import pandas as pd
-import torch
 import xarray as xr
 from jaxtyping import Float, Int64
 from torch_geometric.data import Data
@@ -26,7 +25,7 @@ from datamodules.regular_times import Contents, check_complete, check_values, mo
 from datamodules.tables import Columns, close, few, first_line, shown
 from datamodules.unpacking import check_unpacked
 from tsgen.graphs import check_graph
-from tsgen.series import times_in
+from tsgen.series import graph_in, times_in
 
 
 def read_netcdf(path: Path, columns: Columns, step: str | int | None) -> Contents:
@@ -254,13 +253,7 @@ def _own_graph(path: Path, data: xr.Dataset, nodes: int) -> Data | None:
     """The graph that a dataset carries, if it carries one."""
     if not {"edge_source", "edge_target"} <= set(data.variables):
         return None
-    ends = np.stack([data["edge_source"].values, data["edge_target"].values]).astype(np.int64)
-    graph = Data(edge_index=torch.from_numpy(ends), num_nodes=nodes)
-    if "edge_weight" in data:
-        graph.edge_weight = torch.from_numpy(data["edge_weight"].values.astype(np.float32))
-    if "position" in data:
-        graph.pos = torch.from_numpy(data["position"].values.astype(np.float32))
     try:
-        return check_graph(graph)
+        return check_graph(graph_in(data, nodes))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error

@@ -1,6 +1,7 @@
 """Nothing is lost when a run is broken: files, checkpoints, resumption and the log, and real kills."""
 
 import csv
+import errno
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from experiments.__main__ import main
 from experiments.benchmarks.faults import first_difference
 from experiments.run_folder import held, set_aside
 from experiments.training_log import TrainingLog
+from tsgen import locks
 from tsgen.callbacks import Resumption
 from tsgen.checkpoints import LAST, PREVIOUS, AtomicCheckpoints, damage, is_whole
 from tsgen.encoders import GraphGRUEncoder
@@ -438,6 +440,17 @@ def test_a_run_does_not_go_on_with_other_data_nor_silently_with_other_options(wh
     assert "other options" not in capsys.readouterr().out
 
 
+def test_weights_alone_are_not_gone_on_from(whole, capsys):
+    again = [*SMALL, "--name", "whole", "--ckpt_path", "best", "--trainer.max_epochs", "4"]
+    path = Path("runs/whole/checkpoints/best.ckpt")
+    content = torch.load(path, weights_only=True)
+    del content["optimizer_states"]
+    torch.save(content, path)
+    assert main(again) == 2
+    told = capsys.readouterr().err
+    assert "it holds weights alone" in told and len(told.strip().splitlines()) == 1
+
+
 SLURM = {"NTASKS": 1, "NTASKS_PER_NODE": 1, "NNODES": 1, "JOB_NAME": "job", "JOB_ID": 1}
 SLURM |= {"PROCID": 0, "LOCALID": 0, "NODEID": 0}
 
@@ -531,6 +544,16 @@ def test_a_test_and_a_prediction_share_a_run_and_a_training_does_not(tmp_path):
         assert not list(folder.parent.iterdir())
     with held(folder, "fit"), held(tmp_path / "study/two", "fit"):
         pass
+
+
+@pytest.mark.parametrize("error", [errno.ENOSYS, errno.ENOLCK])
+def test_where_there_are_no_locks_everybody_gets_them(error, tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    for _ in range(2):  # the first one is never given back
+        assert not locks.take(tmp_path / "lock", "tsgen fit").is_locked
 
 
 def test_only_the_first_process_asks(tmp_path, monkeypatch):

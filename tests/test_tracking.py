@@ -55,14 +55,14 @@ def at_home(home):
         patch.setenv("HOME", str(home))
         patch.setenv("WANDB_API_KEY", KEY)
         patch.setenv("OTHER_TOKEN", OTHER)
-        patch.chdir(home / "work")
-        yield ["--config", "demo", "--runs", str(home / "work/runs"), *SMALL]
+        patch.chdir(home / "air")
+        yield ["--config", "demo", "--runs", str(home / "air/runs"), *SMALL]
 
 
 def read_runs(home, names):
     """What W&B has of the run's commands."""
     wandb.teardown()  # a busy service may still be writing
-    files = sorted((home / "work/runs/demo/wandb").glob("offline-run-*/run-*.wandb"), key=os.path.getctime)
+    files = sorted((home / "air/runs/demo/wandb").glob("offline-run-*/run-*.wandb"), key=os.path.getctime)
     return dict(zip(names, map(OfflineRun, files), strict=True))
 
 
@@ -71,7 +71,7 @@ def trained(tmp_path_factory):
     """A home with a training, and what W&B has of it."""
     folder = tmp_path_factory.mktemp("home")
     home = folder / "somebody"
-    (folder / "disk/work").mkdir(parents=True)
+    (folder / "disk/air").mkdir(parents=True)
     home.symlink_to(folder / "disk")  # as on many a cluster
     with at_home(home) as words:
         assert main(["fit", *words, "--trainer.max_epochs=2"]) == 0
@@ -86,7 +86,7 @@ def home(trained):
         assert main(["fit", *words, "--trainer.max_epochs=3", "--ckpt_path=last"]) == 0
         assert main(["test", *words, "--data.horizon=4"]) == 0
         assert main(["predict", *words, "--model.sampler.seed=1"]) == 0
-        assert main(["report", str(home / "work/runs/demo")]) == 0
+        assert main(["report", str(home / "air/runs/demo")]) == 0
     return home
 
 
@@ -97,7 +97,7 @@ def runs(home):
 
 
 def test_all_commands_belong_to_one_run(runs, home):
-    assert {run.id for run in runs.values()} == {(home / "work/runs/demo/wandb_id").read_text()}
+    assert {run.id for run in runs.values()} == {(home / "air/runs/demo/wandb_id").read_text()}
     # a resumed training tells all of it again: a killed one may have told nothing
     first, second = (runs[name].history for name in ("fit", "resumed"))
     for key in ("train/nll", "val/nll"):
@@ -143,7 +143,7 @@ def test_the_test_has_figures_and_tables(runs, home):
         ("scores_by_lead_time", 4),
     ):
         assert history[f"test/{name}/nrows"][0] >= rows, name
-    folder = next((home / "work/runs/demo/wandb").glob("*/files/media/table/test"))
+    folder = next((home / "air/runs/demo/wandb").glob("*/files/media/table/test"))
     by_node = next(folder.glob("scores_by_node_*")).read_text()
     assert '"crps"' in by_node and '"node"' in by_node
 
@@ -151,7 +151,7 @@ def test_the_test_has_figures_and_tables(runs, home):
 def test_checkpoints_are_artifacts(trained):
     run = trained[1]
     name = f"model-{run.id}"
-    assert run.id == (trained[0] / "work/runs/demo/wandb_id").read_text()
+    assert run.id == (trained[0] / "air/runs/demo/wandb_id").read_text()
     assert sorted(map(sorted, run.aliases[name])) == [["best"], ["last"]]
     assert run.artifacts[name] == ["model.ckpt"]
 
@@ -159,7 +159,7 @@ def test_checkpoints_are_artifacts(trained):
 def test_imputations_are_artifacts(runs, home):
     imputation = f"imputation-{runs['fit'].id}"
     assert runs["predict"].artifacts[imputation] == ["imputation.nc"]
-    told, data = runs["predict"].metadata[imputation], xr.open_dataset(home / "work/runs/demo/imputation.nc")
+    told, data = runs["predict"].metadata[imputation], xr.open_dataset(home / "air/runs/demo/imputation.nc")
     assert told["observed_entries"] == int(data["observed"].sum()) > 0
     assert told["imputed_entries"] == 400 * 6 - told["observed_entries"]
     assert told["sample"] == 5 and told["law"] == "filtering"
@@ -167,7 +167,7 @@ def test_imputations_are_artifacts(runs, home):
 
 def check_private(home, runs):
     """Neither the user's home, by any name, nor a secret is in what is sent or shown."""
-    folder = home / "work/runs/demo"
+    folder = home / "air/runs/demo"
     sent = [run.text for run in runs]
     sent += [path.read_text() for path in folder.glob("config_*.yaml")]
     sent += [path.read_text(errors="replace") for path in folder.glob("wandb/*/files/**/*") if path.is_file()]
@@ -179,11 +179,11 @@ def check_private(home, runs):
 
 def test_nothing_private_is_logged(trained):
     check_private(trained[0], [trained[1]])
-    assert trained[1].config["cli"]["runs"] == "~/work/runs"
+    assert trained[1].config["cli"]["runs"] == "~/air/runs"
 
 
 def test_nor_is_it_by_the_other_commands_or_in_the_report(runs, home):
-    assert (home / "work/runs/demo/report.html").is_file()
+    assert (home / "air/runs/demo/report.html").is_file()
     check_private(home, runs.values())
 
 

@@ -163,7 +163,7 @@ class GraphSeries:
             stretches: Which steps; all if not given.
         """
         nodes, channels, covariates = self.sizes
-        size = max(1, PART_NUMBERS // (nodes * (channels + covariates)))
+        size = max(1, PART_NUMBERS // max(1, nodes * (channels + covariates)))
         for stretch in [slice(None)] if stretches is None else stretches:
             start, stop, _ = stretch.indices(len(self))
             for first in range(start, stop, size):
