@@ -25,11 +25,11 @@ More than one --config may be given, the later laid over the earlier, such as th
 {fragments}.
 A configuration may hold several variants of a run. All of them run, in runs/NAME/VARIANT, or those named by
 --variant VARIANT.
-Every option of a YAML file is one of the command line too, such as --trainer.max_epochs 5 or
+Every option of a YAML file is one of the command line too, such as --data.batch_size 64 or
 --model.encoder.hidden 128. `tsgen fit --help` lists those of the trainer; those of a class are listed by
 --data.help CLASS and --model.help CLASS (SyntheticDataModule, AirQualityDataModule, RedWineDataModule,
-FilesDataModule; AutoregressiveModel, AnyOrderModel, GraphVAR).
-A configuration may name classes of known packages alone; --trusted PACKAGE adds one of yours.
+TrafficDataModule, FilesDataModule; AutoregressiveModel, AnyOrderModel, GraphVAR).
+A configuration may name listed classes of known packages alone; --trusted PACKAGE adds one of yours.
 TSGEN_TRACEBACK=1 shows where an error came from."""
 
 
