@@ -1,11 +1,9 @@
-"""Series from simulators and files, cut into windows for training, evaluation and imputation."""
+"""Published data sets as data modules, beside those that tsgen brings."""
 
 from datamodules.air_quality import AirQualityDataModule
-from datamodules.base import SeriesDataModule, Split
-from datamodules.files import FilesDataModule
 from datamodules.red_wine import RedWineDataModule
-from datamodules.synthetic import SyntheticDataModule
 from datamodules.traffic import TrafficDataModule
+from tsgen.datamodules import FilesDataModule, SeriesDataModule, Split, SyntheticDataModule
 
 __all__ = [
     "AirQualityDataModule",

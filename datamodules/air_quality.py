@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from datamodules.base import SeriesDataModule, Split, calendar
-from datamodules.downloads import check_source, digest_of, fetch_missing
-from datamodules.tables import shown
-from tsgen.graphs import from_coordinates
-from tsgen.masks import AnyOf, BlockMask, Mask, PointMask, hold_out
-from tsgen.series import GraphSeries
+from tsgen.data.graphs import from_coordinates
+from tsgen.data.masks import AnyOf, BlockMask, Mask, PointMask, hold_out
+from tsgen.data.series import GraphSeries
+from tsgen.datamodules.windows import SeriesDataModule, Split, calendar
+from tsgen.readers.downloads import check_source, digest_of, fetch_missing
+from tsgen.readers.tables import shown
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class AirQualityDataModule(SeriesDataModule):
         url: Address of a folder with these files, a mirror of your own: what ``root`` lacks is fetched from
             it and held to the published files' checksums.
         options: Those of every data module, such as ``stride``: see
-            :class:`~datamodules.base.SeriesDataModule`.
+            :class:`~tsgen.datamodules.windows.SeriesDataModule`.
 
     Raises:
         ValueError: If a file is missing, damaged or another than the published one.

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from datamodules.base import SeriesDataModule, Split
-from datamodules.hdf5 import check_contents
-from tsgen.graphs import from_edges
-from tsgen.masks import Mask
-from tsgen.series import GraphSeries
+from tsgen.data.graphs import from_edges
+from tsgen.data.masks import Mask
+from tsgen.data.series import GraphSeries
+from tsgen.datamodules.windows import SeriesDataModule, Split
+from tsgen.readers.hdf5 import check_contents
 
 FOLDS = 10
 TRAINING_FOLDS = 9

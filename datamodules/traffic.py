@@ -15,16 +15,16 @@ import torch
 from jaxtyping import Float
 from torch_geometric.data import Data
 
-from datamodules.base import SeriesDataModule, Split, calendar, split_in_time
-from datamodules.downloads import check_source, fetch_missing
-from datamodules.hdf5 import check_contents
-from datamodules.pickles import read_pickle
-from datamodules.regular_times import moments, regular
-from datamodules.tables import few, first_line, shown
-from datamodules.unpacking import check_unpacked
-from tsgen.graphs import from_edges
-from tsgen.masks import GRINMask, Mask, hold_out
-from tsgen.series import GraphSeries
+from tsgen.data.graphs import from_edges
+from tsgen.data.masks import GRINMask, Mask, hold_out
+from tsgen.data.series import GraphSeries
+from tsgen.datamodules.windows import SeriesDataModule, Split, calendar, split_in_time
+from tsgen.readers.downloads import check_source, fetch_missing
+from tsgen.readers.hdf5 import check_contents
+from tsgen.readers.pickles import read_pickle
+from tsgen.readers.regular_times import moments, regular
+from tsgen.readers.tables import few, first_line, shown
+from tsgen.readers.unpacking import check_unpacked
 
 THRESHOLD = 0.1
 """Weights below it make no edge, as published."""
@@ -68,7 +68,7 @@ class TrafficDataModule(SeriesDataModule):
     Gaussian kernel of the distances along the road from a row's sensor to a column's, weights below 0.1
     dropped and self-loops as well. Covariates: hour of day and day of week, each as a point on a circle.
 
-    The pickle with the graph is read without running any of it (:mod:`datamodules.pickles`).
+    The pickle with the graph is read without running any of it (:mod:`tsgen.readers.pickles`).
 
     Args:
         root: Folder with ``metr-la.h5`` and ``adj_mx.pkl``, or ``pems-bay.h5`` and ``adj_mx_bay.pkl`` (or
@@ -81,7 +81,7 @@ class TrafficDataModule(SeriesDataModule):
             ``adj_mx_bay.pkl``, a mirror of your own: what ``root`` lacks is fetched from it.
         checksums: SHA-256 of files, by name, to which a download is held.
         options: Those of every data module, such as ``stride``: see
-            :class:`~datamodules.base.SeriesDataModule`.
+            :class:`~tsgen.datamodules.windows.SeriesDataModule`.
 
     Raises:
         ValueError: If ``network`` is neither, or a file is missing, damaged or of another network.

@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tsgen.data.graphs import from_edges
+from tsgen.data.series import GraphSeries, SeriesBatch, SeriesSpec
 from tsgen.encoders import (
     AttentionEncoder,
     BidirectionalEncoder,
@@ -24,12 +26,10 @@ from tsgen.encoders import (
     RecurrentEncoder,
     WindowEncoder,
 )
-from tsgen.graphs import from_edges
+from tsgen.encoders.propagation import DiffusionConvolution, GraphAttention, GraphConvolution
 from tsgen.heads import ConditionalHead, GaussianHead, MixtureHead, MixtureNADEHead
 from tsgen.models import AnyOrderModel, AutoregressiveModel
-from tsgen.propagation import DiffusionConvolution, GraphAttention, GraphConvolution
 from tsgen.sampling import Ancestral, AnyOrder
-from tsgen.series import GraphSeries, SeriesBatch, SeriesSpec
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 AQI36 = SHARED / "data" / "aqi36"

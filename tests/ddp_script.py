@@ -6,12 +6,12 @@ from functools import partial
 import torch
 from lightning import Trainer, seed_everything
 
-from datamodules import SyntheticDataModule
+from tsgen.data.masks import PointMask
+from tsgen.data.subgraphs import Subgraphs
+from tsgen.datamodules import SyntheticDataModule
 from tsgen.encoders import GraphGRUEncoder
 from tsgen.heads import MixtureHead
-from tsgen.masks import PointMask
 from tsgen.models import AutoregressiveModel
-from tsgen.subgraphs import Subgraphs
 
 if __name__ == "__main__":
     processes, path = int(sys.argv[1]), sys.argv[2]

@@ -14,15 +14,15 @@ from pathlib import Path
 import torch
 from lightning import Trainer, seed_everything
 
-from datamodules import SyntheticDataModule
-from datamodules.base import EpochSampler, SeriesDataModule, Split
-from experiments.__main__ import main
+from tsgen.cli.main import main
+from tsgen.data.masks import PointMask
+from tsgen.datamodules import SyntheticDataModule
+from tsgen.datamodules.windows import EpochSampler, SeriesDataModule, Split
 from tsgen.encoders import GraphGRUEncoder
 from tsgen.heads import MixtureHead
-from tsgen.masks import PointMask
 from tsgen.models import AutoregressiveModel
 from tsgen.objectives import MaskedNLL, ParticleBound, Rollout
-from tsgen.parts import Parts
+from tsgen.storage.parts import Parts
 
 WINDOW, WINDOWS = 8, 16
 OBJECTIVES = {

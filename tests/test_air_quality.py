@@ -8,9 +8,9 @@ import torch
 from conftest import AQI36, needs_aqi36
 
 from datamodules import AirQualityDataModule
-from tsgen.baselines import linear_interpolation, node_mean
+from tsgen.data.series import Units
+from tsgen.evaluation.baselines import linear_interpolation, node_mean
 from tsgen.metrics import MAE, entries
-from tsgen.series import Units
 
 
 @pytest.fixture(scope="module")

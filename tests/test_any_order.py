@@ -9,16 +9,16 @@ from conftest import make_model, make_series
 from lightning import Trainer
 from test_linear import autocovariances, given, make_batch, make_var
 
-from datamodules import SyntheticDataModule
-from datamodules.synthetic import geometric_graph, linear_process
 from experiments.benchmarks.any_order import SHARES, errors, hidden_windows, make_data, train
+from tsgen.data.masks import PointMask
+from tsgen.data.series import SeriesBatch, SeriesSpec
+from tsgen.datamodules import SyntheticDataModule
+from tsgen.datamodules.synthetic import geometric_graph, linear_process
+from tsgen.exact.linear import VARProcess
 from tsgen.heads import GaussianHead
 from tsgen.heads.base import SCALE_FLOOR
-from tsgen.linear import VARProcess
-from tsgen.masks import PointMask
 from tsgen.models import AnyOrderModel, GraphVAR
 from tsgen.sampling import AnyOrder
-from tsgen.series import SeriesBatch, SeriesSpec
 
 DRAWS = 5000
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False, "logger": False}

@@ -16,8 +16,8 @@ from statsmodels.tsa.statespace.sarimax import SARIMAX
 from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
 
-import tsgen.ar
-from tsgen.ar import ARProcess
+import tsgen.exact.ar
+from tsgen.exact.ar import ARProcess
 
 REFERENCES = json.loads((Path(__file__).parent / "ar_references.json").read_text())
 PAGE = Path(__file__).parents[1] / "docs" / "ar.md"
@@ -637,7 +637,7 @@ def test_a_search_that_is_cut_short_is_refused(monkeypatch):
 
 
 def test_the_examples_in_docstrings_are_true():
-    results = doctest.testmod(tsgen.ar)
+    results = doctest.testmod(tsgen.exact.ar)
     assert results.attempted > 2 and not results.failed
 
 

@@ -9,7 +9,10 @@ import torch
 from conftest import directed_graph
 from scipy import stats
 
-from tsgen.calibration import (
+from tsgen.data.series import Samples, SeriesBatch, SeriesSpec
+from tsgen.encoders import WindowEncoder
+from tsgen.encoders.propagation import Propagation
+from tsgen.evaluation.calibration import (
     QUANTITIES,
     RankTest,
     ecdf_envelope,
@@ -17,14 +20,11 @@ from tsgen.calibration import (
     simulated,
     simulation_based_calibration,
 )
-from tsgen.encoders import WindowEncoder
+from tsgen.exact.linear import Start, VARProcess
 from tsgen.heads import GaussianHead
-from tsgen.linear import Start, VARProcess
 from tsgen.models import AutoregressiveModel, GraphVAR
-from tsgen.propagation import Propagation
 from tsgen.report.calibration_figures import rank_figure
 from tsgen.sampling import SMC, Ancestral, Exact, Sampler
-from tsgen.series import Samples, SeriesBatch, SeriesSpec
 
 NODES, TIME, DRAWS, SD = 4, 8, 99, 0.7
 LAGS = ((0.5, 0.4), (-0.3, 0.25))
@@ -185,7 +185,7 @@ def test_the_truth_is_none_of_the_draws():
 def test_windows_are_worked_on_in_portions(monkeypatch):
     model, some = linear(), windows("gaps", 10)
     whole = simulation_based_calibration(model, some)
-    monkeypatch.setattr("tsgen.calibration.NUMBERS_AT_ONCE", 3 * DRAWS * TIME * NODES)
+    monkeypatch.setattr("tsgen.evaluation.calibration.NUMBERS_AT_ONCE", 3 * DRAWS * TIME * NODES)
     monkeypatch.setattr("tsgen.sampling.base.BYTES_AT_ONCE", 200_000)
     assert torch.equal(whole.ranks, simulation_based_calibration(model, some).ranks)
 
@@ -219,7 +219,7 @@ def test_what_cannot_be_ranked_is_refused(as_a_user):
 @pytest.mark.parametrize(("num_ranks", "num_draws", "points"), [(3, 4, 100), (6, 2, 100), (3, 9, 3)])
 def test_p_values_are_exact(monkeypatch, num_ranks, num_draws, points):
     """Over all ranks there are, those with a p-value of at most p have the probability p."""
-    monkeypatch.setattr("tsgen.calibration.POINTS", points)
+    monkeypatch.setattr("tsgen.evaluation.calibration.POINTS", points)
     every = torch.cartesian_prod(*[torch.arange(num_draws + 1)] * num_ranks)
     distinct, times = every.sort(dim=1).values.unique(dim=0, return_counts=True)  # their order is nothing
     p = torch.tensor([ecdf_p_value(ranks, num_draws) for ranks in distinct]).double()

@@ -16,9 +16,9 @@ import yaml
 from conftest import AQI36, METR_LA_10, PM10, RED_WINE
 from wandb_file import OfflineRun
 
-from experiments.__main__ import main
-from experiments.cli import Rehearsal
-from experiments.configs import find, fragments, read, shipped
+from tsgen.cli.commands import Rehearsal
+from tsgen.cli.configs import find, fragments, read, shipped
+from tsgen.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--data.steps", "400", "--data.num_nodes", "6", "--model.encoder.hidden", "8"]
@@ -99,7 +99,7 @@ def test_the_table_compares_on_the_same_entries(run):
 
 
 def test_predictions_lose_nothing_and_touch_nothing_observed(run):
-    from datamodules import SyntheticDataModule
+    from tsgen.datamodules import SyntheticDataModule
 
     config = yaml.safe_load((run / "config_predict.yaml").read_text("utf-8"))["data"]["init_args"]
     series = SyntheticDataModule(
@@ -465,7 +465,7 @@ def test_the_module_and_the_console_script_start(tmp_path):
 
 
 def test_without_an_account_wandb_is_offline(monkeypatch, tmp_path):
-    from experiments.tracking import has_wandb_account
+    from tsgen.cli.tracking import has_wandb_account
 
     for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
@@ -496,7 +496,9 @@ def test_the_last_checkpoint_is_of_the_last_epoch():
 @pytest.mark.parametrize("model", ["AutoregressiveModel", "AnyOrderModel"])
 def test_a_configuration_is_written_out_with_its_defaults(model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("small.yaml").write_text(f"model: tsgen.models.{model}\ndata: datamodules.SyntheticDataModule\n")
+    Path("small.yaml").write_text(
+        f"model: tsgen.models.{model}\ndata: tsgen.datamodules.SyntheticDataModule\n"
+    )
     made = Rehearsal(["fit", "--config", "small.yaml"], "small")
     written = made.parser.dump(made.config, skip_unset=False)
     assert "Unable to serialize" not in written and f"tsgen.models.{model}" in written

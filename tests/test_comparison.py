@@ -10,10 +10,10 @@ import scipy.stats
 import xarray as xr
 from matplotlib.figure import Figure
 
-from experiments import compare as command
-from experiments.__main__ import main
-from tsgen.bootstrap import FEWEST_WINDOWS, WindowBootstrap, student_quantile
-from tsgen.comparison import baseline, compare, difference, intervals
+from tsgen.cli import compare as command
+from tsgen.cli.main import main
+from tsgen.evaluation.bootstrap import FEWEST_WINDOWS, WindowBootstrap, student_quantile
+from tsgen.evaluation.comparison import baseline, compare, difference, intervals
 
 ENTRY = ("window", "step", "node", "channel")
 

@@ -9,13 +9,14 @@ from conftest import make_batch, make_model
 from jsonargparse import ArgumentParser
 from torch_geometric.nn import GATv2Conv
 
-from tsgen import components, load
-from tsgen.components import describe, find_class, importable, is_importable, restore
+from tsgen import load
 from tsgen.encoders import Encoder, GraphGRUEncoder
 from tsgen.heads import MixtureHead
 from tsgen.models import AutoregressiveModel
 from tsgen.models.density import PARTS
 from tsgen.sampling import Ancestral
+from tsgen.storage import components
+from tsgen.storage.components import describe, find_class, importable, is_importable, restore
 
 FACTORY = partial(GraphGRUEncoder, hidden=8, convolution=partial(GATv2Conv, heads=2, concat=False))
 PLAIN = {
@@ -70,7 +71,7 @@ SHELL = "torch.distributed.elastic.multiprocessing.subprocess_handler.subprocess
 OTHERS = [
     "os.system",
     "subprocess.Popen",
-    "tsgen.components.describe",
+    "tsgen.storage.components.describe",
     "tsgen.Nothing",
     "torch.nn.Linear",
     "x",

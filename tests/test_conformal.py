@@ -7,8 +7,8 @@ import pytest
 import xarray as xr
 from scipy import stats
 
-from experiments.__main__ import main
-from tsgen.conformal import ConformalIntervals, conformal, conformal_quantile, gap_length
+from tsgen.cli.main import main
+from tsgen.evaluation.conformal import ConformalIntervals, conformal, conformal_quantile, gap_length
 
 AXES = ("window", "step", "node", "channel")
 QUANTILES = [0.05, 0.25, 0.5, 0.75, 0.95]

@@ -17,13 +17,12 @@ from conftest import (
 from torch_geometric.data import Data
 from torch_geometric.nn import GATv2Conv, GCNConv, GraphConv, SAGEConv, TransformerConv
 
-from tsgen import propagation
-from tsgen.encoders import AttentionEncoder, GraphGRUEncoder
-from tsgen.linear import VARProcess
+from tsgen.data.series import SeriesBatch, SeriesSpec
+from tsgen.encoders import AttentionEncoder, GraphGRUEncoder, propagation
+from tsgen.encoders.propagation import Convolution, DiffusionConvolution, GraphConvolution, Propagation
+from tsgen.exact.linear import VARProcess
 from tsgen.models import AnyOrderModel, GraphVAR
-from tsgen.propagation import Convolution, DiffusionConvolution, GraphConvolution, Propagation
 from tsgen.sampling import Exact, Sampler
-from tsgen.series import SeriesBatch, SeriesSpec
 
 CONVOLUTIONS = {
     "ours": GraphConvolution,

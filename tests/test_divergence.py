@@ -8,11 +8,11 @@ import torch
 from conftest import directed_graph, make_model, make_series
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from tsgen.divergence import monte_carlo_kl
+from tsgen.data.series import GraphSeries, SeriesBatch, SeriesSpec
+from tsgen.evaluation.divergence import monte_carlo_kl
+from tsgen.exact.linear import VARProcess
 from tsgen.heads import GaussianHead
-from tsgen.linear import VARProcess
 from tsgen.models import GraphVAR
-from tsgen.series import GraphSeries, SeriesBatch, SeriesSpec
 
 NODES, STEPS = 5, 4
 

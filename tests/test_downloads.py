@@ -17,8 +17,9 @@ from urllib.request import Request
 import pytest
 from conftest import AQI36, METR_LA_10, needs_aqi36
 
-from datamodules import AirQualityDataModule, TrafficDataModule, downloads
-from datamodules.downloads import check_source, fetch, fetch_missing
+from datamodules import AirQualityDataModule, TrafficDataModule
+from tsgen.readers import downloads
+from tsgen.readers.downloads import check_source, fetch, fetch_missing
 
 CONTENT = bytes(range(256)) * 400
 DIGEST = hashlib.sha256(CONTENT).hexdigest()

@@ -8,8 +8,6 @@ from conftest import directed_graph
 from torch_geometric.data import Data
 from torch_geometric.nn import GATv2Conv, GCNConv, MessagePassing, SGConv
 
-from tsgen import propagation
-from tsgen.components import describe, restore
 from tsgen.encoders import (
     AttentionEncoder,
     BidirectionalEncoder,
@@ -19,8 +17,9 @@ from tsgen.encoders import (
     RecurrentEncoder,
     WindowEncoder,
     attention,
+    propagation,
 )
-from tsgen.propagation import (
+from tsgen.encoders.propagation import (
     Convolution,
     DiffusionConvolution,
     GraphAttention,
@@ -28,6 +27,7 @@ from tsgen.propagation import (
     Messages,
     Propagation,
 )
+from tsgen.storage.components import describe, restore
 
 CAUSAL = {
     "window 1": partial(WindowEncoder, order=1, hidden=6),

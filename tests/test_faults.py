@@ -16,18 +16,18 @@ from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, Model
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from datamodules import SyntheticDataModule
-from experiments.__main__ import main
 from experiments.benchmarks.faults import first_difference
-from experiments.run_folder import held, set_aside
-from experiments.training_log import TrainingLog
-from tsgen import locks
-from tsgen.callbacks import Resumption
-from tsgen.checkpoints import LAST, PREVIOUS, AtomicCheckpoints, damage, is_whole
+from tsgen.cli.main import main
+from tsgen.cli.run_folder import held, set_aside
+from tsgen.cli.training_log import TrainingLog
+from tsgen.datamodules import SyntheticDataModule
 from tsgen.encoders import GraphGRUEncoder
-from tsgen.files import replacing, write_text
 from tsgen.models import AutoregressiveModel
 from tsgen.models.density import read_checkpoint
+from tsgen.storage import locks
+from tsgen.storage.atomic import replacing, write_text
+from tsgen.storage.checkpoints import LAST, PREVIOUS, AtomicCheckpoints, damage, is_whole
+from tsgen.training.resumption import Resumption
 
 ROOT = Path(__file__).parents[1]
 
@@ -64,7 +64,7 @@ def test_two_who_write_at_once_do_not_write_into_one_file(tmp_path):
 
 def test_what_killed_processes_left_is_removed_and_nothing_of_living_ones(tmp_path):
     script = (
-        "import os, sys; from pathlib import Path; from tsgen.files import replacing\n"
+        "import os, sys; from pathlib import Path; from tsgen.storage.atomic import replacing\n"
         "with replacing(Path(sys.argv[1])) as unfinished:\n"
         "    unfinished.write_text('half'); print(unfinished, flush=True); {}"
     )
@@ -497,7 +497,7 @@ def test_a_stop_inside_an_epoch_leaves_the_best_epoch(tmp_path):
 def held_elsewhere(folder, command, then):
     """A process that holds a run, once it does."""
     script = (
-        "import os, sys; from pathlib import Path; from experiments.run_folder import held\n"
+        "import os, sys; from pathlib import Path; from tsgen.cli.run_folder import held\n"
         f"with held(Path(sys.argv[1]), {command!r}): print('held', flush=True); {then}"
     )
     words = [sys.executable, "-c", script, str(folder.resolve())]

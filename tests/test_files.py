@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonargparse import ArgumentParser
 
-from datamodules.base import SeriesDataModule
-from datamodules.files import FilesDataModule
-from tsgen.graphs import from_coordinates, from_edges, nearest_neighbours, same_graph
-from tsgen.masks import BlockMask, PointMask
-from tsgen.series import GraphSeries
-from tsgen.subgraphs import Subgraphs
+from tsgen.data.graphs import from_coordinates, from_edges, nearest_neighbours, same_graph
+from tsgen.data.masks import BlockMask, PointMask
+from tsgen.data.series import GraphSeries
+from tsgen.data.subgraphs import Subgraphs
+from tsgen.datamodules.files import FilesDataModule
+from tsgen.datamodules.windows import SeriesDataModule
 
 GOOD = "time,node,pm\n0,a,1\n0,b,2\n1,a,3\n1,b,4\n2,a,5\n2,b,6\n"
 EDGES = "source,target\na,b\n"
@@ -443,7 +443,7 @@ def test_the_command_line_shows_every_argument():
     given = ["--data.path=x.csv", "--data.edges=e.csv", "--data.step=1h", "--data.window=12", "--data.seed=3"]
     given += [
         "--data.value_columns=[a, b]",
-        "--data.held_out=tsgen.masks.PointMask",
+        "--data.held_out=tsgen.data.PointMask",
         "--data.held_out.rate=0.5",
     ]
     instantiate = getattr(parser, "instantiate", parser.instantiate_classes)  # the new name and the old

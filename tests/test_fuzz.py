@@ -2,8 +2,8 @@
 
 import pytest
 
-from datamodules.hdf5 import SIGNATURE
 from experiments.benchmarks import fuzz
+from tsgen.readers.hdf5 import SIGNATURE
 
 
 @pytest.mark.parametrize("name", fuzz.READERS)

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.distributions import Distribution, MultivariateNormal, Normal, kl_divergence
 
-import tsgen.gaussian
-from tsgen.gaussian import Gaussian
+import tsgen.exact.gaussian
+from tsgen.exact.gaussian import Gaussian
 
 PAGE = Path(__file__).parents[1] / "docs" / "gaussian.md"
 
@@ -670,7 +670,7 @@ def test_operations_refuse_what_does_not_fit():
 
 
 def test_the_examples_in_docstrings_are_true():
-    results = doctest.testmod(tsgen.gaussian)
+    results = doctest.testmod(tsgen.exact.gaussian)
     assert results.attempted > 2 and not results.failed
 
 

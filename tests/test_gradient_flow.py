@@ -15,16 +15,16 @@ from lightning import Trainer, seed_everything
 from torch import nn
 from wandb_file import OfflineRun, records
 
-from datamodules import SyntheticDataModule
-from experiments.__main__ import main
-from tsgen.callbacks import GradientFlow
+from tsgen.cli.main import main
+from tsgen.datamodules import SyntheticDataModule
 from tsgen.encoders import ConvolutionEncoder, GraphGRUEncoder, WindowEncoder
 from tsgen.encoders.base import Encoder, map_state
-from tsgen.gradient_flow import gradient_flow, gradient_norms
+from tsgen.encoders.propagation import Propagation
 from tsgen.heads import GaussianHead
-from tsgen.likelihood import masked_log_prob
+from tsgen.heads.likelihood import masked_log_prob
 from tsgen.models import AutoregressiveModel
-from tsgen.propagation import Propagation
+from tsgen.training.callbacks import GradientFlow
+from tsgen.training.gradient_flow import gradient_flow, gradient_norms
 
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
 
@@ -212,7 +212,7 @@ def finished(path):
 
 def test_a_run_from_yaml_writes_the_figure_and_wandb_holds_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    flow = {"class_path": "tsgen.callbacks.GradientFlow", "init_args": {"every_n_epochs": 1, "windows": 2}}
+    flow = {"class_path": "tsgen.training.GradientFlow", "init_args": {"every_n_epochs": 1, "windows": 2}}
     Path("flow.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [flow]}}))
     words = ["fit", "--config", "demo", "--config", "flow.yaml", "--name", "flow", "--data.steps", "400"]
     words += ["--data.num_nodes", "5", "--model.encoder.hidden", "6", "--trainer.max_epochs", "2"]
@@ -234,7 +234,7 @@ def test_an_any_order_model_is_refused_in_one_line(tmp_path, monkeypatch, capsys
         ValueError, match=r"^GradientFlow needs an AutoregressiveModel; AnyOrderModel is none"
     ):
         GradientFlow().setup(Trainer(logger=False, **QUIET), model, "fit")
-    words = ["fit", "--config", "graph_var", "--trainer.callbacks", "tsgen.callbacks.GradientFlow"]
+    words = ["fit", "--config", "graph_var", "--trainer.callbacks", "tsgen.training.GradientFlow"]
     words += ["--trainer.logger", "false", "--trainer.enable_progress_bar", "false"]
     assert main(words) == 2
     told = capsys.readouterr().err.strip().splitlines()

@@ -17,14 +17,14 @@ from statsmodels.datasets import macrodata
 from statsmodels.tsa.api import VAR
 from statsmodels.tsa.statespace.varmax import VARMAX
 
-from datamodules import SyntheticDataModule
 from tsgen import load
-from tsgen.likelihood import masked_log_prob
-from tsgen.linear import VARProcess
-from tsgen.masks import PointMask
+from tsgen.data.masks import PointMask
+from tsgen.data.series import GraphSeries, SeriesBatch, SeriesSpec
+from tsgen.datamodules import SyntheticDataModule
+from tsgen.exact.linear import VARProcess
+from tsgen.heads.likelihood import masked_log_prob
 from tsgen.models import GraphVAR
 from tsgen.sampling import Ancestral, Exact
-from tsgen.series import GraphSeries, SeriesBatch, SeriesSpec
 
 REFERENCES = json.loads((Path(__file__).parent / "references.json").read_text("utf-8"))
 QUIET = {

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tsgen import graphs
+from tsgen.data import graphs
 
 
 def as_matrix(graph):

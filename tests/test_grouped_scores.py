@@ -12,17 +12,17 @@ import xarray as xr
 from conftest import TWO_WAY_ENCODERS, make_batch, make_model
 from lightning import Trainer
 
-from datamodules import SyntheticDataModule
+from tsgen.data.interpolation import GAPS, Nearest
+from tsgen.data.series import Samples
+from tsgen.datamodules import SyntheticDataModule
 from tsgen.encoders import GraphGRUEncoder
-from tsgen.evaluation import Evaluation, as_dataset, summarise
+from tsgen.evaluation.table import Evaluation, as_dataset, summarise
 from tsgen.heads import GaussianHead
-from tsgen.interpolation import GAPS, Nearest
-from tsgen.likelihood import masked_log_prob
+from tsgen.heads.likelihood import masked_log_prob
 from tsgen.metrics import Coverage, GroupedScores, crps, entry_scores, groupings, law_crps
+from tsgen.metrics.rounding import rounded
 from tsgen.models import AutoregressiveModel
-from tsgen.rounding import rounded
 from tsgen.sampling import Ancestral, AnyOrder
-from tsgen.series import Samples
 
 SHAPE, HORIZON = (6, 10, 3, 2), 4
 """Windows, steps, nodes, channels."""

@@ -12,9 +12,9 @@ import torch
 from torch.distributions import MultivariateNormal
 from torch.func import functional_call, jacrev
 
-from tsgen.components import describe, restore
+from tsgen.data.series import Sizes, Units
 from tsgen.heads import ConditionalHead, GaussianHead, Head, MixtureHead, MixtureNADEHead
-from tsgen.series import Sizes, Units
+from tsgen.storage.components import describe, restore
 
 PAGE = Path(__file__).parents[1] / "docs" / "heads.md"
 SIZES, HIDDEN = Sizes(nodes=3, channels=2, covariates=2), 4

@@ -20,16 +20,17 @@ from test_linear import given as condition
 from torch_geometric.data import Data
 
 import tsgen
-from datamodules import SyntheticDataModule
-from experiments.__main__ import main
 from tsgen import forecast, generate, impute
+from tsgen.cli.main import main
+from tsgen.data.series import GraphSeries, SeriesSpec
+from tsgen.data.tiles import Tiles
+from tsgen.datamodules import SyntheticDataModule
 from tsgen.encoders import WindowEncoder
 from tsgen.heads import GaussianHead
+from tsgen.inference.stitching import Stitched, fingerprint, write
 from tsgen.models import AutoregressiveModel, GraphVAR
-from tsgen.parts import Parts
 from tsgen.sampling import Ancestral, AnyOrder, Exact, Sampler
-from tsgen.series import GraphSeries, SeriesSpec
-from tsgen.stitching import Stitched, Tiles, fingerprint, write
+from tsgen.storage.parts import Parts
 
 DRAWS = 3000
 
@@ -621,7 +622,7 @@ def test_parts_that_another_process_writes_are_left_alone(tmp_path, killer):
     model, series, path = broken_prediction(tmp_path, killer)
     folder = path.with_name("imputation.nc.parts")
     script = (
-        "import sys; from pathlib import Path; from tsgen.parts import Parts\n"
+        "import sys; from pathlib import Path; from tsgen.storage.parts import Parts\n"
         "parts = Parts(Path(sys.argv[1])); parts.hold(1); print('held', flush=True); sys.stdin.read()"
     )
     words = [sys.executable, "-c", script, str(folder)]

@@ -5,11 +5,11 @@ import pytest
 import torch
 from conftest import HEADS, TWO_WAY_ENCODERS, make_batch, make_series
 
-from tsgen.interpolation import Nearest
+from tsgen.data.interpolation import Nearest
+from tsgen.data.series import SeriesSpec
 from tsgen.models import AnyOrderModel
 from tsgen.objectives import MaskedNLL
 from tsgen.sampling import AnyOrder
-from tsgen.series import SeriesSpec
 
 
 def line_by_numpy(values, context, otherwise):

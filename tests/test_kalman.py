@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 from tsgen.counter_random import streams
-from tsgen.kalman import StateSpace, kalman_filter, posterior_samples, simulate, smooth, smoothed_moments
+from tsgen.exact.kalman import (
+    StateSpace,
+    kalman_filter,
+    posterior_samples,
+    simulate,
+    smooth,
+    smoothed_moments,
+)
 
 NODES = 3
 

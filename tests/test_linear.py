@@ -12,8 +12,8 @@ from statsmodels.tsa.statespace.varmax import VARMAX
 from torch import Tensor
 from torch_geometric.data import Data
 
-from tsgen.linear import CONTEXT_FLOOR, VARProcess
-from tsgen.series import SeriesBatch
+from tsgen.data.series import SeriesBatch
+from tsgen.exact.linear import CONTEXT_FLOOR, VARProcess
 
 REFERENCES = json.loads((Path(__file__).parent / "references.json").read_text())
 NODES = 3

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tsgen.counter_random import streams
-from tsgen.graphs import from_edges
-from tsgen.masks import (
+from tsgen.data.graphs import from_edges
+from tsgen.data.masks import (
     AnyOf,
     BlockMask,
     GRINMask,
@@ -22,7 +22,7 @@ from tsgen.masks import (
     ValueMask,
     hold_out,
 )
-from tsgen.series import GraphSeries
+from tsgen.data.series import GraphSeries
 
 SHAPE = (48, 7, 2)
 MASKS = {

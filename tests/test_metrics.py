@@ -30,7 +30,7 @@ from tsgen.metrics import (
     variogram_score,
 )
 from tsgen.metrics.joint import PAIRED
-from tsgen.ranks import rank_edges
+from tsgen.metrics.ranks import rank_edges
 
 
 @pytest.fixture

@@ -12,18 +12,18 @@ from conftest import ENCODERS, HEADS, TWO_WAY_ENCODERS, make_batch, make_model, 
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from datamodules import SyntheticDataModule
-from experiments.__main__ import main
 from tsgen import load
+from tsgen.cli.main import main
 from tsgen.counter_random import streams
+from tsgen.data.masks import PointMask
+from tsgen.data.series import SeriesSpec
+from tsgen.datamodules import SyntheticDataModule
 from tsgen.encoders import AttentionEncoder, ConvolutionEncoder, GraphGRUEncoder, WindowEncoder
 from tsgen.heads import ConditionalHead, GaussianHead
-from tsgen.likelihood import masked_log_prob
-from tsgen.masks import PointMask
+from tsgen.heads.likelihood import masked_log_prob
 from tsgen.models import AnyOrderModel, AutoregressiveModel
 from tsgen.objectives import ParticleBound, Rollout, ScheduledSampling
 from tsgen.sampling import Ancestral, AnyOrder, Exact
-from tsgen.series import SeriesSpec
 
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False, "logger": False}
 

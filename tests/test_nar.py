@@ -11,12 +11,12 @@ import torch
 from lightning import Trainer
 from torch.utils.data import DataLoader
 
+from tsgen.data.graphs import from_edges
+from tsgen.data.series import GraphSeries, SeriesBatch, SeriesSpec
 from tsgen.encoders import WindowEncoder
-from tsgen.graphs import from_edges
 from tsgen.heads import ConditionalHead, GaussianHead, MixtureHead, MixtureNADEHead
 from tsgen.models import AutoregressiveModel
 from tsgen.sampling import Ancestral
-from tsgen.series import GraphSeries, SeriesBatch, SeriesSpec
 
 HERE = Path(__file__).parent
 SERIES = json.loads((HERE / "ar_references.json").read_text("utf-8"))

@@ -13,21 +13,21 @@ from conftest import directed_graph, make_batch, make_series
 from lightning import Trainer
 
 import tsgen
-from datamodules import SyntheticDataModule
-from experiments.__main__ import main
-from experiments.configs import apply, find, read
-from tsgen.ar import ARProcess
+from tsgen.cli.configs import apply, find, read
+from tsgen.cli.main import main
 from tsgen.counter_random import streams, uniforms
+from tsgen.data.masks import PointMask
+from tsgen.data.series import GraphSeries, SeriesBatch, SeriesSpec
+from tsgen.datamodules import SyntheticDataModule
 from tsgen.encoders import AttentionEncoder, ConvolutionEncoder, GraphGRUEncoder, WindowEncoder
+from tsgen.encoders.propagation import Propagation
+from tsgen.exact.ar import ARProcess
 from tsgen.heads import ConditionalHead, GaussianHead, MixtureHead, MixtureNADEHead
 from tsgen.heads.base import SCALE_FLOOR
-from tsgen.likelihood import masked_log_prob, masked_nll
-from tsgen.masks import PointMask
+from tsgen.heads.likelihood import masked_log_prob, masked_nll
 from tsgen.models import AnyOrderModel, AutoregressiveModel
 from tsgen.objectives import MaskedNLL, ParticleBound, Rollout, ScheduledSampling
-from tsgen.propagation import Propagation
 from tsgen.sampling import Ancestral
-from tsgen.series import GraphSeries, SeriesBatch, SeriesSpec
 
 ENCODERS = {
     "window": partial(WindowEncoder, order=3, hidden=8),

@@ -19,7 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 from parallel_script import weights_after_one_step
 
-from experiments.variants import read_study
+from tsgen.cli.variants import read_study
 
 ROOT = Path(__file__).parents[1]
 
@@ -128,7 +128,7 @@ def test_a_strategy_follows_an_experiment_and_does_not_name_it(name):
 
 WAITING = """
 import os, subprocess, sys, time
-from experiments.processes import ending_together
+from tsgen.cli.processes import ending_together
 with ending_together(grace=0.5):
     if os.environ.get("LOCAL_RANK", "0") == "0":
         env = os.environ | {"LOCAL_RANK": "1"}

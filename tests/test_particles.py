@@ -11,22 +11,22 @@ from conftest import directed_graph
 from lightning import Trainer, seed_everything
 from torch.distributions import Normal
 
-from datamodules import SyntheticDataModule
-from tsgen.ar import ARProcess
 from tsgen.counter_random import streams
+from tsgen.data.graphs import from_edges
+from tsgen.data.masks import PointMask
+from tsgen.data.series import SeriesBatch, SeriesSpec, Sizes
+from tsgen.datamodules import SyntheticDataModule
 from tsgen.encoders import GraphGRUEncoder
+from tsgen.encoders.propagation import Propagation
 from tsgen.encoders.window import WindowEncoder
-from tsgen.graphs import from_edges
+from tsgen.exact.ar import ARProcess
+from tsgen.exact.kalman import StateSpace, kalman_filter, simulate
+from tsgen.exact.linear import Start, VARProcess
 from tsgen.heads import ConditionalHead, GaussianHead, Head, MixtureHead, MixtureNADEHead
-from tsgen.kalman import StateSpace, kalman_filter, simulate
-from tsgen.likelihood import masked_log_prob
-from tsgen.linear import Start, VARProcess
-from tsgen.masks import PointMask
+from tsgen.heads.likelihood import masked_log_prob
 from tsgen.models import AnyOrderModel, AutoregressiveModel
 from tsgen.objectives import MaskedNLL, ParticleBound
-from tsgen.particles import ParticleFilter, effective_size, particle_filter, systematic
-from tsgen.propagation import Propagation
-from tsgen.series import SeriesBatch, SeriesSpec, Sizes
+from tsgen.sampling.particles import ParticleFilter, effective_size, particle_filter, systematic
 
 PRESIDENTS = json.loads((Path(__file__).parent / "references.json").read_text())["presidents"]
 QUIET = {

@@ -11,7 +11,7 @@ from conftest import METR_LA_10
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamodules.pickles import read_pickle
+from tsgen.readers.pickles import read_pickle
 
 ARRAYS = [
     np.arange(6.0).reshape(2, 3),
@@ -235,7 +235,7 @@ def test_deep_nesting_is_no_danger(tmp_path):
 def test_a_file_that_is_too_large_or_not_there(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"adj_mx\.pkl must be a pickle .* No such file"):
         read_pickle(tmp_path / "adj_mx.pkl")
-    monkeypatch.setattr("datamodules.pickles.MAX_BYTES", 9)
+    monkeypatch.setattr("tsgen.readers.pickles.MAX_BYTES", 9)
     assert "more than 9" in refused(tmp_path, graph())
 
 

@@ -7,13 +7,13 @@ import torch
 from conftest import ENCODERS, HEADS, make_model
 from lightning import Callback, Trainer, seed_everything
 
-from datamodules import SyntheticDataModule
-from tsgen.callbacks import Compile
+from tsgen.data.masks import PointMask
+from tsgen.datamodules import SyntheticDataModule
 from tsgen.encoders import GraphGRUEncoder
 from tsgen.heads import MixtureHead
-from tsgen.likelihood import masked_log_prob
-from tsgen.masks import PointMask
+from tsgen.heads.likelihood import masked_log_prob
 from tsgen.models import AutoregressiveModel, GraphVAR, load
+from tsgen.training.callbacks import Compile
 
 QUIET = {
     "accelerator": "cpu",

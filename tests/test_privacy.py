@@ -11,13 +11,13 @@ import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
 
-from experiments import tracking
-from experiments.cli import TsgenCLI
-from experiments.configs import read
-from experiments.variants import read_study
-from tsgen.privacy import scrubbed, scrubbed_text, without_home
+from tsgen.cli import tracking
+from tsgen.cli.commands import TsgenCLI
+from tsgen.cli.configs import read
+from tsgen.cli.variants import read_study
 from tsgen.report.comparison import _configuration_section as compared
 from tsgen.report.html import _configuration_section as shown
+from tsgen.storage.privacy import scrubbed, scrubbed_text, without_home
 
 SECRET = "abcd-1234-efgh-5678"
 

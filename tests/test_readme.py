@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.configs import shipped
+from tsgen.cli.configs import shipped
 
 README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
 

@@ -13,8 +13,8 @@ from torch.distributions import MultivariateNormal
 import tsgen
 from datamodules import RedWineDataModule
 from datamodules.red_wine import CHANNELS
-from experiments.__main__ import main
 from experiments.benchmarks import red_wine
+from tsgen.cli.main import main
 
 RED_WINE = SHARED / "data" / "red_wine"
 CASES = {"train": 8 * 12, "val": 14, "test": 13}

@@ -14,13 +14,15 @@ import xarray as xr
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from tsgen.comparison import compare
-from tsgen.interpolation import GAPS, gap_class
+from tsgen import figures
+from tsgen.data.interpolation import GAPS, gap_class
+from tsgen.evaluation.comparison import compare
+from tsgen.figures.compared import differing_panels
+from tsgen.figures.missing import states
+from tsgen.metrics import breakdown
+from tsgen.metrics.breakdown import by_group, deviation, doubts
 from tsgen.metrics.ensemble import central_interval
-from tsgen.report import breakdown, figures, write_comparison, write_report
-from tsgen.report.breakdown import by_group, deviation, doubts
-from tsgen.report.figures.compared import differing_panels
-from tsgen.report.figures.missing import states
+from tsgen.report import write_comparison, write_report
 from tsgen.report.gaps import find_gaps, gap_fans, read_imputation
 from tsgen.report.html import _introduction, _score_section, _training_section
 from tsgen.report.page import column
@@ -601,7 +603,7 @@ def test_a_log_without_curves_is_an_error(tmp_path, text):
 
 def test_figures_leave_no_trace():
     code = (
-        "import sys, matplotlib as m, tsgen.report.figures as f;"
+        "import sys, matplotlib as m, tsgen.figures as f;"
         # to ask for the backend loads pyplot
         "state = lambda: {k: m.rcParams[k] for k in m.rcParams if k != 'backend'};"
         "before = state(); f.score_bars({'rows': [{'name': 'a', 'mae': 1.0}]}); assert state() == before;"

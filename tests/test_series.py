@@ -10,7 +10,7 @@ import torch
 from conftest import directed_graph, make_series
 from torch_geometric.data import Data
 
-from tsgen.series import GraphSeries, SeriesBatch, SeriesSpec
+from tsgen.data.series import GraphSeries, SeriesBatch, SeriesSpec
 
 
 def changed(series, **fields):

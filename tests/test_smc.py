@@ -28,17 +28,17 @@ from test_particles import (
 )
 from torch_geometric.data import Data
 
-from experiments.__main__ import main
 from tsgen import load
+from tsgen.cli.main import main
 from tsgen.counter_random import streams, uniforms
 from tsgen.encoders import GraphGRUEncoder
 from tsgen.encoders.window import WindowEncoder
+from tsgen.exact.kalman import kalman_filter, simulate
+from tsgen.exact.linear import Start, VARProcess
 from tsgen.heads import GaussianHead
-from tsgen.kalman import kalman_filter, simulate
-from tsgen.linear import Start, VARProcess
 from tsgen.models import AnyOrderModel, AutoregressiveModel, GraphVAR
-from tsgen.particles import ParticleFilter, Paths, choose, particle_filter
 from tsgen.sampling import SMC, Ancestral, DegeneracyWarning
+from tsgen.sampling.particles import ParticleFilter, Paths, choose, particle_filter
 from tsgen.sampling.smc import _path_sizes
 
 pytestmark = pytest.mark.filterwarnings("ignore::tsgen.sampling.DegeneracyWarning")

@@ -9,17 +9,17 @@ import pytest
 import torch
 import xarray as xr
 
-from datamodules import FilesDataModule
 from tests.conftest import directed_graph
 from tsgen import GraphVAR, forecast, impute
-from tsgen import series as containers
-from tsgen.evaluation import as_dataset
-from tsgen.masks import AnyOf, BlockMask, HistoricalMask, PointMask, ValueMask
-from tsgen.moments import Moments
+from tsgen.data import series as containers
+from tsgen.data.masks import AnyOf, BlockMask, HistoricalMask, PointMask, ValueMask
+from tsgen.data.moments import Moments
+from tsgen.data.series import GraphSeries, SeriesSpec
+from tsgen.data.stored_series import StoredSeries
+from tsgen.datamodules import FilesDataModule
+from tsgen.evaluation.table import as_dataset
+from tsgen.inference.stitching import fingerprint
 from tsgen.sampling import Exact
-from tsgen.series import GraphSeries, SeriesSpec
-from tsgen.stitching import fingerprint
-from tsgen.stored_series import StoredSeries
 
 STEPS = 120
 MASK = AnyOf([PointMask(0.1), BlockMask(0.02, 3, 9)])

@@ -14,17 +14,17 @@ from conftest import directed_graph, make_series
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamodules.base import SeriesDataModule, Split, split_in_time
-from experiments.__main__ import main
+from tsgen.cli.main import main
+from tsgen.data.graphs import from_edges
+from tsgen.data.masks import AnyOf, HistoricalMask, OneOf, PartOf, PointMask
+from tsgen.data.subgraphs import SubgraphDraws, Subgraphs
+from tsgen.datamodules.windows import SeriesDataModule, Split, split_in_time
 from tsgen.encoders import ConvolutionEncoder, WindowEncoder
-from tsgen.graphs import from_edges
+from tsgen.encoders.propagation import DiffusionConvolution
 from tsgen.heads import GaussianHead, MixtureHead, MixtureNADEHead
-from tsgen.likelihood import masked_nll
-from tsgen.masks import AnyOf, HistoricalMask, OneOf, PartOf, PointMask
+from tsgen.heads.likelihood import masked_nll
 from tsgen.models import AnyOrderModel, AutoregressiveModel, GraphVAR
 from tsgen.objectives import MaskedNLL, ParticleBound
-from tsgen.propagation import DiffusionConvolution
-from tsgen.subgraphs import SubgraphDraws, Subgraphs
 
 ROOT = Path(__file__).parents[1]
 NODES = 24

@@ -7,11 +7,11 @@ import torch
 from jsonargparse import ArgumentParser
 from torch import Tensor
 
-from datamodules import SyntheticDataModule
-from datamodules.synthetic import LATITUDE, LONGITUDE, geometric_graph, linear_process
-from tsgen.linear import VARProcess
-from tsgen.masks import PointMask
-from tsgen.threshold import ThresholdNetwork
+from tsgen.data.masks import PointMask
+from tsgen.datamodules import SyntheticDataModule
+from tsgen.datamodules.synthetic import LATITUDE, LONGITUDE, geometric_graph, linear_process
+from tsgen.exact.linear import VARProcess
+from tsgen.exact.threshold import ThresholdNetwork
 
 PROCESSES = ["linear", "threshold"]
 
@@ -179,7 +179,7 @@ def test_patterns_are_drawn_apart():
 def test_the_command_line_builds_it():
     parser = ArgumentParser()
     parser.add_class_arguments(SyntheticDataModule, "data")
-    given = ["--data.process=threshold", "--data.missing=tsgen.masks.PointMask", "--data.missing.rate=0.4"]
+    given = ["--data.process=threshold", "--data.missing=tsgen.data.PointMask", "--data.missing.rate=0.4"]
     config = parser.parse_args([*given, "--data.steps=200", "--data.num_nodes=4"])
     data = parser.instantiate(parser.parse_string(parser.dump(config))).data
     assert (data.process, data.missing, data.window) == ("threshold", PointMask(0.4), 24)

@@ -22,10 +22,10 @@ from lightning import Trainer
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 from wandb_file import OfflineRun
 
-from experiments import tracking
-from experiments.__main__ import main
-from experiments.cli import Rehearsal, read_study
-from tsgen.callbacks import ImputationFigure
+from tsgen.cli import tracking
+from tsgen.cli.commands import Rehearsal, read_study
+from tsgen.cli.main import main
+from tsgen.training.callbacks import ImputationFigure
 
 ROOT = Path(__file__).parents[1]
 KEY = "0123456789abcdef0123456789abcdef01234567"

@@ -11,7 +11,7 @@ import torch
 from conftest import METR_LA_10
 
 from datamodules import TrafficDataModule
-from tsgen.masks import GRINMask, NodeMask, PointMask
+from tsgen.data.masks import GRINMask, NodeMask, PointMask
 
 IDS = ["773869", "767541", "767542"]
 WEIGHT = np.array([[1, 0.5, 0.09], [0, 1, 0.1], [0.8, 0, 1]], dtype=np.float32)

@@ -14,13 +14,13 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from torch.distributions import Normal
 from torch_geometric.nn import GATConv
 
-from datamodules import SyntheticDataModule
+from tsgen.data.masks import PointMask
+from tsgen.datamodules import SyntheticDataModule
 from tsgen.encoders import GraphGRUEncoder
+from tsgen.encoders.propagation import GraphConvolution
 from tsgen.heads import GaussianHead, MixtureHead
-from tsgen.likelihood import masked_log_prob, masked_nll
-from tsgen.masks import PointMask
+from tsgen.heads.likelihood import masked_log_prob, masked_nll
 from tsgen.models import AutoregressiveModel, load
-from tsgen.propagation import GraphConvolution
 
 ROOT = Path(__file__).parents[1]
 QUIET = {

@@ -17,19 +17,19 @@ import yaml
 from jsonargparse import ArgumentParser
 from lightning import Trainer
 
-from experiments.__main__ import main
-from experiments.cli import MISTAKES, Rehearsal, one_line
-from experiments.configs import merge, read
-from experiments.trust import IMPORTABLE, check_plain, load_yaml, trusting
-from experiments.variants import read_study
-from tsgen.components import find_class
+from tsgen.cli.commands import MISTAKES, Rehearsal, one_line
+from tsgen.cli.configs import merge, read
+from tsgen.cli.main import main
+from tsgen.cli.trust import IMPORTABLE, check_plain, load_yaml, trusting
+from tsgen.cli.variants import read_study
+from tsgen.storage.components import find_class
 
 FIT = ["fit", "--config", "demo"]
 SHELL = "torch.distributed.elastic.multiprocessing.subprocess_handler.subprocess_handler.SubprocessHandler"
 NAMES = ["os.system", "subprocess.Popen", "builtins.eval", "torch.hub.load", "torch.load", SHELL]
 NAMES += [
     "torch.utils.cpp_extension.load",
-    "tsgen.components.import_module",
+    "tsgen.storage.components.import_module",
     "hostile.Thing",
     "antigravity.x",
     # of packages that are known, and whose arguments are run, connected to or written over
@@ -46,12 +46,12 @@ NAMES += [
     "lightning.pytorch.strategies.launchers.subprocess_script._SubprocessScriptLauncher",
     "tsgen.load",
     "tsgen.models.load",
-    "tsgen.files.write_text",
-    "tsgen.components.find_class",
-    "datamodules.downloads.fetch",
-    "experiments.cli.run",
+    "tsgen.storage.atomic.write_text",
+    "tsgen.storage.components.find_class",
+    "tsgen.readers.downloads.fetch",
+    "tsgen.cli.commands.run",
     "torch.nn.modules.container.OrderedDict",
-    "tsgen.callbacks.Path",
+    "tsgen.training.callbacks.Path",
 ]
 PLACES = [
     "model.init_args.head",
@@ -361,7 +361,7 @@ def test_lightning_is_told_to_read_plain_data_too(command, monkeypatch):
         raise ValueError("stop")
 
     monkeypatch.setattr(Trainer, command, stop)
-    monkeypatch.setattr("experiments.cli.TsgenCLI._checkpoint", lambda *_: None)
+    monkeypatch.setattr("tsgen.cli.commands.TsgenCLI._checkpoint", lambda *_: None)
     small = ["--data.steps", "300", "--data.num_nodes", "3", "--trainer.logger", "false"]
     assert main([command, "--config", "demo", *small]) == 2
     assert seen.pop("weights_only") is True

@@ -13,10 +13,12 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from datamodules import FilesDataModule, TrafficDataModule, hdf5, pickles, regular_times, unpacking
-from datamodules.hdf5 import SIGNATURE, check_contents, check_heaps
-from datamodules.pickles import read_pickle
+from datamodules import TrafficDataModule
 from experiments.benchmarks import fuzz
+from tsgen.datamodules import FilesDataModule
+from tsgen.readers import hdf5, pickles, regular_times, unpacking
+from tsgen.readers.hdf5 import SIGNATURE, check_contents, check_heaps
+from tsgen.readers.pickles import read_pickle
 
 SMALL = 2**20
 CSV = b"time,node,pm\n" + b"".join(b"%d,%s,1\n" % (t, v) for t in range(60_000) for v in (b"a", b"b"))

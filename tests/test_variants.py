@@ -10,10 +10,10 @@ import pytest
 import yaml
 from wandb_file import records
 
-from experiments import variants
-from experiments.__main__ import main
-from experiments.configs import FOLDER, apply, find, fragments, merge, read, shipped
-from tsgen.evaluation import COLUMNS
+from tsgen.cli import variants
+from tsgen.cli.configs import FOLDER, apply, find, fragments, merge, read, shipped
+from tsgen.cli.main import main
+from tsgen.evaluation.table import COLUMNS
 
 GRU = {"class_path": "tsgen.encoders.GraphGRUEncoder", "init_args": {"hidden": 5}}
 MIXTURE = {"class_path": "tsgen.heads.MixtureHead", "init_args": {"components": 3}}
@@ -238,7 +238,7 @@ def test_fragments_follow_a_configuration_and_name_the_run():
 @pytest.mark.parametrize("name", fragments())
 @pytest.mark.filterwarnings("ignore:LightningCLI")
 def test_every_fragment_follows_the_demo(name):
-    from experiments.cli import Rehearsal
+    from tsgen.cli.commands import Rehearsal
 
     if name == "loggers/tensorboard":
         pytest.importorskip("tensorboard")

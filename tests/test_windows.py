@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lightning import Trainer
 
-from datamodules.base import (
+from tsgen.data.masks import HistoricalMask, OneOf, PointMask
+from tsgen.datamodules.windows import (
     EpochSampler,
     SeriesDataModule,
     Split,
@@ -18,7 +19,6 @@ from datamodules.base import (
     split_in_time,
     tiling,
 )
-from tsgen.masks import HistoricalMask, OneOf, PointMask
 
 
 class InMemory(SeriesDataModule):

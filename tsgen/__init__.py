@@ -13,15 +13,15 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "GraphSeries": "tsgen.series",
-    "SeriesBatch": "tsgen.series",
-    "StoredSeries": "tsgen.stored_series",
-    "SeriesSpec": "tsgen.series",
-    "Samples": "tsgen.series",
-    "ARProcess": "tsgen.ar",
-    "Gaussian": "tsgen.gaussian",
-    "VARProcess": "tsgen.linear",
-    "ThresholdNetwork": "tsgen.threshold",
+    "GraphSeries": "tsgen.data.series",
+    "SeriesBatch": "tsgen.data.series",
+    "StoredSeries": "tsgen.data.stored_series",
+    "SeriesSpec": "tsgen.data.series",
+    "Samples": "tsgen.data.series",
+    "ARProcess": "tsgen.exact.ar",
+    "Gaussian": "tsgen.exact.gaussian",
+    "VARProcess": "tsgen.exact.linear",
+    "ThresholdNetwork": "tsgen.exact.threshold",
     "AnyOrderModel": "tsgen.models",
     "AutoregressiveModel": "tsgen.models",
     "GraphVAR": "tsgen.models",
@@ -31,12 +31,12 @@ _HOMES = {
     "Exact": "tsgen.sampling",
     "SMC": "tsgen.sampling",
     "load": "tsgen.models",
-    "impute": "tsgen.imputation",
-    "forecast": "tsgen.imputation",
-    "generate": "tsgen.imputation",
-    "monte_carlo_kl": "tsgen.divergence",
-    "simulation_based_calibration": "tsgen.calibration",
-    "ConformalIntervals": "tsgen.conformal",
+    "impute": "tsgen.inference.imputation",
+    "forecast": "tsgen.inference.imputation",
+    "generate": "tsgen.inference.imputation",
+    "monte_carlo_kl": "tsgen.evaluation.divergence",
+    "simulation_based_calibration": "tsgen.evaluation.calibration",
+    "ConformalIntervals": "tsgen.evaluation.conformal",
 }
 
 __all__ = ["__version__", *_HOMES]

@@ -33,16 +33,16 @@ from lightning import Trainer, seed_everything
 from torch import Tensor
 from torch.distributions import Distribution
 
-from datamodules import SyntheticDataModule
 from tsgen.counter_random import streams
+from tsgen.data.masks import AnyOf, BlockMask, Mask, OneOf, PointMask
+from tsgen.data.series import SeriesBatch
+from tsgen.datamodules import SyntheticDataModule
 from tsgen.encoders import ConvolutionEncoder
+from tsgen.encoders.propagation import DiffusionConvolution
+from tsgen.exact.linear import VARProcess
 from tsgen.heads import GaussianHead
-from tsgen.likelihood import masked_log_prob
-from tsgen.linear import VARProcess
-from tsgen.masks import AnyOf, BlockMask, Mask, OneOf, PointMask
+from tsgen.heads.likelihood import masked_log_prob
 from tsgen.models import AnyOrderModel
-from tsgen.propagation import DiffusionConvolution
-from tsgen.series import SeriesBatch
 
 EPOCHS = 25
 SHARES = (0.2, 0.5, 0.8)

@@ -24,19 +24,19 @@ import matplotlib.pyplot as plt
 import torch
 from torch import Tensor
 
-from datamodules.synthetic import COUPLING, OWN, geometric_graph
 from experiments.figures.style import STYLE
 from tsgen.counter_random import streams, uniforms
+from tsgen.data.graphs import partition
+from tsgen.data.series import SeriesBatch, SeriesSpec
+from tsgen.datamodules.synthetic import COUPLING, OWN, geometric_graph
 from tsgen.encoders import WindowEncoder
-from tsgen.graphs import partition
+from tsgen.encoders.propagation import Propagation
+from tsgen.exact.kalman import simulate
+from tsgen.exact.linear import Start, VARProcess
+from tsgen.figures import GREY
 from tsgen.heads import GaussianHead
-from tsgen.kalman import simulate
-from tsgen.linear import Start, VARProcess
 from tsgen.models import AutoregressiveModel
-from tsgen.particles import ParticleFilter
-from tsgen.propagation import Propagation
-from tsgen.report.figures import GREY
-from tsgen.series import SeriesBatch, SeriesSpec
+from tsgen.sampling.particles import ParticleFilter
 
 NODES = (10, 25, 50, 100, 200)
 BLOCK_NODES = (1, 5)

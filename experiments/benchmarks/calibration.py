@@ -25,18 +25,18 @@ from typing import NamedTuple
 import torch
 from lightning import Trainer, seed_everything
 
-from datamodules import SyntheticDataModule
-from tsgen.calibration import RankTest, ecdf_p_value, simulation_based_calibration
 from tsgen.counter_random import streams, uniforms
+from tsgen.data.masks import PointMask
+from tsgen.data.series import SeriesBatch
+from tsgen.datamodules import SyntheticDataModule
 from tsgen.encoders import GraphGRUEncoder
+from tsgen.evaluation.calibration import RankTest, ecdf_p_value, simulation_based_calibration
+from tsgen.exact.linear import VARProcess
+from tsgen.figures import axes_grid, in_style
 from tsgen.heads import MixtureHead
-from tsgen.linear import VARProcess
-from tsgen.masks import PointMask
 from tsgen.models import AutoregressiveModel, DensityModel, GraphVAR
 from tsgen.report.calibration_figures import draw_difference, draw_histogram
-from tsgen.report.figures import axes_grid, in_style
 from tsgen.sampling import Ancestral, Exact
-from tsgen.series import SeriesBatch
 
 IMAGE = Path(__file__).parents[2] / "docs" / "images" / "sbc.png"
 NODES, STEPS, WINDOWS, DRAWS, EPOCHS = 6, 12, 600, 99, 15

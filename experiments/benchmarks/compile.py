@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from lightning import seed_everything
 
-from datamodules import SyntheticDataModule
 from tsgen import AutoregressiveModel
+from tsgen.datamodules import SyntheticDataModule
 from tsgen.encoders import AttentionEncoder, ConvolutionEncoder, GraphGRUEncoder, WindowEncoder
+from tsgen.encoders.propagation import GraphConvolution
 from tsgen.heads import MixtureHead
-from tsgen.likelihood import masked_nll
-from tsgen.propagation import GraphConvolution
+from tsgen.heads.likelihood import masked_nll
 
 ENCODERS = {
     "WindowEncoder": partial(WindowEncoder, order=4),

@@ -21,13 +21,13 @@ from functools import partial
 
 import torch
 
+from tsgen.data.graphs import from_edges
+from tsgen.data.series import GraphSeries, SeriesBatch, SeriesSpec
 from tsgen.encoders import GraphGRUEncoder
-from tsgen.graphs import from_edges
 from tsgen.heads import MixtureHead
-from tsgen.likelihood import masked_nll
+from tsgen.heads.likelihood import masked_nll
 from tsgen.models import AutoregressiveModel
 from tsgen.sampling import Ancestral
-from tsgen.series import GraphSeries, SeriesBatch, SeriesSpec
 
 STEPS, NEIGHBOURS, HIDDEN = 24, 8, 64
 

@@ -37,16 +37,16 @@ from jaxtyping import Float, Int64
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from datamodules.synthetic import geometric_graph
 from experiments.benchmarks.models import in_a_fresh_process, interleaved
 from experiments.figures.style import STYLE
+from tsgen.data.series import GraphSeries, SeriesBatch, SeriesSpec
+from tsgen.datamodules.synthetic import geometric_graph
 from tsgen.encoders import AttentionEncoder, ConvolutionEncoder, GraphGRUEncoder, WindowEncoder
+from tsgen.encoders.propagation import Propagation
+from tsgen.figures import BLUE, INK, PALE, VERMILLION
 from tsgen.heads import GaussianHead
-from tsgen.likelihood import masked_nll
+from tsgen.heads.likelihood import masked_nll
 from tsgen.models import AutoregressiveModel
-from tsgen.propagation import Propagation
-from tsgen.report.figures import BLUE, INK, PALE, VERMILLION
-from tsgen.series import GraphSeries, SeriesBatch, SeriesSpec
 
 IMAGE = Path(__file__).parents[2] / "docs" / "images" / "encoders.png"
 NODES, OWN, COUPLING, SEASON = 6, 0.2, 0.45, 0.6

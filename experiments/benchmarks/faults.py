@@ -30,9 +30,9 @@ import torch
 import xarray as xr
 import yaml
 
-import experiments.cli  # noqa: F401 (once for all the runs)
-from experiments.__main__ import main as tsgen
-from tsgen.checkpoints import LAST, PREVIOUS, AtomicCheckpoints, damage, is_whole
+import tsgen.cli.commands
+from tsgen.cli.main import main as tsgen
+from tsgen.storage.checkpoints import LAST, PREVIOUS, AtomicCheckpoints, damage, is_whole
 
 EPOCHS = 4
 CONFIG = {
@@ -69,7 +69,7 @@ CONFIG = {
         },
     },
     "data": {
-        "class_path": "datamodules.SyntheticDataModule",
+        "class_path": "tsgen.datamodules.SyntheticDataModule",
         "init_args": {"num_nodes": 4, "steps": 300, "window": 12, "stride": 3, "batch_size": 8},
     },
 }

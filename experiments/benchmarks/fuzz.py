@@ -392,8 +392,8 @@ def _graph_pickle() -> bytes:
 def _checkpoint(random: Random | None = None) -> bytes:
     import torch
 
-    from datamodules import SyntheticDataModule
     from tsgen import AutoregressiveModel
+    from tsgen.datamodules import SyntheticDataModule
     from tsgen.encoders import WindowEncoder
     from tsgen.heads import GaussianHead
 
@@ -432,7 +432,7 @@ def _break_inside(state: object, random: Random) -> None:
             *(torch.zeros(0), torch.ones(2, 3), torch.full((3,), torch.nan)),
             {"class_path": "os.system", "init_args": {}},
             {"class_path": "tsgen.heads.x"},
-            {"instance_of": "tsgen.series.SeriesSpec"},
+            {"instance_of": "tsgen.data.SeriesSpec"},
             {"class_path": 3},
             {"class_path": "tsgen", "init_args": 7},
         ]
@@ -443,7 +443,7 @@ def _files(name: str, **options: object) -> Callable[[Path], object]:
     """Reads measurements, beside a good table of edges."""
 
     def read(folder: Path) -> object:
-        from datamodules import FilesDataModule
+        from tsgen.datamodules import FilesDataModule
 
         (folder / "good_edges.csv").write_text(EDGES)
         return FilesDataModule(folder / name, **({"edges": folder / "good_edges.csv"} | options)).spec
@@ -453,7 +453,7 @@ def _files(name: str, **options: object) -> Callable[[Path], object]:
 
 def _stored(folder: Path) -> object:
     """Reads a series window by window: units, a batch of the training split and what is held out."""
-    from datamodules import FilesDataModule
+    from tsgen.datamodules import FilesDataModule
 
     data = FilesDataModule(folder / "data.nc", in_memory=False, window=2, stride=1, batch_size=2)
     return data.spec, next(iter(data.train_dataloader())), data.split.held_out
@@ -463,7 +463,7 @@ def _graph(kind: str) -> Callable[[Path], object]:
     """Reads a graph, beside good measurements."""
 
     def read(folder: Path) -> object:
-        from datamodules import FilesDataModule
+        from tsgen.datamodules import FilesDataModule
 
         (folder / "good.csv").write_text(CSV)
         return FilesDataModule(folder / "good.csv", **{kind: folder / "graph.csv"}).spec
@@ -486,8 +486,8 @@ def _traffic(missing: str) -> Callable[[Path], object]:
 
 
 def _yaml(folder: Path) -> object:
-    from experiments.cli import TsgenCLI  # noqa: F401 (sets the parser's loader)
-    from experiments.variants import read_study
+    from tsgen.cli.commands import TsgenCLI  # noqa: F401 (sets the parser's loader)
+    from tsgen.cli.variants import read_study
 
     study = read_study(["fit", "--config", str(folder / "own.yaml")])
     return [study.command(variant) for variant in study.chosen or [None]]
@@ -611,7 +611,7 @@ def run(name: str, cases: Sequence[int], seed: int = SEED) -> tuple[Counter, lis
     Returns:
         How many were read, refused and found, and the findings.
     """
-    from experiments import cli  # noqa: F401 (once, before processes are made, which then start at once)
+    from tsgen.cli import commands as cli  # noqa: F401 (once, before processes are made, which then start at once)
 
     counts: Counter = Counter()
     findings: list[Finding] = []

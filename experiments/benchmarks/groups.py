@@ -29,13 +29,13 @@ from torch import Tensor
 
 from datamodules import AirQualityDataModule
 from experiments.figures.style import STYLE
-from tsgen.bootstrap import WindowBootstrap
+from tsgen.data.series import SeriesBatch
+from tsgen.evaluation.bootstrap import WindowBootstrap
+from tsgen.figures import BLUE, GREY, INK, PALE, VERMILLION
 from tsgen.metrics import crps, empirical_quantiles, energy_score
 from tsgen.metrics.ensemble import central_interval
 from tsgen.models import DensityModel, load
-from tsgen.report.figures import BLUE, GREY, INK, PALE, VERMILLION
 from tsgen.sampling import AnyOrder
-from tsgen.series import SeriesBatch
 
 IMAGE = Path("docs/images/groups.png")
 GROUPS = (1, 2, 4, 6, 12, 24)

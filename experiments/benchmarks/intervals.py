@@ -15,8 +15,8 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from tsgen.bootstrap import WindowBootstrap
-from tsgen.comparison import compare
+from tsgen.evaluation.bootstrap import WindowBootstrap
+from tsgen.evaluation.comparison import compare
 
 SIMULATIONS, COMPARISONS = 4000, 400
 WINDOWS, CORRELATIONS = (20, 34, 82, 300), (0.0, 0.2, 0.5)

@@ -23,8 +23,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from datamodules.synthetic import geometric_graph, linear_process
-from tsgen.kalman import kalman_filter, smooth
+from tsgen.datamodules.synthetic import geometric_graph, linear_process
+from tsgen.exact.kalman import kalman_filter, smooth
 
 
 def windows(nodes: int, steps: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -32,19 +32,19 @@ from torch import Tensor
 from torch.distributions import Normal
 from torch_geometric.data import Data
 
-from datamodules import SyntheticDataModule
-from datamodules.base import SeriesDataModule, Split, split_in_time
 from experiments.benchmarks.models import in_a_fresh_process
-from tsgen import subgraphs
+from tsgen.data import subgraphs
+from tsgen.data.graphs import from_edges, partition
+from tsgen.data.masks import PointMask
+from tsgen.data.series import GraphSeries, SeriesBatch
+from tsgen.data.subgraphs import Subgraphs
+from tsgen.datamodules import SyntheticDataModule
+from tsgen.datamodules.windows import SeriesDataModule, Split, split_in_time
 from tsgen.encoders import WindowEncoder
-from tsgen.graphs import from_edges, partition
+from tsgen.encoders.propagation import Propagation
+from tsgen.exact.linear import VARProcess
 from tsgen.heads import GaussianHead
-from tsgen.linear import VARProcess
-from tsgen.masks import PointMask
 from tsgen.models import AutoregressiveModel
-from tsgen.propagation import Propagation
-from tsgen.series import GraphSeries, SeriesBatch
-from tsgen.subgraphs import Subgraphs
 
 NEIGHBOURS, WINDOW, WINDOWS = 8, 24, 4
 PARTS = {36: 2, 207: 2, 2000: 20, 20000: 200}

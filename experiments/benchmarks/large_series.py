@@ -27,9 +27,9 @@ import netCDF4
 import numpy as np
 import torch
 
-from datamodules import FilesDataModule
 from experiments.benchmarks.models import in_a_fresh_process
 from tsgen import impute
+from tsgen.datamodules import FilesDataModule
 from tsgen.encoders import WindowEncoder
 from tsgen.heads import GaussianHead
 from tsgen.models import AutoregressiveModel

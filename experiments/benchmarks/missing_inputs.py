@@ -24,19 +24,19 @@ import torch
 from lightning import seed_everything
 from torch import Tensor
 
-from datamodules.synthetic import COUPLING, OWN, geometric_graph
 from tsgen.counter_random import streams, uniforms
+from tsgen.data.series import SeriesBatch, SeriesSpec
+from tsgen.datamodules.synthetic import COUPLING, OWN, geometric_graph
 from tsgen.encoders import Encoder, GraphGRUEncoder
+from tsgen.encoders.propagation import Propagation
 from tsgen.encoders.window import WindowEncoder
+from tsgen.exact.kalman import simulate
+from tsgen.exact.linear import Start, VARProcess
 from tsgen.heads import GaussianHead
-from tsgen.kalman import simulate
-from tsgen.likelihood import masked_log_prob
-from tsgen.linear import Start, VARProcess
+from tsgen.heads.likelihood import masked_log_prob
 from tsgen.models import AutoregressiveModel
 from tsgen.objectives import MaskedNLL, Objective, ParticleBound
-from tsgen.particles import particle_filter
-from tsgen.propagation import Propagation
-from tsgen.series import SeriesBatch, SeriesSpec
+from tsgen.sampling.particles import particle_filter
 
 NODES, TIME, TRAIN, TEST = 6, 20, 3000, 64
 STEPS, BATCH, RATE = 400, 32, 0.01

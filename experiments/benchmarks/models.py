@@ -26,11 +26,11 @@ from typing import Any
 import torch
 
 from experiments.benchmarks.devices import HIDDEN, STEPS, make
+from tsgen.data.series import SeriesBatch
 from tsgen.encoders import AttentionEncoder, ConvolutionEncoder, GraphGRUEncoder, WindowEncoder
 from tsgen.heads import GaussianHead, MixtureHead, MixtureNADEHead
-from tsgen.likelihood import masked_nll
+from tsgen.heads.likelihood import masked_nll
 from tsgen.models import AutoregressiveModel
-from tsgen.series import SeriesBatch
 
 ENCODERS: dict[str, Callable] = {
     "linear window, 2 slices": partial(WindowEncoder, order=2, layers=0),

@@ -19,9 +19,9 @@ from torch import Tensor
 
 import tsgen
 from datamodules import RedWineDataModule
-from datamodules.base import Stage
 from datamodules.red_wine import FOLDS
-from tsgen.series import SeriesBatch
+from tsgen.data.series import SeriesBatch
+from tsgen.datamodules.windows import Stage
 
 ROWS = ("validation", "**test**", "test, cases that no training case equals")
 

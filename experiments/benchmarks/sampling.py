@@ -31,13 +31,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from datamodules import AirQualityDataModule
 from experiments.benchmarks.devices import make
-from experiments.configs import find
-from tsgen.components import restore
-from tsgen.graphs import from_edges
+from tsgen.cli.configs import find
+from tsgen.data.graphs import from_edges
+from tsgen.data.series import GraphSeries, SeriesBatch, SeriesSpec
 from tsgen.models import AnyOrderModel, AutoregressiveModel
 from tsgen.models.density import PARTS
 from tsgen.sampling import Ancestral, AnyOrder
-from tsgen.series import GraphSeries, SeriesBatch, SeriesSpec
+from tsgen.storage.components import restore
 
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "mv", "_sparse_mm", "_addmm_activation", "linear", "matmul")
 """The operations that multiply matrices."""

@@ -40,15 +40,15 @@ from lightning import Callback, Trainer
 from torch.multiprocessing import get_context
 from torch_geometric.data import Data
 
-from datamodules.base import SeriesDataModule, Split
 from experiments.benchmarks.devices import make
 from tsgen import impute
-from tsgen.callbacks import ImputationWriter
+from tsgen.data.series import GraphSeries, SeriesSpec
+from tsgen.datamodules.windows import SeriesDataModule, Split
 from tsgen.encoders import WindowEncoder
 from tsgen.heads import GaussianHead
+from tsgen.inference.writer import ImputationWriter
 from tsgen.models import AutoregressiveModel
 from tsgen.sampling import Ancestral
-from tsgen.series import GraphSeries, SeriesSpec
 
 NODES, WINDOWS, SAMPLES = 207, 8, 32
 ROUNDS, WARM_UP, STEPS, PREDICTED = 5, 2, 10, 96

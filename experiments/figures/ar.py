@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from experiments.figures.style import STYLE, WIDTH_50, WIDTH_90
-from tsgen.ar import ARProcess
-from tsgen.report.figures import BAND_50, BAND_90, BLUE, GREY, INK, VERMILLION
+from tsgen.exact.ar import ARProcess
+from tsgen.figures import BAND_50, BAND_90, BLUE, GREY, INK, VERMILLION
 
 ROOT = Path(__file__).parents[2]
 SERIES = ROOT / "tests" / "ar_references.json"

@@ -15,8 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.figures.style import STYLE, WIDTH_50, WIDTH_90
-from tsgen.gaussian import Gaussian
-from tsgen.report.figures import BAND_50, BAND_90, BLUE, GREY, INK, VERMILLION
+from tsgen.exact.gaussian import Gaussian
+from tsgen.figures import BAND_50, BAND_90, BLUE, GREY, INK, VERMILLION
 
 IMAGE = Path(__file__).parents[2] / "docs" / "images" / "gaussian.png"
 

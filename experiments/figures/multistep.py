@@ -21,8 +21,8 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from experiments.figures.style import STYLE
-from tsgen.ar import ARProcess
-from tsgen.report.figures import BLUE, GREY, INK, PALE, VERMILLION
+from tsgen.exact.ar import ARProcess
+from tsgen.figures import BLUE, GREY, INK, PALE, VERMILLION
 
 IMAGE = Path(__file__).parents[2] / "docs" / "images" / "multistep.png"
 RUN = Path("runs") / "multistep"

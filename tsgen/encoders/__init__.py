@@ -19,6 +19,12 @@ from tsgen.encoders.base import Encoder
 from tsgen.encoders.bidirectional import BidirectionalEncoder
 from tsgen.encoders.convolution import ConvolutionEncoder
 from tsgen.encoders.graph_gru import GraphGRUEncoder
+from tsgen.encoders.propagation import (
+    DiffusionConvolution,
+    GraphAttention,
+    GraphConvolution,
+    Propagation,
+)
 from tsgen.encoders.recurrent import RecurrentEncoder
 from tsgen.encoders.window import WindowEncoder
 
@@ -26,8 +32,12 @@ __all__ = [
     "AttentionEncoder",
     "BidirectionalEncoder",
     "ConvolutionEncoder",
+    "DiffusionConvolution",
     "Encoder",
+    "GraphAttention",
+    "GraphConvolution",
     "GraphGRUEncoder",
+    "Propagation",
     "RecurrentEncoder",
     "WindowEncoder",
 ]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from tsgen.encoders.base import Encoder, refuse_state
-from tsgen.propagation import GraphConvolution, Messages, Propagation
+from tsgen.encoders.propagation import GraphConvolution, Messages, Propagation
 
 SLOWEST = 10_000
 """Base of the angles of the positions: the slowest pair of numbers turns once in about 2 pi times as many
@@ -42,7 +42,7 @@ class AttentionEncoder(Encoder):
         causal: Read no step later than the present one. Else the whole window is read both ways and no state
             can be carried.
         convolution: Any PyTorch Geometric convolution, as a factory of the sizes of its input and output.
-            None for no messages. :class:`~tsgen.propagation.GraphAttention` attends to all nodes.
+            None for no messages. :class:`~tsgen.encoders.GraphAttention` attends to all nodes.
 
     Raises:
         ValueError: If ``hidden`` is not a multiple of ``2 * heads``, ``heads`` or ``layers`` is below 1, or

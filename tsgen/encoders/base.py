@@ -13,7 +13,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tsgen.propagation import Propagation
+from tsgen.encoders.propagation import Propagation
 
 
 class Encoder(nn.Module, ABC):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tsgen.encoders.base import Encoder, refuse_state
 from tsgen.encoders.graph_gru import GraphGRUEncoder
-from tsgen.propagation import Propagation
+from tsgen.encoders.propagation import Propagation
 
 
 class BidirectionalEncoder(Encoder):

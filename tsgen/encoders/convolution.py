@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tsgen.encoders.base import Encoder, refuse_state
-from tsgen.propagation import GraphConvolution, Messages, Propagation
+from tsgen.encoders.propagation import GraphConvolution, Messages, Propagation
 
 
 class ConvolutionEncoder(Encoder):

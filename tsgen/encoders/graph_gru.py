@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tsgen.encoders.base import Encoder
-from tsgen.propagation import GraphConvolution, Messages, Propagation
+from tsgen.encoders.propagation import GraphConvolution, Messages, Propagation
 
 
 class GraphGRUEncoder(Encoder):

@@ -1,7 +1,7 @@
 r"""What every head promises.
 
 A head reads the state h of each node and returns a :class:`torch.distributions.Distribution` whose batch
-shape is that of the entries. It works in standard units; the :class:`~tsgen.series.Units` it is handed say
+shape is that of the entries. It works in standard units; the :class:`~tsgen.data.Units` it is handed say
 what those mean, so that densities come out in data units and compare between models. Draws are made from
 given uniform numbers, :attr:`Head.uniforms_per_entry` of them an entry: the same numbers, the same draw, on
 any device and in any batch.
@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from tsgen.series import Sizes, Units
+from tsgen.data.series import Sizes, Units
 
 SCALE_FLOOR = 1e-3
 """The least scale of a component, in standard units: none can collapse onto one value."""

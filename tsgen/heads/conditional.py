@@ -10,9 +10,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.distributions import Distribution
 
+from tsgen.data.series import Sizes, Units
 from tsgen.heads.base import Head
 from tsgen.heads.gaussian import GaussianHead
-from tsgen.series import Sizes, Units
 
 
 class ConditionalHead(Head):

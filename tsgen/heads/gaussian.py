@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.distributions import Distribution, Normal
 
+from tsgen.data.series import Sizes, Units
 from tsgen.heads.base import Head, positive
-from tsgen.series import Sizes, Units
 
 
 class GaussianHead(Head):

@@ -14,8 +14,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, MixtureSameFamily, Normal
 
+from tsgen.data.series import Sizes, Units
 from tsgen.heads.base import Head, positive
-from tsgen.series import Sizes, Units
 
 
 def mixture_law(numbers: Float[Tensor, "*entry 3 components"], units: Units) -> MixtureSameFamily:

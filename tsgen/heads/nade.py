@@ -38,9 +38,9 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, MixtureSameFamily
 from torch.nn import functional
 
+from tsgen.data.series import Sizes, Units
 from tsgen.heads.base import Head
 from tsgen.heads.mixture import first_numbers, mixture_law, mixture_quantile
-from tsgen.series import Sizes, Units
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"silu": functional.silu, "tanh": torch.tanh}
 
@@ -77,7 +77,7 @@ class MixtureNADEHead(Head):
     * ``order="given"``, or a list: the known ones before it, in the order of their indices or of the list.
     * ``order="any"``: an unknown entry is given ALL the known ones, wherever they stand; a known one is given
       the known ones of a lower index. One set of weights serves every choice of what is known, and has to be
-      trained with many of them, by hiding random entries (:mod:`tsgen.masks`).
+      trained with many of them, by hiding random entries (:mod:`tsgen.data.masks`).
 
     Entries are drawn one after another, each given what is known or was drawn before: with ``"any"`` all that
     is known first.

@@ -38,9 +38,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
+from tsgen.data.series import SeriesBatch
 from tsgen.metrics.mean import Mean
-from tsgen.ranks import rank_edges
-from tsgen.series import SeriesBatch
+from tsgen.metrics.ranks import rank_edges
 
 
 def entries(

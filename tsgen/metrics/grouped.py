@@ -14,9 +14,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torchmetrics import Metric
 
-from tsgen.interpolation import GAPS, Nearest, gap_class
-from tsgen.rounding import rounded
-from tsgen.series import GraphSeries, SeriesBatch
+from tsgen.data.interpolation import GAPS, Nearest, gap_class
+from tsgen.data.series import GraphSeries, SeriesBatch
+from tsgen.metrics.rounding import rounded
 
 SHARES = tuple(f"{share}-{share + 20} %" for share in range(0, 100, 20))
 """Groups of windows by the share of their entries that is not visible; a share on a border is in the upper

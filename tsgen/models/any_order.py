@@ -22,16 +22,16 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from tsgen.counter_random import streams, uniforms
+from tsgen.data.interpolation import Nearest
+from tsgen.data.series import SeriesBatch, SeriesSpec, Sizes, Units
 from tsgen.encoders import ConvolutionEncoder, Encoder
+from tsgen.encoders.propagation import Propagation
 from tsgen.heads import Head, MixtureHead
-from tsgen.interpolation import Nearest
 from tsgen.models.density import OptimizerFactory, SchedulerFactory
 from tsgen.models.neural import NeuralModel
 from tsgen.objectives import MaskedNLL, Objective
-from tsgen.propagation import Propagation
 from tsgen.sampling import AnyOrder, Sampler
 from tsgen.sampling.base import LAYERS_AT_ONCE, draws_at_once
-from tsgen.series import SeriesBatch, SeriesSpec, Sizes, Units
 
 TOLD_OF_ENTRIES = 5
 """Numbers that the encoder reads of each entry beside it and its visibility, where units are an entry's."""
@@ -64,9 +64,9 @@ class AnyOrderModel(NeuralModel):
             each entry's own, from what is visible of its node and channel. Zero is then the straight line in
             time between the nearest values, and one is :math:`\sigma \sqrt{1 - e^{-v / \rho}}`, with
             :math:`\sigma` the node's deviation, v the variance of a random walk between those values (see
-            :mod:`tsgen.interpolation`) and :math:`\rho` a number of steps that is learned: it grows with the
-            root of the gap at first, and is the node's own where nothing is visible. The encoder is told the
-            line, the distances to its ends and the mean and share of what is visible of the slice.
+            :mod:`tsgen.data.interpolation`) and :math:`\rho` a number of steps that is learned: it grows with
+            the root of the gap at first, and is the node's own where nothing is visible. The encoder is told
+            the line, the distances to its ends and the mean and share of what is visible of the slice.
 
     Raises:
         ValueError: If the encoder is causal, the units are neither, or parts do not go together; in training,
@@ -156,7 +156,7 @@ class AnyOrderModel(NeuralModel):
         if stage == "fit" and getattr(data, "thinning", self) is None:
             raise ValueError(
                 "an any-order model learns from what is hidden; data.thinning is null and hides nothing. "
-                "Set it to a pattern, such as tsgen.masks.PointMask with rate: [0.0, 1.0]."
+                "Set it to a pattern, such as tsgen.data.PointMask with rate: [0.0, 1.0]."
             )
         if stage != "predict" and getattr(data, "horizon", None) == 0:
             raise ValueError(

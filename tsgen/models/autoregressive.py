@@ -14,16 +14,16 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from tsgen.counter_random import streams
+from tsgen.data.series import SeriesBatch, SeriesSpec, Sizes
 from tsgen.encoders import Encoder, GraphGRUEncoder
 from tsgen.encoders.base import map_state
+from tsgen.encoders.propagation import Propagation
 from tsgen.heads import Head, MixtureHead
 from tsgen.models.density import OptimizerFactory, SchedulerFactory
 from tsgen.models.neural import NeuralModel
 from tsgen.objectives import MaskedNLL, Objective, ParticleBound
-from tsgen.particles import particle_filter
-from tsgen.propagation import Propagation
 from tsgen.sampling import Ancestral, Sampler
-from tsgen.series import SeriesBatch, SeriesSpec, Sizes
+from tsgen.sampling.particles import particle_filter
 
 VALIDATION_PATHS = 16
 """Paths that the density of a forecast is the mean of, in validation."""

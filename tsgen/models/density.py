@@ -18,15 +18,15 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch_geometric.nn import MessagePassing
 
-from tsgen.checkpoints import damage
-from tsgen.components import describe, restore
+from tsgen.data.series import Samples, SeriesBatch, SeriesSpec, Units
 from tsgen.encoders import Encoder
 from tsgen.heads import Head
-from tsgen.likelihood import masked_log_prob
+from tsgen.heads.likelihood import masked_log_prob
 from tsgen.metrics import NLL, LawCRPS, entries, scores
 from tsgen.objectives import Objective
 from tsgen.sampling import Sampler
-from tsgen.series import Samples, SeriesBatch, SeriesSpec, Units
+from tsgen.storage.checkpoints import damage
+from tsgen.storage.components import describe, restore
 
 OptimizerFactory = Callable[[Iterable], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler]

@@ -14,12 +14,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, Normal
 
-from tsgen.kalman import Moments, kalman_filter
-from tsgen.likelihood import masked_log_prob
-from tsgen.linear import Noise, Start, VARProcess
+from tsgen.data.series import SeriesBatch, SeriesSpec
+from tsgen.exact.kalman import Moments, kalman_filter
+from tsgen.exact.linear import Noise, Start, VARProcess
+from tsgen.heads.likelihood import masked_log_prob
 from tsgen.models.density import DensityModel
 from tsgen.sampling import Exact, Sampler
-from tsgen.series import SeriesBatch, SeriesSpec
 
 
 class IterationCount(torch.optim.Optimizer):

@@ -15,14 +15,14 @@ from torch.distributions import Distribution
 from torch.optim import Optimizer
 
 from tsgen.counter_random import streams
+from tsgen.data.series import SeriesBatch, SeriesSpec, Sizes
 from tsgen.encoders import Encoder
 from tsgen.heads import Head
 from tsgen.heads.base import full_precision
-from tsgen.likelihood import count
+from tsgen.heads.likelihood import count
 from tsgen.models.density import DensityModel, OptimizerFactory, SchedulerFactory
 from tsgen.objectives import Objective
 from tsgen.sampling import Sampler
-from tsgen.series import SeriesBatch, SeriesSpec, Sizes
 
 TRAINING, LAYERS = 1, 2
 """Set the random streams of training, and of layers that are random, apart from those of samplers."""

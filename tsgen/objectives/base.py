@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.distributions import Distribution
 
-from tsgen.likelihood import masked_log_prob
-from tsgen.series import SeriesBatch
+from tsgen.data.series import SeriesBatch
+from tsgen.heads.likelihood import masked_log_prob
 
 if TYPE_CHECKING:
     from tsgen.models.neural import NeuralModel

@@ -11,10 +11,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tsgen.counter_random import uniforms
-from tsgen.likelihood import masked_nll, per_entry
+from tsgen.data.series import SeriesBatch
+from tsgen.heads.likelihood import masked_nll, per_entry
 from tsgen.metrics import law_crps
 from tsgen.objectives.base import Objective
-from tsgen.series import SeriesBatch
 
 if TYPE_CHECKING:
     from tsgen.models.neural import NeuralModel

@@ -2,7 +2,8 @@ r"""The particle bound: missing inputs drawn and weighed, not marked.
 
 .. math:: L = -\frac{1}{|O|} \log \hat p_K(x_O), \qquad E \log \hat p_K(x_O) \le \log p(x_O),
 
-with :math:`\hat p_K` the evidence that a particle filter of K paths estimates (see :mod:`tsgen.particles`).
+with :math:`\hat p_K` the evidence that a particle filter of K paths estimates
+(see :mod:`tsgen.sampling.particles`).
 The gap closes as K grows, and the gradient becomes that of the likelihood: it goes through the draws, through
 the weights and past resampling, where most implementations drop it.
 """
@@ -16,10 +17,10 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from tsgen.counter_random import streams
-from tsgen.likelihood import per_entry
+from tsgen.data.series import SeriesBatch
+from tsgen.heads.likelihood import per_entry
 from tsgen.objectives.base import Objective, check_forward
-from tsgen.particles import particle_filter
-from tsgen.series import SeriesBatch
+from tsgen.sampling.particles import particle_filter
 
 if TYPE_CHECKING:
     from tsgen.models.autoregressive import AutoregressiveModel

@@ -34,11 +34,11 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from tsgen.counter_random import streams, uniforms
+from tsgen.data.series import SeriesBatch
 from tsgen.encoders.base import map_state
-from tsgen.likelihood import masked_log_prob, per_entry
+from tsgen.encoders.propagation import Propagation
+from tsgen.heads.likelihood import masked_log_prob, per_entry
 from tsgen.objectives.base import Objective, check_forward
-from tsgen.propagation import Propagation
-from tsgen.series import SeriesBatch
 
 if TYPE_CHECKING:
     from tsgen.models.autoregressive import AutoregressiveModel

@@ -30,9 +30,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tsgen.counter_random import streams, uniforms
-from tsgen.likelihood import masked_nll
+from tsgen.data.series import SeriesBatch
+from tsgen.heads.likelihood import masked_nll
 from tsgen.objectives.base import Objective, check_forward
-from tsgen.series import SeriesBatch
 
 if TYPE_CHECKING:
     from tsgen.models.autoregressive import AutoregressiveModel

@@ -2,7 +2,7 @@
 
 * :func:`write_report`: one page that needs nothing beside it, from the files of a run.
 * :func:`write_comparison`: one page on two runs that scored the same entries.
-* :mod:`tsgen.report.figures`: their figures, each on its own, from the evaluation's dataset.
+* :mod:`tsgen.figures`: their figures, each on its own, from the evaluation's dataset.
 """
 
 from tsgen.report.comparison import write_comparison

@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from tsgen.calibration import RankTest, ecdf_envelope
-from tsgen.report.figures import BAND_50, BLUE, INK, VERMILLION, axes_grid, in_style, rank_histogram
+from tsgen.evaluation.calibration import RankTest, ecdf_envelope
+from tsgen.figures import BAND_50, BLUE, INK, VERMILLION, axes_grid, in_style, rank_histogram
 
 LEVEL = 0.95
 """The probability of what the grey bands hold."""

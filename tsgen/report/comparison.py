@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from tsgen.comparison import OTHER_LAWS, Difference, compare, other_laws
-from tsgen.privacy import scrubbed_text
-from tsgen.report import figures, page
-from tsgen.report.breakdown import by_group
-from tsgen.report.figures.compared import compared_calibration, compared_fans, differing_panels
+from tsgen import figures
+from tsgen.evaluation.comparison import OTHER_LAWS, Difference, compare, other_laws
+from tsgen.figures.compared import compared_calibration, compared_fans, differing_panels
+from tsgen.metrics.breakdown import by_group
+from tsgen.report import page
 from tsgen.report.reading import REMEDY, read_evaluation, read_scores
 from tsgen.report.scores import PERCENT, SCORES, best
+from tsgen.storage.privacy import scrubbed_text
 
 _MOST_NODES = 30
 

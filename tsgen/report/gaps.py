@@ -15,10 +15,10 @@ import torch
 import xarray as xr
 from jaxtyping import Bool, Float, Int
 
-from tsgen.interpolation import GAPS, gap_class
-from tsgen.report.breakdown import fill_deviation
-from tsgen.report.figures.fans import LEVELS, Fan
-from tsgen.report.figures.style import name_of_time
+from tsgen.data.interpolation import GAPS, gap_class
+from tsgen.figures.fans import LEVELS, Fan
+from tsgen.figures.style import name_of_time
+from tsgen.metrics.breakdown import fill_deviation
 
 MOST_VALUES = 2**22
 """Values of the file that are in memory at a time."""

@@ -20,11 +20,13 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from tsgen.privacy import scrubbed_text
-from tsgen.report import breakdown, figures, page
+from tsgen import figures
+from tsgen.metrics import breakdown
+from tsgen.report import page
 from tsgen.report.imputation import imputation_section
 from tsgen.report.reading import REMEDY, read_evaluation, read_scores
 from tsgen.report.scores import PERCENT, SCORES, best
+from tsgen.storage.privacy import scrubbed_text
 
 _LAWS = {
     "filtering": (

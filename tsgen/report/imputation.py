@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from tsgen.interpolation import GAPS
+from tsgen.data.interpolation import GAPS
+from tsgen.figures import MOST_CHANNELS
+from tsgen.figures.fans import draw_fans
+from tsgen.figures.imputed import gap_lengths, widths
+from tsgen.figures.style import in_style, name_of_time, of_channel
 from tsgen.report import page
-from tsgen.report.figures import MOST_CHANNELS
-from tsgen.report.figures.fans import draw_fans
-from tsgen.report.figures.imputed import gap_lengths, widths
-from tsgen.report.figures.style import in_style, name_of_time, of_channel
 from tsgen.report.gaps import LONGEST_SHOWN, Imputation, gap_fans, read_imputation
 
 _MOST_NODES, _MOST_GAPS = 30, 10

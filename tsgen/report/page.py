@@ -15,8 +15,8 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from tsgen.files import write_text
-from tsgen.report import figures
+from tsgen import figures
+from tsgen.storage.atomic import write_text
 
 _STYLE = """
 :root { color-scheme: light dark;

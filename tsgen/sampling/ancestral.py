@@ -11,9 +11,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tsgen.counter_random import uniforms
-from tsgen.propagation import Propagation
+from tsgen.data.series import SeriesBatch
+from tsgen.encoders.propagation import Propagation
 from tsgen.sampling.base import LAYERS_AT_ONCE, Sampler, repeated
-from tsgen.series import SeriesBatch
 
 if TYPE_CHECKING:
     from tsgen.models.autoregressive import AutoregressiveModel

@@ -10,9 +10,9 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from tsgen.counter_random import uniforms
+from tsgen.data.series import SeriesBatch
 from tsgen.heads.base import full_precision
 from tsgen.sampling.base import LAYERS_AT_ONCE, Sampler, repeated
-from tsgen.series import SeriesBatch
 
 if TYPE_CHECKING:
     from tsgen.models.any_order import AnyOrderModel

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from tsgen.counter_random import streams
-from tsgen.series import Samples, SeriesBatch
+from tsgen.data.series import Samples, SeriesBatch
 
 if TYPE_CHECKING:
     from tsgen.models.density import DensityModel
@@ -46,7 +46,7 @@ class Sampler(ABC):
     seed: int
 
     law: Literal["filtering", "posterior"]
-    """What the draws follow: see :class:`~tsgen.series.Samples`."""
+    """What the draws follow: see :class:`~tsgen.data.Samples`."""
 
     @property
     def joint(self) -> bool:

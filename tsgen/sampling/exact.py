@@ -9,8 +9,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tsgen.counter_random import streams
+from tsgen.data.series import SeriesBatch
 from tsgen.sampling.base import Sampler
-from tsgen.series import SeriesBatch
 
 if TYPE_CHECKING:
     from tsgen.models.graph_var import GraphVAR
@@ -22,7 +22,7 @@ class Exact(Sampler):
     POSTERIOR.
 
     Everything visible is used, before an entry and after it. Only a linear-Gaussian model has this in closed
-    form (see :mod:`tsgen.kalman`).
+    form (see :mod:`tsgen.exact.kalman`).
 
     Args:
         num_samples: Draws of each window.
@@ -59,5 +59,5 @@ class Exact(Sampler):
         return model.process.draw(batch, stream, values)
 
     def _streams(self, position: Int64[Tensor, "batch"], sample: Tensor) -> Int64[Tensor, "samples batch"]:
-        """Those of :meth:`~tsgen.linear.VARProcess.impute`."""
+        """Those of :meth:`~tsgen.exact.linear.VARProcess.impute`."""
         return streams(self.seed, sample, position)

@@ -1,8 +1,8 @@
 r"""Sequential Monte Carlo: whole paths from the posterior of a model that factorises over time.
 
-A particle filter (:mod:`tsgen.particles`) draws the unknown entries slice by slice, as ancestral sampling
-does, and weighs and resamples what was drawn by what turns out to be visible. Where its weighted paths are
-too poor there are two remedies.
+A particle filter (:mod:`tsgen.sampling.particles`) draws the unknown entries slice by slice, as ancestral
+sampling does, and weighs and resamples what was drawn by what turns out to be visible. Where its weighted
+paths are too poor there are two remedies.
 
 *Backward simulation.* A path is put together from its end: given its slices after t, the slice at t is that
 of particle k with probability in proportion to
@@ -34,12 +34,12 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tsgen.counter_random import streams, uniforms
+from tsgen.data.graphs import partition
+from tsgen.data.series import Samples, SeriesBatch
 from tsgen.encoders.base import map_state
-from tsgen.graphs import partition
-from tsgen.particles import ParticleFilter, choose, effective_size, systematic
-from tsgen.propagation import Propagation
+from tsgen.encoders.propagation import Propagation
 from tsgen.sampling.base import Sampler, draws_at_once
-from tsgen.series import Samples, SeriesBatch
+from tsgen.sampling.particles import ParticleFilter, choose, effective_size, systematic
 
 if TYPE_CHECKING:
     from tsgen.models.autoregressive import AutoregressiveModel

@@ -1,0 +1,71 @@
+"""The CSV log of a training that may be killed and resumed: each step once, none missing."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+
+from tsgen.storage.atomic import replacing
+
+
+class TrainingLog(ExperimentWriter):
+    """The rows of Lightning's CSVLogger, going on after those that are there.
+
+    Rows from a step on, of a training that went further than its checkpoint, are removed: these steps are
+    done again.
+
+    Args:
+        folder: Where ``metrics.csv`` lies.
+        step: The first step that is to be logged.
+
+    Attributes:
+        taken_up: The rows that were there.
+    """
+
+    def __init__(self, folder: str, step: int) -> None:
+        self._step, self.taken_up = step, list[dict[str, str]]()
+        super().__init__(folder)
+
+    def _check_log_dir_exists(self) -> None:
+        """Takes up the rows that are there, where Lightning's would remove them."""
+        path = Path(self.metrics_file_path)
+        if not path.is_file():
+            return
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            self.taken_up = [row for row in reader if _is_before(row, self._step)]
+            self.metrics_keys = list(reader.fieldnames or ())
+        self._replace(self.metrics_keys, self.taken_up)
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        with open(self.metrics_file_path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        self._replace(fieldnames, rows)
+
+    def _replace(self, fieldnames: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+        with (
+            replacing(Path(self.metrics_file_path)) as unfinished,
+            unfinished.open("w", newline="", encoding="utf-8") as file,
+        ):
+            writer = csv.DictWriter(file, fieldnames)
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def save(self) -> None:
+        """Appends the rows since the last time and waits until they are on the disk."""
+        super().save()
+        if os.path.isfile(self.metrics_file_path):
+            with open(self.metrics_file_path, "rb+") as file:
+                os.fsync(file.fileno())
+
+
+def _is_before(row: Mapping[str | Any, Any], step: int) -> bool:
+    """Whether a row is whole and of an earlier step."""
+    text = row.get("step") or ""
+    # a row that a kill cut short has fewer cells, or half a number in the last one
+    return None not in row.values() and text.isdigit() and int(text) < step

@@ -1,0 +1,44 @@
+"""Series on graphs and windows of them: containers, graphs, and the patterns that hide entries."""
+
+from tsgen.data.graphs import from_coordinates, from_distances, from_edges, nearest_neighbours, partition
+from tsgen.data.masks import (
+    AnyOf,
+    BlockMask,
+    GRINMask,
+    HistoricalMask,
+    Mask,
+    NodeMask,
+    OneOf,
+    PartOf,
+    PointMask,
+    ValueMask,
+)
+from tsgen.data.series import GraphSeries, Samples, SeriesBatch, SeriesSpec, Sizes, Units
+from tsgen.data.stored_series import StoredSeries
+from tsgen.data.subgraphs import Subgraphs
+
+__all__ = [
+    "AnyOf",
+    "BlockMask",
+    "GRINMask",
+    "GraphSeries",
+    "HistoricalMask",
+    "Mask",
+    "NodeMask",
+    "OneOf",
+    "PartOf",
+    "PointMask",
+    "Samples",
+    "SeriesBatch",
+    "SeriesSpec",
+    "Sizes",
+    "StoredSeries",
+    "Subgraphs",
+    "Units",
+    "ValueMask",
+    "from_coordinates",
+    "from_distances",
+    "from_edges",
+    "nearest_neighbours",
+    "partition",
+]

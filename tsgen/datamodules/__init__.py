@@ -1,0 +1,7 @@
+"""Lightning data modules: windows of a series for every stage, from your own files or from simulators."""
+
+from tsgen.datamodules.files import FilesDataModule
+from tsgen.datamodules.synthetic import SyntheticDataModule
+from tsgen.datamodules.windows import SeriesDataModule, Split
+
+__all__ = ["FilesDataModule", "SeriesDataModule", "Split", "SyntheticDataModule"]

@@ -1,0 +1,330 @@
+r"""Messages along the edges of a static graph, for many slices at once.
+
+The mean of a node's neighbours, weighted by the edges that enter it,
+
+.. math:: m_v = \sum_{u \to v} w_{uv} x_u / \sum_{u \to v} w_{uv},
+
+is a product with one matrix. :class:`Propagation` holds a graph made ready for it: the matrix dense for a
+small graph and sparse (CSR, applied nodes first) above, the same for the reversed graph, and copies of the
+edges side by side for any other convolution. Each is computed once, when first used; make one per forward
+pass and hand it to every layer.
+
+:class:`GraphConvolution` (one step along the edges), :class:`DiffusionConvolution` (several, both ways) and
+:class:`GraphAttention` (every node at once) take slices and a :class:`Propagation`. :class:`Convolution` lets
+any convolution of PyTorch Geometric stand in their place, and :class:`Messages` puts what a node hears beside
+what it knows.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from abc import abstractmethod
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention, softplus
+from torch_geometric.data import Data
+from torch_geometric.nn import MessagePassing
+
+from tsgen.data.graphs import weighted_mean
+
+DENSE_UP_TO = 100
+"""Nodes up to which a dense product is the faster one (measured on a CPU)."""
+
+
+class Propagation:
+    """A checked graph made ready for messages.
+
+    Args:
+        graph: The graph; its tensors' device is where messages are computed.
+    """
+
+    def __init__(self, graph: Data) -> None:
+        self.edge_index, self.edge_weight = graph.edge_index, graph.edge_weight
+        self.num_nodes = int(graph.num_nodes)
+        self._mean: Tensor | None = None
+        self._reversed_mean: Tensor | None = None
+        self._tiled: dict[int, tuple[Tensor, Tensor]] = {}
+
+    @property
+    def mean(self) -> Float[Tensor, "nodes nodes"]:
+        """The matrix of weighted means over in-neighbours, row v for node v; rows without edges are zero."""
+        if self._mean is None:
+            self._mean = self._weighted_mean(self.edge_index)
+        return self._mean
+
+    @property
+    def reversed_mean(self) -> Float[Tensor, "nodes nodes"]:
+        """The matrix of weighted means over out-neighbours: ``mean`` of the graph with its edges turned
+        round."""
+        if self._reversed_mean is None:
+            self._reversed_mean = self._weighted_mean(self.edge_index.flip(0))
+        return self._reversed_mean
+
+    def _weighted_mean(self, edge_index: Tensor) -> Tensor:
+        entries = weighted_mean(edge_index, self.edge_weight, self.num_nodes)
+        return entries.to_dense() if self.num_nodes <= DENSE_UP_TO else _to_csr(entries)
+
+    def average(
+        self, x: Float[Tensor, "*slices nodes features"], reverse: bool = False
+    ) -> Float[Tensor, "*slices nodes features"]:
+        """The weighted mean of every node's neighbours, for any number of slices.
+
+        Args:
+            x: What the nodes send.
+            reverse: Average over out-neighbours, not over in-neighbours.
+        """
+        matrix = self.reversed_mean if reverse else self.mean
+        if matrix.layout == torch.strided:
+            return matrix.to(x.dtype) @ x
+        nodes_first = x.movedim(-2, 0)
+        precision = torch.promote_types(x.dtype, matrix.dtype)
+        # sparse products know no half precision
+        with torch.autocast(x.device.type, enabled=False):
+            out = matrix.to(precision) @ nodes_first.flatten(1).to(precision)
+        return out.to(x.dtype).reshape(nodes_first.shape).movedim(0, -2)
+
+    def tiled(self, copies: int) -> tuple[Int64[Tensor, "2 edges"], Float[Tensor, "edges"]]:
+        """Edges and weights of ``copies`` graphs side by side, as one graph of ``copies`` times as many
+        nodes."""
+        if copies not in self._tiled:
+            offset = torch.arange(copies, device=self.edge_index.device) * self.num_nodes
+            edges = (self.edge_index[:, None] + offset[:, None]).flatten(1)
+            self._tiled[copies] = (edges, self.edge_weight.repeat(copies))
+        return self._tiled[copies]
+
+
+def _to_csr(entries: Tensor) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        return entries.to_sparse_csr()
+
+
+class SliceConvolution(MessagePassing):
+    """A convolution of many slices at once: it takes a :class:`Propagation` where others take edges.
+
+    It descends from PyTorch Geometric's base class, as every convolution that a checkpoint may name does.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(aggr="sum")
+
+    @abstractmethod
+    def forward(
+        self, x: Float[Tensor, "*slices nodes in"], propagation: Propagation
+    ) -> Float[Tensor, "*slices nodes out"]:
+        """The messages that every node receives, for any number of slices."""
+
+
+class GraphConvolution(SliceConvolution):
+    """A linear map of the weighted mean of each node's in-neighbours. The node itself is not among them.
+
+    Args:
+        in_channels: Size of a node's input.
+        out_channels: Size of a node's output.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(in_channels, out_channels, bias=False)
+
+    def forward(
+        self, x: Float[Tensor, "*slices nodes in"], propagation: Propagation
+    ) -> Float[Tensor, "*slices nodes out"]:
+        """The messages that every node receives, for any number of slices."""
+        # whichever order multiplies the smaller width by the graph
+        if self.linear.out_features < self.linear.in_features:
+            return propagation.average(self.linear(x))
+        return self.linear(propagation.average(x))
+
+
+class DiffusionConvolution(SliceConvolution):
+    r"""Linear maps of what walks of up to K steps bring, along the edges and against them.
+
+    With P the weighted means over in-neighbours and Q those over out-neighbours,
+
+    .. math:: m = \sum_{k=1}^K P^k x A_k + Q^k x B_k.
+
+    The node itself is heard only as walks return to it.
+
+    Args:
+        in_channels: Size of a node's input.
+        out_channels: Size of a node's output.
+        hops: The number K of steps of the longest walk.
+
+    Raises:
+        ValueError: If ``hops`` is below 1.
+
+    References:
+        Diffusion convolutional recurrent neural network (Li et al., 2018).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, hops: int = 2) -> None:
+        super().__init__()
+        if hops < 1:
+            raise ValueError(f"hops must be at least 1; it is {hops}.")
+        self.hops = hops
+        self.linear = nn.Linear(2 * hops * in_channels, out_channels, bias=False)
+
+    def forward(
+        self, x: Float[Tensor, "*slices nodes in"], propagation: Propagation
+    ) -> Float[Tensor, "*slices nodes out"]:
+        """The messages that every node receives, for any number of slices."""
+        walks = []
+        for reverse in (False, True):
+            walked = x
+            for _ in range(self.hops):
+                walked = propagation.average(walked, reverse)
+                walks.append(walked)
+        return self.linear(torch.cat(walks, dim=-1))
+
+
+class GraphAttention(SliceConvolution):
+    r"""Attention of every node to every node of a slice, drawn towards the edges that enter it.
+
+    Node v gives node u, in each head, the share
+
+    .. math:: \alpha_{vu} \propto \exp(q_v \cdot k_u / \sqrt d) \,
+        \bigl(1 + e^a (w_{uv} / \max w)^b\bigr)
+
+    with a and b learned and w zero where there is no edge: such a pair counts once, an edge for more, and for
+    the more the larger its weight. Heads begin at different a. It reaches the whole graph in one step, so it
+    is for models that read whole windows; memory grows with the square of the number of nodes.
+
+    Args:
+        in_channels: Size of a node's input.
+        out_channels: Size of a node's output.
+        heads: Number of heads. Each has ``out_channels / heads`` channels, rounded up.
+
+    Raises:
+        ValueError: If ``heads`` is below 1.
+
+    References:
+        Attention is all you need (Vaswani et al., 2017); the bias from the graph follows Do transformers
+        really perform badly for graph representation? (Ying et al., 2021).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, heads: int = 4) -> None:
+        super().__init__()
+        if heads < 1:
+            raise ValueError(f"heads must be at least 1; it is {heads}.")
+        self.heads = heads
+        width = heads * -(-out_channels // heads)
+        # no bias: one on the keys would change nothing
+        self.query_key_value = nn.Linear(in_channels, 3 * width, bias=False)
+        self.linear = nn.Linear(width, out_channels, bias=False)
+        self.log_strength = nn.Parameter(torch.linspace(0, 4, heads))
+        self.exponent = nn.Parameter(torch.ones(heads))
+
+    def forward(
+        self, x: Float[Tensor, "*slices nodes in"], propagation: Propagation
+    ) -> Float[Tensor, "*slices nodes out"]:
+        """The messages that every node receives, for any number of slices."""
+        slices = x.reshape(-1, *x.shape[-2:])
+        heads = self.query_key_value(slices).unflatten(-1, (3, self.heads, -1))
+        query, key, value = heads.permute(2, 0, 3, 1, 4)  # [slices, heads, nodes, features]
+        bias = self._bias(propagation).to(query.dtype).expand(len(query), -1, -1, -1)
+        out = scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        return self.linear(out.transpose(1, 2).reshape(*x.shape[:-1], -1))
+
+    def _bias(self, propagation: Propagation) -> Float[Tensor, "heads nodes nodes"]:
+        """What the graph adds to the logits: row v for node v, zero without an edge."""
+        (source, target), weight = propagation.edge_index, propagation.edge_weight
+        nodes = propagation.num_nodes
+        nothing = self.exponent.new_zeros(self.heads, nodes**2)
+        if not len(weight):
+            return nothing.unflatten(1, (nodes, nodes))
+        log_weight = (weight / weight.max()).log().to(self.exponent.dtype)
+        strength = softplus(self.log_strength[:, None] + self.exponent[:, None] * log_weight)
+        return nothing.index_add(1, target * nodes + source, strength).unflatten(1, (nodes, nodes))
+
+
+class Convolution(nn.Module):
+    """Any PyTorch Geometric convolution over slices ``[*slices, nodes, features]``.
+
+    A :class:`SliceConvolution` takes its own fast path; every other class sees the slices as one
+    block-diagonal graph, the one form in which all of them are right. Edge weights are passed to a
+    convolution that takes ``edge_weight``, or as one feature per edge to one made with ``edge_dim``.
+
+    Args:
+        make: Makes the convolution from the sizes of a node's input and output.
+        in_channels: Size of a node's input.
+        out_channels: Size of a node's output.
+
+    Raises:
+        ValueError: If the convolution does not return ``out_channels`` numbers a node, or caches its graph.
+    """
+
+    def __init__(self, make: Callable[[int, int], nn.Module], in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.inner = make(in_channels, out_channels)
+        if any(getattr(module, "cached", False) for module in self.inner.modules()):
+            raise ValueError(
+                f"{type(self.inner).__name__} must have cached: false, for its graph grows with the number "
+                "of slices side by side; it has cached: true. Leave it out."
+            )
+        takes = inspect.signature(self.inner.forward).parameters
+        self.weights = "edge_weight" if "edge_weight" in takes else None
+        if "edge_attr" in takes and getattr(self.inner, "edge_dim", None) == 1:
+            self.weights = "edge_attr"
+        self._try(in_channels, out_channels)
+
+    @torch.no_grad()
+    def _try(self, in_channels: int, out_channels: int) -> None:
+        two = Data(edge_index=torch.tensor([[0, 1], [1, 0]]), edge_weight=torch.ones(2), num_nodes=2)
+        name = type(self.inner).__name__
+        try:
+            shape = self(torch.zeros(1, 2, in_channels), Propagation(two)).shape
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(
+                f"{name} must map (x, edge_index) to one row a node; it failed: {error}."
+            ) from error
+        if shape != (1, 2, out_channels):
+            raise ValueError(
+                f"{name} must return {out_channels} numbers a node; it returned {shape[-1]}. "
+                "An attention with several heads needs concat: false."
+            )
+
+    def forward(
+        self, x: Float[Tensor, "*slices nodes in"], propagation: Propagation
+    ) -> Float[Tensor, "*slices nodes out"]:
+        """The messages that every node receives, for any number of slices."""
+        if isinstance(self.inner, SliceConvolution):
+            return self.inner(x, propagation)
+        flat = x.flatten(0, -2)
+        edges, weight = propagation.tiled(len(flat) // propagation.num_nodes)
+        weight = weight.to(x.dtype)
+        extra = {"edge_weight": weight, "edge_attr": weight[:, None]}
+        out = self.inner(flat, edges, **({self.weights: extra[self.weights]} if self.weights else {}))
+        return out.unflatten(0, x.shape[:-1])
+
+
+class Messages(nn.Module):
+    """What a node knows and, beside it, what it hears: ``[x, conv(x)]``, or x alone without a convolution.
+
+    Args:
+        make: Makes the convolution from the sizes of a node's input and output; None for no messages.
+        in_channels: Size of a node's input.
+        out_channels: Size of what a node hears.
+
+    Attributes:
+        out_features: Size of the two together.
+    """
+
+    def __init__(
+        self, make: Callable[[int, int], nn.Module] | None, in_channels: int, out_channels: int
+    ) -> None:
+        super().__init__()
+        self.convolution = None if make is None else Convolution(make, in_channels, out_channels)
+        self.out_features = in_channels + (0 if make is None else out_channels)
+
+    def forward(
+        self, x: Float[Tensor, "*slices nodes in"], propagation: Propagation
+    ) -> Float[Tensor, "*slices nodes both"]:
+        """Every node's own numbers and its messages, for any number of slices."""
+        if self.convolution is None:
+            return x
+        return torch.cat([x, self.convolution(x, propagation)], dim=-1)

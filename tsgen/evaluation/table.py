@@ -1,0 +1,477 @@
+"""What a test leaves behind: scores beside baselines, and what figures and comparisons need of each window.
+
+:class:`Evaluation` listens to the test of a model. Every other answer is scored on the very entries of the
+same batches. Two files come out: ``scores.json``, the table, and ``evaluation.nc``, truth, masks, quantiles
+and scores of every window and entry. ``docs/scores.md`` tells what each score is.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+import xarray as xr
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import WandbLogger
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.distributions import Distribution, MixtureSameFamily, Normal
+from torchmetrics import MetricCollection, SumMetric
+
+from tsgen.counter_random import streams, uniforms
+from tsgen.data.interpolation import Nearest
+from tsgen.data.series import GraphSeries, Samples, SeriesBatch
+from tsgen.evaluation.baselines import linear_interpolation, node_mean
+from tsgen.evaluation.comparison import intervals
+from tsgen.exact.linear import VARProcess
+from tsgen.figures import drawings
+from tsgen.heads.likelihood import masked_log_prob
+from tsgen.metrics import (
+    NLL,
+    RMSE,
+    EnergyScore,
+    GroupedScores,
+    Grouping,
+    LawCRPS,
+    RankHistogram,
+    VariogramScore,
+    calibrated_quantiles,
+    energy_score,
+    entries,
+    entry_scores,
+    groupings,
+    ranks,
+    scores,
+    variogram_score,
+)
+from tsgen.metrics.rounding import rounded
+from tsgen.sampling import Sampler
+from tsgen.storage.atomic import replacing, write_text
+from tsgen.storage.parts import Parts
+
+MODEL = "model"
+"""How the model under test is called among the other answers."""
+
+RANKS = 3
+"""Sets the random streams that break ties of ranks apart from those of samplers and masks."""
+
+BASELINES = {"node mean": node_mean, "linear interpolation": linear_interpolation}
+"""Answers that need no training."""
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+COLUMNS = {
+    "mae": "MAE",
+    "rmse": "RMSE",
+    "mre": "MRE",
+    "crps": "CRPS",
+    "crps_law": "CRPS of law",
+    "crps_quantile": "CRPS (norm.)",
+    "nll": "NLL",
+    "coverage_50": "in 50 %",
+    "coverage_90": "in 90 %",
+    "width_50": "width 50",
+    "width_90": "width 90",
+    "interval_50": "interval 50",
+    "interval_90": "interval 90",
+    "energy_score": "energy",
+    "variogram_score": "variogram",
+    "from_exact": "from exact",
+    "log_likelihood": "log-lik. a window",
+}
+"""The table's scores and their headings. ``crps_law`` is there where the law that draws follow is known in
+closed form. ``from_exact`` is there where the exact posterior is known: the root mean squared distance of the
+median to the exact posterior mean, in exact posterior standard deviations. ``log_likelihood`` is there where
+nothing is hidden: the mean joint log-density of a window, in nats."""
+
+TOLD = ("mae", "crps", "nll", "coverage_90", "energy_score")
+"""Scores whose confidence intervals are printed; the file has those of others too."""
+
+IN_FILE_ONLY = {"crps_law", "coverage_50", "width_50", "interval_50", "interval_90"}
+"""Scores that are written and not printed, so that a line of the table stays one line."""
+
+ENTRY = ("window", "step", "node", "channel")
+AXES = {
+    **dict.fromkeys(("truth", "context", "target", "rank", "crps", "nll", "covered_90", "gap_length"), ENTRY),
+    "quantiles": ("quantile", *ENTRY),
+    "baseline_error": ("baseline", *ENTRY),
+    "energy_score": ENTRY[:1],
+    "variogram_score": ENTRY[:1],
+    "ess": ENTRY[:2],
+}
+"""The variables of an evaluation and their axes. In parts the window comes first."""
+
+
+def summarise(
+    samples: Samples,
+    batch: SeriesBatch,
+    log_prob: Tensor | None = None,
+    baselines: Mapping[str, Tensor] | None = None,
+) -> dict[str, np.ndarray]:
+    """What figures and comparisons need of a batch, by window, step, node and channel (see
+    :func:`as_dataset`).
+
+    Args:
+        samples: Draws of the batch.
+        batch: The windows.
+        log_prob: Log-density of each entry in nats, if there is one.
+        baselines: Other answers of one draw each, by their names.
+    """
+    ordered = samples.values.sort(dim=0).values
+    scored = batch.hidden
+    truth = torch.where(batch.context | batch.target, batch.values, torch.nan)
+    noise = uniforms(streams(RANKS, batch.position[:, 0]), scored.shape[1:])
+    each = entry_scores(*entries(samples.values, batch), None if log_prob is None else log_prob[scored])
+
+    def placed(score: Tensor | None) -> Tensor:
+        full = torch.full_like(truth, torch.nan)
+        return full if score is None else full.masked_scatter(scored, score.to(full.dtype))
+
+    arrays = {
+        "position": batch.position,
+        "truth": truth,
+        "context": batch.context,
+        "target": scored,
+        "quantiles": calibrated_quantiles(ordered, QUANTILES).movedim(0, 1),
+        "rank": torch.where(scored, ranks(ordered, truth, noise), -1).int(),
+        "crps": placed(each["crps"]),
+        "nll": placed(each.get("nll")),
+        "gap_length": torch.where(scored, Nearest.of(batch.context).gap, 0).int(),
+        "energy_score": energy_score(samples.values, batch.values, scored),
+        "variogram_score": variogram_score(samples.values, batch.values, scored),
+    }
+    if "coverage_90" in each:
+        arrays["covered_90"] = placed(each["coverage_90"]) == 1
+    if samples.ess is not None:
+        arrays["ess"] = samples.ess
+    if baselines:
+        errors = [(answer[0] - truth).abs().where(scored, torch.nan) for answer in baselines.values()]
+        arrays["baseline_error"] = torch.stack(errors, dim=1).float()
+    return {name: array.cpu().numpy() for name, array in arrays.items()}
+
+
+def as_dataset(
+    arrays: Mapping[str, np.ndarray], series: GraphSeries, baselines: Sequence[str] = (), **attributes: Any
+) -> xr.Dataset:
+    """Labelled windows: ``truth``, the masks ``context`` and ``target``, ``quantiles``, ``rank`` of the truth
+    among the samples, ``gap_length`` in steps (zero where not scored), the scores ``crps``, ``nll`` and, with
+    19 samples or more, ``covered_90`` of entries, ``energy_score`` and ``variogram_score`` of windows,
+    ``baseline_error`` and, of weighted particles, ``ess``.
+
+    Args:
+        arrays: What :func:`summarise` returned, windows in order.
+        series: Whose windows they are.
+        baselines: The names of the baselines whose errors are among the arrays.
+        attributes: What else is to be remembered.
+    """
+    whole = series.labels()
+    data = xr.Dataset(
+        {
+            name: (axes, np.moveaxis(arrays[name], 0, axes.index("window")))
+            for name, axes in AXES.items()
+            if name in arrays
+        },
+        coords={name: whole[name] for name in ("node", "channel", "unit")},
+        attrs=attributes,
+    )
+    time = np.asarray(series.time)[arrays["position"]]
+    data = data.assign_coords(quantile=list(QUANTILES), time=(ENTRY[:2], time))
+    if "baseline" in data.dims:
+        data = data.assign_coords(baseline=list(baselines))
+    seen = torch.stack([part.observed.sum(dim=(0, 2)) for part in series.parts()]).sum(dim=0)
+    data["share_missing"] = ("node", 1 - (seen / (len(series) * len(series.channels))).numpy())
+    kept = [name for name in ("position", "edge_source", "edge_target", "edge_weight") if name in whole]
+    return data.merge(whole[kept].drop_vars("time", errors="ignore"))
+
+
+def independent_draws(law: Normal, batch: SeriesBatch, num_samples: int, seed: int) -> Tensor:
+    """Draws of each entry on its own from Gaussian laws; visible entries keep their values."""
+    window = batch.position[:, 0]
+    stream = streams(seed, window, torch.arange(num_samples, device=window.device)[:, None])
+    noise = torch.special.ndtri(uniforms(stream, batch.values.shape[1:], dtype=law.mean.dtype))
+    return torch.where(batch.context, batch.values.to(noise.dtype), law.mean + law.stddev * noise)
+
+
+class _Row:
+    """The scores of one answer to the same questions.
+
+    Args:
+        name: How the answer is called.
+        law: What its draws follow; None for an answer without a density.
+        groupings: Groups of entries whose scores are kept apart.
+        module: The model under test.
+        kept: Whether the model itself keeps the scores of this answer.
+        joint: Whether its draws are joint ones.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        law: str | None,
+        groupings: Sequence[Grouping],
+        module: LightningModule,
+        kept: bool = False,
+        joint: bool = True,
+    ) -> None:
+        self.name, self.law, self.kept, device = name, law, kept, module.device
+        own: Any = module
+        self.scores = own.test_scores if kept else scores().to(device)
+        self.nll = own.test_nll if kept else NLL().to(device)
+        of_windows = {"energy_score": EnergyScore(), "variogram_score": VariogramScore()} if joint else {}
+        self.of_windows = MetricCollection(dict(of_windows), compute_groups=False).to(device)
+        self.of_law, self.law_is_known, self.groupings = LawCRPS().to(device), False, groupings
+        self.grouped = [GroupedScores(grouping.labels).to(device) for grouping in groupings]
+        self.from_exact, self.windows = RMSE().to(device), NLL().to(device)
+        self.counts = {name: SumMetric().to(device) for name in ("windows", "entries")}
+        self.measured = False
+
+    def update(
+        self,
+        batch: SeriesBatch,
+        samples: Tensor | None,
+        log_prob: Tensor | None,
+        law: Distribution | None = None,
+    ) -> None:
+        """Scores an answer to a batch: draws where something is hidden, densities where there are any, and
+        the law of the draws where it is known."""
+        if log_prob is not None:
+            if not self.kept:
+                self.nll.update(log_prob, batch.target)
+            self.counts["windows"].update(len(batch.values))
+            self.counts["entries"].update(batch.target.sum())
+            self.windows.update(log_prob.sum(dim=(1, 2, 3)), batch.target.flatten(1).any(dim=1))
+        if samples is not None:
+            self._update_draws(batch, samples, log_prob)
+        if isinstance(law, (Normal, MixtureSameFamily)):
+            self.of_law.update(law, batch.values, batch.hidden)
+            self.law_is_known = True
+
+    def _update_draws(self, batch: SeriesBatch, samples: Tensor, log_prob: Tensor | None) -> None:
+        drawn, truth = entries(samples, batch)
+        if not self.kept:
+            self.scores.update(drawn, truth)
+        if self.of_windows:
+            self.of_windows.update(samples, batch.values, batch.hidden)
+        if self.grouped:
+            each = entry_scores(drawn, truth, None if log_prob is None else log_prob[batch.hidden])
+            for grouping, metric in zip(self.groupings, self.grouped, strict=True):
+                metric.update(each, grouping.of(batch)[batch.hidden])
+
+    def tables(self) -> dict[str, list[dict[str, Any]]]:
+        """The scores by groups of entries."""
+        return {g.key: metric.table() for g, metric in zip(self.groupings, self.grouped, strict=True)}
+
+    def compute(self, nothing_hidden: bool) -> dict[str, Any]:
+        """One line of the table. An answer without a density has no NLL, coverage or interval."""
+        if nothing_hidden:
+            computed = {"log_likelihood": -self.windows.compute()}
+        else:
+            computed = dict(self.scores.compute())
+            computed |= {"crps_law": self.of_law.compute()} if self.law_is_known else {}
+            computed |= self.of_windows.compute() if self.of_windows else {}
+        if self.law is not None:
+            computed["nll"] = self.nll.compute()
+        if self.measured:
+            computed["from_exact"] = self.from_exact.compute()
+        row: dict[str, Any] = {"name": self.name, "law": self.law}
+        for key in COLUMNS:
+            value = float(computed.get(key, torch.nan))
+            without = self.law is None and key.startswith(("coverage", "width", "interval"))
+            row[key] = None if without or not math.isfinite(value) else rounded(value)
+        return row
+
+
+class Evaluation(Callback):
+    """Scores baselines beside the model and writes what the report is made of.
+
+    Where nothing is hidden there are no draws to judge: the table then has densities alone.
+
+    Args:
+        folder: Where ``scores.json`` and ``evaluation.nc`` go.
+        series: The series that the windows are cut from.
+        run: The run's name.
+        exact: The law that the data was drawn from, where it is known: its filtering and posterior answers
+            are two more lines of the table.
+        horizon: Steps at the end of a window that are forecast, for scores by lead time.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        series: GraphSeries,
+        run: str,
+        exact: VARProcess | None = None,
+        horizon: int | None = None,
+    ) -> None:
+        self.folder, self.series, self.run, self.exact = folder, series, run, exact
+        self.nothing_hidden, self.horizon = horizon == 0, horizon or 0
+        self.parts = Parts(folder / "evaluation.parts")
+        self.rows: dict[str, _Row] = {}
+
+    def on_test_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Starts afresh."""
+        names: dict[str, str | None] = {}
+        if not self.nothing_hidden:
+            names |= dict.fromkeys(BASELINES)
+        if self.exact is not None:
+            names |= {"exact filtering": "filtering"}
+            names |= {} if self.nothing_hidden else {"exact posterior": "posterior"}
+        every = [] if self.nothing_hidden else groupings(self.series, self.horizon)
+        leads = [grouping for grouping in every if grouping.key == "by_lead_time"]
+        self.rows = {MODEL: _Row(type(module).__name__, "filtering", every, module, kept=True)}
+        for name, law in names.items():
+            of_exact = leads if name == "exact posterior" else []
+            # exact filtering is drawn entry by entry, and has no joint law to be judged
+            self.rows[name] = _Row(name, law, of_exact, module, joint=name != "exact filtering")
+        self.ranks = RankHistogram(cast(Any, module).sampler.num_samples).to(module.device)
+        if trainer.is_global_zero:
+            self.parts.clear()
+        trainer.strategy.barrier()
+
+    def on_test_batch_end(
+        self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Scores all answers to the same batch and keeps the model's quantiles."""
+        laws: dict[str, Any] = {}
+        if self.exact is not None:
+            laws["exact filtering"] = self.exact.predictive(batch)
+        if self.nothing_hidden:
+            self.rows[MODEL].update(batch, None, outputs["log_prob"])
+            for name, law in laws.items():
+                self.rows[name].update(batch, None, masked_log_prob(law, batch.values, batch.target))
+            return
+        samples: Samples = outputs["samples"]
+        self.rows[MODEL].law = samples.law
+        baselines = {name: answer(batch, module.node_units) for name, answer in BASELINES.items()}
+        drawn = {MODEL: samples.values, **baselines}
+        if self.exact is not None:
+            self._add_exact(batch, laws, drawn, module.sampler)
+        densities = {name: masked_log_prob(law, batch.values, batch.target) for name, law in laws.items()}
+        densities[MODEL] = outputs["log_prob"]
+        laws[MODEL] = module.drawn_law(batch)
+        for name, values in drawn.items():
+            self.rows[name].update(batch, values, densities.get(name), laws.get(name))
+        arrays = summarise(samples, batch, densities[MODEL], baselines) | {"law": np.array(samples.law)}
+        self.ranks.update(torch.from_numpy(arrays["rank"]).to(self.ranks.device).long())
+        self.parts.write(f"{trainer.global_rank:04d}-{batch_idx:06d}", arrays)
+
+    def _add_exact(
+        self, batch: SeriesBatch, laws: dict[str, Any], drawn: dict[str, Tensor], sampler: Sampler
+    ) -> None:
+        """The exact answers, and how far every answer lies from the posterior."""
+        assert self.exact is not None
+        size, seed = sampler.num_samples, sampler.seed
+        filtering = laws["exact filtering"]
+        posterior = laws["exact posterior"] = self.exact.posterior(batch)
+        drawn["exact filtering"] = independent_draws(filtering, batch, size, seed)
+        drawn["exact posterior"] = self.exact.impute(batch, size, seed).values
+        for name, values in drawn.items():
+            standard, _ = entries((values - posterior.mean) / posterior.stddev, batch)
+            self.rows[name].from_exact.update(standard, torch.zeros_like(standard[0]))
+            self.rows[name].measured = True
+
+    def on_test_epoch_end(self, trainer: Trainer, module: Any) -> None:
+        """Computes the table (all processes), writes the files and shows it (the first process)."""
+        rows = [row.compute(self.nothing_hidden) for row in self.rows.values()]
+        grouped = {name: row.tables() for name, row in self.rows.items() if row.grouped}
+        place = {} if self.nothing_hidden else self.ranks.table()
+        count = {name: int(metric.compute()) for name, metric in self.rows[MODEL].counts.items()}
+        trainer.strategy.barrier()
+        if not trainer.is_global_zero:
+            return
+        about = {
+            "run": self.run,
+            "model": type(module).__name__,
+            "law": rows[0]["law"],
+            "num_samples": module.sampler.num_samples,
+            "horizon": self.horizon,
+        }
+        if hasattr(module.sampler, "particles"):
+            about["particles"] = module.sampler.particles
+        # scores that do not belong to the windows beside them are never there
+        (self.folder / "scores.json").unlink(missing_ok=True)
+        (self.folder / "evaluation.nc").unlink(missing_ok=True)
+        data = None if self.nothing_hidden else self._written(about)
+        table = {**about, **count, "rows": rows}
+        if data is not None:
+            table |= {"intervals": intervals(data), "rank_histogram": place, **grouped[MODEL]}
+        if "exact posterior" in grouped:
+            table["by_lead_time_exact"] = grouped["exact posterior"]["by_lead_time"]
+        write_text(self.folder / "scores.json", json.dumps(table, indent=1, ensure_ascii=False) + "\n")
+        show(table)
+        log_to_wandb(trainer, data, table)
+
+    def _written(self, about: Mapping[str, Any]) -> xr.Dataset:
+        """All windows, written to ``evaluation.nc``."""
+        arrays = self.parts.read()
+        law = str(arrays.pop("law"))
+        data = as_dataset(arrays, self.series, list(BASELINES), **{**about, "law": law})
+        with replacing(self.folder / "evaluation.nc") as unfinished:
+            data.to_netcdf(unfinished)
+        self.parts.clear()
+        return data
+
+
+def show(table: Mapping[str, Any]) -> None:
+    """Prints the table of scores."""
+    console = Console()
+    hidden = "hidden " * ("by_node" in table)
+    shown = Table(
+        title=f"{table['run']}: {table['entries']:,} {hidden}entries in {table['windows']:,} windows"
+    )
+    shown.add_column("")
+    columns = {
+        key: heading
+        for key, heading in COLUMNS.items()
+        if key not in IN_FILE_ONLY and any(row[key] is not None for row in table["rows"])
+    }
+    for heading in columns.values():
+        shown.add_column(heading, justify="right", no_wrap=True)
+    for row in table["rows"]:
+        name = (
+            row["name"]
+            if row["law"] is None or row["name"].startswith("exact")
+            else f"{row['name']} ({row['law']})"
+        )
+        shown.add_row(name, *("–" if row[key] is None else f"{row[key]:.4g}" for key in columns))
+    if not console.is_terminal:
+        console.width = 150
+    console.print(shown)
+    if hidden:
+        console.print(_said(table["intervals"]), highlight=False)
+        if "filtering" in {row["law"] for row in table["rows"]}:
+            console.print(
+                "Filtering uses what came before an entry; interpolation and the posterior also what came "
+                "after."
+            )
+
+
+def _said(spans: Mapping[str, Sequence[float]]) -> str:
+    """The intervals of the model's scores, in one line."""
+    told = [f"{COLUMNS[key]} {spans[key][0]:.4g} to {spans[key][1]:.4g}" for key in TOLD if key in spans]
+    if not told:
+        return "Too few windows for intervals of the scores."
+    return f"The model's 95 % intervals over windows: {', '.join(told)}."
+
+
+def log_to_wandb(trainer: Trainer, data: xr.Dataset | None, table: Mapping[str, Any]) -> None:
+    """The table and the figures of the report, to every W&B logger there is."""
+    loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+    if not loggers:
+        return
+    figures = {name: draw(3) for name, draw in drawings(data, table).items()} if data is not None else {}
+    columns = ["name", "law", *COLUMNS]
+    for logger in loggers:
+        logger.log_table("test/scores", columns, [[row[c] for c in columns] for row in table["rows"]])
+        for key in ("by_node", "by_gap_length", "by_lead_time"):
+            if rows := table.get(key):
+                of_group = list(rows[0])
+                cells = [[row.get(c) for c in of_group] for row in rows]
+                logger.log_table(f"test/scores_{key}", of_group, cells)
+        for name, figure in figures.items():
+            logger.log_image(f"test/{name}", [figure])

@@ -1,0 +1,8 @@
+"""Laws that are known exactly: Gaussian algebra, linear processes, a threshold network."""
+
+from tsgen.exact.ar import ARProcess
+from tsgen.exact.gaussian import Gaussian
+from tsgen.exact.linear import VARProcess
+from tsgen.exact.threshold import ThresholdNetwork
+
+__all__ = ["ARProcess", "Gaussian", "ThresholdNetwork", "VARProcess"]

@@ -1,0 +1,552 @@
+r"""Linear-Gaussian processes on a graph: the exact answer to every task, that all else is tested on.
+
+:class:`VARProcess` is the vector autoregression of order p
+
+.. math:: x_t = c + \sum_{k=1}^{p} A_k x_{t-k} + \epsilon_t, \qquad \epsilon_t \sim N(0, Q),
+
+in which row v of :math:`A_k` says what node v hears from whom k steps later: a graph model has entries only
+on the diagonal and along the edges. The process is stationary if every root of the companion matrix F lies
+inside the unit circle; the stationary covariance of :math:`s_t = (x_t, \dots, x_{t-p+1})` solves the Lyapunov
+equation :math:`\Gamma = F \Gamma F^\top + Q`, here by doubling,
+
+.. math:: \Gamma \leftarrow \Gamma + F \Gamma F^\top, \quad F \leftarrow F^2.
+
+Whatever is missing, the laws of single entries, the likelihood and joint draws are exact
+(:mod:`tsgen.exact.kalman`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+from torch.distributions import MultivariateNormal, Normal
+
+from tsgen.counter_random import streams
+from tsgen.data.series import Samples, SeriesBatch
+from tsgen.exact.kalman import (
+    Moments,
+    StateSpace,
+    kalman_filter,
+    posterior_samples,
+    simulate,
+    smooth,
+    smoothed_moments,
+)
+
+CONTEXT_FLOOR = 1e-6
+"""Standard deviation of an entry that is known, in stationary standard deviations of its node."""
+
+
+Noise = Literal["diagonal", "full"]
+"""What the covariance of the noise may be."""
+
+
+class Start(NamedTuple):
+    """The law of the first slice of a window and of those before it, lag by lag, the latest first."""
+
+    mean: Float[Tensor, "state"]
+    covariance: Float[Tensor, "state state"]
+
+
+@dataclass(eq=False)
+class VARProcess:
+    """A vector autoregression with Gaussian noise, in data units: stationary, or with a start of its own.
+
+    Computes in float64 where its tensors lie, and answers in a batch's own precision and on its device.
+
+    Args:
+        coefficients: One matrix per lag, lag 1 first; row v, column u is what node v hears from node u.
+        intercept: What is added at each step.
+        covariance: Covariance of the noise.
+        start: The law of the first slice of a window and of the p - 1 before it, the latest first; the
+            stationary one if not given.
+
+    Raises:
+        ValueError: If a shape does not fit, the covariance is not positive definite, or the process is not
+            stationary and has no start of its own.
+    """
+
+    coefficients: Float[Tensor, "order nodes nodes"]
+    intercept: Float[Tensor, "nodes"]
+    covariance: Float[Tensor, "nodes nodes"]
+    start: Start | None = None
+
+    def __post_init__(self) -> None:
+        self.coefficients, self.intercept = self.coefficients.double(), self.intercept.double()
+        self.covariance = self.covariance.double()
+        nodes = self.intercept.numel()
+        for name, x, shape in (
+            ("coefficients", self.coefficients, (max(len(self.coefficients), 1), nodes, nodes)),
+            ("intercept", self.intercept, (nodes,)),
+            ("covariance", self.covariance, (nodes, nodes)),
+        ):
+            if x.shape != shape:
+                raise ValueError(
+                    f"{name} must have shape {list(shape)} for {nodes} nodes; it has {list(x.shape)}."
+                )
+            if not torch.isfinite(x).all():
+                raise ValueError(
+                    f"{name} must be finite; {int((~torch.isfinite(x)).sum())} of its entries are not."
+                )
+        _check_positive_definite(self.covariance)
+        if self.start is not None:
+            size = self.order * nodes
+            self.start = Start(*(x.double() for x in self.start))
+            if self.start.mean.shape != (size,) or self.start.covariance.shape != (size, size):
+                raise ValueError(
+                    f"start must have a mean of {size} entries, {self.order} lags of {nodes} nodes, and "
+                    f"their covariance; their shapes are {[list(x.shape) for x in self.start]}."
+                )
+        elif not self.radius < 1:
+            raise ValueError(
+                "the process must be stationary: the modulus of its largest root must be below 1; it is "
+                f"{self.radius:.6g}. Shrink the coefficients, or say how it starts."
+            )
+
+    @property
+    def radius(self) -> float:
+        """The modulus of the largest root; below 1 the process is stationary."""
+        return float(torch.linalg.eigvals(self._companion()).abs().max())
+
+    @property
+    def order(self) -> int:
+        """The number of lags."""
+        return len(self.coefficients)
+
+    @property
+    def num_nodes(self) -> int:
+        """The number of nodes."""
+        return len(self.intercept)
+
+    def _companion(self) -> Float[Tensor, "state state"]:
+        top = self.coefficients.transpose(0, 1).flatten(1)
+        below = torch.eye(top.shape[1]).to(top)[: -self.num_nodes]
+        return torch.cat([top, below])
+
+    def stationary(self) -> Start:
+        """The law of as many consecutive slices as there are lags, the latest first, of a stationary
+        process."""
+        total = torch.eye(self.num_nodes).to(self.intercept) - self.coefficients.sum(dim=0)
+        mean = torch.linalg.solve(total, self.intercept).repeat(self.order)
+        noise = torch.zeros_like(self._companion())
+        noise[: self.num_nodes, : self.num_nodes] = self.covariance
+        return Start(mean, _stationary_covariance(self._companion(), noise))
+
+    def state_space(self) -> StateSpace:
+        """The process as a state-space model of its last slices, as many as there are lags."""
+        transition, size = self._companion(), self.order * self.num_nodes
+        noise = transition.new_zeros(size, size)
+        noise[: self.num_nodes, : self.num_nodes] = self.covariance
+        start = self.start or self.stationary()
+        offset = transition.new_zeros(size)
+        offset[: self.num_nodes] = self.intercept
+        return StateSpace(
+            transition=transition,
+            offset=offset,
+            noise_covariance=noise,
+            initial_mean=start.mean,
+            initial_covariance=start.covariance,
+            observed_size=self.num_nodes,
+        )
+
+    @classmethod
+    def fit(
+        cls,
+        values: Float[Tensor, "time nodes"],
+        order: int,
+        support: Bool[Tensor, "nodes nodes"] | None = None,
+        noise: Noise = "full",
+        iterations: int = 200,
+        tolerance: float = 1e-8,
+    ) -> VARFit:
+        """The likeliest process of a series, given its first p slices.
+
+        Without holes: least squares on the support. With holes (NaN): EM, whose E-step is the Kalman
+        smoother. Where the noise is full and the support is not, the two estimates take turns until they
+        settle.
+
+        Args:
+            values: The series, in data units; NaN where nothing was observed.
+            order: The number of lags.
+            support: Row v, column u: whether v may hear from u. The diagonal is always added; everything if
+                not given.
+            noise: Whether the covariance of the noise is diagonal or full.
+            iterations: The most that EM may take.
+            tolerance: It stops when no coefficient moves by more than this, in standard units.
+
+        Raises:
+            ValueError: If the series is too short, has infinite values, or a node is constant or never
+                observed.
+        """
+        values = values.double()
+        observed = ~torch.isnan(values)
+        loc, scale = _units(values, observed, order)
+        standard = ((values - loc) / scale)[None]
+        allowed = _support(support, len(loc))
+        if noise not in ("diagonal", "full"):
+            raise ValueError(f"noise must be 'diagonal' or 'full'; it is {noise!r}.")
+        needed = 1 + order * int(allowed.sum(dim=1).max()) + (len(loc) if noise == "full" else 1)
+        if len(values) - order < needed:
+            raise ValueError(
+                f"a fit of order {order} to {len(loc)} nodes needs at least {needed + order} steps; there "
+                f"are {len(values)}. Lower the order or restrict the support."
+            )
+        process = cls.white_noise(order, torch.zeros_like(loc), torch.ones_like(scale))
+        done, rounds = False, 0
+        while not done and rounds < iterations:
+            moments = process.expectation(standard, observed[None])
+            better = process.maximisation(moments, allowed, noise)
+            moved = max(
+                float((better.coefficients - process.coefficients).abs().max()),
+                float((better.intercept - process.intercept).abs().max()),
+                float((better.covariance - process.covariance).abs().max()),
+            )
+            process, rounds, done = better, rounds + 1, moved < tolerance
+        return VARFit(process.in_units(loc, scale), rounds, done)
+
+    def in_units(self, loc: Float[Tensor, "nodes"], scale: Float[Tensor, "nodes"]) -> VARProcess:
+        """The process of loc + scale * x.
+
+        Args:
+            loc: What is added to each node.
+            scale: What each node is multiplied with; positive.
+        """
+        coefficients = scale[:, None] * self.coefficients / scale
+        intercept = scale * self.intercept + loc - coefficients.sum(dim=0) @ loc
+        start = self.start
+        if start is not None:
+            mean, wide = loc.repeat(self.order), scale.repeat(self.order)
+            start = Start(mean + wide * start.mean, wide[:, None] * start.covariance * wide)
+        return VARProcess(coefficients, intercept, scale[:, None] * self.covariance * scale, start)
+
+    @classmethod
+    def white_noise(
+        cls, order: int, loc: Float[Tensor, "nodes"], scale: Float[Tensor, "nodes"]
+    ) -> VARProcess:
+        """A process without memory, the start of a fit.
+
+        Args:
+            order: The number of lags, their coefficients zero.
+            loc: Mean of each node.
+            scale: Standard deviation of each node.
+        """
+        coefficients = loc.new_zeros(order, len(loc), len(loc))
+        return cls(coefficients, loc, torch.diag(scale.double().square()))
+
+    def expectation(
+        self, values: Float[Tensor, "batch time nodes"], context: Bool[Tensor, "batch time nodes"]
+    ) -> Moments:
+        """The E-step: moments of (x_t, x_{t-1}, .., x_{t-p}) given all that is known, summed over t > p.
+
+        Args:
+            values: Windows in data units; anything, NaN included, outside the context.
+            context: What is known.
+
+        Raises:
+            ValueError: If a shape does not fit or a window has no step after its first p.
+        """
+        if values.shape[1] <= self.order:
+            raise ValueError(
+                f"a window must be longer than the order, {self.order}; it has {values.shape[1]} steps."
+            )
+        return smoothed_moments(self._one_lag_more().state_space(), values, context, skip=self.order)
+
+    def _one_lag_more(self) -> VARProcess:
+        """The same process with a coefficient of zero at one more lag, so that a state holds x_t and its
+        past."""
+        longer = torch.cat([self.coefficients, torch.zeros_like(self.coefficients[:1])])
+        start = self.start
+        if start is not None:
+            # the slice before the start: as uncertain as any, and never used
+            size, nodes = len(start.mean), self.num_nodes
+            covariance = torch.block_diag(start.covariance, start.covariance[size - nodes :, size - nodes :])
+            start = Start(torch.cat([start.mean, start.mean[size - nodes :]]), covariance)
+        return VARProcess(longer, self.intercept, self.covariance, start)
+
+    def maximisation(
+        self, moments: Moments, support: Bool[Tensor, "nodes nodes"], noise: Noise
+    ) -> VARProcess:
+        r"""The M-step: the process that makes such moments likeliest, given the first p slices.
+
+        With z = (1, x_{t-1}, .., x_{t-p}), the coefficients B of each node on its support solve the normal
+        equations of :math:`\sum E[(x_t - B z_t)^\top Q^{-1} (x_t - B z_t)]`, and Q is the mean of the
+        residuals' outer products. When everything was observed this is conditional least squares. Where Q is
+        diagonal, or every node hears from all, the nodes' equations are apart and Q does not matter for B;
+        otherwise this process' own Q weighs them.
+
+        Args:
+            moments: Sums of :meth:`expectation`.
+            support: Row v, column u: whether v may hear from u.
+            noise: Whether Q is diagonal or full.
+        """
+        nodes = self.num_nodes
+        count = self.intercept.new_tensor([[float(moments.steps)]])
+        past, now = moments.first[nodes:], moments.first[:nodes]
+        gram = torch.cat(
+            [
+                torch.cat([count, past[None]], dim=1),
+                torch.cat([past[:, None], moments.second[nodes:, nodes:]], dim=1),
+            ]
+        )
+        cross = torch.cat([now[:, None], moments.second[:nodes, nodes:]], dim=1)
+        allowed = torch.cat([torch.ones_like(support[:, :1]), support.repeat(1, self.order)], dim=1)
+        apart = noise == "diagonal" or bool(allowed.all())
+        solution = (
+            _solve_apart(gram, cross, allowed)
+            if apart
+            else _solve_jointly(gram, cross, allowed, self.covariance)
+        )
+        residual = cross @ solution.mT
+        covariance = moments.second[:nodes, :nodes] - residual - residual.mT + solution @ gram @ solution.mT
+        covariance = (covariance + covariance.mT) / (2 * moments.steps)
+        if noise == "diagonal":
+            covariance = torch.diag(covariance.diagonal())
+        coefficients = solution[:, 1:].unflatten(1, (self.order, nodes)).movedim(1, 0)
+        return _with_a_start(coefficients, solution[:, 0], covariance, moments)
+
+    def simulate(self, steps: int, seed: int) -> Float[Tensor, "time nodes"]:
+        """A series of the stationary process.
+
+        Args:
+            steps: Its length.
+            seed: Fixes the draw.
+        """
+        return simulate(self.state_space(), steps, streams(seed))
+
+    def conditional_log_prob(self, values: Float[Tensor, "batch time nodes"]) -> Float[Tensor, "batch"]:
+        """The log-density of each window's slices after its first p, given those, in nats.
+
+        Args:
+            values: Windows in data units, without holes.
+        """
+        values = values.to(self.intercept)
+        past = [values[:, self.order - k : values.shape[1] - k] for k in range(1, self.order + 1)]
+        mean = self.intercept + sum(x @ a.mT for x, a in zip(past, self.coefficients, strict=True))
+        law = MultivariateNormal(mean, self.covariance)
+        return law.log_prob(values[:, self.order :]).sum(dim=1)
+
+    def log_prob(
+        self,
+        values: Float[Tensor, "batch time nodes"],
+        context: Bool[Tensor, "batch time nodes"] | None = None,
+    ) -> Float[Tensor, "batch"]:
+        """The joint log-density of what is known of each window, in nats.
+
+        Args:
+            values: Windows in data units; anything, NaN included, outside the context.
+            context: What is known; what is not NaN if not given. The rest is integrated out.
+
+        Raises:
+            ValueError: If a shape does not fit.
+        """
+        context = ~values.isnan() if context is None else context
+        return kalman_filter(self.state_space(), values, context).log_likelihood
+
+    def predictive(self, batch: SeriesBatch) -> Normal:
+        """The law of each entry given the context at earlier steps.
+
+        Args:
+            batch: Windows in data units; a node's channels are entries of the slice, side by side.
+
+        Raises:
+            ValueError: If the batch has other nodes or channels.
+        """
+        filtered = kalman_filter(self.state_space(), *self._slices(batch))
+        return self._normal(filtered.mean, filtered.covariance.diagonal(dim1=-2, dim2=-1).sqrt(), batch)
+
+    def posterior(self, batch: SeriesBatch) -> Normal:
+        """The law of each entry given the whole context.
+
+        An entry of the context is known, which no normal law can say: it gets its own value as mean and a
+        standard deviation of :data:`CONTEXT_FLOOR` of its node's.
+
+        Args:
+            batch: Windows in data units; a node's channels are entries of the slice, side by side.
+
+        Raises:
+            ValueError: If the batch has other nodes or channels.
+        """
+        model = self.state_space()
+        values, context = self._slices(batch)
+        smoothed = smooth(model, values, context)
+        floor = CONTEXT_FLOOR * model.initial_covariance.diagonal()[: self.num_nodes].clamp(min=1e-300).sqrt()
+        return self._normal(smoothed.mean, torch.where(context, floor, smoothed.variance.sqrt()), batch)
+
+    def impute(self, batch: SeriesBatch, num_samples: int, seed: int = 0) -> Samples:
+        """Draws the unknown entries of each window jointly from their posterior.
+
+        Args:
+            batch: Windows in data units; a node's channels are entries of the slice, side by side.
+            num_samples: Draws of each window.
+            seed: Fixes the draws, with each window's position; they do not depend on the batch that it lies
+                in.
+
+        Raises:
+            ValueError: If the batch has other nodes or channels, or ``num_samples`` is below 1.
+        """
+        if num_samples < 1:
+            raise ValueError(f"num_samples must be at least 1; it is {num_samples}.")
+        sample = torch.arange(num_samples, device=batch.position.device)[:, None]
+        return Samples(self.draw(batch, streams(seed, sample, batch.position[:, 0])), "posterior")
+
+    def draw(
+        self,
+        batch: SeriesBatch,
+        stream: Int64[Tensor, "samples batch"],
+        values: Float[Tensor, "samples batch time nodes channels"] | None = None,
+    ) -> Float[Tensor, "samples batch time nodes channels"]:
+        """As :meth:`impute`, with given random numbers.
+
+        Args:
+            batch: Windows in data units; a node's channels are entries of the slice, side by side.
+            stream: One random stream for each draw of each window (see :mod:`tsgen.counter_random`).
+            values: What each draw holds in the context, where draws differ in that too; the batch's own
+                values if not given.
+
+        Raises:
+            ValueError: If the batch has other nodes or channels.
+        """
+        shared, context = self._slices(batch)
+        own = shared if values is None else values.flatten(3).to(shared)
+        drawn = posterior_samples(self.state_space(), own, context, stream.to(shared.device))
+        return drawn.unflatten(-1, batch.values.shape[2:]).to(batch.values)
+
+    def _slices(self, batch: SeriesBatch) -> tuple[Tensor, Tensor]:
+        nodes, channels = batch.values.shape[2:]
+        if nodes * channels != self.num_nodes:
+            raise ValueError(
+                f"the batch must have {self.num_nodes} entries in a slice; it has {nodes} nodes of "
+                f"{channels} channels."
+            )
+        values, context = batch.values.flatten(2), batch.context.flatten(2)
+        return values.to(self.intercept), context.to(self.intercept.device)
+
+    @staticmethod
+    def _normal(loc: Tensor, scale: Tensor, batch: SeriesBatch) -> Normal:
+        loc, scale = (x.unflatten(-1, batch.values.shape[2:]).to(batch.values) for x in (loc, scale))
+        return Normal(loc, scale, validate_args=False)
+
+
+class VARFit(NamedTuple):
+    """A fitted process and how it was reached.
+
+    Attributes:
+        process: The process.
+        iterations: How many EM iterations it took.
+        converged: Whether it stopped moving before the iterations ran out.
+    """
+
+    process: VARProcess
+    iterations: int
+    converged: bool
+
+
+def _support(support: Tensor | None, nodes: int) -> Bool[Tensor, "nodes nodes"]:
+    """Who may hear from whom, everyone from itself."""
+    if support is None:
+        return torch.ones(nodes, nodes, dtype=torch.bool)
+    if support.shape != (nodes, nodes) or support.dtype != torch.bool:
+        raise ValueError(
+            f"support must be bool of shape [{nodes}, {nodes}]; it is {support.dtype} of shape "
+            f"{list(support.shape)}."
+        )
+    return support | torch.eye(nodes, dtype=torch.bool)
+
+
+def _solved(systems: Tensor, right: Tensor) -> Tensor:
+    try:
+        return torch.linalg.solve(systems, right)
+    except torch.linalg.LinAlgError as error:
+        raise ValueError(
+            "what the nodes hear must not be copies of each other; the normal equations are singular. "
+            "Leave one of the copies out."
+        ) from error
+
+
+def _units(values: Tensor, observed: Tensor, order: int) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each node; raises if there is nothing to fit."""
+    if order < 1:
+        raise ValueError(f"order must be at least 1; it is {order}.")
+    if len(values) <= order + 1:
+        raise ValueError(
+            f"a fit of order {order} needs more than {order + 1} steps; there are {len(values)}."
+        )
+    if torch.isinf(values).any():
+        raise ValueError("values must be finite, or NaN where nothing was observed; some are infinite.")
+    count = observed.sum(dim=0)
+    if (count < 2).any():
+        raise ValueError(f"every node must be observed at least twice; node {int(count.argmin())} is not.")
+    loc = values.nanmean(dim=0)
+    scale = (values - loc).square().nanmean(dim=0).sqrt()
+    constant = scale <= 1e-12 * loc.abs()
+    if constant.any():
+        raise ValueError(f"no node may be constant; node {int(constant.nonzero()[0])} is. Leave it out.")
+    return loc, scale
+
+
+def _solve_apart(gram: Tensor, cross: Tensor, allowed: Tensor) -> Tensor:
+    """Each row's own normal equations, with unit rows for what is not in its support."""
+    scale = gram.diagonal().sqrt()  # regressors may differ in unit by many orders
+    gram, cross = gram / (scale[:, None] * scale), cross / scale
+    pairs = allowed[:, :, None] & allowed[:, None]
+    systems = torch.where(pairs, gram, torch.diag_embed((~allowed).to(gram)))
+    solved = _solved(systems, torch.where(allowed, cross, 0)[..., None]).squeeze(-1)
+    return torch.where(allowed, solved, 0) / scale
+
+
+def _solve_jointly(gram: Tensor, cross: Tensor, allowed: Tensor, covariance: Tensor) -> Tensor:
+    """Generalised least squares over all coefficients in the support at once."""
+    scale, row_scale = gram.diagonal().sqrt(), covariance.diagonal().sqrt()
+    gram, cross = gram / (scale[:, None] * scale), cross / scale / row_scale[:, None]
+    factor = torch.linalg.cholesky(covariance / (row_scale[:, None] * row_scale))
+    weight = torch.cholesky_solve(torch.eye(len(factor)).to(factor), factor)
+    row, column = allowed.nonzero().unbind(dim=1)
+    system = weight[row][:, row] * gram[column][:, column]
+    solution = torch.zeros_like(cross)
+    solution[row, column] = _solved(system, (weight @ cross)[row, column])
+    return solution / scale * row_scale[:, None]
+
+
+def _with_a_start(
+    coefficients: Tensor, intercept: Tensor, covariance: Tensor, moments: Moments
+) -> VARProcess:
+    """The process, with the stationary start if it has one, else with that of the moments' own past
+    slices."""
+    size = coefficients.shape[0] * len(intercept)
+    mean = moments.first[-size:] / moments.steps
+    spread = moments.second[-size:, -size:] / moments.steps - mean[:, None] * mean
+    # never singular: a window may be shorter than there are entries
+    spread = spread + 1e-6 * torch.diag(spread.diagonal())
+    process = VARProcess(coefficients, intercept, covariance, Start(mean, spread))
+    if process.radius < 1:
+        process = VARProcess(coefficients, intercept, covariance)
+    return process
+
+
+def _check_positive_definite(covariance: Float[Tensor, "nodes nodes"]) -> None:
+    skew = float((covariance - covariance.mT).abs().max())
+    if skew > 1e-9 * float(covariance.abs().max()):
+        raise ValueError(f"covariance must be symmetric; it differs from its transpose by {skew:.3g}.")
+    # Cholesky decides: unlike eigenvalues, it does not mind nodes whose units differ by many orders
+    if torch.linalg.cholesky_ex(covariance).info:
+        smallest = float(torch.linalg.eigvalsh(covariance)[0])
+        raise ValueError(
+            f"covariance must be positive definite; its smallest eigenvalue is {smallest:.6g}. "
+            "Are two nodes copies of each other?"
+        )
+
+
+def _stationary_covariance(transition: Tensor, noise: Tensor) -> Tensor:
+    total = noise
+    for _ in range(64):  # of up to 2^64 terms, enough for any root that float64 can tell from 1
+        more = transition @ total @ transition.mT
+        total = total + more
+        # each entry's own unit; off the diagonal a covariance is bounded by its variances
+        if (more.diagonal() <= 1e-17 * total.diagonal()).all():
+            break
+        transition = transition @ transition
+    return (total + total.mT) / 2

@@ -1,0 +1,127 @@
+r"""A nonlinear process on a graph whose one-step law is known: for models that can do more than a Gaussian.
+
+Every node has two regimes. It is in the second, :math:`r = 1`, where the weighted mean of its in-neighbours a
+step before lay above a threshold,
+
+.. math:: x_t^v = a_r + \phi_r x_{t-1}^v + \gamma_r m_{t-1}^v + \epsilon_t^v, \qquad
+          m_t^v = \sum_{u \to v} w_{uv} x_t^u / \sum_{u \to v} w_{uv}, \qquad r = [m_{t-1}^v > \tau],
+
+and its noise is a mixture of two Gaussians with mean zero, :math:`\pi N(-(1 - \pi) d, \sigma^2) + (1 - \pi)
+N(\pi d, \sigma^2)`: two humps a distance d apart. The mean is discontinuous in the neighbours and the law has
+two modes, so that linear means, Gaussian laws and models blind to the graph each lose something measurable.
+With :math:`|\phi_r| + |\gamma_r| < 1` every step shrinks a slice, but for a bounded amount: the process is
+stable.
+
+References:
+    Threshold models in non-linear time series analysis (Tong, 1983).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.distributions import Categorical, MixtureSameFamily, Normal
+from torch_geometric.data import Data
+
+from tsgen.counter_random import streams, uniforms
+from tsgen.data.graphs import check_graph, weighted_mean
+
+BURN_IN = 500
+"""Steps drawn and dropped before a simulated series begins."""
+
+
+@dataclass(eq=False)
+class ThresholdNetwork:
+    """A two-regime autoregression on a graph with bimodal noise, in float64.
+
+    Args:
+        graph: Who hears from whom, with weights.
+        threshold: Where a node's neighbours switch it to the second regime.
+        intercept: What is added at each step, in either regime.
+        persistence: What a node keeps of its own last value, in either regime.
+        coupling: What it takes of its neighbours' mean, in either regime.
+        weight: Probability of the noise's lower hump.
+        distance: Distance between the two humps.
+        scale: Standard deviation of each hump.
+
+    Raises:
+        ValueError: If a regime is not stable, or a number is out of range.
+    """
+
+    graph: Data
+    threshold: float = 0.0
+    intercept: tuple[float, float] = (0.0, 0.0)
+    persistence: tuple[float, float] = (0.7, -0.4)
+    coupling: tuple[float, float] = (0.2, 0.5)
+    weight: float = 0.4
+    distance: float = 1.5
+    scale: float = 0.3
+
+    def __post_init__(self) -> None:
+        for phi, gamma in zip(self.persistence, self.coupling, strict=True):
+            if not abs(phi) + abs(gamma) < 1:
+                raise ValueError(
+                    "each regime must be stable, |persistence| + |coupling| < 1; one has "
+                    f"|{phi}| + |{gamma}| = {abs(phi) + abs(gamma):.6g}."
+                )
+        if not 0 < self.weight < 1:
+            raise ValueError(f"weight must lie between 0 and 1; it is {self.weight}.")
+        if self.distance < 0 or not self.scale > 0:
+            raise ValueError(
+                "distance must not be negative and scale must be positive; they are "
+                f"{self.distance} and {self.scale}."
+            )
+        self.graph = check_graph(self.graph)
+        self._mean_of_neighbours = (
+            weighted_mean(self.graph.edge_index, self.graph.edge_weight, int(self.graph.num_nodes))
+            .to_dense()
+            .double()
+        )
+
+    @property
+    def num_nodes(self) -> int:
+        """The number of nodes."""
+        return len(self._mean_of_neighbours)
+
+    def _expected(self, previous: Float[Tensor, "*slices nodes"]) -> Float[Tensor, "*slices nodes"]:
+        neighbours = previous @ self._mean_of_neighbours.mT
+        above = (neighbours > self.threshold).long()
+        intercept, persistence, coupling = (
+            previous.new_tensor(by_regime)[above]
+            for by_regime in (self.intercept, self.persistence, self.coupling)
+        )
+        return intercept + persistence * previous + coupling * neighbours
+
+    def _humps(self) -> tuple[float, float]:
+        return -(1 - self.weight) * self.distance, self.weight * self.distance
+
+    def conditional(self, previous: Float[Tensor, "*slices nodes"]) -> MixtureSameFamily:
+        """The law of each node's next value given a whole slice; given that slice, nodes are independent.
+
+        Args:
+            previous: The slices a step before.
+        """
+        expected = self._expected(previous.double())[..., None]
+        loc = expected + expected.new_tensor(self._humps())
+        probs = expected.new_tensor((self.weight, 1 - self.weight)).expand(loc.shape)
+        return MixtureSameFamily(Categorical(probs=probs), Normal(loc, self.scale))
+
+    def simulate(self, steps: int, seed: int) -> Float[Tensor, "time nodes"]:
+        """A series of the process, after a burn-in.
+
+        Args:
+            steps: Its length.
+            seed: Fixes the draw.
+        """
+        shape = (BURN_IN + steps, self.num_nodes)
+        which, normal = uniforms(streams(seed), (2, *shape), dtype=torch.float64)
+        lower, upper = self._humps()
+        noise = torch.where(which < self.weight, lower, upper) + self.scale * torch.special.ndtri(normal)
+        state, series = noise[0], []
+        for shock in noise[1:]:
+            series.append(state)
+            state = self._expected(state) + shock
+        return torch.stack([*series, state])[BURN_IN:]

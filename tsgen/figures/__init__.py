@@ -1,0 +1,106 @@
+"""Figures of an evaluation, of an imputation, of a training.
+
+Each function takes the evaluation (an :class:`xarray.Dataset` with dimensions quantile, window, step, node
+and channel, as ``evaluation.nc`` holds it), the scores, an imputation or the training log, and returns a
+:class:`matplotlib.figure.Figure`. None touches pyplot: there is no display, no figure to close and no setting
+that outlives the call.
+
+* ``style``: colours, type, a grid of panels. ``scores``: all methods, and the training.
+* ``fans``: what a model makes of hidden entries. ``calibration``: ranks and coverage.
+* ``groups``: by gap length and lead time; particles. ``network``: by node. ``missing``: by time and node.
+* ``imputed``: where no truth is known.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from tsgen.figures.calibration import calibration, central_coverage, rank_histogram
+from tsgen.figures.fans import Panel, choose_panels, fan_chart
+from tsgen.figures.groups import by_gap, by_lead, particles
+from tsgen.figures.missing import missingness
+from tsgen.figures.network import has_positions, network, network_difference, node_scores
+from tsgen.figures.scores import is_exact, number, read_curves, score_bars, training_curve
+from tsgen.figures.style import (
+    BAND_50,
+    BAND_90,
+    BLUE,
+    GREY,
+    INK,
+    PALE,
+    STYLE,
+    VERMILLION,
+    axes_grid,
+    in_style,
+    printable,
+)
+
+MOST_CHANNELS = 4
+"""Channels whose fan charts are drawn."""
+
+
+def drawings(evaluation: xr.Dataset, scores: Mapping[str, Any]) -> dict[str, Callable[[int], Figure]]:
+    """All figures that an evaluation allows, by name: what draws each, given the panels side by side.
+
+    Args:
+        evaluation: What ``evaluation.nc`` holds.
+        scores: What ``scores.json`` holds.
+    """
+    found: dict[str, Callable[[int], Figure]] = {}
+    rows = scores["rows"]
+    if any(np.isfinite(number(row.get(key))) for row in rows for key in ("crps", "mae")):
+        found["score_bars"] = lambda n: score_bars(scores, n)
+    for channel in range(min(evaluation.sizes["channel"], MOST_CHANNELS)):
+        name = "imputation" + f"_{channel}" * (channel > 0)
+        found[name] = partial(fan_chart, evaluation, choose_panels(evaluation, channel))
+    if int(evaluation.attrs["num_samples"]) > 1 and (evaluation["rank"].values >= 0).any():
+        found["calibration"] = lambda n: calibration(evaluation, n)
+    if scores.get("by_gap_length"):
+        found["gap_length"] = lambda n: by_gap({"": scores}, evaluation, n)
+    if 0 < len(scores.get("by_lead_time") or []) <= evaluation.sizes["step"]:
+        found["lead_time"] = lambda n: by_lead({"": (evaluation, scores)}, n)
+    if "ess" in evaluation and np.isfinite(evaluation["ess"].values).any():
+        found["particles"] = lambda n: particles(evaluation, n)
+    found["network"] = lambda n: network(evaluation, n)
+    found["missingness"] = lambda n: missingness(evaluation, n)
+    return found
+
+
+__all__ = [
+    "BAND_50",
+    "BAND_90",
+    "BLUE",
+    "GREY",
+    "INK",
+    "MOST_CHANNELS",
+    "PALE",
+    "STYLE",
+    "VERMILLION",
+    "Panel",
+    "axes_grid",
+    "by_gap",
+    "by_lead",
+    "calibration",
+    "central_coverage",
+    "choose_panels",
+    "drawings",
+    "fan_chart",
+    "has_positions",
+    "in_style",
+    "is_exact",
+    "missingness",
+    "network",
+    "network_difference",
+    "node_scores",
+    "number",
+    "particles",
+    "printable",
+    "rank_histogram",
+    "read_curves",
+    "score_bars",
+    "training_curve",
+]

@@ -1,0 +1,132 @@
+r"""Calibration: where truths lie among their samples.
+
+Calibration is read off ranks. Let r be the number of the S samples of an entry that lie below its truth. If
+truth and samples come from the same law, r is uniform on 0, ..., S. Hence
+
+* the histogram of ranks is flat. Its bins are made of whole ranks, so that a bin of m ranks holds a binomial
+  count of probability :math:`m / (S + 1)`;
+* the interval from the k-th lowest to the k-th highest sample holds the truth, which is to say
+  :math:`k \le r \le S - k`, with probability exactly :math:`1 - 2k / (S + 1)`. Coverage is compared at these
+  levels, so that a finite S brings no bias.
+
+References:
+    Interpretation of Rank Histograms for Verifying Ensemble Forecasts (Hamill, 2001).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import xarray as xr
+from jaxtyping import Float, Int
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MultipleLocator, PercentFormatter
+
+from tsgen.figures.style import BAND_50, BLUE, INK, axes_grid, in_style
+from tsgen.metrics.ranks import rank_edges
+
+
+def rank_histogram(
+    rank: Int[np.ndarray, "..."], num_samples: int, bins: int = 20
+) -> tuple[Int[np.ndarray, " bins"], Int[np.ndarray, " edges"]]:
+    """Counts how often the truth had each rank among its samples, in bins of whole ranks.
+
+    Args:
+        rank: How many samples lie below the truth; negative where there is no truth.
+        num_samples: The number S of samples, so that ranks run from 0 to S.
+        bins: The number of bins, fewer if there are fewer ranks. They differ by at most one rank.
+
+    Returns:
+        The count of each bin, and the edges: bin b holds the ranks from ``edges[b]`` to ``edges[b + 1] - 1``.
+
+    Raises:
+        ValueError: If a rank exceeds the number of samples.
+    """
+    ranks = rank[rank >= 0]
+    if ranks.size and ranks.max() > num_samples:
+        raise ValueError(f"ranks must lie in 0 to num_samples = {num_samples}; there is {ranks.max()}.")
+    edges = rank_edges(num_samples, bins)
+    every = np.bincount(ranks, minlength=num_samples + 1)
+    return np.add.reduceat(every, edges[:-1]), edges
+
+
+def central_coverage(
+    rank: Int[np.ndarray, "..."], num_samples: int
+) -> tuple[Float[np.ndarray, " levels"], Float[np.ndarray, " levels"]]:
+    r"""How often central intervals hold the truth, at every level that S samples can express.
+
+    The interval from the k-th lowest to the k-th highest sample has the level :math:`1 - 2k / (S + 1)`.
+
+    Args:
+        rank: How many samples lie below the truth; negative where there is no truth.
+        num_samples: The number S of samples.
+
+    Returns:
+        The levels, falling from 1, and the share of truths inside; NaN if there is no truth.
+    """
+    counts, _ = rank_histogram(rank, num_samples, bins=num_samples + 1)
+    below = np.concatenate([[0], np.cumsum(counts)])  # below[r]: the truths of a rank less than r
+    k = np.arange((num_samples + 1) // 2 + 1)
+    inside = np.maximum(below[num_samples - k + 1] - below[k], 0)
+    total = counts.sum()
+    share = inside / total if total else np.full(len(k), np.nan)
+    return 1 - 2 * k / (num_samples + 1), share
+
+
+def draw_ranks(ax: Axes, evaluation: xr.Dataset, colour: str = BAND_50) -> None:
+    """Draws the histogram of ranks, and what 95 % of calibrated histograms would stay within."""
+    samples = int(evaluation.attrs["num_samples"])
+    rank = evaluation["rank"].values
+    bins = int(np.clip((rank >= 0).sum() // 10, 5, 20))
+    counts, edges = rank_histogram(rank, samples, bins)
+    total = max(int(counts.sum()), 1)
+    share = np.diff(edges) / (samples + 1)
+    place = edges / (samples + 1)
+    spread = 1.96 * np.sqrt((1 - share) / (share * total))  # of a density that is 1 when calibrated
+    ax.bar(
+        place[:-1], counts / (total * share), np.diff(place), align="edge", color=colour, ec="white", lw=0.8
+    )
+    low, high = (np.append(band, band[-1]) for band in (np.maximum(1 - spread, 0), 1 + spread))
+    ax.fill_between(place, low, high, step="post", color=INK, alpha=0.14, lw=0, zorder=3)
+    ax.axhline(1, color=INK, lw=1, ls=(0, (4, 3)), zorder=4)
+    ax.set(xlim=(0, 1), ylim=(0, None), xlabel="place of the truth among the samples", ylabel="density")
+
+
+def draw_coverage(ax: Axes, evaluations: Mapping[str, xr.Dataset], colours: Sequence[str]) -> None:
+    """Draws the coverage of central intervals against their level, one curve for each evaluation."""
+    total = max(*(int((e["rank"] >= 0).sum()) for e in evaluations.values()), 1)
+    line = np.linspace(0, 1, 201)
+    band = 1.96 * np.sqrt(line * (1 - line) / total)
+    ax.fill_between(line, np.maximum(line - band, 0), np.minimum(line + band, 1), color=INK, alpha=0.14, lw=0)
+    ax.plot(line, line, color=INK, lw=1, ls=(0, (4, 3)))
+    for (name, evaluation), colour in zip(evaluations.items(), colours, strict=True):
+        samples = int(evaluation.attrs["num_samples"])
+        level, inside = central_coverage(evaluation["rank"].values, samples)
+        ax.plot(level, inside, color=colour, lw=1.8, marker="o" if samples < 20 else None, ms=4, label=name)
+    ax.set(xlim=(0, 1), ylim=(0, 1.005), aspect="equal")
+    ax.set(xlabel="level of the central interval", ylabel="share of truths inside")
+    ax.set_title("Coverage of central intervals")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MultipleLocator(0.25))
+        axis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+
+
+@in_style
+def calibration(evaluation: xr.Dataset, columns: int = 2) -> Figure:
+    """Draws the histogram of ranks, and the coverage of central intervals against their level.
+
+    The grey bands hold 95 % of what calibrated samples give at each place if entries are independent of each
+    other (binomial counts, in the normal approximation). Entries near in time or space are not, so the bands
+    are too narrow, and small excursions mean little.
+
+    Args:
+        evaluation: The evaluation; ``rank`` and ``num_samples`` are read.
+        columns: How many panels stand side by side.
+    """
+    figure, (left, right) = axes_grid(2, columns, 4.2, 3.3)
+    draw_ranks(left, evaluation)
+    left.set_title("Rank of the truth")
+    draw_coverage(right, {"": evaluation}, [BLUE])
+    return figure

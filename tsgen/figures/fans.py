@@ -1,0 +1,253 @@
+"""Fan charts: what a model makes of entries that it does not see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+from jaxtyping import Bool, Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from tsgen.figures.style import (
+    BAND_50,
+    BAND_90,
+    BLUE,
+    GREY,
+    INK,
+    PALE,
+    VERMILLION,
+    axes_grid,
+    date_ticks,
+    few_ticks,
+    in_style,
+    name_of_time,
+    of_channel,
+    printable,
+)
+from tsgen.metrics.breakdown import deviation, relative_crps
+
+LEVELS = [0.05, 0.25, 0.5, 0.75, 0.95]
+SHARES = (0, 0.25, 0.5, 0.75, 0.95, 1)
+_PLACES = {0: "best", 0.5: "median", 1: "worst"}
+
+
+class Panel(NamedTuple):
+    """What one panel of a fan chart shows: one channel of one node over a stretch of one window.
+
+    Attributes:
+        window: Which window.
+        node: Which node.
+        channel: Which channel.
+        start: The stretch's first step.
+        stop: The step after its last; None for the window's end.
+        place: Where the panel stands among all, in words for its title.
+    """
+
+    window: int
+    node: int
+    channel: int = 0
+    start: int = 0
+    stop: int | None = None
+    place: str = ""
+
+
+class Fan(NamedTuple):
+    """What is drawn in one panel: a stretch of one channel of one node, in data units.
+
+    Attributes:
+        name: The node's name.
+        place: Where the panel stands among others, in words.
+        about: What else is to be said of it.
+        time: The steps' times.
+        truth: The values, NaN where they are not known.
+        context: Where they are visible.
+        target: Where they are hidden, and scored.
+        levels: The 5, 25, 50, 75 and 95 % quantiles of the samples; NaN where there are none.
+    """
+
+    name: str
+    place: str
+    about: str
+    time: np.ndarray
+    truth: Float[np.ndarray, " step"]
+    context: Bool[np.ndarray, " step"]
+    target: Bool[np.ndarray, " step"]
+    levels: Float[np.ndarray, "5 step"]
+
+
+class Stretches(NamedTuple):
+    """The stretches that panels may show, with their scores.
+
+    Attributes:
+        starts: First steps.
+        stops: The steps after the last ones.
+        entries: Number of scored entries by window, stretch and node.
+        score: Their mean, 0 where there are none.
+    """
+
+    starts: np.ndarray
+    stops: np.ndarray
+    entries: np.ndarray
+    score: np.ndarray
+
+    def panels(self, channel: int, places: dict[float, str]) -> list[Panel]:
+        """The stretches that stand at these shares of the order from the lowest score to the highest.
+
+        Candidates are those that have at least half as many scored entries as the median one: one lucky entry
+        makes no best window. If nothing at all is scored, panels are spread evenly over the data.
+        """
+        scored = self.entries > 0
+        if scored.any():
+            usual = self.entries >= max(np.median(self.entries[scored]) / 2, 1)
+            candidates = np.flatnonzero(usual)[np.argsort(self.score[usual], kind="stable")]
+        else:
+            candidates = np.arange(self.entries.size)
+        found = []
+        for share, place in places.items():
+            at = candidates[round(share * (len(candidates) - 1))]
+            window, piece, node = (int(i) for i in np.unravel_index(at, self.entries.shape))
+            start, stop = int(self.starts[piece]), int(self.stops[piece])
+            found.append(Panel(window, node, channel, start, stop, place if scored.any() else ""))
+        # of few candidates the same one stands at several shares
+        first = {panel[:5]: panel for panel in reversed(found)}
+        return [panel for panel in found if first[panel[:5]] is panel]
+
+
+def stretches(score: Float[np.ndarray, "window step node"], longest: int) -> Stretches:
+    """Cuts windows into stretches of at most that many steps, with their mean score.
+
+    Args:
+        score: The score of each entry; NaN where it has none.
+        longest: The most steps that a panel shows well.
+    """
+    steps = score.shape[1]
+    pieces = -(-steps // longest)
+    starts = np.arange(pieces) * steps // pieces
+    scored = np.isfinite(score)
+    entries = np.add.reduceat(scored, starts, axis=1, dtype=np.int64)
+    total = np.add.reduceat(np.where(scored, score, 0), starts, axis=1, dtype=np.float64)
+    return Stretches(starts, np.append(starts[1:], steps), entries, total / np.maximum(entries, 1))
+
+
+def choose_panels(evaluation: xr.Dataset, channel: int = 0, longest: int = 96) -> list[Panel]:
+    """Chooses panels by the quantiles of the score: the best, the median and the worst, and three between.
+
+    The score is the mean CRPS relative to the node's deviation, so that one noisy node does not take all
+    places. Candidates are all nodes in all windows that have at least half as many scored entries as the
+    median one. The choice depends on the evaluation alone.
+
+    Args:
+        evaluation: The evaluation.
+        channel: Which channel to show.
+        longest: Windows of more steps than this are cut into stretches, each a candidate.
+    """
+    places = {share: _PLACES.get(share, f"{100 * share:.0f} % are better") for share in SHARES}
+    return stretches(relative_crps(evaluation)[..., channel], longest).panels(channel, places)
+
+
+@in_style
+def fan_chart(evaluation: xr.Dataset, panels: Sequence[Panel] | None = None, columns: int = 3) -> Figure:
+    """Draws what the model makes of hidden entries: median and bands, the visible and the truth.
+
+    The bands close on what is visible, since a sample has the data's own value there. They go on where
+    nothing is known, and break where the evaluation has no quantiles. Each panel says its mean CRPS, in data
+    units and in deviations (sd) of the node.
+
+    Args:
+        evaluation: The evaluation.
+        panels: What to show, one panel each; :func:`choose_panels` chooses if not given.
+        columns: How many panels stand side by side.
+    """
+    panels = choose_panels(evaluation) if panels is None else list(panels)
+    scale = deviation(evaluation)
+    fans = [fan_of(evaluation, panel, float(scale[panel.node, panel.channel])) for panel in panels]
+    return draw_fans(fans, of_channel(evaluation, panels[0].channel), columns)
+
+
+def fan_of(evaluation: xr.Dataset, panel: Panel, scale: float) -> Fan:
+    """What a panel of an evaluation draws.
+
+    Args:
+        evaluation: The evaluation.
+        panel: Which stretch.
+        scale: The node's deviation, in data units.
+    """
+    part = evaluation[["truth", "context", "target", "crps", "quantiles", "time"]].isel(
+        window=panel.window, node=panel.node, channel=panel.channel, step=slice(panel.start, panel.stop)
+    )
+    time, truth = part["time"].values, part["truth"].values
+    if time.dtype.kind not in "Miuf":  # a calendar that cannot be drawn
+        time = np.arange(panel.start, panel.start + len(time))
+    context, target = part["context"].values.astype(bool), part["target"].values.astype(bool)
+    levels = part["quantiles"].sel(quantile=LEVELS, method="nearest").values
+    crps = part["crps"].values[target]
+    crps = crps[np.isfinite(crps)]
+    score = f"CRPS {crps.mean():.3g} = {crps.mean() / scale:.2g} sd" if crps.size else "not scored"
+    when = name_of_time(time[0]) if time.dtype.kind == "M" else f"time {time[0]}"
+    name = str(evaluation["node"].values[panel.node])
+    return Fan(name, panel.place, f"{when} · {score}", time, truth, context, target, levels)
+
+
+def draw_fans(fans: Sequence[Fan], label: str, columns: int, shared: bool = False) -> Figure:
+    """Draws fans, one panel each, with their legend.
+
+    Args:
+        fans: What to draw.
+        label: What stands at the vertical axes: channel and unit.
+        columns: How many panels stand side by side.
+        shared: Whether each row has one vertical axis.
+    """
+    columns = min(columns, len(fans))
+    figure, axes = axes_grid(len(fans), columns, 3.6, 2.7)
+    for ax, fan in zip(axes, fans, strict=True):
+        _draw_fan(ax, fan)
+    for row in range(0, len(axes), columns):
+        axes[row].set_ylabel(label)
+        limits = np.array([ax.get_ylim() for ax in axes[row : row + columns]])
+        for ax in axes[row : row + columns] if shared else []:
+            ax.set_ylim(limits.min(), limits.max())
+    handles = [Line2D([], [], color=INK, marker="o", ls="", ms=3.5, label="visible")]
+    if any(fan.target.any() for fan in fans):
+        ring: dict[str, Any] = {"mec": VERMILLION, "mfc": "white", "ls": "", "ms": 5}
+        handles.append(Line2D([], [], marker="o", label="hidden truth", **ring))
+    handles.append(Line2D([], [], color=BLUE, lw=1.5, label="median"))
+    bands = [Patch(color=BAND_50, label="50 %"), Patch(color=BAND_90, label="90 %")]
+    narrow = 3 if columns == 1 else 5
+    figure.legend(handles=[*handles, *bands], loc="outside upper left", ncols=narrow, fontsize=8.5)
+    return figure
+
+
+def _draw_fan(ax: Axes, fan: Fan) -> None:
+    time, truth, context, target = fan.time, fan.truth, fan.context, fan.target
+    lowest, low, middle, high, highest = np.where(context, truth, fan.levels)
+    size = float(np.clip(60 / max(len(time), 1), 0.25, 1))  # long stretches want small marks
+    if len(time) > 1:
+        ax.fill_between(time, lowest, highest, color=BAND_90, lw=0)
+        ax.fill_between(time, low, high, color=BAND_50, lw=0)
+        ax.plot(time, middle, color=BLUE, lw=0.3 + 1.2 * size)
+    else:  # an area over one step has no width
+        ax.vlines(time, lowest, highest, color=BAND_90, lw=16)
+        ax.vlines(time, low, high, color=BAND_50, lw=16)
+        ax.plot(time, middle, "_", color=BLUE, ms=16, mew=1.5)
+    ax.plot(time[context], truth[context], "o", color=INK, ms=1 + 2.5 * size, mew=0)
+    ring: dict[str, Any] = {"mfc": "white", "mec": VERMILLION, "ms": 2 + 2.6 * size, "mew": 0.6 + 0.5 * size}
+    ax.plot(time[target], truth[target], "o", **ring)
+    ax.margins(x=0.02)
+    if len(time) == 1:
+        ax.set_xticks([])  # the title says when
+    elif time.dtype.kind == "M":
+        date_ticks(ax)
+    else:
+        few_ticks(ax, "x", 6)
+    few_ticks(ax)
+    ax.grid(axis="y", color=PALE, lw=0.5)
+    name = printable(fan.name, 22 if fan.place else 36)
+    ax.set_title(f"node {name}" if name.isdecimal() else name, pad=17)
+    ax.set_title(fan.place, loc="right", pad=17, color=GREY, fontsize=8.5, fontweight="normal")
+    above: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points"}
+    ax.annotate(fan.about, (0, 1), xytext=(0, 5), color=GREY, fontsize=8, **above)

@@ -1,0 +1,108 @@
+"""What was seen: a map of time and nodes."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+from jaxtyping import Float
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import PercentFormatter
+
+from tsgen.figures.style import (
+    BAND_50,
+    BLUE,
+    GREY,
+    INK,
+    VERMILLION,
+    axes_grid,
+    few_ticks,
+    in_style,
+    name_of_time,
+    printable,
+)
+
+_COLOURS = {"visible": BAND_50, "hidden and scored": VERMILLION, "not known": "#FFFFFF"}
+
+
+def states(evaluation: xr.Dataset) -> tuple[np.ndarray, Float[np.ndarray, "time node 3"]]:
+    """How much of each time and node was visible, hidden and scored, or not known.
+
+    Args:
+        evaluation: The evaluation; where windows overlap, scored in one of them is scored.
+
+    Returns:
+        The times, rising, and the three shares of each time and node over its channels.
+    """
+    time = evaluation["time"].values
+    context, target = (evaluation[name].values.astype(bool) for name in ("context", "target"))
+    every, at = np.unique(time, return_inverse=True)
+    at = at.reshape(-1)
+    shape = (len(every), *context.shape[2:])
+    seen, scored = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
+    np.logical_or.at(seen, at, context.reshape(-1, *shape[1:]))
+    np.logical_or.at(scored, at, target.reshape(-1, *shape[1:]))
+    kinds = np.stack([seen & ~scored, scored, ~seen & ~scored], axis=-1)
+    return every, kinds.mean(axis=2, dtype=np.float32)
+
+
+def _coarser(x: np.ndarray, axis: int, most: int) -> np.ndarray:
+    """Means of neighbours, so that at most that many are left."""
+    size = x.shape[axis]
+    left = min(size, most)
+    starts = np.arange(left) * size // left
+    counts = np.diff(np.append(starts, size))
+    shape = [1] * x.ndim
+    shape[axis] = left
+    return np.add.reduceat(x, starts, axis=axis) / counts.reshape(shape)
+
+
+@in_style
+def missingness(evaluation: xr.Dataset, columns: int = 2) -> Figure:
+    """Draws when each node was visible, hidden or unknown in the evaluated stretch, and its share missing.
+
+    Nodes stand in their given order, from the top. Steps between windows that were not evaluated are left
+    out; a line marks where they would be. Of a long series, or of many nodes, a cell is the mean of several.
+
+    Args:
+        evaluation: The evaluation.
+        columns: How many panels stand side by side: of one, the share missing is left out.
+    """
+    time, shares = states(evaluation)
+    nodes = evaluation.sizes["node"]
+    height = float(np.clip(0.9 + 0.16 * nodes, 2.2, 6.5))
+    figure, axes = axes_grid(1, 1, 9.0 if columns > 1 else 4.6, height)
+    ax = axes[0]
+    palette = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in _COLOURS.values()]) / 255
+    pixels = _coarser(_coarser(shares, 0, 900), 1, 500) @ palette
+    extent = (-0.5, len(time) - 0.5, nodes - 0.5, -0.5)
+    ax.imshow(pixels.transpose(1, 0, 2), extent=extent, aspect="auto", interpolation="nearest")
+    if len(time) > 2 and time.dtype.kind in "Miuf":
+        step = np.diff(time)
+        jumps = np.flatnonzero(step > step.min())
+        if len(jumps) <= 100:
+            ax.vlines(jumps + 0.5, -0.5, nodes - 0.5, color=INK, lw=1.2)
+    ticks = np.unique(np.linspace(0, len(time) - 1, 6 if columns > 1 else 3).round().astype(int))
+    long = time.dtype.kind == "M" and time[-1] - time[0] > np.timedelta64(5, "D")
+    names = [name_of_time(t)[: 10 if long else None] for t in time[ticks]]
+    ax.set_xticks(ticks, labels=names, fontsize=8)
+    for label, end in zip(ax.get_xticklabels()[:: max(len(ticks) - 1, 1)], ("left", "right"), strict=False):
+        label.set(horizontalalignment=end)
+    if nodes <= 40:
+        names = [printable(name, 18) for name in evaluation["node"].values]
+        ax.set_yticks(range(nodes), labels=names, fontsize=7)
+    else:
+        few_ticks(ax, integer=True)
+        ax.set_ylabel("node, counted from 0")
+    ax.spines[["top", "right"]].set_visible(True)
+    handles = [Patch(fc=colour, ec=GREY, lw=0.6, label=name) for name, colour in _COLOURS.items()]
+    figure.legend(handles=handles, loc="outside upper left", ncols=3, fontsize=8.5)
+    if columns > 1:
+        side = ax.inset_axes((1.03, 0, 0.12, 1))
+        side.barh(np.arange(nodes), evaluation["share_missing"].values, height=1.0, color=BLUE, ec="none")
+        side.set(ylim=ax.get_ylim(), yticks=[], xlim=(0, 1))
+        side.tick_params(colors=GREY, labelsize=8, length=3, width=0.8)
+        side.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+        side.set_xticks([0, 1])
+        side.set_title("never observed", fontsize=8, fontweight="normal", color=GREY)
+    return figure

@@ -1,0 +1,151 @@
+"""Scores of all methods, and the training that led there."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from tsgen.figures.style import BLUE, GREY, INK, PALE, STEPS, axes_grid, in_style, printable
+
+
+def is_exact(row: Mapping[str, Any]) -> bool:
+    """Whether a row of the scores is an exact law's: what no method of its kind can beat but by chance."""
+    return str(row.get("name", "")).lower().startswith("exact")
+
+
+def number(value: Any) -> float:
+    """A score as a float, NaN where there is none."""
+    return float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else float("nan")
+
+
+@in_style
+def score_bars(scores: Mapping[str, Any], columns: int = 2) -> Figure:
+    """Draws CRPS and MAE of the model (the first row), of the baselines, and of exact laws as hollow bars.
+
+    Args:
+        scores: What ``scores.json`` holds.
+        columns: How many panels stand side by side.
+    """
+    rows = scores["rows"]
+    names = [printable(row["name"], 26) for row in rows]
+    figure, axes = axes_grid(2, columns, 4.2, 1.0 + 0.32 * len(rows))
+    for i, (ax, key) in enumerate(zip(axes, ("crps", "mae"), strict=True)):
+        value = np.array([number(row.get(key)) for row in rows])
+        shown = np.isfinite(value)
+        length = np.where(shown, value, 0)
+        for y, row in enumerate(rows):
+            colour = BLUE if y == 0 else "#B5B5B5"
+            look: dict[str, Any] = {"fc": "white", "ec": INK, "lw": 1} if is_exact(row) else {"color": colour}
+            ax.barh(y, length[y], height=0.62, **look)
+            if is_exact(row) and shown[y]:
+                ax.axvline(value[y], color=INK, lw=0.8, ls=(0, (2, 3)), zorder=0)
+            ax.annotate(
+                f"{value[y]:#.4g}".rstrip(".") if shown[y] else "–",
+                (length[y], y),
+                xytext=(4, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8,
+                bbox={"fc": "white", "ec": "none", "pad": 0.6},
+            )
+        ax.set_yticks(range(len(rows)), labels=names if i % columns == 0 else [""] * len(rows))
+        ax.tick_params(axis="y", length=0, labelcolor=INK, labelsize=8.5)
+        ax.invert_yaxis()
+        ax.set_xlim(0, max(1.18 * length.max(initial=0), 1e-12))
+        ax.xaxis.set_major_locator(MaxNLocator(5, steps=STEPS))
+        ax.spines["left"].set_visible(False)
+        ax.set_title(key.upper())
+    return figure
+
+
+def read_curves(metrics: Path) -> dict[str, pd.Series]:
+    """Reads the curves of a training run: ``"train, each step"``, ``"train"``, ``"validation"``, if logged.
+
+    Args:
+        metrics: A table as Lightning's ``CSVLogger`` writes it, with holes where a step logged other things.
+
+    Returns:
+        The negative log-likelihoods over the steps (series named ``"nll"``), or the losses (``"loss"``) if
+        there are none; empty if the table has neither.
+
+    Raises:
+        ValueError: If the file is no such table.
+    """
+    try:
+        table = pd.read_csv(metrics)
+        step = pd.to_numeric(table["step"])
+    except (OSError, ValueError, KeyError) as error:  # pandas' own errors are ValueErrors
+        raise ValueError(
+            f"{metrics} must be a table with a column 'step', as CSVLogger writes it."
+        ) from error
+    for score in ("nll", "loss"):
+        columns = {
+            "train, each step": [f"train/{score}_step"],
+            "train": [f"train/{score}_epoch", f"train/{score}"],
+            "validation": [f"val/{score}_epoch", f"val/{score}"],
+        }
+        curves = {}
+        for name, choices in columns.items():
+            found = [column for column in choices if column in table]
+            if found:
+                curve = pd.to_numeric(table[found[0]], errors="coerce").set_axis(step).rename(score)
+                curve = curve[np.isfinite(curve)].sort_index(kind="stable")
+                if len(curve):
+                    curves[name] = curve
+        if curves:
+            return curves
+    return {}
+
+
+@in_style
+def training_curve(metrics: Path) -> Figure:
+    """Draws how the negative log-likelihood fell in training and validation.
+
+    Args:
+        metrics: A table as Lightning's ``CSVLogger`` writes it.
+
+    Raises:
+        ValueError: If the file is no such table or holds no curve.
+    """
+    curves = read_curves(metrics)
+    if not curves:
+        raise ValueError(f"{metrics} must have a column train/nll or val/nll (or loss); it has none.")
+    figure, (ax,) = axes_grid(1, 1, 6.4, 3.2)
+    looks = {
+        "train, each step": (PALE, 0.8),
+        "train": (GREY, 1.4),
+        "validation": (BLUE, 1.8),
+    }
+    for name, curve in curves.items():
+        marks = "o" if len(curve) < 30 and name != "train, each step" else None
+        colour, width = looks[name]
+        ax.plot(
+            curve.index.to_numpy(), curve.to_numpy(), color=colour, lw=width, label=name, marker=marks, ms=3
+        )
+    if "validation" in curves:
+        curve = curves["validation"]
+        best = curve.index.to_numpy()[curve.argmin()], curve.min()
+        ax.plot(*best, "o", mfc="white", mec=BLUE, ms=7, mew=1.6)
+        below: dict[str, Any] = {"xytext": (0, -15), "textcoords": "offset points", "ha": "center"}
+        ax.annotate(f"{best[1]:.4g}", best, color=BLUE, fontsize=8, **below)
+    values = np.concatenate([curve.to_numpy() for curve in curves.values()])
+    low, usual = values.min(), np.quantile(values, 0.98)
+    room = max(usual - low, 1e-12)
+    if values.max() > usual + 2 * room:  # a few wild first steps would press the rest flat
+        above = int((values > usual + 0.2 * room).sum())
+        ax.set_ylim(low - 0.12 * room, usual + 0.2 * room)
+        ax.set_title(f"{above} points lie above", loc="right", color=GREY, fontsize=8, fontweight="normal")
+    else:
+        ax.margins(y=0.14)
+    kind = next(iter(curves.values())).name
+    ax.set(xlabel="step", ylabel="nll, nats per scored entry" if kind == "nll" else kind)
+    ax.grid(axis="y", color=PALE, lw=0.5)
+    ax.legend(loc="upper right", fontsize=8.5)
+    return figure

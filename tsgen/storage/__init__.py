@@ -1,0 +1,1 @@
+"""Files that survive interruptions: atomic writes, locks, checkpoints, parts, and what they may hold."""

@@ -1,0 +1,188 @@
+"""Callbacks: figures to W&B while training, how far back gradients reach, compilation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.strategies import FSDPStrategy
+from matplotlib.figure import Figure
+
+from tsgen.data.series import GraphSeries, SeriesBatch
+from tsgen.evaluation.table import as_dataset, summarise
+from tsgen.figures import fan_chart
+from tsgen.models import AutoregressiveModel
+from tsgen.storage.atomic import replacing
+from tsgen.training.gradient_flow import gradient_flow, gradient_norms
+
+FIGURE_WINDOWS = 6
+"""Validation windows that the figure is made of."""
+
+
+class ImputationFigure(Callback):
+    """A fan chart of validation windows to W&B when training ends, where a process has the whole model.
+
+    Args:
+        series: The series that the windows are cut from.
+    """
+
+    def __init__(self, series: GraphSeries) -> None:
+        self.series = series
+
+    def on_train_end(self, trainer: Trainer, module: Any) -> None:
+        """Draws and logs the figure, where a W&B logger listens."""
+        loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+        if not loggers or not trainer.is_global_zero or not trainer.val_dataloaders:
+            return
+        if isinstance(trainer.strategy, FSDPStrategy):  # the others' shards are not to be had by one alone
+            return
+        with _undisturbed(module), torch.no_grad():
+            batch = _first_windows(trainer, module, FIGURE_WINDOWS)
+            samples = module.sampler(module, batch)
+        data = as_dataset(
+            summarise(samples, batch), self.series, law=samples.law, num_samples=len(samples.values)
+        )
+        for logger in loggers:
+            logger.log_image("val/imputation", [fan_chart(data)])
+
+
+class GradientFlow(Callback):
+    """How far back the loss of a slice reaches, seen while training: see :mod:`tsgen.training.gradient_flow`.
+
+    After every n-th epoch the first process takes a few validation windows, computes the norm of the gradient
+    of the last slice's loss with respect to the state carried k steps before, and writes all epochs' norms to
+    ``gradient_flow.csv`` and a figure to ``gradient_flow.png``, in the run's folder; the figure goes to W&B
+    too, where a W&B logger listens. Training is not touched. In YAML:
+
+    .. code-block:: yaml
+
+        trainer:
+          callbacks:
+            - class_path: tsgen.training.GradientFlow
+              init_args: {every_n_epochs: 5}
+
+    Args:
+        every_n_epochs: Epochs from one figure to the next.
+        windows: Validation windows that the norms are the mean over. An
+            :class:`~tsgen.encoders.AttentionEncoder` keeps all steps at every step, so that memory grows with
+            the square of the window: take few of long ones.
+
+    Raises:
+        ValueError: If a number is below 1; when training starts, if the model does not factorise over time.
+    """
+
+    def __init__(self, every_n_epochs: int = 1, windows: int = 4) -> None:
+        for name, number in (("every_n_epochs", every_n_epochs), ("windows", windows)):
+            if number < 1:
+                raise ValueError(f"{name} must be at least 1; it is {number}.")
+        self.every_n_epochs, self.windows = every_n_epochs, windows
+        self.curves: dict[int, np.ndarray] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuses a model that carries no state from slice to slice."""
+        if not isinstance(pl_module, AutoregressiveModel):
+            raise ValueError(
+                f"GradientFlow needs an AutoregressiveModel; {type(pl_module).__name__} is none. Take it out "
+                "of trainer.callbacks."
+            )
+
+    def on_train_start(self, trainer: Trainer, module: Any) -> None:
+        """Takes up the norms of the epochs before, where a run is resumed."""
+        path = Path(trainer.default_root_dir) / "gradient_flow.csv"
+        self.curves = {}
+        if trainer.is_global_zero and path.is_file():
+            table = pd.read_csv(path)
+            epochs = table[table["epoch"] < trainer.current_epoch].groupby("epoch")
+            self.curves = {int(str(epoch)): rows["norm"].to_numpy() for epoch, rows in epochs}
+
+    def on_train_epoch_end(self, trainer: Trainer, module: Any) -> None:
+        """Computes the norms, writes and logs them."""
+        due = (trainer.current_epoch + 1) % self.every_n_epochs == 0
+        if not due or not trainer.is_global_zero or not trainer.val_dataloaders:
+            return
+        with _undisturbed(module):
+            norms = gradient_norms(module, _first_windows(trainer, module, self.windows))
+        self.curves[trainer.current_epoch] = norms.numpy()
+        figure = gradient_flow(self.curves)
+        self._write(Path(trainer.default_root_dir), figure)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_image("val/gradient_flow", [figure])
+
+    def _write(self, folder: Path, figure: Figure) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = [
+            (epoch, k, norm) for epoch, norms in self.curves.items() for k, norm in enumerate(norms, start=1)
+        ]
+        table = pd.DataFrame(rows, columns=["epoch", "steps_back", "norm"])
+        with replacing(folder / "gradient_flow.csv") as unfinished:
+            table.to_csv(unfinished, index=False)
+        with replacing(folder / "gradient_flow.png") as unfinished:
+            figure.savefig(unfinished, dpi=150, format="png")
+
+
+class Compile(Callback):
+    """Compiles the encoder by :func:`torch.compile`, in place: checkpoints are those of any other run.
+
+    The head stays as it is, since its laws are objects that the compiler does not keep. Compiling takes time
+    before the first step, once more for a batch of another size; ``docs/speed.md`` tells when it pays. In
+    YAML:
+
+    .. code-block:: yaml
+
+        trainer:
+          callbacks:
+            - class_path: tsgen.training.Compile
+
+    Args:
+        backend: The compiler. ``inductor`` needs a C++ compiler on a CPU, and Triton on a GPU; ``aot_eager``
+            and ``eager`` need neither and are for finding faults.
+
+    Raises:
+        ValueError: If there is no such backend; when the trainer starts, if the model has no encoder.
+    """
+
+    def __init__(self, backend: str = "inductor") -> None:
+        known = torch.compiler.list_backends(exclude_tags=())
+        if backend not in known:
+            raise ValueError(f"backend must be one of {', '.join(known)}; it is {backend!r}.")
+        self.backend = backend
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Compiles the encoder; nothing is done before the first batch."""
+        encoder = getattr(pl_module, "encoder", None)
+        if not isinstance(encoder, torch.nn.Module):
+            raise ValueError(
+                f"Compile needs a model with an encoder; {type(pl_module).__name__} has none. Take it out of "
+                "trainer.callbacks."
+            )
+        encoder.compile(backend=self.backend)
+
+
+def _first_windows(trainer: Trainer, module: Any, count: int) -> SeriesBatch:
+    """The first validation windows, on the model's device."""
+    loader: Any = trainer.val_dataloaders
+    batch: SeriesBatch = next(iter(loader))
+    return module.transfer_batch_to_device(batch.rows(slice(0, count)), module.device, 0)
+
+
+@contextmanager
+def _undisturbed(module: LightningModule) -> Iterator[None]:
+    """The model in evaluation mode for a while; afterwards its modes and the random numbers are as before."""
+    modes = {part: part.training for part in module.modules()}
+    devices = [module.device] if module.device.type == "cuda" else []
+    module.eval()
+    try:
+        # a loader draws a number when it starts
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        for part, training in modes.items():
+            part.training = training
