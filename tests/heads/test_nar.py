@@ -18,7 +18,7 @@ from tsgen.heads import ConditionalHead, GaussianHead, MixtureHead, MixtureNADEH
 from tsgen.models import AutoregressiveModel
 from tsgen.sampling import Ancestral
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 SERIES = json.loads((HERE / "ar_references.json").read_text("utf-8"))
 FITS = {(fit["series"], fit["order"]): fit for fit in SERIES["conditional_fits"]}
 GERMANY = json.loads((HERE / "references.json").read_text("utf-8"))["germany"]

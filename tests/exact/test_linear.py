@@ -15,7 +15,7 @@ from torch_geometric.data import Data
 from tsgen.data.series import SeriesBatch
 from tsgen.exact.linear import CONTEXT_FLOOR, VARProcess
 
-REFERENCES = json.loads((Path(__file__).parent / "references.json").read_text())
+REFERENCES = json.loads((Path(__file__).parents[1] / "references.json").read_text())
 NODES = 3
 
 

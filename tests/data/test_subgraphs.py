@@ -26,7 +26,7 @@ from tsgen.heads.likelihood import masked_nll
 from tsgen.models import AnyOrderModel, AutoregressiveModel, GraphVAR
 from tsgen.objectives import MaskedNLL, ParticleBound
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NODES = 24
 
 

@@ -28,7 +28,7 @@ from tsgen.models import AnyOrderModel, AutoregressiveModel
 from tsgen.objectives import MaskedNLL, ParticleBound
 from tsgen.sampling.particles import ParticleFilter, effective_size, particle_filter, systematic
 
-PRESIDENTS = json.loads((Path(__file__).parent / "references.json").read_text())["presidents"]
+PRESIDENTS = json.loads((Path(__file__).parents[1] / "references.json").read_text())["presidents"]
 QUIET = {
     "accelerator": "cpu",
     "enable_progress_bar": False,

@@ -16,7 +16,7 @@ from tsgen.data.series import Sizes, Units
 from tsgen.heads import ConditionalHead, GaussianHead, Head, MixtureHead, MixtureNADEHead
 from tsgen.storage.components import describe, restore
 
-PAGE = Path(__file__).parents[1] / "docs" / "heads.md"
+PAGE = Path(__file__).parents[2] / "docs" / "heads.md"
 SIZES, HIDDEN = Sizes(nodes=3, channels=2, covariates=2), 4
 ENTRIES = 6
 SHUFFLED = [4, 1, 5, 0, 3, 2]

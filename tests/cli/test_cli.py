@@ -20,7 +20,7 @@ from tsgen.cli.commands import Rehearsal
 from tsgen.cli.configs import find, fragments, read, shipped
 from tsgen.cli.main import main
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SMALL = ["--data.steps", "400", "--data.num_nodes", "6", "--model.encoder.hidden", "8"]
 SHORT = [
     "--trainer.max_epochs",

@@ -626,7 +626,7 @@ def test_parts_that_another_process_writes_are_left_alone(tmp_path, killer):
         "parts = Parts(Path(sys.argv[1])); parts.hold(1); print('held', flush=True); sys.stdin.read()"
     )
     words = [sys.executable, "-c", script, str(folder)]
-    other = subprocess.Popen(words, cwd=Path(__file__).parents[1], stdin=-1, stdout=-1, text=True)
+    other = subprocess.Popen(words, cwd=Path(__file__).parents[2], stdin=-1, stdout=-1, text=True)
     assert other.stdout.readline() == "held\n"
     before = {part: part.stat().st_mtime_ns for part in folder.iterdir()}
     told = rf"parts is still written to by an earlier command \(process {other.pid}\); wait for it, or end"

@@ -29,7 +29,7 @@ from tsgen.storage.atomic import replacing, write_text
 from tsgen.storage.checkpoints import LAST, PREVIOUS, AtomicCheckpoints, damage, is_whole
 from tsgen.training.resumption import Resumption
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 class Stopped(BaseException):

@@ -27,7 +27,7 @@ from tsgen.cli.commands import Rehearsal, read_study
 from tsgen.cli.main import main
 from tsgen.training.callbacks import ImputationFigure
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 KEY = "0123456789abcdef0123456789abcdef01234567"
 OTHER = "a-secret-of-another-service"
 SMALL = ["--data.steps=400", "--data.num_nodes=6", "--model.encoder.hidden=8"]

@@ -22,7 +22,7 @@ from tsgen.heads import GaussianHead, MixtureHead
 from tsgen.heads.likelihood import masked_log_prob, masked_nll
 from tsgen.models import AutoregressiveModel, load
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 QUIET = {
     "accelerator": "cpu",
     "enable_progress_bar": False,

@@ -26,7 +26,7 @@ from tsgen.heads.likelihood import masked_log_prob
 from tsgen.models import GraphVAR
 from tsgen.sampling import Ancestral, Exact
 
-REFERENCES = json.loads((Path(__file__).parent / "references.json").read_text("utf-8"))
+REFERENCES = json.loads((Path(__file__).parents[1] / "references.json").read_text("utf-8"))
 QUIET = {
     "accelerator": "cpu",
     "enable_progress_bar": False,

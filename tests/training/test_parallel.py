@@ -21,7 +21,7 @@ from parallel_script import weights_after_one_step
 
 from tsgen.cli.variants import read_study
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

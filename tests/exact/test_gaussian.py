@@ -20,7 +20,7 @@ from torch.distributions import Distribution, MultivariateNormal, Normal, kl_div
 import tsgen.exact.gaussian
 from tsgen.exact.gaussian import Gaussian
 
-PAGE = Path(__file__).parents[1] / "docs" / "gaussian.md"
+PAGE = Path(__file__).parents[2] / "docs" / "gaussian.md"
 
 check = settings(deadline=None, max_examples=50, derandomize=True)
 seeds = st.integers(0, 10_000)

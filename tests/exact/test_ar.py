@@ -19,8 +19,8 @@ from torch.distributions import MultivariateNormal, Normal
 import tsgen.exact.ar
 from tsgen.exact.ar import ARProcess
 
-REFERENCES = json.loads((Path(__file__).parent / "ar_references.json").read_text())
-PAGE = Path(__file__).parents[1] / "docs" / "ar.md"
+REFERENCES = json.loads((Path(__file__).parents[1] / "ar_references.json").read_text())
+PAGE = Path(__file__).parents[2] / "docs" / "ar.md"
 
 nan = math.nan
 
