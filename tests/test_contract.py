@@ -100,14 +100,14 @@ def test_nothing_is_read_outside_the_masks(model, batch):
 def test_no_entry_depends_on_what_it_must_not_see(model, batch):
     """The Jacobian: of time, the past alone, or (in any order) everything visible but the hidden entry."""
     any_order = isinstance(model, AnyOrderModel)
-    known = whole(batch, slice(0, 1))
+    context = whole(batch, slice(0, 1))
     if any_order:
-        known.context[0, 4] = False
+        context.context[0, 4] = False
 
     def means(values):
-        return model(known._changed(values=values)).mean[0, :, :, 0]
+        return model(context._changed(values=values)).mean[0, :, :, 0]
 
-    jacobian = torch.autograd.functional.jacobian(means, known.values)[..., 0, :, :, :].abs().sum(dim=-1)
+    jacobian = torch.autograd.functional.jacobian(means, context.values)[..., 0, :, :, :].abs().sum(dim=-1)
     own = jacobian.diagonal(dim1=1, dim2=3)  # [t, s, v]: of the node itself
     if any_order:
         assert (jacobian[:, :, 4] == 0).all()  # nothing hears what is hidden
@@ -250,18 +250,18 @@ def test_a_window_goes_on_from_draws_of_its_first_steps(name, series):
         batch = make_batch(series)
     assert model.sampler.extends
     first = model.sampler(model, batch).values
-    known = torch.arange(10) < torch.tensor([[4], [7], [0]])
-    begun = first.masked_fill(~known[..., None, None], torch.nan)
+    context = torch.arange(10) < torch.tensor([[4], [7], [0]])
+    begun = first.masked_fill(~context[..., None, None], torch.nan)
     later = dataclasses.replace(model.sampler, seed=8)
-    samples = later.extend(model, batch, begun, known)
-    assert samples.law == model.sampler.law and torch.isfinite(samples.values).all()
-    fixed = known[..., None, None] | batch.context
+    samples = later.extend(model, batch, begun, context)
+    assert samples.conditioning == model.sampler.conditioning and torch.isfinite(samples.values).all()
+    fixed = context[..., None, None] | batch.context
     assert torch.equal(samples.values[:, fixed], first[:, fixed])
     assert not torch.isclose(samples.values[:, ~fixed], first[:, ~fixed]).any()
     assert torch.equal(samples.values[:, 2], later(model, batch).values[:, 2])
     if name != "any order":  # its groups differ in size
         # the past of a sample is its own: the same past, the same draw
-        same = later.extend(model, batch, begun[:1].expand_as(begun), known).values
+        same = later.extend(model, batch, begun[:1].expand_as(begun), context).values
         torch.testing.assert_close(same[0], samples.values[0], atol=1e-4, rtol=1e-5)
         assert not torch.isclose(same[1:, :2][:, ~fixed[:2]], samples.values[1:, :2][:, ~fixed[:2]]).all()
 
@@ -271,13 +271,13 @@ def test_some_of_the_draws_are_those_of_all(series, batch):
     for encoder in (ENCODERS["gru"], TWO_WAY_ENCODERS["two-way gru"]):
         model = make_model(series, encoder, samples=5)
         some, every = model.sampler.some(model, batch, range(2, 4)), model.sampler(model, batch)
-        assert some.law == every.law and some.values.shape[0] == 2
+        assert some.conditioning == every.conditioning and some.values.shape[0] == 2
         torch.testing.assert_close(some.values, every.values[2:4])
 
 
 def test_a_sampler_without_single_draws_says_that_it_cannot_go_on(series, batch):
     class Whole(Sampler):
-        num_samples, seed, law = 3, 0, "posterior"
+        num_samples, seed, conditioning = 3, 0, "posterior"
 
         def check(self, model):
             pass

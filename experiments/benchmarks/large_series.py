@@ -73,7 +73,7 @@ def use(path: str, in_memory: bool) -> None:
         model.objective.loss(model, batch, batch.position[:, 0], 0).backward()
         optimizer.step()
     series = data.split.series
-    impute(model, series.part(slice(len(series) - IMPUTED, None)), method=Ancestral(10), window=WINDOW)
+    impute(model, series.chunk(slice(len(series) - IMPUTED, None)), method=Ancestral(10), window=WINDOW)
 
 
 def rates(path: Path) -> dict[str, float]:

@@ -35,7 +35,7 @@ from tsgen.cli.configs import find
 from tsgen.data.graphs import from_edges
 from tsgen.data.series import GraphSeries, SeriesBatch, SeriesSpec
 from tsgen.models import AnyOrderModel, AutoregressiveModel
-from tsgen.models.density import PARTS
+from tsgen.models.density import BUILDING_BLOCKS
 from tsgen.sampling import Ancestral, AnyOrder
 from tsgen.storage.components import restore
 
@@ -100,7 +100,7 @@ def any_order_windows(folder: str | None) -> tuple[AnyOrderModel, SeriesBatch]:
     torch.manual_seed(0)
     parts = {name: options[name] for name in ("encoder", "head")}
     parts["encoder"]["init_args"]["convolution"].setdefault("init_args", {})
-    made = restore(parts, PARTS)
+    made = restore(parts, BUILDING_BLOCKS)
     model = AnyOrderModel(
         spec, **made, units=options["units"], node_embedding=options["node_embedding"], sampler=AnyOrder(100)
     )

@@ -87,7 +87,7 @@ def test_the_table_compares_on_the_same_entries(run):
         "exact filtering",
         "exact posterior",
     ]
-    assert rows["AutoregressiveModel"]["law"] == "filtering"
+    assert rows["AutoregressiveModel"]["conditioning"] == "filtering"
     for score in ("mae", "crps", "nll"):
         assert rows["exact posterior"][score] < rows["AutoregressiveModel"][score]
     assert rows["node mean"]["nll"] is None and rows["node mean"]["mae"] > 0
@@ -116,7 +116,9 @@ def test_predictions_lose_nothing_and_touch_nothing_observed(run):
         values[:, observed], np.broadcast_to(series.values.numpy()[observed], (9, observed.sum()))
     )
     assert (values[:, ~observed].std(axis=0) > 0).all()
-    assert written.attrs["law"] == "filtering" and written["node"].values.tolist() == list(series.nodes)
+    assert written.attrs["conditioning"] == "filtering" and written["node"].values.tolist() == list(
+        series.nodes
+    )
     assert written["unit"].values.tolist() == list(series.units)
 
 

@@ -162,7 +162,7 @@ def test_imputations_are_artifacts(runs, home):
     told, data = runs["predict"].metadata[imputation], xr.open_dataset(home / "air/runs/demo/imputation.nc")
     assert told["observed_entries"] == int(data["observed"].sum()) > 0
     assert told["imputed_entries"] == 400 * 6 - told["observed_entries"]
-    assert told["sample"] == 5 and told["law"] == "filtering"
+    assert told["sample"] == 5 and told["conditioning"] == "filtering"
 
 
 def check_private(home, runs):

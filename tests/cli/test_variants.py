@@ -294,7 +294,13 @@ def table(offset: float, exact: float | None = 0.4, nll: bool = True) -> dict:
             for h in range(1, 13)
         ]
 
-    row = {"name": "Model", "law": "filtering", **dict.fromkeys(COLUMNS), "crps": offset, "mae": 2 * offset}
+    row = {
+        "name": "Model",
+        "conditioning": "filtering",
+        **dict.fromkeys(COLUMNS),
+        "crps": offset,
+        "mae": 2 * offset,
+    }
     bound = [] if exact is None else [row | {"name": "exact filtering", "crps": exact, "mae": exact}]
     more = {} if exact is None else {"by_lead_time_exact": curve(exact)}
     return {"rows": [row, row | {"name": "node mean"}, *bound], "by_lead_time": curve(offset), **more}

@@ -80,7 +80,7 @@ def test_densities_in_units_of_entries_integrate_to_one(series, gaps):
 
 def test_what_is_read_in_units_of_entries_is_what_is_visible(series, gaps):
     model = make_model(series)
-    x, seen = model.visible(gaps)
+    x, seen = model.inputs(gaps)
     features = model.features(gaps, x, seen)
     line, since, until, mean, share = features[..., -10:].unflatten(-1, (5, 2)).unbind(-2)
     torch.testing.assert_close(line[gaps.context], x[gaps.context])
@@ -122,7 +122,7 @@ def test_nothing_outside_the_context_is_read(series, gaps):
         loss.backward()
         blind = gaps._changed(values=torch.where(gaps.context, gaps.values, poison))
         results.append([loss.detach(), *(p.grad.clone() for p in model.parameters())])
-        results[-1] += [*model.units(blind)[:2], model.features(blind, *model.visible(blind))]
+        results[-1] += [*model.units(blind)[:2], model.features(blind, *model.inputs(blind))]
         assert all(torch.isfinite(result).all() for result in results[-1])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 

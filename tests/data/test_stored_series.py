@@ -13,7 +13,7 @@ from tests.conftest import directed_graph
 from tsgen import GraphVAR, forecast, impute
 from tsgen.data import series as containers
 from tsgen.data.masks import AnyOf, BlockMask, HistoricalMask, PointMask, ValueMask
-from tsgen.data.moments import Moments
+from tsgen.data.moments import RunningMoments
 from tsgen.data.series import GraphSeries, SeriesSpec
 from tsgen.data.stored_series import StoredSeries
 from tsgen.datamodules import FilesDataModule
@@ -53,7 +53,7 @@ def path(tmp_path):
 @pytest.fixture
 def small_parts(monkeypatch):
     """Parts of 7 steps, so that a small series has many."""
-    monkeypatch.setattr(containers, "PART_NUMBERS", 7 * 5 * 5)
+    monkeypatch.setattr(containers, "CHUNK_NUMBERS", 7 * 5 * 5)
 
 
 def same(a: GraphSeries, b: GraphSeries) -> bool:
@@ -65,14 +65,14 @@ def test_all_that_is_read_is_what_was_written(path, small_parts):
     whole, stored = in_memory(), StoredSeries(path)
     assert (len(stored), stored.sizes) == (STEPS, (5, 2, 3))
     assert repr(stored) == f"StoredSeries({str(path)!r}, steps=120, nodes=5, channels=2, covariates=3)"
-    assert same(stored.part(slice(None)), whole) and same(
-        stored.part(slice(30, 50)), whole.part(slice(30, 50))
+    assert same(stored.chunk(slice(None)), whole) and same(
+        stored.chunk(slice(30, 50)), whole.chunk(slice(30, 50))
     )
     assert stored.to_xarray().identical(whole.to_xarray())
     stretches = [slice(0, 20), slice(40, None)]
-    parts = [*stored.parts(stretches)]
+    parts = [*stored.chunks(stretches)]
     assert [len(part) for part in parts] == [7, 7, 6, *11 * [7], 3]
-    assert all(same(a, b) for a, b in zip(parts, whole.parts(stretches), strict=True))
+    assert all(same(a, b) for a, b in zip(parts, whole.chunks(stretches), strict=True))
     nothing = torch.nn.Module()
     assert fingerprint(nothing, stored) == fingerprint(nothing, whole)
     whole.values[50, whole.observed[50, :, 0], 0] += 1
@@ -113,7 +113,7 @@ def test_moments_of_parts_are_those_of_the_whole_far_from_zero():
     numbers = 1e8 + torch.randn(1000, 3, 2, generator=random, dtype=torch.float64)
     seen = torch.rand(numbers.shape, generator=random) < 0.5
     seen[:, 2, 1], seen[:400] = False, False
-    moments = Moments()
+    moments = RunningMoments()
     for first in range(0, 1000, 90):
         moments.add(
             numbers[first : first + 90].masked_fill(~seen[first : first + 90], torch.nan),

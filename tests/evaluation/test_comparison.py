@@ -181,7 +181,7 @@ def make_evaluation(
             "unit": ("channel", ["µg/m³"]),
             "time": (("window", "step"), np.arange(windows * steps).reshape(windows, steps)),
         },
-        attrs={"run": "x", "model": "M", "law": "posterior", "num_samples": 9, "horizon": horizon},
+        attrs={"run": "x", "model": "M", "conditioning": "posterior", "num_samples": 9, "horizon": horizon},
     )
 
 
@@ -263,9 +263,9 @@ def test_groups_have_no_winner():
 def test_filtering_and_posterior_have_no_better_nll():
     a, b = make_evaluation(), make_evaluation(0.3, seed=1)
     assert found(compare(a, b), "nll").better == "a"
-    row = found(compare(a, b.assign_attrs(law="filtering")), "nll")
+    row = found(compare(a, b.assign_attrs(conditioning="filtering")), "nll")
     assert row.better is None and row.interval[0] > 0
-    assert found(compare(a, b.assign_attrs(law="filtering")), "crps").better == "a"
+    assert found(compare(a, b.assign_attrs(conditioning="filtering")), "crps").better == "a"
 
 
 def test_a_score_at_or_below_zero_is_no_unit():
@@ -412,15 +412,16 @@ def test_several_runs_and_one_alone(runs, capsys):
 
 
 def test_other_laws_are_said(runs, capsys):
-    other = make_evaluation(0.3, seed=1, horizon=5).assign_attrs(law="filtering")
+    other = make_evaluation(0.3, seed=1, horizon=5).assign_attrs(conditioning="filtering")
     other.to_netcdf(runs / "two/evaluation.nc")
     assert main(["compare", "runs/one", "runs/two"]) == 0
     shown = capsys.readouterr().out
-    (line,) = [line for line in shown.splitlines() if "laws are not the same" in line]
+    (line,) = [line for line in shown.splitlines() if "One conditions on the past" in line]
     assert "neither has the better NLL" in line and "NLL: " not in shown
     (pair,) = json.loads((runs / "one_vs_two/comparison.json").read_text("utf-8"))["comparisons"]
     assert (
-        pair["other_laws"] and next(row for row in pair["scores"] if row["score"] == "nll")["better"] is None
+        pair["other_conditioning"]
+        and next(row for row in pair["scores"] if row["score"] == "nll")["better"] is None
     )
 
 

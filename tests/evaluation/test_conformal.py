@@ -35,7 +35,9 @@ def evaluation(
         "target": (AXES, ~context),
         "quantiles": (("quantile", *AXES), np.where(context, truth, 50 + quantiles)),
     }
-    return xr.Dataset(data, {"quantile": QUANTILES}, {"model": "M", "law": "posterior", "num_samples": 100})
+    return xr.Dataset(
+        data, {"quantile": QUANTILES}, {"model": "M", "conditioning": "posterior", "num_samples": 100}
+    )
 
 
 def z_of(coverage: float, level: float, *counts: int) -> float:
@@ -189,7 +191,7 @@ def test_mistakes_are_refused(as_a_user):
     with pytest.raises(ValueError, match="unit must be one of"):
         conformal(data, data, unit="node")
     with pytest.raises(ValueError, match="law is posterior and filtering"):
-        conformal(data, data.assign_attrs(law="filtering"))
+        conformal(data, data.assign_attrs(conditioning="filtering"))
     with pytest.raises(ValueError, match="hidden entries; it has none"):
         conformal(data.assign(target=data["target"] & False), data)
     with pytest.raises(ValueError, match="between 0 and 1"):

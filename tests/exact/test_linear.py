@@ -183,7 +183,7 @@ def test_laws_of_single_entries_equal_dense_conditioning(order):
 def test_imputations_follow_the_posterior():
     var, batch = make_var(2), make_batch()
     samples = var.impute(batch, 10_000, seed=0)
-    assert samples.law == "posterior"
+    assert samples.conditioning == "posterior"
     assert samples.values.shape == (10_000, *batch.values.shape)
     assert torch.equal(samples.values[:, batch.context], batch.values[batch.context].expand(10_000, -1))
     law = autocovariances(var, 6)

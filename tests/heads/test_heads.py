@@ -95,21 +95,21 @@ def test_a_density_integrates_to_one_and_draws_follow_it(name):
     """Each entry in turn is unknown, all others known."""
     head, size = make(name), 4000
     h, values, covariates = (x.expand(ENTRIES, -1, -1, -1) for x in make_inputs(1, 1))
-    known = ~torch.eye(ENTRIES, dtype=torch.bool).reshape(ENTRIES, 1, 3, 2)
-    law = head(h, values, known, units_of(), covariates)
+    context = ~torch.eye(ENTRIES, dtype=torch.bool).reshape(ENTRIES, 1, 3, 2)
+    law = head(h, values, context, units_of(), covariates)
     assert law.batch_shape == values.shape and law.event_shape == ()
     at = torch.linspace(-60, 60, 40_001, dtype=torch.float64)[:, None, None, None, None]
     grid = law.mean.detach() + law.stddev.detach() * at
     total = torch.trapezoid(law.log_prob(grid).exp(), grid, dim=0)
     torch.testing.assert_close(total, torch.ones_like(total), atol=1e-6, rtol=0)
 
-    h, values, covariates, known = (
-        x.expand(-1, size, -1, -1).contiguous() for x in (h, values, covariates, known)
+    h, values, covariates, context = (
+        x.expand(-1, size, -1, -1).contiguous() for x in (h, values, covariates, context)
     )
-    draws = head.draw(h, values, known, units_of(), uniforms_for(head, values), covariates)
-    assert torch.equal(draws[known], values[known])
+    draws = head.draw(h, values, context, units_of(), uniforms_for(head, values), covariates)
+    assert torch.equal(draws[context], values[context])
     # a variable's distribution function of itself is uniform: mean 1/2, second moment 1/3
-    uniform = law.cdf(draws)[~known].reshape(ENTRIES, size).detach()
+    uniform = law.cdf(draws)[~context].reshape(ENTRIES, size).detach()
     for power in (1, 2):
         mean, variance = 1 / (power + 1), 1 / (2 * power + 1) - 1 / (power + 1) ** 2
         z = ((uniform**power).mean(dim=1) - mean) / math.sqrt(variance / size)
@@ -121,13 +121,13 @@ def test_what_is_unknown_changes_nothing(name):
     """NaN or any number there: the same laws, draws and gradients."""
     head, results = make(name), []
     h, values, covariates = make_inputs()
-    known = some_known(values)
+    context = some_known(values)
     for poison in (torch.nan, 1e9):
         head.zero_grad()
-        state, poisoned = h.clone().requires_grad_(), torch.where(known, values, poison)
+        state, poisoned = h.clone().requires_grad_(), torch.where(context, values, poison)
         units = Units(*(x.requires_grad_() for x in units_of()[:2]))
-        law = head(state, poisoned, known, units, covariates)
-        draws = head.draw(state, poisoned, known, units, uniforms_for(head, values), covariates)
+        law = head(state, poisoned, context, units, covariates)
+        draws = head.draw(state, poisoned, context, units, uniforms_for(head, values), covariates)
         (law.log_prob(values).sum() + draws.square().sum()).backward()
         grads = [x.grad.clone() for x in (state, *units[:2], *head.parameters())]
         results.append([law.mean.detach(), law.stddev.detach(), draws.detach(), *grads])
@@ -155,7 +155,7 @@ def single(factory):
 @pytest.mark.parametrize("name", HEADS)
 def test_a_draw_is_differentiable(name):
     head, (h, values, covariates) = make(name, change=single), make_inputs()
-    known, noise = some_known(values, 0.4), uniforms_for(head, values)
+    context, noise = some_known(values, 0.4), uniforms_for(head, values)
     parameters = dict(head.named_parameters())
     direction = {key: torch.randn_like(p) for key, p in parameters.items()}
     weight = torch.randn_like(values)
@@ -166,8 +166,8 @@ def test_a_draw_is_differentiable(name):
             self.head = head
 
         def forward(self):
-            draws = self.head.draw(h, values, known, units_of(), noise, covariates)
-            return (weight * draws)[~known].sum()
+            draws = self.head.draw(h, values, context, units_of(), noise, covariates)
+            return (weight * draws)[~context].sum()
 
     def moved(step):
         new = {f"head.{key}": (p + step * direction[key]).detach() for key, p in parameters.items()}
@@ -194,8 +194,8 @@ def test_gradients_of_draws_are_those_of_expectations(name):
     way = [torch.randn_like(p) for p in head.parameters()]
     grid = torch.linspace(-12, 12, 4001, dtype=torch.float64)
     values = torch.stack([grid, torch.zeros_like(grid)], dim=-1)[:, None, None]
-    known = torch.tensor([True, False]).expand(4001, 1, 1, 2)
-    law = head(h.expand(4001, -1, -1, -1), values, known, standard)
+    context = torch.tensor([True, False]).expand(4001, 1, 1, 2)
+    law = head(h.expand(4001, -1, -1, -1), values, context, standard)
     first, second = law.log_prob(values).exp()[..., 0, 0, 0], (law.mean**2 + law.variance)[..., 0, 0, 1]
     exact = slope(torch.trapezoid(first * second, grid))
     rows = h.expand(size, -1, -1, -1)
@@ -214,18 +214,18 @@ def test_gradients_of_draws_are_those_of_expectations(name):
 def test_units_are_only_units(name):
     """The same slices in other units, or with units for each step: the same laws."""
     head, (h, values, covariates) = make(name), make_inputs()
-    known, noise, units = some_known(values), uniforms_for(head, values), units_of()
-    law = head(h, values, known, units, covariates)
-    draws = head.draw(h, values, known, units, noise, covariates)
+    context, noise, units = some_known(values), uniforms_for(head, values), units_of()
+    law = head(h, values, context, units, covariates)
+    draws = head.draw(h, values, context, units, noise, covariates)
     other = Units(7 - 2 * units.loc, 2 * units.scale)
     turned = other.loc + other.scale * units.standardise(values)
-    law_2 = head(h, turned, known, other, covariates)
+    law_2 = head(h, turned, context, other, covariates)
     torch.testing.assert_close(law_2.log_prob(turned), law.log_prob(values) - math.log(2))
-    drawn = head.draw(h, turned, known, other, noise, covariates)
+    drawn = head.draw(h, turned, context, other, noise, covariates)
     torch.testing.assert_close(drawn, other.loc + other.scale * units.standardise(draws))
     each = Units(*(x.expand(values.shape) for x in units[:2]))
-    assert torch.equal(head(h, values, known, each, covariates).mean, law.mean)
-    assert torch.equal(head.draw(h, values, known, each, noise, covariates), draws)
+    assert torch.equal(head(h, values, context, each, covariates).mean, law.mean)
+    assert torch.equal(head.draw(h, values, context, each, noise, covariates), draws)
 
 
 @pytest.mark.parametrize(
@@ -278,15 +278,15 @@ def test_a_gaussian_has_its_scale_from_the_state_the_node_or_a_number():
     assert own.unique().numel() == ENTRIES
 
 
-def fitted(head: Head, h, values, units: Units, weight, known=None, scored=True) -> float:
+def fitted(head: Head, h, values, units: Units, weight, context=None, scored=True) -> float:
     """The least cross-entropy in nats, the slices weighted; all entries are known if nothing is said."""
     optimizer = torch.optim.LBFGS(
         head.parameters(), max_iter=200, tolerance_change=1e-13, line_search_fn="strong_wolfe"
     )
-    known = torch.ones_like(values, dtype=torch.bool) if known is None else known
+    context = torch.ones_like(values, dtype=torch.bool) if context is None else context
 
     def loss():
-        log_prob = head(h, values, known, units).log_prob(values) * scored
+        log_prob = head(h, values, context, units).log_prob(values) * scored
         return -(weight * log_prob.sum(dim=(1, 2, 3))).sum()
 
     def closure():
@@ -322,7 +322,7 @@ def test_a_mixture_reaches_the_entropy_that_a_gaussian_cannot(factory, floor, sl
 # NADE
 
 
-def loop(head: MixtureNADEHead, name: str, h, values, known, units: Units):
+def loop(head: MixtureNADEHead, name: str, h, values, context, units: Units):
     """Logits, means and scales of one slice in data units, entry by entry, straight from the formula."""
     p, (_, channels) = dict(head.named_parameters()), values.shape
     x = (values - units.loc) / units.scale
@@ -332,13 +332,13 @@ def loop(head: MixtureNADEHead, name: str, h, values, known, units: Units):
         for place, i in enumerate(group):
             v, c = divmod(i, channels)
             given = group[:place]
-            if any_order and not known[v, c]:
+            if any_order and not context[v, c]:
                 given = [j for j in group if j != i]
             e = torch.zeros(head.width, dtype=torch.float64)
             for j in given:
                 u, d = divmod(j, channels)
                 row = d if "channels" in name else j
-                if known[u, d]:
+                if context[u, d]:
                     surprise = x[u, d] - p["expected"][row] @ h[u]
                     e = e + p["telling.weight"][row, 0] * surprise + p["telling.bias"][row]
             row = c if "channels" in name else i
@@ -364,10 +364,10 @@ def loop(head: MixtureNADEHead, name: str, h, values, known, units: Units):
 def test_all_entries_at_once_equal_a_loop_over_them(name):
     head, (h, values, _) = make(name), make_inputs()
     for rate in (0.0, 0.6, 1.0):
-        known = some_known(values, rate)
-        law = head(h, values.where(known, torch.nan), known, units_of())
+        context = some_known(values, rate)
+        law = head(h, values.where(context, torch.nan), context, units_of())
         for b, t in itertools.product(range(2), range(3)):
-            logits, loc, scale = loop(head, name, h[b, t], values[b, t], known[b, t], units_of())
+            logits, loc, scale = loop(head, name, h[b, t], values[b, t], context[b, t], units_of())
             component = law.component_distribution
             torch.testing.assert_close(law.mixture_distribution.logits[b, t], logits)
             torch.testing.assert_close(component.loc[b, t], loc)
@@ -379,15 +379,15 @@ def test_an_entry_depends_on_what_it_is_given_and_on_nothing_else(name):
     """The Jacobian in the values, and what changes when an entry becomes unknown."""
     head, (h, values, _) = make(name), make_inputs(1, 1)
     for seed in range(4):
-        known = some_known(values, seed=seed)
+        context = some_known(values, seed=seed)
 
-        def numbers(x, known=known):
-            law = head(h, x, known, units_of())
+        def numbers(x, context=context):
+            law = head(h, x, context, units_of())
             parts = (law.mixture_distribution.logits, law.component_distribution.loc)
             return torch.cat([*parts, law.component_distribution.scale], dim=-1).reshape(ENTRIES, -1)
 
         jacobian = jacrev(numbers)(values).abs().sum(dim=1).reshape(ENTRIES, ENTRIES)
-        flat = known.flatten()
+        flat = context.flatten()
         may = torch.zeros(ENTRIES, ENTRIES, dtype=torch.bool)
         for group in joint_of(name):
             for i, j in itertools.permutations(group, 2):
@@ -395,7 +395,7 @@ def test_an_entry_depends_on_what_it_is_given_and_on_nothing_else(name):
                 may[i, j] = flat[j] and (all_known or group.index(j) < group.index(i))
         assert torch.equal(jacobian > 0, may)
         for j in flat.nonzero().flatten().tolist():
-            less = known.clone()
+            less = context.clone()
             less.view(-1)[j] = False
             changed = (numbers(values, less) != numbers(values)).any(dim=1)
             other = torch.arange(ENTRIES) != j
@@ -405,10 +405,10 @@ def test_an_entry_depends_on_what_it_is_given_and_on_nothing_else(name):
 @pytest.mark.parametrize("name", NADES)
 def test_a_draw_is_each_entry_from_its_law_given_what_was_known_or_drawn(name):
     head, (h, values, _) = make(name), make_inputs()
-    known, noise = some_known(values), uniforms_for(head, values)
-    values = values.where(known, torch.nan)
-    draws = head.draw(h, values, known, units_of(), noise)
-    by_steps, seen = values, known.clone()
+    context, noise = some_known(values), uniforms_for(head, values)
+    values = values.where(context, torch.nan)
+    draws = head.draw(h, values, context, units_of(), noise)
+    by_steps, seen = values, context.clone()
     for place in range(len(joint_of(name)[0])):
         # one entry of each group; what the order has not reached and is not known stays unknown
         entry = torch.tensor([group[place] for group in joint_of(name)])
@@ -498,14 +498,14 @@ def test_an_unknown_entry_in_any_order_is_given_all_that_is_known():
     covariance = torch.tensor([[1.0, 0.8, 0.5], [0.8, 1.0, 0.3], [0.5, 0.3, 1.0]], dtype=torch.float64)
     points, weight = hermite_points(MultivariateNormal(torch.zeros(3, dtype=torch.float64), covariance))
     h = torch.ones(3 * len(points), 1, 3, 1, dtype=torch.float64)
-    values, known = (
+    values, context = (
         x.reshape(-1, 1, 3, 1)
         for x in (points.repeat(3, 1), ~torch.eye(3).bool().repeat_interleave(len(points), dim=0))
     )
     units = Units(torch.zeros(3, 1, dtype=torch.float64), torch.ones(3, 1, dtype=torch.float64))
     torch.manual_seed(0)
     head = MixtureNADEHead(1, Sizes(3, 1), 1, 3, "any", "slice", "none").double()
-    scores = fitted(head, h, values, units, weight.repeat(3), known=known, scored=~known)
+    scores = fitted(head, h, values, units, weight.repeat(3), context=context, scored=~context)
     rest = 1 / torch.linalg.inv(covariance).diagonal()  # variance of each given the others
     floor = 0.5 * (2 * math.pi * math.e * rest).log().sum().item()
     assert floor - 1e-7 < scores < floor + 1e-3
@@ -516,24 +516,27 @@ def test_an_unknown_entry_in_any_order_is_given_all_that_is_known():
 
 def test_a_conditional_head_reads_the_covariates_beside_the_state():
     h, values, covariates = make_inputs()
-    known = some_known(values)
+    context = some_known(values)
     for name, inner in (("conditional gaussian", "gaussian"), ("conditional nade", "slice any")):
         head = make(name)
         alone = HEADS[inner](HIDDEN + 2, SIZES).double()
         alone.load_state_dict(head.head.state_dict())
         both, noise = torch.cat([h, covariates], dim=-1), uniforms_for(head, values)
         assert head.uniforms_per_entry == alone.uniforms_per_entry
-        law, other = head(h, values, known, units_of(), covariates), alone(both, values, known, units_of())
+        law, other = (
+            head(h, values, context, units_of(), covariates),
+            alone(both, values, context, units_of()),
+        )
         assert torch.equal(law.mean, other.mean) and torch.equal(law.stddev, other.stddev)
         assert torch.equal(head.quantile(law, noise), alone.quantile(other, noise))
-        drawn = head.draw(h, values, known, units_of(), noise, covariates)
-        assert torch.equal(drawn, alone.draw(both, values, known, units_of(), noise))
-        moved = head(h, values, known, units_of(), covariates + 1)
+        drawn = head.draw(h, values, context, units_of(), noise, covariates)
+        assert torch.equal(drawn, alone.draw(both, values, context, units_of(), noise))
+        moved = head(h, values, context, units_of(), covariates + 1)
         assert (moved.mean != law.mean).all()
         with pytest.raises(ValueError, match="given none"):
-            head(h, values, known, units_of())
+            head(h, values, context, units_of())
         with pytest.raises(ValueError, match="given none"):
-            head.draw(h, values, known, units_of(), noise)
+            head.draw(h, values, context, units_of(), noise)
 
 
 # mistakes

@@ -107,8 +107,8 @@ def test_a_linear_nade_reaches_the_full_vector_autoregression_in_any_order(germa
 
 def test_a_mixture_describes_what_a_gaussian_cannot():
     """Independent draws of a mixture: its entropy is the floor; a Gaussian stays at its own optimum."""
-    known = {"weights": [0.3, 0.7], "loc": [-2.0, 1.0], "scale": [0.5, 0.8]}
-    weights, loc, scale = (torch.tensor(known[name], dtype=torch.float64) for name in known)
+    context = {"weights": [0.3, 0.7], "loc": [-2.0, 1.0], "scale": [0.5, 0.8]}
+    weights, loc, scale = (torch.tensor(context[name], dtype=torch.float64) for name in context)
     # quantiles of the mixture, evenly spaced in probability: draws without noise
     grid = torch.linspace(-6, 6, 200_001, dtype=torch.float64)
     cdf = (weights * torch.special.ndtr((grid[:, None] - loc) / scale)).sum(dim=-1)

@@ -124,7 +124,7 @@ def test_stitched_draws_are_those_of_the_whole_series():
     open_ = ~series.observed.flatten()
     exact = mean[open_], covariance[open_][:, open_]
     result = impute(model, series, window=20, overlap=14)
-    assert result.attrs["joint"] == "over each stretch" and result.attrs["law"] == "posterior"
+    assert result.attrs["joint"] == "over each stretch" and result.attrs["conditioning"] == "posterior"
     for z in z_scores(unknown_draws(result, series), *exact):
         assert z.abs().max() < 5
     # windows by themselves: neither the marginals near a border nor what they have in common
@@ -141,7 +141,7 @@ def test_history_without_lookahead_is_not_enough_for_a_posterior(monkeypatch):
     model, series = linear()
     mean, covariance = law_of(model, series)
     open_ = ~series.observed.flatten()
-    monkeypatch.setattr(Exact, "law", "filtering")
+    monkeypatch.setattr(Exact, "conditioning", "filtering")
     result = impute(model, series, window=20, overlap=14)
     of_mean, _ = z_scores(unknown_draws(result, series), mean[open_], covariance[open_][:, open_])
     assert of_mean.abs().max() > 10
@@ -221,7 +221,7 @@ def test_a_forecast_longer_than_a_window_does_not_forget_the_past():
 
 def test_a_sampler_of_ones_own_need_not_be_a_dataclass():
     class Own(Sampler):
-        num_samples, seed, law = 3, 0, "posterior"
+        num_samples, seed, conditioning = 3, 0, "posterior"
 
         def check(self, model):
             """Goes with any model."""
@@ -250,7 +250,7 @@ def test_a_node_that_was_never_observed_is_sensed_by_its_neighbours():
     model, series = linear(24, share=0.9)
     observed = series.observed.clone()
     observed[:, 1] = False
-    blind = dataclasses.replace(series, observed=observed)
+    blind = series.with_observed(observed)
     mean, covariance = law_of(model, blind)
     drawn = torch.from_numpy(impute(model, blind)["imputation"].sel(node="b").values)[..., 0]
     entries = torch.arange(24) * 3 + 1
@@ -260,7 +260,7 @@ def test_a_node_that_was_never_observed_is_sensed_by_its_neighbours():
 
 
 def _nothing(series: GraphSeries) -> GraphSeries:
-    return dataclasses.replace(series, observed=torch.zeros_like(series.observed))
+    return series.with_observed(torch.zeros_like(series.observed))
 
 
 def test_generation_is_the_law_before_anything_is_seen():
@@ -313,7 +313,7 @@ def test_a_series_comes_back_whole_with_its_labels(kind, dtype, tmp_path):
     for name, labels in (("time", series.time), ("node", series.nodes), ("channel", series.channels)):
         assert np.array_equal(result[name].values, labels)
     assert result["unit"].values.tolist() == list(series.units)
-    expected = {"seed": 9, "window": 12, "overlap": 3, "law": model.sampler.law}
+    expected = {"seed": 9, "window": 12, "overlap": 3, "conditioning": model.sampler.conditioning}
     assert {key: result.attrs[key] for key in expected} == expected
     assert result.attrs["model"] == type(model).__name__
     assert result.attrs["method"] == type(model.sampler).__name__
@@ -561,7 +561,7 @@ def test_more_processes_than_anything_to_deal_are_refused(tmp_path):
 class Jointly(Sampler):
     """Draws all samples of a window in one computation, by another sampler."""
 
-    law = "posterior"
+    conditioning = "posterior"
 
     def __init__(self, sampler):
         self.sampler, self.num_samples, self.seed = sampler, sampler.num_samples, sampler.seed

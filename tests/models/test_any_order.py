@@ -37,7 +37,7 @@ class ExactModel(AnyOrderModel):
         self.process, self.passes = process, 0
         self.double().requires_grad_(False)
 
-    def encode(self, batch, x, seen):
+    def encode(self, batch, x, context):
         self.passes += 1
         law, units = self.process.posterior(batch), self.units(batch)
         scale = (law.stddev / units.scale - SCALE_FLOOR).clamp(min=1e-12)
@@ -78,7 +78,7 @@ def test_as_many_groups_as_unknown_entries_draw_from_the_joint_posterior():
     assert int((~batch.context).sum()) == 8
     mean, covariance = posterior(model, batch)
     samples = model.sampler(model, batch)
-    assert samples.law == "posterior"
+    assert samples.conditioning == "posterior"
     for z in z_scores(moments(samples.values, batch), mean, covariance):
         assert z.abs().max() < 5
     assert torch.equal(samples.values[:, batch.context], batch.values[batch.context].expand(DRAWS, -1))
@@ -118,9 +118,11 @@ def test_draws_do_not_depend_on_the_batch(groups):
     assert torch.isfinite(whole).all() and not torch.equal(whole[0], whole[1])
     for window in range(5):
         alone = model.sampler(model, batch.rows(slice(window, window + 1))).values
-        seen = batch.context[window]
-        torch.testing.assert_close(alone[:, 0][:, ~seen], whole[:, window][:, ~seen])
-        assert window == 3 or torch.equal(alone[:, 0][:, seen], batch.values[window][seen].expand(4, -1))
+        context = batch.context[window]
+        torch.testing.assert_close(alone[:, 0][:, ~context], whole[:, window][:, ~context])
+        assert window == 3 or torch.equal(
+            alone[:, 0][:, context], batch.values[window][context].expand(4, -1)
+        )
     other = dataclasses.replace(model.sampler, seed=5)
     assert not torch.equal(other(model, batch).values, whole)
 
@@ -166,12 +168,12 @@ def test_even_groups_are_equal_shares():
 def test_entries_are_revealed_in_order(order, monkeypatch):
     model, batch = exact()
     model.sampler = AnyOrder(4000, groups=4, order=order, sizes="even")
-    seen = []
+    context = []
     monkeypatch.setattr(
-        model, "encode", lambda b, x, s: (seen.append(b.context), type(model).encode(model, b, x, s))[1]
+        model, "encode", lambda b, x, s: (context.append(b.context), type(model).encode(model, b, x, s))[1]
     )
     model.sampler(model, batch)
-    first, unknown = seen[1] & ~batch.context, ~batch.context[0]
+    first, unknown = context[1] & ~batch.context, ~batch.context[0]
     assert (first.sum(dim=(1, 2, 3)) == 2).all()
     share = first[:, unknown].double().mean(dim=0)
     if order == "random":
@@ -181,10 +183,10 @@ def test_entries_are_revealed_in_order(order, monkeypatch):
         scale = (model(batch).stddev[0] / model.scale)[unknown]
         assert torch.equal(share == 1, scale <= scale.sort().values[1]) and set(share.tolist()) == {0, 1}
         # the next two are the surest given those
-        again = model(batch._changed(values=model.sampler(model, batch).values[0], context=seen[1][:1]))
-        scale = (again.stddev[0] / model.scale).masked_fill(seen[1][0], torch.inf)
+        again = model(batch._changed(values=model.sampler(model, batch).values[0], context=context[1][:1]))
+        scale = (again.stddev[0] / model.scale).masked_fill(context[1][0], torch.inf)
         assert set(scale.flatten().argsort()[:2].tolist()) == set(
-            (seen[2][0] & ~seen[1][0]).flatten().nonzero()[:, 0].tolist()
+            (context[2][0] & ~context[1][0]).flatten().nonzero()[:, 0].tolist()
         )
     else:
         step = unknown.nonzero()[:, 0]
@@ -195,7 +197,7 @@ def test_entries_are_revealed_in_order(order, monkeypatch):
 class DenseModel(ExactModel):
     """As above, by dense conditioning of the whole window: quick where every draw has its own pattern."""
 
-    def encode(self, batch, x, seen):
+    def encode(self, batch, x, context):
         mean, covariance = map(torch.from_numpy, autocovariances(self.process, x.shape[1]))
         unknown = ~batch.context.flatten(1)
         precision = covariance.inverse()

@@ -201,7 +201,7 @@ def test_samples_follow_the_posterior_and_scores_its_density(trained):
     model, data, _ = trained
     batch = whole(data).rows(slice(0, 3))
     samples = Exact(num_samples=4000)(model, batch)
-    assert samples.law == "posterior"
+    assert samples.conditioning == "posterior"
     law = model.posterior(batch)
     hidden = ~batch.context
     z = (samples.values.mean(dim=0) - law.mean)[hidden] / (law.stddev[hidden] / 4000**0.5)
@@ -289,10 +289,10 @@ def test_an_epoch_is_one_iteration_over_all_its_batches(noise, tmp_path):
     dataset = data.dataset("train")
     everything = dataset.__getitems__([(0, i) for i in range(len(dataset))])
     assert len(dataset) > 2 * data.batch_size
-    values, seen = everything.values.flatten(2).double(), everything.target.flatten(2)
+    values, context = everything.values.flatten(2).double(), everything.target.flatten(2)
     process = GraphVAR(data.spec, order=1, noise=noise).process
     for _ in range(2):
-        process = process.maximisation(process.expectation(values, seen), model.support, noise)
+        process = process.maximisation(process.expectation(values, context), model.support, noise)
     torch.testing.assert_close(model.process.coefficients, process.coefficients, atol=1e-7, rtol=1e-6)
     torch.testing.assert_close(model.process.covariance, process.covariance, atol=1e-6, rtol=1e-6)
     assert bool((process.covariance - torch.diag(process.covariance.diagonal())).any()) == (noise == "full")

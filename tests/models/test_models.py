@@ -206,21 +206,21 @@ def test_the_units_of_covariates_do_not_matter(series):
 
 def test_what_training_draws_is_not_what_thinning_draws(series):
     """Whatever the seed of the data: the objective's random numbers are others than the masks'."""
-    model, batch, seen = make_model(series), make_batch(series), []
+    model, batch, context = make_model(series), make_batch(series), []
 
     class Spy(type(model.objective)):
         def loss(self, model, batch, stream, step):
-            seen.append(stream)
+            context.append(stream)
             return super().loss(model, batch, stream, step)
 
     model.objective, model.log = Spy(), lambda *_, **__: None
     model.training_step(batch, 0)
     start, epoch = batch.position[:, 0], torch.zeros(3, dtype=torch.int64)
     for seed in (0, 1, 2, torch.initial_seed()):
-        assert not torch.isin(seen[0], streams(seed, epoch, start)).any()
+        assert not torch.isin(context[0], streams(seed, epoch, start)).any()
     torch.manual_seed(torch.initial_seed() + 1)
     model.training_step(batch, 0)
-    assert not torch.equal(*seen)
+    assert not torch.equal(*context)
 
 
 def test_nodes_of_other_names_are_other_nodes(tmp_path, series):

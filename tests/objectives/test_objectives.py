@@ -217,7 +217,7 @@ def test_a_wrong_number_is_refused(make_it, message, as_a_user):
 def inputs_of(model, objective, batch, stream) -> tuple[torch.Tensor, torch.Tensor]:
     """What the encoder was given: the slices and what of them is visible."""
     given, law = [], model.law
-    model.law = lambda batch, x, seen: given.append((x, seen)) or law(batch, x, seen)
+    model.law = lambda batch, x, context: given.append((x, context)) or law(batch, x, context)
     objective.loss(model, batch, stream, 3)
     del model.law
     return given[-1]
@@ -227,9 +227,9 @@ def test_input_noise_has_the_stated_variance_and_touches_nothing_else():
     series = make_series(steps=1200)
     model, batch = make(series), learning(make_batch(series, batch=100, window=60))
     before = batch.values.clone()
-    noise, seen = inputs_of(model, MaskedNLL(input_noise=0.4), batch, stream_of(batch))
-    noise = noise - model.visible(batch)[0]
-    assert torch.equal(seen.bool(), batch.context) and (noise[~batch.context] == 0).all()
+    noise, context = inputs_of(model, MaskedNLL(input_noise=0.4), batch, stream_of(batch))
+    noise = noise - model.inputs(batch)[0]
+    assert torch.equal(context.bool(), batch.context) and (noise[~batch.context] == 0).all()
     assert torch.equal(batch.values.nan_to_num(), before.nan_to_num())
     standard = noise[batch.context].double() / 0.4
     count = len(standard)
@@ -244,9 +244,9 @@ def test_input_noise_has_the_stated_variance_and_touches_nothing_else():
 def test_the_loss_with_noisy_inputs_scores_the_truth(series, batch):
     model, batch = make(series), learning(batch)
     objective, stream = MaskedNLL(input_noise=0.4), stream_of(batch)
-    x, seen = inputs_of(model, objective, batch, stream)
+    x, context = inputs_of(model, objective, batch, stream)
     loss = objective.loss(model, batch, stream, 3)
-    assert torch.equal(loss, masked_nll(model.law(batch, x, seen), batch.values, batch.target))
+    assert torch.equal(loss, masked_nll(model.law(batch, x, context), batch.values, batch.target))
     quiet = MaskedNLL().loss(model, batch, stream, 3)
     assert torch.equal(quiet, masked_nll(model(batch), batch.values, batch.target)) and quiet != loss
 
@@ -301,7 +301,7 @@ def test_the_constants_mean_what_they_are_said_to(k):
 
 def drawn_in_a_loop(model, batch, stream, keep) -> torch.Tensor:
     """The slices that a loop over time draws, in standard units: each given the last ones, true or drawn."""
-    truth, seen = model.visible(batch)
+    truth, context = model.inputs(batch)
     units, propagation = model.units(batch), Propagation(batch.graph)
     numbers = (*truth.shape[1:], model.head.uniforms_per_entry)
     noise = uniforms(streams(2, stream), numbers, dtype=truth.dtype)
@@ -311,8 +311,8 @@ def drawn_in_a_loop(model, batch, stream, keep) -> torch.Tensor:
         h, state = model.advance(now, before, propagation, state)
         drawn = model.draw(now, h, torch.zeros_like(now.context), noise[:, t : t + 1])
         x = torch.where(keep[:, t : t + 1], truth[:, t : t + 1], units.standardise(drawn))
-        slices.append(x * seen[:, t : t + 1])
-        before = slices[-1], seen[:, t : t + 1]
+        slices.append(x * context[:, t : t + 1])
+        before = slices[-1], context[:, t : t + 1]
     return torch.cat(slices, dim=1)
 
 
@@ -324,12 +324,12 @@ def test_the_parallel_passes_become_the_loop_exactly(encoder, head, series, batc
     stream, steps = stream_of(batch), batch.values.shape[1]
     never = torch.zeros(len(stream), steps, 1, 1, dtype=torch.bool)
     looped = drawn_in_a_loop(model, batch, stream, never)
-    assert float((looped - model.visible(batch)[0]).abs().mean()) > 0.1
+    assert float((looped - model.inputs(batch)[0]).abs().mean()) > 0.1
     for passes in (1, 4, steps):
         objective = ScheduledSampling(k=1.0, passes=passes)
-        x, seen = inputs_of(model, objective, batch, stream)
+        x, context = inputs_of(model, objective, batch, stream)
         torch.testing.assert_close(x[:, :passes], looped[:, :passes], atol=1e-9, rtol=1e-9)
-        assert torch.equal(seen, model.visible(batch)[1])
+        assert torch.equal(context, model.inputs(batch)[1])
         # one pass later would still have changed something
         assert passes == steps or float((x - looped).abs().max()) > 1e-4
 
@@ -340,7 +340,7 @@ def test_the_first_draws_of_a_mixture_of_both_are_those_of_the_loop(series, batc
     batch = batch._changed(values=batch.values.double(), covariates=batch.covariates.double())
     stream, objective = stream_of(batch), ScheduledSampling(k=2.0, least=0.5, passes=2)
     x, _ = inputs_of(model, objective, batch, stream)
-    truth = model.visible(batch)[0]
+    truth = model.inputs(batch)[0]
     kept = (x == truth).all(dim=3, keepdim=True).all(dim=2, keepdim=True)
     assert 0.2 < float(kept.double().mean()) < 0.8
     looped = drawn_in_a_loop(model, batch, stream, kept)
@@ -353,7 +353,7 @@ def test_the_first_draws_of_a_mixture_of_both_are_those_of_the_loop(series, batc
 def test_no_gradient_goes_through_the_draws(series, batch):
     model, batch = make(series), learning(batch)
     x, _ = inputs_of(model, ScheduledSampling(k=1.0, passes=2), batch, stream_of(batch))
-    assert not x.requires_grad and not torch.equal(x, model.visible(batch)[0])
+    assert not x.requires_grad and not torch.equal(x, model.inputs(batch)[0])
 
 
 @torch.no_grad()
@@ -361,7 +361,7 @@ def test_what_is_drawn_depends_on_the_stream_and_the_probability_alone(series, b
     model, batch = make(series), whole(batch)
     schedule = partial(ScheduledSampling, k=1.0)
     given = [inputs_of(model, schedule(least=p), batch, stream_of(batch))[0] for p in (0.0, 0.3, 0.7)]
-    truth = model.visible(batch)[0]
+    truth = model.inputs(batch)[0]
     kept = [(x == truth).all(dim=3).all(dim=2) for x in given]
     # the same numbers decide, so that what is kept at a lower probability is kept at a higher one
     assert not kept[0].any() and (kept[1] <= kept[2]).all() and (kept[1] != kept[2]).any()
@@ -398,9 +398,9 @@ def test_the_score_is_that_of_whole_windows_with_the_paths_as_inputs(encoder, he
     loss = Rollout(steps=steps, paths=paths).loss(model, batch, stream_of(batch), step)
     assert torch.cat(drawn, dim=1).flatten(1).unique(dim=0).shape[0] == paths * len(batch.values)
     rows = batch.repeat(paths).steps(slice(0, start + steps))
-    x, seen = model.visible(rows)
-    x[:, start:], seen[:, start:] = model.units(batch).standardise(torch.cat(drawn, dim=1)), 1.0
-    score = masked_log_prob(model.law(rows, x, seen), rows.values, rows.target).unflatten(0, (paths, -1))
+    x, context = model.inputs(rows)
+    x[:, start:], context[:, start:] = model.units(batch).standardise(torch.cat(drawn, dim=1)), 1.0
+    score = masked_log_prob(model.law(rows, x, context), rows.values, rows.target).unflatten(0, (paths, -1))
     if "nade" in head:
         score = score.sum(dim=(3, 4) if head == "nade of the slice" else 4)
     expected = score[0, :, :start].sum() + (score[:, :, start:].logsumexp(dim=0) - math.log(paths)).sum()
@@ -624,9 +624,9 @@ def test_no_gradient_crosses_a_cut_while_training(encoder, series, batch):
     model, batch = make(series, encoder, truncated_steps=4), whole(batch)
 
     def reach(model) -> torch.Tensor:
-        x, seen = model.visible(batch)
+        x, context = model.inputs(batch)
         x.requires_grad_()
-        law = model.law(batch, x, seen)
+        law = model.law(batch, x, context)
         law.log_prob(batch.values)[:, -1].sum().backward()
         return x.grad.abs().sum(dim=(0, 2, 3)) > 0
 

@@ -40,7 +40,15 @@ VOID = {"meta", "img", "source", "br", "link"}
 
 
 def make_evaluation(
-    windows=3, steps=12, nodes=4, channels=1, samples=19, names=None, positions=True, law="posterior", seed=0
+    windows=3,
+    steps=12,
+    nodes=4,
+    channels=1,
+    samples=19,
+    names=None,
+    positions=True,
+    conditioning="posterior",
+    seed=0,
 ) -> xr.Dataset:
     """Calibrated samples of independent entries: visible, scored, unknown ones.
 
@@ -86,7 +94,12 @@ def make_evaluation(
                 np.datetime64("2015-03-01", "ns") + steps_since * np.timedelta64(1, "h"),
             ),
         },
-        attrs={"model": "AnyOrderModel", "law": law, "num_samples": samples, "run": "example"},
+        attrs={
+            "model": "AnyOrderModel",
+            "conditioning": conditioning,
+            "num_samples": samples,
+            "run": "example",
+        },
     )
     if positions:
         evaluation["position"] = (("node", "axis"), random.random((nodes, 2)) + np.array([116, 39]))
@@ -122,7 +135,14 @@ def make_scores(evaluation: xr.Dataset) -> dict:
     crps = evaluation["crps"].values
     entries = np.isfinite(crps).sum(axis=(0, 1, 3))
     mean = figures.node_scores(crps)
-    row = {"name": "AnyOrderModel", "law": "posterior", "mae": 5.0, "rmse": 7.0, "mre": 0.1, "crps": 3.5}
+    row = {
+        "name": "AnyOrderModel",
+        "conditioning": "posterior",
+        "mae": 5.0,
+        "rmse": 7.0,
+        "mre": 0.1,
+        "crps": 3.5,
+    }
     row |= {"coverage_50": 0.47, "coverage_90": 0.95, "width_50": 9.5, "width_90": 23.0, "nll": math.nan}
     return {
         "run": "example",
@@ -130,13 +150,19 @@ def make_scores(evaluation: xr.Dataset) -> dict:
             row,
             {
                 "name": "node mean",
-                "law": None,
+                "conditioning": None,
                 "mae": 6.5,
                 "crps": None,
                 "coverage_50": 0.52,
                 "width_50": 5.0,
             },
-            {"name": "exact posterior", "law": "posterior", "mae": 4.5, "crps": 3.25, "coverage_50": 0.5},
+            {
+                "name": "exact posterior",
+                "conditioning": "posterior",
+                "mae": 4.5,
+                "crps": 3.25,
+                "coverage_50": 0.5,
+            },
         ],
         "by_node": [
             {"node": str(name), "entries": int(count), "crps": float(score), "mae": None}
@@ -643,11 +669,11 @@ def test_page_of_an_evaluation(make_run):
     assert "On 3 windows of 12 steps and 4 nodes, between 2015‑03‑01 and 2015‑03‑02, " in text
     assert f" {int(evaluation['target'].sum())} entries of known truth were hidden from AnyOrderModel" in text
     assert "against 19 joint samples" in text
-    assert "Its law is posterior: each hidden entry is drawn given everything visible" in text
+    assert "Its draws are posterior draws: each hidden entry is drawn given everything visible" in text
     assert "seed: 1 # <b>&</b>" in text
     assert page.count("details") == 2
     assert page.count("img") == 6
-    assert page.rows[0][:6] == ["method", "law", "MAE", "RMSE", "MRE", "CRPS"]
+    assert page.rows[0][:6] == ["method", "conditioning", "MAE", "RMSE", "MRE", "CRPS"]
     assert page.rows[1][:6] == ["AnyOrderModel", "posterior", "5.000", "7.000", "10.0 %", "3.500"]
     assert page.rows[2][:6] == ["node mean", "–", "6.500", "–", "–", "–"]
     assert page.rows[3][0] == "exact posterior (bound)"
@@ -661,7 +687,7 @@ def test_page_of_an_evaluation(make_run):
 
 
 def test_filtering_is_said_in_plain_words():
-    evaluation = make_evaluation(law="filtering")
+    evaluation = make_evaluation(conditioning="filtering")
     assert "what is observed later is not seen" in _introduction(evaluation, make_scores(evaluation))
 
 
@@ -700,7 +726,7 @@ def test_names_are_escaped(make_run):
     evaluation.attrs |= {"model": HOSTILE[0], "run": HOSTILE[1]}
     evaluation = evaluation.assign_coords(channel=[HOSTILE[0]], unit=("channel", [HOSTILE[1]]))
     rows = make_scores(evaluation)["rows"]
-    rows[0] |= {"name": HOSTILE[0], "law": HOSTILE[1]}
+    rows[0] |= {"name": HOSTILE[0], "conditioning": HOSTILE[1]}
     run = make_run(evaluation, run=HOSTILE[1], rows=rows)
     (run / "config_test.yaml").write_text(HOSTILE[0])
     path = write_report(run)
@@ -742,7 +768,9 @@ def test_page_where_nothing_is_scored(unpainted, make_run):
     evaluation["target"][:] = False
     evaluation["crps"][:] = np.nan
     evaluation["rank"][:] = -1
-    run = make_run(evaluation, rows=[{"name": "AnyOrderModel", "law": "posterior", "mae": None}], by_node=[])
+    run = make_run(
+        evaluation, rows=[{"name": "AnyOrderModel", "conditioning": "posterior", "mae": None}], by_node=[]
+    )
     text = "".join(check(write_report(run)).text)
     assert "Nothing was scored" in text
     assert "Calibration" not in text
@@ -799,7 +827,7 @@ def spoil(run):
         (spoil, "evaluation.nc is damaged"),
         (drop("rank"), "must have a variable 'rank'"),
         (drop("unit"), "must have a variable 'unit'"),
-        (mark(law="smoothing"), "must be filtering or posterior; it is 'smoothing'"),
+        (mark(conditioning="smoothing"), "must be filtering or posterior; it is 'smoothing'"),
         (mark(num_samples=0), "num_samples"),
         (mark(num_samples=3), "must not exceed num_samples = 3"),
         (write("scores.json", '{"rows": ['), "scores.json is damaged"),
@@ -822,7 +850,7 @@ def test_errors_are_one_line(make_run, damage, message):
 
 
 def test_a_run_with_nothing_hidden_is_not_called_untested(tmp_path):
-    row = {"name": "AutoregressiveModel", "law": "filtering", "nll": 0.8, "log_likelihood": -9.1}
+    row = {"name": "AutoregressiveModel", "conditioning": "filtering", "nll": 0.8, "log_likelihood": -9.1}
     (tmp_path / "scores.json").write_text(json.dumps({"run": "example", "rows": [row]}))
     with pytest.raises(
         ValueError, match="densities alone were scored, and there is nothing to draw"
@@ -866,7 +894,7 @@ def make_imputation(steps=60, nodes=3, channels=1, samples=20, names=None, seed=
             "channel": [f"PM{c}" for c in range(channels)],
             "unit": ("channel", ["µg/m³"] * channels),
         },
-        attrs={"model": "AnyOrderModel", "law": "posterior", "seed": 0},
+        attrs={"model": "AnyOrderModel", "conditioning": "posterior", "seed": 0},
     )
 
 
@@ -961,7 +989,7 @@ def test_pages_of_unusual_imputations(unpainted, tmp_path, case):
         data["observed"][:] = True
     if case == "hostile":
         data = data.assign_coords(channel=HOSTILE[:1], unit=("channel", HOSTILE[1:2]))
-        data.attrs |= {"model": HOSTILE[0], "law": HOSTILE[1]}
+        data.attrs |= {"model": HOSTILE[0], "conditioning": HOSTILE[1]}
     path = write_report(written(tmp_path, data))
     assert ("<h3>Gaps" in path.read_text("utf-8")) == (case != "nothing missing")
     assert {"<script", "<img src=x"}.isdisjoint(path.read_text("utf-8").split(">"))
@@ -1012,7 +1040,7 @@ def two_runs(tmp_path):
 
 def better(data: xr.Dataset) -> xr.Dataset:
     data["crps"] = data["crps"] * np.array([0.5, 1, 2, 1])[:, None]  # by node
-    data.attrs["law"] = "filtering"
+    data.attrs["conditioning"] = "filtering"
     return data
 
 
@@ -1038,7 +1066,7 @@ def test_two_runs_side_by_side(two_runs):
     assert nodes[0][0] == "station 2" and nodes[1][0] == "station 0"
     assert [float(row[4].replace("−", "-")) > 0 for row in nodes[:2]] == [True, False]
     text = " ".join("".join(content.text).split())
-    assert "Their laws are not the same" in text
+    assert "One conditions on the past" in text
     assert "+hidden: <b>16</b>" in text
     for heading in ("By gap length", "By lead time", "The same windows", "Calibration"):
         assert f"<h2>{heading}" in html
@@ -1051,7 +1079,7 @@ def test_differences_have_their_intervals(unpainted, two_runs):
 
     def worse(data):
         data["crps"], data["nll"] = 2 * data["crps"], data["nll"] + 1
-        return data.assign_attrs(law="filtering")
+        return data.assign_attrs(conditioning="filtering")
 
     folders = two_runs(worse, first=first)
     row = make_scores(first)["rows"][0] | {"mae": 4.9, "crps": 7.0, "nll": 3.0}

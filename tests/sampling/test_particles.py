@@ -86,10 +86,10 @@ class FromTheStart(Head):
             self.coefficients[k, :k] = torch.linalg.solve(gamma[(lag[:, None] - lag).abs()], gamma[1 : k + 1])
             self.variance[k] -= self.coefficients[k, :k] @ gamma[1 : k + 1]
 
-    def forward(self, h, values, known, units, covariates=None):
-        x, seen = h[..., 0::2], h[..., 1::2].sum(dim=-1).long()
-        mean = (self.coefficients[seen] * x).sum(dim=-1, keepdim=True)
-        return Normal(units.loc + units.scale * mean, units.scale * self.variance[seen].sqrt()[..., None])
+    def forward(self, h, values, context, units, covariates=None):
+        x, context = h[..., 0::2], h[..., 1::2].sum(dim=-1).long()
+        mean = (self.coefficients[context] * x).sum(dim=-1, keepdim=True)
+        return Normal(units.loc + units.scale * mean, units.scale * self.variance[context].sqrt()[..., None])
 
     def quantile(self, law, uniforms):
         return law.mean + law.stddev * torch.special.ndtri(uniforms[..., 0])
@@ -369,9 +369,9 @@ def test_the_evidence_is_that_of_quadrature(name, entry):
     batch, t, (v, c) = small_windows(model, 4), 1, (entry, 0)
     with torch.no_grad():
         rows, step = over(batch, model, t, (v, c))
-        known = rows.context.clone()
-        known[:, t, v, c] = not model.head.known_first
-        law = model.predict(rows, model.encode(rows, *model.visible(rows)), known)
+        context = rows.context.clone()
+        context[:, t, v, c] = not model.head.context_first
+        law = model.predict(rows, model.encode(rows, *model.inputs(rows)), context)
         exact = float(law.log_prob(rows.values).sum(dim=(1, 2, 3)).logsumexp(dim=0)) + step
         rows = batch.repeat(1000)
         rows.context[:, t, v, c] = False
@@ -392,7 +392,7 @@ def test_a_scored_entry_is_given_nothing_of_its_slice(name, entry):
     other = (v, -1 - c) if name == "nade channels" else (-1 - v, c)
     with torch.no_grad():
         rows, step = over(batch, model, t, other)
-        law = model.predict(rows, model.encode(rows, *model.visible(rows)), rows.context)
+        law = model.predict(rows, model.encode(rows, *model.inputs(rows)), rows.context)
         density = law.log_prob(rows.values)[:, t]
         exact = float((density[:, v, c] + density[:, *other]).logsumexp(dim=0)) + step
         rows = batch.repeat(30)
@@ -421,10 +421,10 @@ def test_one_law_a_step_where_entries_are_not_given_each_other(name):
 
 
 def test_heads_say_whether_what_is_known_comes_first():
-    assert small_model("nade any").head.known_first
-    assert not any(small_model(name).head.known_first for name in HEADS if name != "nade any")
+    assert small_model("nade any").head.context_first
+    assert not any(small_model(name).head.context_first for name in HEADS if name != "nade any")
     given_covariates = ConditionalHead(5, Sizes(2, 1, 3), HEADS["nade any"][1])
-    assert given_covariates.known_first
+    assert given_covariates.context_first
 
 
 # ------------------------------------------------------------------------------------ resampling

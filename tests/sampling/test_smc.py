@@ -92,7 +92,7 @@ def test_missing_presidents_have_their_published_posterior(way):
         torch.tensor(PRESIDENTS[name][: len(missing)]).double()
         for name in ("posterior_mean", "posterior_scale")
     )
-    assert drawn.law == "posterior"
+    assert drawn.conditioning == "posterior"
     assert scores(drawn.values[:, :, missing, 0, 0], mean, sd).abs().max() < 5
 
 
@@ -190,15 +190,15 @@ def test_sweeps_leave_the_posterior_of_quadrature_as_it_is(name, paths):
     """One entry missing, three slices before the end: its law is a table of one number."""
     model = small_model(name, partial(WindowEncoder, order=2, hidden=5))
     batch, sampler, runs = small_windows(model, 4), SMC(1, 30, paths=paths, sweeps=2), 400
-    if paths == "backward" and model.head.known_first:
+    if paths == "backward" and model.head.context_first:
         with pytest.raises(ValueError, match="joint density of a slice in one pass"):
             sampler.check(model)
         return
     with torch.no_grad():
         rows, _ = over(batch, model, 1, (0, 0))
-        known = rows.context.clone()
-        known[:, 1, 0, 0] = not model.head.known_first
-        law = model.predict(rows, model.encode(rows, *model.visible(rows)), known)
+        context = rows.context.clone()
+        context[:, 1, 0, 0] = not model.head.context_first
+        law = model.predict(rows, model.encode(rows, *model.inputs(rows)), context)
         weight = law.log_prob(rows.values).sum(dim=(1, 2, 3)).softmax(dim=0)
         grid = rows.values[:, 1, 0, 0]
         mean = weight @ grid
@@ -478,4 +478,4 @@ def test_the_command_line_tests_with_another_sampler(tmp_path):
     model = load(tmp_path / "demo/checkpoints/best.ckpt")
     assert isinstance(model.sampler, Ancestral)
     report = (tmp_path / "demo/scores.json").read_text()
-    assert '"law": "posterior"' in report
+    assert '"conditioning": "posterior"' in report

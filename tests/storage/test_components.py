@@ -13,7 +13,7 @@ from tsgen import load
 from tsgen.encoders import Encoder, GraphGRUEncoder
 from tsgen.heads import MixtureHead
 from tsgen.models import AutoregressiveModel
-from tsgen.models.density import PARTS
+from tsgen.models.density import BUILDING_BLOCKS
 from tsgen.sampling import Ancestral
 from tsgen.storage import components
 from tsgen.storage.components import describe, find_class, importable, is_importable, restore
@@ -33,8 +33,8 @@ PLAIN = {
 
 def test_a_factory_from_python_is_plain_data():
     assert describe(FACTORY) == PLAIN
-    assert describe(restore(PLAIN, PARTS)) == PLAIN
-    assert restore(PLAIN, PARTS)(3).state_messages.convolution.inner.heads == 2
+    assert describe(restore(PLAIN, BUILDING_BLOCKS)) == PLAIN
+    assert restore(PLAIN, BUILDING_BLOCKS)(3).state_messages.convolution.inner.heads == 2
 
 
 def test_a_factory_from_yaml_is_the_same_plain_data():
@@ -53,13 +53,13 @@ def test_a_factory_from_yaml_is_the_same_plain_data():
     assert inner["class_path"] == PLAIN["init_args"]["convolution"]["class_path"]
     assert inner["init_args"]["heads"] == 2
     assert inner["init_args"]["concat"] is False
-    assert restore(described, PARTS)(3).hidden == 8
+    assert restore(described, BUILDING_BLOCKS)(3).hidden == 8
 
 
 def test_objects_come_back():
     sampler = Ancestral(num_samples=7, seed=2)
-    assert restore(describe(sampler), PARTS) == sampler
-    assert restore(describe({"a": [1, (sampler, None)]}), PARTS) == {"a": [1, (sampler, None)]}
+    assert restore(describe(sampler), BUILDING_BLOCKS) == sampler
+    assert restore(describe({"a": [1, (sampler, None)]}), BUILDING_BLOCKS) == {"a": [1, (sampler, None)]}
 
 
 def test_what_a_checkpoint_could_not_hold_is_refused_when_it_is_made():
@@ -81,7 +81,7 @@ OTHERS = [
 @pytest.mark.parametrize("path", [*OTHERS, SHELL])
 def test_only_parts_of_models_of_known_packages_are_looked_up(path):
     with pytest.raises(ValueError, match=r"class"):
-        find_class(path, PARTS)
+        find_class(path, BUILDING_BLOCKS)
 
 
 @pytest.mark.parametrize(

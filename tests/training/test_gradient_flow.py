@@ -55,7 +55,7 @@ def test_of_one_window_the_first_norm_is_that_of_the_laws_slope(series):
     """k = 1 in full: the head is affine in h, so the gradient is a times that of the state read at T."""
     model, batch = make_model(series, Decay, HEADS["gaussian"]), make_batch(series, batch=1)
     known = batch._changed(context=batch.context | batch.target)
-    h = model.encode(known, *model.visible(known))[:, -1:].detach().requires_grad_()
+    h = model.encode(known, *model.inputs(known))[:, -1:].detach().requires_grad_()
     now = known.steps(slice(-1, None))
     law = model.predict(now, h, now.context)
     (slope,) = torch.autograd.grad(-masked_log_prob(law, now.values, now.context).sum(), h)
@@ -69,9 +69,9 @@ def test_stepping_agrees_with_reading_the_rest_at_once(name, series, batch):
     model = make_model(series, ENCODERS[name])
     norms = gradient_norms(model, batch)
     known = batch._changed(context=batch.context | batch.target)
-    x, seen = model.visible(known)
+    x, context = model.inputs(known)
     inputs = model.features(
-        known, *(torch.cat([torch.zeros_like(part[:, :1]), part[:, :-1]], 1) for part in (x, seen))
+        known, *(torch.cat([torch.zeros_like(part[:, :1]), part[:, :-1]], 1) for part in (x, context))
     )
     propagation, now = Propagation(batch.graph), known.steps(slice(-1, None))
     for k in range(1, 10):

@@ -49,17 +49,17 @@ def trained(epochs=1, **options):
 @pytest.mark.parametrize("head", ["gaussian", "mixture", "nade"])
 def test_densities_stay_in_full_precision_under_half_precision(head, series, batch):
     model = make_model(series, ENCODERS["gru"], HEADS[head])
-    seen = {}
-    model.encoder.register_forward_hook(lambda part, args, out: seen.update(encoder=out[0].dtype))
+    context = {}
+    model.encoder.register_forward_hook(lambda part, args, out: context.update(encoder=out[0].dtype))
     with torch.no_grad():
         full = masked_log_prob(model(batch), batch.values, batch.target)
         # what is not half precision must not hide behind a cast at the end
         model.head.register_forward_pre_hook(
-            lambda part, args: seen.update(head=args[0].dtype, mixed=torch.is_autocast_enabled("cpu"))
+            lambda part, args: context.update(head=args[0].dtype, mixed=torch.is_autocast_enabled("cpu"))
         )
         with torch.autocast("cpu", dtype=torch.bfloat16):
             half = masked_log_prob(model(batch), batch.values, batch.target)
-    assert seen == {"encoder": seen["encoder"], "head": torch.float32, "mixed": False}
+    assert context == {"encoder": context["encoder"], "head": torch.float32, "mixed": False}
     assert half.dtype == torch.float32
     assert not torch.equal(half, full)
     # bfloat16 keeps 8 bits: states are off by 1 in 256
@@ -69,16 +69,16 @@ def test_densities_stay_in_full_precision_under_half_precision(head, series, bat
 @pytest.mark.parametrize("head", ["gaussian", "nade"])
 def test_so_do_draws(head, series, batch, monkeypatch):
     model = make_model(series, ENCODERS["gru"], HEADS[head])
-    draw, seen = model.head.draw, set()
+    draw, context = model.head.draw, set()
 
     def watched(h, *rest):
-        seen.add((h.dtype, torch.is_autocast_enabled("cpu")))
+        context.add((h.dtype, torch.is_autocast_enabled("cpu")))
         return draw(h, *rest)
 
     monkeypatch.setattr(model.head, "draw", watched)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         assert model.sampler(model, batch).values.dtype == torch.float32
-    assert seen == {(torch.float32, False)}
+    assert context == {(torch.float32, False)}
 
 
 def test_a_half_precision_run_learns_what_a_full_one_does():

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tsgen.evaluation.bootstrap import WindowBootstrap
-from tsgen.evaluation.comparison import OTHER_LAWS, Difference, baseline, compare, other_laws
+from tsgen.evaluation.comparison import OTHER_CONDITIONING, Difference, baseline, compare, other_conditioning
 from tsgen.evaluation.table import COLUMNS
 from tsgen.figures import BLUE, GREY, INK, PALE, STYLE, VERMILLION
 from tsgen.metrics.rounding import rounded
@@ -48,13 +48,13 @@ class Pair(NamedTuple):
         a: How the first is called.
         b: How the second is called.
         found: Their differences.
-        other_laws: Whether one is filtering, the other the posterior.
+        other_conditioning: Whether one is filtering, the other the posterior.
     """
 
     a: str
     b: str
     found: list[Difference]
-    other_laws: bool = False
+    other_conditioning: bool = False
 
 
 def main(words: Sequence[str]) -> int:
@@ -138,13 +138,13 @@ def _pairs(names: Sequence[str], data: Sequence[xr.Dataset], drawn: WindowBootst
             found = compare(data[0], other, drawn)
         except ValueError as error:
             raise ValueError(f"{names[0]} and {name}: {error}") from error
-        pairs.append(Pair(names[0], name, found, other_laws(data[0], other)))
+        pairs.append(Pair(names[0], name, found, other_conditioning(data[0], other)))
     return pairs
 
 
 def as_table(pair: Pair) -> dict[str, Any]:
     """What is written of a pair: all entries first, then groups of them."""
-    about = {"a": pair.a, "b": pair.b, "other_laws": pair.other_laws}
+    about = {"a": pair.a, "b": pair.b, "other_conditioning": pair.other_conditioning}
     table: dict[str, Any] = {**about, "scores": [], "by_gap_length": [], "by_lead_time": []}
     for row in pair.found:
         known = {key: _rounded(value) for key, value in asdict(row).items() if key not in ("group", "label")}
@@ -184,10 +184,10 @@ def show(pair: Pair) -> None:
         console.width = 150
     console.print(shown)
     for row in pair.found:
-        if row.group is None and row.score in MAIN and not (pair.other_laws and row.score == "nll"):
+        if row.group is None and row.score in MAIN and not (pair.other_conditioning and row.score == "nll"):
             console.print(said(pair, row), highlight=False)
-    if pair.other_laws:
-        console.print(OTHER_LAWS, highlight=False, soft_wrap=True)
+    if pair.other_conditioning:
+        console.print(OTHER_CONDITIONING, highlight=False, soft_wrap=True)
 
 
 def _cells(row: Difference) -> list[str]:

@@ -36,7 +36,7 @@ from lightning.pytorch.loggers.logger import DummyExperiment, rank_zero_experime
 
 import tsgen
 from tsgen.cli.configs import fragments, read
-from tsgen.data.series import GraphSeries
+from tsgen.data.series import Series
 from tsgen.inference.stitching import fingerprint
 from tsgen.models.density import read_checkpoint
 from tsgen.storage.privacy import scrubbed
@@ -182,7 +182,7 @@ def sweep_run() -> str | None:
 # ------------------------------------------------------------------------------------------ what is logged
 
 
-def provenance(series: GraphSeries) -> dict[str, Any]:
+def provenance(series: Series) -> dict[str, Any]:
     """What a run was made of besides its options: data, code, packages and machine.
 
     Args:
@@ -332,7 +332,7 @@ class TolerantWandbLogger(WandbLogger):
                 **{name: int(size) for name, size in data.sizes.items()},
                 "observed_entries": observed,
                 "imputed_entries": int(data["observed"].size) - observed,
-                "law": data.attrs["law"],
+                "conditioning": data.attrs["conditioning"],
             }
         artifact = wandb.Artifact(f"imputation-{self.experiment.id}", type="imputation", metadata=metadata)
         artifact.add_file(str(path), name=path.name)
@@ -366,7 +366,7 @@ class Tracking(Callback):
         imputation: The file that a prediction writes.
     """
 
-    def __init__(self, series: GraphSeries, imputation: Path) -> None:
+    def __init__(self, series: Series, imputation: Path) -> None:
         self.series, self.imputation, self.began = series, imputation, False
 
     def tell(self, trainer: Trainer, config: Mapping[str, Any]) -> None:

@@ -219,7 +219,7 @@ def _scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
 
 def show(folder: Path, summary: Mapping[str, Any]) -> None:
     """Prints the table of all variants."""
-    rows = [(f"{name} ({row['law']})", row) for name, row in summary["variants"].items()]
+    rows = [(f"{name} ({row['conditioning']})", row) for name, row in summary["variants"].items()]
     exact = [(row["name"], row) for row in summary["exact"]]
     averages = [(key.replace("_", " "), summary[key]) for key in ("mean", "standard_error") if key in summary]
     columns = {

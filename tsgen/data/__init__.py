@@ -13,7 +13,7 @@ from tsgen.data.masks import (
     PointMask,
     ValueMask,
 )
-from tsgen.data.series import GraphSeries, Samples, SeriesBatch, SeriesSpec, Sizes, Units
+from tsgen.data.series import GraphSeries, Samples, Series, SeriesBatch, SeriesSpec, Sizes, Units
 from tsgen.data.stored_series import StoredSeries
 from tsgen.data.subgraphs import Subgraphs
 
@@ -29,6 +29,7 @@ __all__ = [
     "PartOf",
     "PointMask",
     "Samples",
+    "Series",
     "SeriesBatch",
     "SeriesSpec",
     "Sizes",

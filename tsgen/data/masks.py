@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from tsgen.counter_random import streams, uniforms
-from tsgen.data.series import GraphSeries, SeriesBatch
+from tsgen.data.series import Series, SeriesBatch
 
 Rate = float | tuple[float, float]
 """A probability, or two between which each window draws its own."""
@@ -83,7 +83,7 @@ class Mask(ABC):
             ValueError: If there are starts and the pattern must see all of a draw at once.
         """
 
-    def replaying(self, series: GraphSeries, stretches: Sequence[slice]) -> Mask:
+    def replaying(self, series: Series, stretches: Sequence[slice]) -> Mask:
         """The pattern as it thins windows, told the data's own gaps: itself, unless it replays them.
 
         Args:
@@ -336,7 +336,7 @@ class GRINMask(Mask):
         hidden = torch.from_numpy((end > step) | points).to(values.device)
         return hidden.reshape(values.shape[1:]).expand(values.shape)
 
-    def replaying(self, series: GraphSeries, stretches: Sequence[slice]) -> Mask:
+    def replaying(self, series: Series, stretches: Sequence[slice]) -> Mask:
         raise ValueError(
             "GRINMask is drawn once over a whole series and cannot thin windows; give data.thinning another "
             "pattern, such as tsgen.data.PointMask or tsgen.data.BlockMask."
@@ -355,11 +355,11 @@ class HistoricalMask(Mask):
     """
 
     def __post_init__(self) -> None:
-        self.series: GraphSeries | None = None
+        self.series: Series | None = None
         self.stretches: list[tuple[int, int]] = []
         self.nodes: Tensor | None = None
 
-    def replaying(self, series: GraphSeries, stretches: Sequence[slice]) -> Mask:
+    def replaying(self, series: Series, stretches: Sequence[slice]) -> Mask:
         """The pattern that replays these gaps."""
         mask = copy.copy(self)
         mask.series, mask.stretches = series, [s.indices(len(series))[:2] for s in stretches]
@@ -414,7 +414,7 @@ class AnyOf(Mask):
         drawn = [mask.hidden(streams(10 + i, stream), values, start) for i, mask in enumerate(self.masks)]
         return torch.stack(drawn).any(dim=0)
 
-    def replaying(self, series: GraphSeries, stretches: Sequence[slice]) -> Mask:
+    def replaying(self, series: Series, stretches: Sequence[slice]) -> Mask:
         """The patterns once the data's own gaps are known."""
         return replace(self, masks=[mask.replaying(series, stretches) for mask in self.masks])
 
@@ -459,7 +459,7 @@ class OneOf(Mask):
         drawn = [mask.hidden(streams(10 + i, stream), values, start) for i, mask in enumerate(self.masks)]
         return torch.stack(drawn)[chosen, torch.arange(len(stream))]
 
-    def replaying(self, series: GraphSeries, stretches: Sequence[slice]) -> Mask:
+    def replaying(self, series: Series, stretches: Sequence[slice]) -> Mask:
         """The patterns once the data's own gaps are known."""
         return replace(self, masks=[mask.replaying(series, stretches) for mask in self.masks])
 
@@ -499,7 +499,7 @@ class PartOf(Mask):
         part = drawn < _draw_rate(self.share, stream)
         return self.mask.hidden(streams(10, stream), values, start) & part
 
-    def replaying(self, series: GraphSeries, stretches: Sequence[slice]) -> Mask:
+    def replaying(self, series: Series, stretches: Sequence[slice]) -> Mask:
         """The pattern once the data's own gaps are known."""
         return replace(self, mask=self.mask.replaying(series, stretches))
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-class Moments:
+class RunningMoments:
     """Count, mean and squared deviations of each column, of numbers that come in parts, in float64.
 
     Attributes:
@@ -22,16 +22,16 @@ class Moments:
     def __init__(self) -> None:
         self.count = self.mean = self.squares = torch.zeros((), dtype=torch.float64)
 
-    def add(self, numbers: Tensor, seen: Tensor) -> None:
+    def add(self, numbers: Tensor, mask: Tensor) -> None:
         """Takes in further numbers.
 
         Args:
             numbers: Rows of columns; anything, NaN included, where they do not count.
-            seen: Where they count.
+            mask: Where they count.
         """
-        count, numbers = seen.sum(dim=0).double(), torch.where(seen, numbers, 0).double()
+        count, numbers = mask.sum(dim=0).double(), torch.where(mask, numbers, 0).double()
         mean = numbers.sum(dim=0) / count.clamp(min=1)
-        self._merge(count, mean, torch.where(seen, numbers - mean, 0).square().sum(dim=0))
+        self._merge(count, mean, torch.where(mask, numbers - mean, 0).square().sum(dim=0))
 
     def _merge(self, count: Tensor, mean: Tensor, squares: Tensor) -> None:
         total = self.count + count
@@ -40,9 +40,9 @@ class Moments:
         self.mean = self.mean + apart * share
         self.count = total
 
-    def pooled(self) -> Moments:
+    def pooled(self) -> RunningMoments:
         """Those of all columns along the first axis together."""
-        every = Moments()
+        every = RunningMoments()
         every.count = self.count.sum(dim=0)
         every.mean = (self.count * self.mean).sum(dim=0) / every.count.clamp(min=1)
         every.squares = (self.squares + self.count * (self.mean - every.mean).square()).sum(dim=0)

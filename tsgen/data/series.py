@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -28,7 +29,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from tsgen.data.graphs import check_graph, same_graph
-from tsgen.data.moments import Moments
+from tsgen.data.moments import RunningMoments
 from tsgen.data.subgraphs import Subgraph
 
 logger = logging.getLogger(__name__)
@@ -74,12 +75,155 @@ class Sizes(NamedTuple):
     covariates: int = 0
 
 
-PART_NUMBERS = 2**22
+CHUNK_NUMBERS = 2**22
 """Numbers of a part, where a series is gone through from beginning to end."""
 
 
+class Series(ABC):
+    """A multivariate series on a graph, whole and labelled, in data units.
+
+    The base of :class:`GraphSeries`, which is held in memory, and of
+    :class:`~tsgen.data.stored_series.StoredSeries`, which is read from a file. Whoever takes a series takes
+    either.
+
+    Attributes:
+        graph: The graph, its nodes in the order of the node axis.
+        time: Label of each step, dates or numbers, strictly increasing and regular.
+        nodes: Name of each node.
+        channels: Name of each channel.
+        units: Unit of each channel; empty text where it has none.
+        covariate_names: Name of each covariate.
+    """
+
+    graph: Data
+    time: np.ndarray | Sequence
+    nodes: Sequence[str]
+    channels: Sequence[str]
+    units: Sequence[str]
+    covariate_names: Sequence[str]
+
+    def __len__(self) -> int:
+        """Returns the number of steps."""
+        return len(self.time)
+
+    @property
+    def sizes(self) -> Sizes:
+        """The numbers of nodes, channels and covariates."""
+        return Sizes(len(self.nodes), len(self.channels), len(self.covariate_names))
+
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """The precision of the values."""
+
+    @abstractmethod
+    def chunk(self, steps: slice) -> GraphSeries:
+        """Returns consecutive steps of the series, held in memory.
+
+        Args:
+            steps: Which steps.
+        """
+
+    @abstractmethod
+    def with_observed(self, observed: Bool[Tensor, "time nodes channels"]) -> Series:
+        """Returns the same series with another mask of what was observed.
+
+        Use it to hide measurements, as in virtual sensing. Values are shared, not copied.
+
+        Args:
+            observed: Which entries count as observed. A value must exist at each of them.
+
+        Raises:
+            ValueError: If the mask has another shape, or is True where there is no value. A series in a file
+                raises this when it reads that entry.
+        """
+
+    @abstractmethod
+    def _gathered(self, position: Tensor, nodes: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Returns values, where they were observed, and covariates at these steps and nodes."""
+
+    def chunks(self, stretches: Sequence[slice] | None = None) -> Iterator[GraphSeries]:
+        """Iterates over the series, or over some stretches of it, in chunks of bounded size.
+
+        Args:
+            stretches: Which steps; all if not given.
+        """
+        nodes, channels, covariates = self.sizes
+        size = max(1, CHUNK_NUMBERS // max(1, nodes * (channels + covariates)))
+        for stretch in [slice(None)] if stretches is None else stretches:
+            start, stop, _ = stretch.indices(len(self))
+            for first in range(start, stop, size):
+                yield self.chunk(slice(first, min(first + size, stop)))
+
+    def labels(self) -> xr.Dataset:
+        """Returns everything but the numbers as a labelled dataset; the graph is a list of edges."""
+        data = xr.Dataset(
+            {
+                "edge_source": ("edge", self.graph.edge_index[0].numpy()),
+                "edge_target": ("edge", self.graph.edge_index[1].numpy()),
+                "edge_weight": ("edge", self.graph.edge_weight.numpy()),
+            },
+            coords={
+                "time": self.time,
+                "node": list(self.nodes),
+                "channel": list(self.channels),
+                "unit": ("channel", list(self.units)),
+            },
+        )
+        if len(self.covariate_names):
+            data = data.assign_coords(covariate=list(self.covariate_names))
+        if self.graph.pos is not None:
+            data["position"] = (("node", "axis"), self.graph.pos.numpy())
+        return data
+
+    def to_xarray(self) -> xr.Dataset:
+        """Returns the series as a labelled dataset; values are NaN where nothing was observed."""
+        axes, whole = ("time", "node", "channel"), self.chunk(slice(None))
+        data = self.labels()
+        data["values"] = (axes, whole.values.where(whole.observed, torch.nan).numpy())
+        data["observed"] = (axes, whole.observed.numpy())
+        if whole.covariates is not None:
+            data["covariates"] = (("time", "node", "covariate"), whole.covariates.numpy())
+        return data
+
+    def windows(
+        self, starts: Int64[Tensor, "batch"], window: int, subgraph: Subgraph | None = None
+    ) -> SeriesBatch:
+        """Returns windows in which everything observed is context and nothing is target.
+
+        Args:
+            starts: First step of each window.
+            window: Length of a window, in steps.
+            subgraph: The nodes to cut out; all nodes if not given.
+        """
+        position = starts[:, None] + torch.arange(window)
+        nodes, graph = (None, self.graph) if subgraph is None else (subgraph.nodes, subgraph.graph)
+        values, observed, covariates = self._gathered(position, nodes)
+        return SeriesBatch(
+            values=values,
+            context=observed,
+            target=torch.zeros_like(observed),
+            graph=graph,
+            position=position,
+            covariates=covariates,
+            nodes=nodes,
+        )
+
+    def observed_in(
+        self, starts: Int64[Tensor, "batch"], window: int, nodes: Int64[Tensor, "nodes"] | None = None
+    ) -> Bool[Tensor, "batch time nodes channels"]:
+        """Returns where something was observed in some windows.
+
+        Args:
+            starts: First step of each window.
+            window: Length of a window, in steps.
+            nodes: Numbers of the nodes; all nodes if not given.
+        """
+        return self._gathered(starts[:, None] + torch.arange(window), nodes)[1]
+
+
 @dataclass
-class GraphSeries:
+class GraphSeries(Series):
     """A multivariate series on a graph, whole and labelled, in data units.
 
     Args:
@@ -130,111 +274,22 @@ class GraphSeries:
             self.covariate_names,
         )
 
-    def __len__(self) -> int:
-        """The number of steps."""
-        return len(self.time)
-
-    @property
-    def sizes(self) -> Sizes:
-        """How many numbers a slice holds."""
-        return Sizes(len(self.nodes), len(self.channels), len(self.covariate_names))
-
     @property
     def dtype(self) -> torch.dtype:
         """The precision of the values."""
         return self.values.dtype
 
-    def part(self, steps: slice) -> GraphSeries:
-        """Some steps of the series, held in memory.
-
-        Args:
-            steps: Which, one after another.
-        """
+    def chunk(self, steps: slice) -> GraphSeries:
+        """Returns consecutive steps of the series; its tensors are views."""
         new = copy.copy(self)
         new.values, new.observed = self.values[steps], self.observed[steps]
         new.time = np.asarray(self.time)[steps]
         new.covariates = None if self.covariates is None else self.covariates[steps]
         return new
 
-    def parts(self, stretches: Sequence[slice] | None = None) -> Iterator[GraphSeries]:
-        """The series, or some stretches of it, one part of bounded size after another.
-
-        Args:
-            stretches: Which steps; all if not given.
-        """
-        nodes, channels, covariates = self.sizes
-        size = max(1, PART_NUMBERS // max(1, nodes * (channels + covariates)))
-        for stretch in [slice(None)] if stretches is None else stretches:
-            start, stop, _ = stretch.indices(len(self))
-            for first in range(start, stop, size):
-                yield self.part(slice(first, min(first + size, stop)))
-
-    def labels(self) -> xr.Dataset:
-        """What the series has besides its numbers, as a labelled dataset: the graph is a list of edges."""
-        data = xr.Dataset(
-            {
-                "edge_source": ("edge", self.graph.edge_index[0].numpy()),
-                "edge_target": ("edge", self.graph.edge_index[1].numpy()),
-                "edge_weight": ("edge", self.graph.edge_weight.numpy()),
-            },
-            coords={
-                "time": self.time,
-                "node": list(self.nodes),
-                "channel": list(self.channels),
-                "unit": ("channel", list(self.units)),
-            },
-        )
-        if len(self.covariate_names):
-            data = data.assign_coords(covariate=list(self.covariate_names))
-        if self.graph.pos is not None:
-            data["position"] = (("node", "axis"), self.graph.pos.numpy())
-        return data
-
-    def to_xarray(self) -> xr.Dataset:
-        """The series as a labelled dataset: values are NaN where nothing was observed, the graph is a list of
-        edges."""
-        axes = ("time", "node", "channel")
-        data = self.labels()
-        data["values"] = (axes, self.values.where(self.observed, torch.nan).numpy())
-        data["observed"] = (axes, self.observed.numpy())
-        if self.covariates is not None:
-            data["covariates"] = (("time", "node", "covariate"), self.covariates.numpy())
-        return data
-
-    def windows(
-        self, starts: Int64[Tensor, "batch"], window: int, subgraph: Subgraph | None = None
-    ) -> SeriesBatch:
-        """Windows of the series in which everything observed is visible and nothing is scored.
-
-        Args:
-            starts: First step of each.
-            window: Their length, in steps.
-            subgraph: The nodes that they hold; all if not given.
-        """
-        position = starts[:, None] + torch.arange(window)
-        nodes, graph = (None, self.graph) if subgraph is None else (subgraph.nodes, subgraph.graph)
-        values, observed, covariates = self._gathered(position, nodes)
-        return SeriesBatch(
-            values=values,
-            context=observed,
-            target=torch.zeros_like(observed),
-            graph=graph,
-            position=position,
-            covariates=covariates,
-            nodes=nodes,
-        )
-
-    def observed_in(
-        self, starts: Int64[Tensor, "batch"], window: int, nodes: Int64[Tensor, "nodes"] | None = None
-    ) -> Bool[Tensor, "batch time nodes channels"]:
-        """What was observed in some windows.
-
-        Args:
-            starts: First step of each.
-            window: Their length, in steps.
-            nodes: The nodes, by number; all if not given.
-        """
-        return self._gathered(starts[:, None] + torch.arange(window), nodes)[1]
+    def with_observed(self, observed: Bool[Tensor, "time nodes channels"]) -> GraphSeries:
+        """Returns the same series with another mask of what was observed."""
+        return dataclasses.replace(self, observed=observed)
 
     def _gathered(self, position: Tensor, nodes: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """Values, where they were observed, and covariates of these steps and nodes."""
@@ -501,8 +556,12 @@ class Units(NamedTuple):
     nodes: Tensor | None = None
 
     def standardise(self, values: Tensor) -> Tensor:
-        """Data units to standard units."""
+        """Converts data units to standard units."""
         return (values - self.loc) / self.scale
+
+    def unstandardise(self, values: Tensor) -> Tensor:
+        """Converts standard units to data units."""
+        return self.loc + self.scale * values
 
 
 @dataclass
@@ -532,7 +591,7 @@ class SeriesSpec:
     covariate_scale: Float[Tensor, "covariates"] | None = None
 
     @classmethod
-    def of(cls, series: GraphSeries, fit_on: Sequence[slice] | None = None) -> SeriesSpec:
+    def of(cls, series: Series, fit_on: Sequence[slice] | None = None) -> SeriesSpec:
         """The spec of a series, its units fitted on some stretches of it, one part in memory at a time.
 
         A node whose values there are constant borrows the scale of its channel. One that has no value there
@@ -545,8 +604,8 @@ class SeriesSpec:
         Raises:
             ValueError: If a channel has no value among what may be used.
         """
-        entries, covariates = Moments(), Moments()
-        for part in series.parts(fit_on):
+        entries, covariates = RunningMoments(), RunningMoments()
+        for part in series.chunks(fit_on):
             entries.add(part.values, part.observed)
             if part.covariates is not None:
                 known = part.covariates.flatten(0, 1)
@@ -599,7 +658,7 @@ class SeriesSpec:
         return None
 
 
-def _check_channels(series: GraphSeries, count: Float[Tensor, "nodes channels"]) -> None:
+def _check_channels(series: Series, count: Float[Tensor, "nodes channels"]) -> None:
     """Raises unless every channel has a value."""
     without = (count.sum(dim=0) == 0).tolist()
     if any(without):
@@ -609,7 +668,7 @@ def _check_channels(series: GraphSeries, count: Float[Tensor, "nodes channels"])
         )
 
 
-def _warn_of_unobserved(series: GraphSeries, count: Float[Tensor, "nodes channels"]) -> None:
+def _warn_of_unobserved(series: Series, count: Float[Tensor, "nodes channels"]) -> None:
     """Warns of nodes without a value."""
     without = [f"{series.nodes[v]} ({series.channels[c]})" for v, c in (count == 0).nonzero().tolist()]
     if without:
@@ -620,7 +679,7 @@ def _warn_of_unobserved(series: GraphSeries, count: Float[Tensor, "nodes channel
         )
 
 
-def _units_of_covariates(moments: Moments) -> dict[str, Tensor]:
+def _units_of_covariates(moments: RunningMoments) -> dict[str, Tensor]:
     """Mean and standard deviation of each covariate, if there are any; a constant one keeps its scale."""
     if not moments.count.numel() or not moments.count.any():
         return {}
@@ -639,8 +698,8 @@ class Samples:
 
     Args:
         values: The draws; entries of ``context`` are the data's own.
-        law: What they were drawn from: ``"filtering"`` (each entry given what came before it) or
-            ``"posterior"`` (given everything that is visible).
+        conditioning: What each drawn entry is conditional on: ``"filtering"`` (the context before it) or
+            ``"posterior"`` (the whole context).
         ess: Where the draws come from weighted particles, the effective sample size of each step as a share
             of the particles, in (0, 1]: how far they can be trusted. Else None.
         log_evidence: Where it was estimated on the way, the logarithm of the density of what is visible of
@@ -648,6 +707,6 @@ class Samples:
     """
 
     values: Float[Tensor, "samples batch time nodes channels"]
-    law: Literal["filtering", "posterior"]
+    conditioning: Literal["filtering", "posterior"]
     ess: Float[Tensor, "batch time"] | None = None
     log_evidence: Float[Tensor, "batch"] | None = None

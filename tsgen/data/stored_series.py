@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from tsgen.data.graphs import check_graph
-from tsgen.data.series import GraphSeries, check_labels, graph_in, labels_in
+from tsgen.data.series import GraphSeries, Series, check_labels, graph_in, labels_in
 
 
 class _Form(NamedTuple):
@@ -52,10 +53,10 @@ def _described(path: Path) -> tuple[dict[str, _Form], dict[str, int], xr.Dataset
         raise ValueError(f"{path} cannot be read as netCDF: {reason}.") from error
 
 
-class StoredSeries(GraphSeries):
-    """A :class:`GraphSeries` of which memory holds the labels and the graph alone.
+class StoredSeries(Series):
+    """A series in a netCDF file; memory holds its labels and its graph only.
 
-    :meth:`windows`, :meth:`part` and :meth:`parts` read what they return; ``values``, ``observed`` and
+    :meth:`windows`, :meth:`chunk` and :meth:`chunks` read what they return; ``values``, ``observed`` and
     ``covariates`` are there, and read all of the file. Each process opens the file for itself, so that the
     workers of a data loader read side by side. The file must not be changed meanwhile.
 
@@ -87,6 +88,7 @@ class StoredSeries(GraphSeries):
         self.path, self.variables = Path(path), list(variables or ["values"])
         self._file: xr.Dataset | None = None
         self._process = -1
+        self._mask: Tensor | None = None
         forms, sizes, rest = _described(self.path)
         self._check_forms(forms)
         self._flagged = "observed" in forms and self.variables == ["values"]
@@ -147,17 +149,17 @@ class StoredSeries(GraphSeries):
         return f"StoredSeries({str(self.path)!r}, steps={len(self)}, {sizes})"
 
     @property
-    def values(self) -> Tensor:  # type: ignore[override]
+    def values(self) -> Tensor:
         """All values, read into memory."""
         return self._read(slice(None))[0]
 
     @property
-    def observed(self) -> Tensor:  # type: ignore[override]
+    def observed(self) -> Tensor:
         """Where a measurement exists, for all of the series."""
         return self._read(slice(None))[1]
 
     @property
-    def covariates(self) -> Tensor | None:  # type: ignore[override]
+    def covariates(self) -> Tensor | None:
         """All covariates, read into memory."""
         return self._read(slice(None))[2]
 
@@ -166,7 +168,7 @@ class StoredSeries(GraphSeries):
         """float32, whatever the file has."""
         return torch.float32
 
-    def part(self, steps: slice) -> GraphSeries:
+    def chunk(self, steps: slice) -> GraphSeries:
         """Some steps of the series, read into memory."""
         values, observed, covariates = self._read(steps)
         return GraphSeries(
@@ -180,6 +182,18 @@ class StoredSeries(GraphSeries):
             units=self.units,
             covariate_names=self.covariate_names,
         )
+
+    def with_observed(self, observed: Tensor) -> StoredSeries:
+        """Returns the same series with another mask of what was observed; the mask is held in memory."""
+        shape = (len(self), *self.sizes[:2])
+        if observed.dtype != torch.bool or tuple(observed.shape) != shape:
+            raise ValueError(
+                f"observed must be a bool tensor of shape {list(shape)}; it is {observed.dtype} of shape "
+                f"{list(observed.shape)}."
+            )
+        new = copy.copy(self)
+        new._mask = observed
+        return new
 
     def _gathered(self, position: Tensor, nodes: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
         rows = [self._read(slice(int(row[0]), int(row[-1]) + 1), nodes) for row in position]
@@ -196,11 +210,26 @@ class StoredSeries(GraphSeries):
         if self._flagged:
             flag = self._open()["observed"][steps].values.astype(bool)
             observed &= flag.reshape(values.shape)
+        if self._mask is not None:
+            observed = self._masked(observed, steps, start)
         known = self._known(steps, start) if self.covariate_names else None
         arrays = [None if array is None else torch.from_numpy(array) for array in (values, observed, known)]
         if nodes is not None:
             arrays = [None if array is None else array[:, nodes] for array in arrays]
         return tuple(arrays)  # type: ignore[return-value]
+
+    def _masked(self, observed: np.ndarray, steps: slice, start: int) -> np.ndarray:
+        """Returns the mask of :meth:`with_observed`, which must not hold more than was measured."""
+        assert self._mask is not None
+        mask = self._mask[steps].numpy()
+        wrong = mask & ~observed
+        if wrong.any():
+            t, v, c = (int(i) for i in np.unravel_index(int(wrong.argmax()), wrong.shape))
+            raise ValueError(
+                f"observed must be False where {self.path} has no value; at step {start + t}, node "
+                f"{self.nodes[v]!r} and channel {self.channels[c]!r} it is True."
+            )
+        return mask
 
     def _known(self, steps: slice, start: int) -> np.ndarray:
         """Some steps of the covariates."""

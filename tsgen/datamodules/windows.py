@@ -23,7 +23,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from tsgen.counter_random import streams
 from tsgen.data.masks import HeldOut, Mask
-from tsgen.data.series import GraphSeries, SeriesBatch, SeriesSpec
+from tsgen.data.series import Series, SeriesBatch, SeriesSpec
 from tsgen.data.subgraphs import SubgraphDraws, Subgraphs
 from tsgen.data.tiles import Tiles
 from tsgen.exact.linear import VARProcess
@@ -45,7 +45,7 @@ class Split:
             that is not held in memory, how they are drawn.
     """
 
-    series: GraphSeries
+    series: Series
     train: list[slice]
     val: list[slice]
     test: list[slice]

@@ -3,8 +3,8 @@
 :func:`compare` takes the evaluations of two runs (as ``evaluation.nc`` holds them), makes sure that the very
 same entries were scored, and gives the difference of each score with a confidence interval over windows, in
 all and by groups of entries (see :mod:`tsgen.evaluation.bootstrap`). :func:`baseline` makes an evaluation of
-a baseline that a run was scored beside, so that it is compared in the same way. :func:`intervals` are those of
-one run's scores.
+a baseline that a run was scored beside, so that it is compared in the same way. :func:`intervals` gives the
+intervals of one run's scores.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ IN_GROUPS = ("mae", "crps", "nll")
 MOST_LEADS = 12
 """Groups of lead times; of a longer horizon neighbouring leads share one."""
 
-OTHER_LAWS = (
-    "Their laws are not the same: a posterior sees what is observed after an entry, filtering does not. They "
-    "answer different questions: a difference may be due to that alone, and neither has the better NLL."
+OTHER_CONDITIONING = (
+    "One conditions on the past (filtering), the other on the past and the future (posterior). They answer "
+    "different questions: a difference may be due to that alone, and neither has the better NLL."
 )
 """What is said of two answers of which one is filtering, the other the posterior."""
 
@@ -86,7 +86,7 @@ def compare(a: xr.Dataset, b: xr.Dataset, bootstrap: WindowBootstrap | None = No
     if not a["target"].any():
         raise ValueError("something must have been hidden and scored; nothing was.")
     drawn = bootstrap or WindowBootstrap(a.sizes["window"])
-    unjudged = {"coverage_90", *(["nll"] if other_laws(a, b) else [])}
+    unjudged = {"coverage_90", *(["nll"] if other_conditioning(a, b) else [])}
     return [
         _difference((score, group, label), sums[0][score], sums[1][score], drawn, mask, unjudged)
         for group, label, mask in _groups(a)
@@ -96,10 +96,10 @@ def compare(a: xr.Dataset, b: xr.Dataset, bootstrap: WindowBootstrap | None = No
     ]
 
 
-def other_laws(a: xr.Dataset, b: xr.Dataset) -> bool:
+def other_conditioning(a: xr.Dataset, b: xr.Dataset) -> bool:
     """Whether one answer is filtering and the other the posterior."""
-    laws = {data.attrs.get("law") for data in (a, b)} - {None}
-    return len(laws) > 1
+    found = {data.attrs.get("conditioning") for data in (a, b)} - {None}
+    return len(found) > 1
 
 
 def difference(a: xr.Dataset, b: xr.Dataset) -> str | None:

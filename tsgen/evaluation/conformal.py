@@ -253,7 +253,7 @@ def conformal(
         ValueError: If the two are not of the same model, sampled alike, on the same nodes, channels and
             horizon, if they score the same times, or as :meth:`ConformalIntervals.fit` does.
     """
-    for name in ("model", "law", "num_samples", "horizon"):
+    for name in ("model", "conditioning", "num_samples", "horizon"):
         found, wanted = validation.attrs.get(name), test.attrs.get(name)
         if found != wanted:
             raise ValueError(

@@ -26,7 +26,7 @@ from torchmetrics import MetricCollection, SumMetric
 
 from tsgen.counter_random import streams, uniforms
 from tsgen.data.interpolation import Nearest
-from tsgen.data.series import GraphSeries, Samples, SeriesBatch
+from tsgen.data.series import Samples, Series, SeriesBatch
 from tsgen.evaluation.baselines import linear_interpolation, node_mean
 from tsgen.evaluation.comparison import intervals
 from tsgen.exact.linear import VARProcess
@@ -156,7 +156,7 @@ def summarise(
 
 
 def as_dataset(
-    arrays: Mapping[str, np.ndarray], series: GraphSeries, baselines: Sequence[str] = (), **attributes: Any
+    arrays: Mapping[str, np.ndarray], series: Series, baselines: Sequence[str] = (), **attributes: Any
 ) -> xr.Dataset:
     """Labelled windows: ``truth``, the masks ``context`` and ``target``, ``quantiles``, ``rank`` of the truth
     among the samples, ``gap_length`` in steps (zero where not scored), the scores ``crps``, ``nll`` and, with
@@ -183,7 +183,7 @@ def as_dataset(
     data = data.assign_coords(quantile=list(QUANTILES), time=(ENTRY[:2], time))
     if "baseline" in data.dims:
         data = data.assign_coords(baseline=list(baselines))
-    seen = torch.stack([part.observed.sum(dim=(0, 2)) for part in series.parts()]).sum(dim=0)
+    seen = torch.stack([part.observed.sum(dim=(0, 2)) for part in series.chunks()]).sum(dim=0)
     data["share_missing"] = ("node", 1 - (seen / (len(series) * len(series.channels))).numpy())
     kept = [name for name in ("position", "edge_source", "edge_target", "edge_weight") if name in whole]
     return data.merge(whole[kept].drop_vars("time", errors="ignore"))
@@ -202,7 +202,7 @@ class _Row:
 
     Args:
         name: How the answer is called.
-        law: What its draws follow; None for an answer without a density.
+        conditioning: What its draws are conditional on; None for an answer without a density.
         groupings: Groups of entries whose scores are kept apart.
         module: The model under test.
         kept: Whether the model itself keeps the scores of this answer.
@@ -212,13 +212,13 @@ class _Row:
     def __init__(
         self,
         name: str,
-        law: str | None,
+        conditioning: str | None,
         groupings: Sequence[Grouping],
         module: LightningModule,
         kept: bool = False,
         joint: bool = True,
     ) -> None:
-        self.name, self.law, self.kept, device = name, law, kept, module.device
+        self.name, self.conditioning, self.kept, device = name, conditioning, kept, module.device
         own: Any = module
         self.scores = own.test_scores if kept else scores().to(device)
         self.nll = own.test_nll if kept else NLL().to(device)
@@ -274,14 +274,14 @@ class _Row:
             computed = dict(self.scores.compute())
             computed |= {"crps_law": self.of_law.compute()} if self.law_is_known else {}
             computed |= self.of_windows.compute() if self.of_windows else {}
-        if self.law is not None:
+        if self.conditioning is not None:
             computed["nll"] = self.nll.compute()
         if self.measured:
             computed["from_exact"] = self.from_exact.compute()
-        row: dict[str, Any] = {"name": self.name, "law": self.law}
+        row: dict[str, Any] = {"name": self.name, "conditioning": self.conditioning}
         for key in COLUMNS:
             value = float(computed.get(key, torch.nan))
-            without = self.law is None and key.startswith(("coverage", "width", "interval"))
+            without = self.conditioning is None and key.startswith(("coverage", "width", "interval"))
             row[key] = None if without or not math.isfinite(value) else rounded(value)
         return row
 
@@ -303,7 +303,7 @@ class Evaluation(Callback):
     def __init__(
         self,
         folder: Path,
-        series: GraphSeries,
+        series: Series,
         run: str,
         exact: VARProcess | None = None,
         horizon: int | None = None,
@@ -324,10 +324,10 @@ class Evaluation(Callback):
         every = [] if self.nothing_hidden else groupings(self.series, self.horizon)
         leads = [grouping for grouping in every if grouping.key == "by_lead_time"]
         self.rows = {MODEL: _Row(type(module).__name__, "filtering", every, module, kept=True)}
-        for name, law in names.items():
+        for name, conditioning in names.items():
             of_exact = leads if name == "exact posterior" else []
             # exact filtering is drawn entry by entry, and has no joint law to be judged
-            self.rows[name] = _Row(name, law, of_exact, module, joint=name != "exact filtering")
+            self.rows[name] = _Row(name, conditioning, of_exact, module, joint=name != "exact filtering")
         self.ranks = RankHistogram(cast(Any, module).sampler.num_samples).to(module.device)
         if trainer.is_global_zero:
             self.parts.clear()
@@ -346,7 +346,7 @@ class Evaluation(Callback):
                 self.rows[name].update(batch, None, masked_log_prob(law, batch.values, batch.target))
             return
         samples: Samples = outputs["samples"]
-        self.rows[MODEL].law = samples.law
+        self.rows[MODEL].conditioning = samples.conditioning
         baselines = {name: answer(batch, module.node_units) for name, answer in BASELINES.items()}
         drawn = {MODEL: samples.values, **baselines}
         if self.exact is not None:
@@ -356,7 +356,9 @@ class Evaluation(Callback):
         laws[MODEL] = module.drawn_law(batch)
         for name, values in drawn.items():
             self.rows[name].update(batch, values, densities.get(name), laws.get(name))
-        arrays = summarise(samples, batch, densities[MODEL], baselines) | {"law": np.array(samples.law)}
+        arrays = summarise(samples, batch, densities[MODEL], baselines) | {
+            "conditioning": np.array(samples.conditioning)
+        }
         self.ranks.update(torch.from_numpy(arrays["rank"]).to(self.ranks.device).long())
         self.parts.write(f"{trainer.global_rank:04d}-{batch_idx:06d}", arrays)
 
@@ -387,7 +389,7 @@ class Evaluation(Callback):
         about = {
             "run": self.run,
             "model": type(module).__name__,
-            "law": rows[0]["law"],
+            "conditioning": rows[0]["conditioning"],
             "num_samples": module.sampler.num_samples,
             "horizon": self.horizon,
         }
@@ -409,8 +411,8 @@ class Evaluation(Callback):
     def _written(self, about: Mapping[str, Any]) -> xr.Dataset:
         """All windows, written to ``evaluation.nc``."""
         arrays = self.parts.read()
-        law = str(arrays.pop("law"))
-        data = as_dataset(arrays, self.series, list(BASELINES), **{**about, "law": law})
+        conditioning = str(arrays.pop("conditioning"))
+        data = as_dataset(arrays, self.series, list(BASELINES), **{**about, "conditioning": conditioning})
         with replacing(self.folder / "evaluation.nc") as unfinished:
             data.to_netcdf(unfinished)
         self.parts.clear()
@@ -435,8 +437,8 @@ def show(table: Mapping[str, Any]) -> None:
     for row in table["rows"]:
         name = (
             row["name"]
-            if row["law"] is None or row["name"].startswith("exact")
-            else f"{row['name']} ({row['law']})"
+            if row["conditioning"] is None or row["name"].startswith("exact")
+            else f"{row['name']} ({row['conditioning']})"
         )
         shown.add_row(name, *("–" if row[key] is None else f"{row[key]:.4g}" for key in columns))
     if not console.is_terminal:
@@ -444,7 +446,7 @@ def show(table: Mapping[str, Any]) -> None:
     console.print(shown)
     if hidden:
         console.print(_said(table["intervals"]), highlight=False)
-        if "filtering" in {row["law"] for row in table["rows"]}:
+        if "filtering" in {row["conditioning"] for row in table["rows"]}:
             console.print(
                 "Filtering uses what came before an entry; interpolation and the posterior also what came "
                 "after."
@@ -465,7 +467,7 @@ def log_to_wandb(trainer: Trainer, data: xr.Dataset | None, table: Mapping[str, 
     if not loggers:
         return
     figures = {name: draw(3) for name, draw in drawings(data, table).items()} if data is not None else {}
-    columns = ["name", "law", *COLUMNS]
+    columns = ["name", "conditioning", *COLUMNS]
     for logger in loggers:
         logger.log_table("test/scores", columns, [[row[c] for c in columns] for row in table["rows"]])
         for key in ("by_node", "by_gap_length", "by_lead_time"):

@@ -70,7 +70,7 @@ class StateSpace(NamedTuple):
     observed_size: int
 
 
-class Filtered(NamedTuple):
+class FilteredStates(NamedTuple):
     """The law of every slice given the context before it.
 
     Attributes:
@@ -113,7 +113,7 @@ def kalman_filter(
     model: StateSpace,
     values: Float[Tensor, "batch time observed"],
     context: Bool[Tensor, "batch time observed"],
-) -> Filtered:
+) -> FilteredStates:
     """Predicts every slice from the context before it.
 
     Args:
@@ -130,7 +130,7 @@ def kalman_filter(
     values = _filled(model, values, context)
     updates = _updates(model, context)
     mean = _predicted(model, updates, values[..., None])[..., : model.observed_size, 0]
-    return Filtered(
+    return FilteredStates(
         mean=mean,
         covariance=_of_all(values, [update.rows[..., : model.observed_size] for update in updates]),
         log_likelihood=_log_likelihood(updates, torch.where(context, values - mean, 0)),
@@ -159,7 +159,7 @@ def smooth(
     return Smoothed(torch.where(context, values, mean), variance.expand_as(values))
 
 
-class Moments(NamedTuple):
+class SecondMoments(NamedTuple):
     """What the smoothed states of some windows sum up to: all that a regression on them needs.
 
     Attributes:
@@ -180,7 +180,7 @@ def smoothed_moments(
     values: Float[Tensor, "batch time observed"],
     context: Bool[Tensor, "batch time observed"],
     skip: int = 0,
-) -> Moments:
+) -> SecondMoments:
     """Sums of the states' first and second moments given the whole context, the E-step of an EM algorithm.
 
     Args:
@@ -208,7 +208,7 @@ def smoothed_moments(
         first = first + mean.sum(dim=0)
         second = second + mean.mT @ mean + left.expand(len(mean), -1, -1).sum(dim=0)
     steps = len(values) * (len(updates) - skip)
-    return Moments(first, (second + second.mT) / 2, steps, _log_likelihood(updates, innovation).sum())
+    return SecondMoments(first, (second + second.mT) / 2, steps, _log_likelihood(updates, innovation).sum())
 
 
 def posterior_samples(

@@ -28,7 +28,7 @@ from torch.distributions import MultivariateNormal, Normal
 from tsgen.counter_random import streams
 from tsgen.data.series import Samples, SeriesBatch
 from tsgen.exact.kalman import (
-    Moments,
+    SecondMoments,
     StateSpace,
     kalman_filter,
     posterior_samples,
@@ -239,7 +239,7 @@ class VARProcess:
 
     def expectation(
         self, values: Float[Tensor, "batch time nodes"], context: Bool[Tensor, "batch time nodes"]
-    ) -> Moments:
+    ) -> SecondMoments:
         """The E-step: moments of (x_t, x_{t-1}, .., x_{t-p}) given all that is known, summed over t > p.
 
         Args:
@@ -268,7 +268,7 @@ class VARProcess:
         return VARProcess(longer, self.intercept, self.covariance, start)
 
     def maximisation(
-        self, moments: Moments, support: Bool[Tensor, "nodes nodes"], noise: Noise
+        self, moments: SecondMoments, support: Bool[Tensor, "nodes nodes"], noise: Noise
     ) -> VARProcess:
         r"""The M-step: the process that makes such moments likeliest, given the first p slices.
 
@@ -512,7 +512,7 @@ def _solve_jointly(gram: Tensor, cross: Tensor, allowed: Tensor, covariance: Ten
 
 
 def _with_a_start(
-    coefficients: Tensor, intercept: Tensor, covariance: Tensor, moments: Moments
+    coefficients: Tensor, intercept: Tensor, covariance: Tensor, moments: SecondMoments
 ) -> VARProcess:
     """The process, with the stationary start if it has one, else with that of the moments' own past
     slices."""

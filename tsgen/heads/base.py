@@ -40,7 +40,7 @@ class Head(nn.Module, ABC):
     joint_entries: int = 1
     """Entries of a slice, side by side, that are given each other; 1 where each has a law of its own."""
 
-    known_first: bool = False
+    context_first: bool = False
     """Whether what is known of a slice comes before what is not, rather than each entry in its place."""
 
     def __init__(self, hidden: int, sizes: Sizes) -> None:
@@ -57,7 +57,7 @@ class Head(nn.Module, ABC):
         self,
         h: Float[Tensor, "batch time nodes hidden"],
         values: Float[Tensor, "batch time nodes channels"],
-        known: Bool[Tensor, "batch time nodes channels"],
+        context: Bool[Tensor, "batch time nodes channels"],
         units: Units,
         covariates: Float[Tensor, "batch time nodes covariates"] | None = None,
     ) -> Distribution:
@@ -70,7 +70,7 @@ class Head(nn.Module, ABC):
             h: State of each node.
             values: The slices' values, in data units: a head may let what is known of a slice inform the rest
                 of it.
-            known: Which of them it may read.
+            context: Which of them it may read.
             units: What standard units mean.
             covariates: The slices' own covariates; most heads have no use for them, since the encoder has
                 read them.
@@ -85,7 +85,7 @@ class Head(nn.Module, ABC):
         self,
         h: Float[Tensor, "batch time nodes hidden"],
         values: Float[Tensor, "batch time nodes channels"],
-        known: Bool[Tensor, "batch time nodes channels"],
+        context: Bool[Tensor, "batch time nodes channels"],
         units: Units,
         uniforms: Float[Tensor, "batch time nodes channels uniforms"],
         covariates: Float[Tensor, "batch time nodes covariates"] | None = None,
@@ -97,13 +97,13 @@ class Head(nn.Module, ABC):
         Args:
             h: State of each node.
             values: The slices' values, in data units.
-            known: Which of them are kept as they are.
+            context: Which of them are kept as they are.
             units: What standard units mean.
             uniforms: Uniform numbers in (0, 1) that decide the draw.
             covariates: The slices' own covariates.
         """
-        law = self(h, values, known, units, covariates)
-        return torch.where(known, values, self.quantile(law, uniforms))
+        law = self(h, values, context, units, covariates)
+        return torch.where(context, values, self.quantile(law, uniforms))
 
 
 def full_precision(h: Tensor) -> torch.autocast:

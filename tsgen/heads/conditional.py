@@ -36,7 +36,7 @@ class ConditionalHead(Head):
             )
         self.head = head(hidden + sizes.covariates, sizes)
         self.uniforms_per_entry = self.head.uniforms_per_entry
-        self.known_first, self.joint_entries = self.head.known_first, self.head.joint_entries
+        self.context_first, self.joint_entries = self.head.context_first, self.head.joint_entries
         self.of_nodes = self.head.of_nodes
 
     @property
@@ -48,7 +48,7 @@ class ConditionalHead(Head):
         self,
         h: Float[Tensor, "batch time nodes hidden"],
         values: Float[Tensor, "batch time nodes channels"],
-        known: Bool[Tensor, "batch time nodes channels"],
+        context: Bool[Tensor, "batch time nodes channels"],
         units: Units,
         covariates: Float[Tensor, "batch time nodes covariates"] | None = None,
     ) -> Distribution:
@@ -57,7 +57,7 @@ class ConditionalHead(Head):
         Raises:
             ValueError: If there are no covariates.
         """
-        return self.head(_beside(h, covariates), values, known, units, covariates)
+        return self.head(_beside(h, covariates), values, context, units, covariates)
 
     def quantile(self, law: Any, uniforms: Float[Tensor, "*entry uniforms"]) -> Float[Tensor, "*entry"]:
         """Draws as the other head does."""
@@ -67,7 +67,7 @@ class ConditionalHead(Head):
         self,
         h: Float[Tensor, "batch time nodes hidden"],
         values: Float[Tensor, "batch time nodes channels"],
-        known: Bool[Tensor, "batch time nodes channels"],
+        context: Bool[Tensor, "batch time nodes channels"],
         units: Units,
         uniforms: Float[Tensor, "batch time nodes channels uniforms"],
         covariates: Float[Tensor, "batch time nodes covariates"] | None = None,
@@ -77,7 +77,7 @@ class ConditionalHead(Head):
         Raises:
             ValueError: If there are no covariates.
         """
-        return self.head.draw(_beside(h, covariates), values, known, units, uniforms, covariates)
+        return self.head.draw(_beside(h, covariates), values, context, units, uniforms, covariates)
 
 
 def _beside(

@@ -55,13 +55,13 @@ class GaussianHead(Head):
         self,
         h: Float[Tensor, "batch time nodes hidden"],
         values: Float[Tensor, "batch time nodes channels"],
-        known: Bool[Tensor, "batch time nodes channels"],
+        context: Bool[Tensor, "batch time nodes channels"],
         units: Units,
         covariates: Float[Tensor, "batch time nodes covariates"] | None = None,
     ) -> Distribution:
         """The law of each entry, in data units."""
         numbers = self.linear(h).unflatten(-1, (self.sizes.channels, -1))
-        loc = units.loc + units.scale * numbers[..., 0]
+        loc = units.unstandardise(numbers[..., 0])
         scale = units.scale * self._scale(numbers, units.nodes)
         return Normal(loc, scale, validate_args=False)
 

@@ -26,10 +26,10 @@ def mixture_law(numbers: Float[Tensor, "*entry 3 components"], units: Units) -> 
         units: What those mean.
     """
     logits, mean, log_scale = numbers.unbind(-2)
-    loc, scale = units.loc[..., None], units.scale[..., None]
+    units = Units(units.loc[..., None], units.scale[..., None])
     return MixtureSameFamily(
         Categorical(logits=logits, validate_args=False),
-        Normal(loc + scale * mean, scale * positive(log_scale), validate_args=False),
+        Normal(units.unstandardise(mean), units.scale * positive(log_scale), validate_args=False),
         validate_args=False,
     )
 
@@ -110,7 +110,7 @@ class MixtureHead(Head):
         self,
         h: Float[Tensor, "batch time nodes hidden"],
         values: Float[Tensor, "batch time nodes channels"],
-        known: Bool[Tensor, "batch time nodes channels"],
+        context: Bool[Tensor, "batch time nodes channels"],
         units: Units,
         covariates: Float[Tensor, "batch time nodes covariates"] | None = None,
     ) -> Distribution:

@@ -138,7 +138,7 @@ class MixtureNADEHead(Head):
         if self.joint_entries < 2:
             instead = "MixtureHead" if sizes.nodes == 1 else "MixtureHead, or over='slice'"
             raise ValueError(f"a NADE over {over!r} needs at least 2 entries; there is 1. Use {instead}.")
-        self.known_first = order == "any"
+        self.context_first = order == "any"
         self.order = _order(order, self.joint_entries)
         self.activation = ACTIVATIONS.get(activation)
         if self.activation is not None:
@@ -170,18 +170,18 @@ class MixtureNADEHead(Head):
         self,
         h: Float[Tensor, "batch time nodes hidden"],
         values: Float[Tensor, "batch time nodes channels"],
-        known: Bool[Tensor, "batch time nodes channels"],
+        context: Bool[Tensor, "batch time nodes channels"],
         units: Units,
         covariates: Float[Tensor, "batch time nodes covariates"] | None = None,
     ) -> Distribution:
         """The law of each entry given what is known of its slice and precedes it, in data units."""
         states = self._states(h)
-        told = self._told(states, values, known, units)
+        told = self._told(states, values, context, units)
         # shifted, not subtracted: an entry's own value must not even leave a rounding error
         sums = functional.pad(told[..., self.sequence, :], (0, 0, 1, -1)).cumsum(dim=-2)
         heard = sums[..., self.place, :]
-        if self.known_first:
-            heard = torch.where(self._joint(known)[..., None], heard, told.sum(dim=-2, keepdim=True))
+        if self.context_first:
+            heard = torch.where(self._joint(context)[..., None], heard, told.sum(dim=-2, keepdim=True))
         numbers = self.numbers(self._features(states, heard))
         scales = None if self.log_scale is None else self.log_scale.unflatten(0, (-1, self.sizes.channels))
         return self._law(numbers.reshape(*values.shape, -1), scales, units)
@@ -196,7 +196,7 @@ class MixtureNADEHead(Head):
         self,
         h: Float[Tensor, "batch time nodes hidden"],
         values: Float[Tensor, "batch time nodes channels"],
-        known: Bool[Tensor, "batch time nodes channels"],
+        context: Bool[Tensor, "batch time nodes channels"],
         units: Units,
         uniforms: Float[Tensor, "batch time nodes channels uniforms"],
         covariates: Float[Tensor, "batch time nodes covariates"] | None = None,
@@ -206,11 +206,11 @@ class MixtureNADEHead(Head):
         The sum of what was heard is carried along, so that a slice of D entries costs D steps of one size.
         """
         states, noise = self._states(h), self._joint(uniforms)
-        x, kept = self._joint(_standard(values, known, units)), self._joint(known)
+        x, kept = self._joint(_standard(values, context, units)), self._joint(context)
         # where an entry is known in every row, no law is needed
         drawn_somewhere = (~kept).flatten(0, -2).any(dim=0).tolist()
-        told = self._told(states, values, known, units).sum(dim=-2)
-        heard = told if self.known_first else torch.zeros_like(told)
+        told = self._told(states, values, context, units).sum(dim=-2)
+        heard = told if self.context_first else torch.zeros_like(told)
         standard, entries = Units(heard.new_zeros(1), heard.new_ones(1)), list(x.unbind(-1))
         for i in self.order:
             if drawn_somewhere[i]:
@@ -221,9 +221,9 @@ class MixtureNADEHead(Head):
             surprise = entries[i] - states[..., i, :] @ self.expected[i]
             told = self.telling.of(i, surprise[..., None])
             # in any order what is known has been heard
-            heard = heard + (torch.where(kept[..., i, None], 0, told) if self.known_first else told)
-        drawn = units.loc + units.scale * torch.stack(entries, dim=-1).reshape(values.shape)
-        return torch.where(known, values, drawn)
+            heard = heard + (torch.where(kept[..., i, None], 0, told) if self.context_first else told)
+        drawn = units.unstandardise(torch.stack(entries, dim=-1).reshape(values.shape))
+        return torch.where(context, values, drawn)
 
     def _joint(self, x: Tensor) -> Tensor:
         """``[batch, time, nodes, channels, ...]`` as ``[batch, time, groups, entries, ...]``: a group is what
@@ -238,14 +238,14 @@ class MixtureNADEHead(Head):
         self,
         states: Float[Tensor, "batch time groups entries hidden"],
         values: Float[Tensor, "batch time nodes channels"],
-        known: Bool[Tensor, "batch time nodes channels"],
+        context: Bool[Tensor, "batch time nodes channels"],
         units: Units,
     ) -> Float[Tensor, "batch time groups entries width"]:
         """What each entry tells the others, zero where it is unknown."""
-        surprise = self._joint(_standard(values, known, units)) - torch.einsum(
+        surprise = self._joint(_standard(values, context, units)) - torch.einsum(
             "...ei,ei->...e", states, self.expected
         )
-        return torch.where(self._joint(known)[..., None], self.telling(surprise[..., None]), 0)
+        return torch.where(self._joint(context)[..., None], self.telling(surprise[..., None]), 0)
 
     def _features(
         self, states: Float[Tensor, "*entry hidden"], heard: Float[Tensor, "*entry width"]
@@ -278,9 +278,9 @@ def _order(order: Literal["given", "any"] | list[int], entries: int) -> list[int
 
 def _standard(
     values: Float[Tensor, "batch time nodes channels"],
-    known: Bool[Tensor, "batch time nodes channels"],
+    context: Bool[Tensor, "batch time nodes channels"],
     units: Units,
 ) -> Float[Tensor, "batch time nodes channels"]:
     """The known values in standard units, zero elsewhere."""
     # fill first: where() alone leaves NaN in the gradient
-    return units.standardise(torch.where(known, values, units.loc))
+    return units.standardise(torch.where(context, values, units.loc))

@@ -23,7 +23,7 @@ from torch import Tensor
 
 import tsgen.sampling
 from tsgen.data.graphs import same_graph
-from tsgen.data.series import GraphSeries, Samples, SeriesBatch
+from tsgen.data.series import GraphSeries, Samples, Series, SeriesBatch
 from tsgen.data.tiles import Tiles
 from tsgen.inference.stitching import Stitched, write
 from tsgen.models.density import DensityModel
@@ -52,7 +52,7 @@ def impute(
 @overload
 def impute(
     model: DensityModel,
-    data: GraphSeries,
+    data: Series,
     num_samples: int | None = None,
     method: Method | Sampler | None = None,
     seed: int | None = None,
@@ -65,7 +65,7 @@ def impute(
 
 def impute(
     model: DensityModel,
-    data: SeriesBatch | GraphSeries,
+    data: SeriesBatch | Series,
     num_samples: int | None = None,
     method: Method | Sampler | None = None,
     seed: int | None = None,
@@ -97,7 +97,7 @@ def impute(
     Returns:
         Of windows the draws. Of a series a dataset with ``imputation (sample, time, node, channel)``, in
         which observed entries are the data's own in every sample, and ``observed (time, node, channel)``,
-        labelled as the series; model, method, law and seed are among its attributes.
+        labelled as the series; model, method, conditioning and seed are among its attributes.
 
     Raises:
         ValueError: If the data is not what the model was made for, the model cannot be sampled in this way,
@@ -139,7 +139,7 @@ def forecast(
 @overload
 def forecast(
     model: DensityModel,
-    data: GraphSeries,
+    data: Series,
     horizon: int,
     num_samples: int | None = None,
     method: Method | Sampler | None = None,
@@ -152,7 +152,7 @@ def forecast(
 
 def forecast(
     model: DensityModel,
-    data: SeriesBatch | GraphSeries,
+    data: SeriesBatch | Series,
     horizon: int,
     num_samples: int | None = None,
     method: Method | Sampler | None = None,
@@ -227,7 +227,7 @@ def generate(
 @overload
 def generate(
     model: DensityModel,
-    data: int | GraphSeries,
+    data: int | Series,
     num_samples: int | None = None,
     method: Method | Sampler | None = None,
     seed: int | None = None,
@@ -238,7 +238,7 @@ def generate(
 
 def generate(
     model: DensityModel,
-    data: int | SeriesBatch | GraphSeries,
+    data: int | SeriesBatch | Series,
     num_samples: int | None = None,
     method: Method | Sampler | None = None,
     seed: int | None = None,
@@ -268,7 +268,7 @@ def generate(
             raise ValueError("window is for a series; windows were given. Leave it out.")
         _check_joint(_sampler(model, method, num_samples, seed))
         return impute(model, data._changed(context=torch.zeros_like(data.context)), num_samples, method, seed)
-    if isinstance(data, bool) or not isinstance(data, (numbers.Integral, GraphSeries)):
+    if isinstance(data, bool) or not isinstance(data, (numbers.Integral, Series)):
         raise ValueError(f"data must be a number of steps, a series or windows; it is {data!r:.80}.")
     if isinstance(data, numbers.Integral):
         if data < 1:
@@ -287,8 +287,7 @@ def generate(
             channels=model.spec.channels,
         )
     _check_joint(_sampler(model, method, num_samples, seed))
-    whole = data.part(slice(None))  # of one that is not held in memory too
-    nothing = dataclasses.replace(whole, observed=torch.zeros_like(whole.observed))
+    nothing = data.with_observed(torch.zeros((len(data), *data.sizes[:2]), dtype=torch.bool))
     return impute(model, nothing, num_samples, method, seed, window=window)
 
 
@@ -332,9 +331,9 @@ def _length(model: DensityModel, window: int | None, steps: int) -> int:
     return min(window or model.window or steps, steps)
 
 
-def _check_series(model: DensityModel, series: GraphSeries) -> None:
+def _check_series(model: DensityModel, series: Series) -> None:
     """Raises unless the series has the nodes, channels, covariates and graph that the model was made for."""
-    if not isinstance(series, GraphSeries):
+    if not isinstance(series, Series):
         raise ValueError(
             f"data must be windows or a GraphSeries; it is {type(series).__name__}. "
             "GraphSeries.from_xarray makes one of a dataset."
@@ -368,7 +367,7 @@ def _check_windows(model: DensityModel, batch: SeriesBatch) -> None:
         raise ValueError("the windows must have the model's graph; theirs has other edges or weights.")
 
 
-def _draw(model: DensityModel, sampler: Sampler, series: GraphSeries, tiles: Tiles, path: Path) -> None:
+def _draw(model: DensityModel, sampler: Sampler, series: Series, tiles: Tiles, path: Path) -> None:
     """Draws a series into a file, going on from what an interrupted call has left."""
     stitched = Stitched(sampler, series, tiles, Parts.beside(path))
     stitched.begin(model)
@@ -405,7 +404,7 @@ def _evaluating(model: DensityModel) -> Iterator[None]:
 
 
 def _continued(
-    series: GraphSeries, steps: slice, horizon: int, covariates: Tensor | np.ndarray | None
+    series: Series, steps: slice, horizon: int, covariates: Tensor | np.ndarray | None
 ) -> GraphSeries:
     """Some last steps of the series with empty ones after its end, its time going on."""
     width = series.sizes.covariates
@@ -417,7 +416,7 @@ def _continued(
         )
     if len(series) < 2:
         raise ValueError("a series must have at least 2 steps to tell when the next one is; it has 1.")
-    near, time = series.part(steps), np.asarray(series.time)
+    near, time = series.chunk(steps), np.asarray(series.time)
     both = None
     if near.covariates is not None and covariates is not None:
         covariates = torch.as_tensor(covariates)

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 import tsgen
-from tsgen.data.series import GraphSeries, Samples, SeriesBatch
+from tsgen.data.series import Samples, Series, SeriesBatch
 from tsgen.data.tiles import Tiles
 from tsgen.sampling import Sampler
 from tsgen.storage.atomic import replacing
@@ -68,15 +68,19 @@ class Stitched(Sampler):
     def __init__(
         self,
         sampler: Sampler,
-        series: GraphSeries,
+        series: Series,
         tiles: Tiles,
         parts: Parts,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
         self.sampler, self.series, self.tiles, self.parts = sampler, series, tiles, parts
-        self.num_samples, self.seed, self.law = sampler.num_samples, sampler.seed, sampler.law
-        ahead = 0 if sampler.law == "filtering" else tiles.overlap // 2
+        self.num_samples, self.seed, self.conditioning = (
+            sampler.num_samples,
+            sampler.seed,
+            sampler.conditioning,
+        )
+        ahead = 0 if sampler.conditioning == "filtering" else tiles.overlap // 2
         self.kept, self.before = tiles.kept(ahead), tiles.before
         self.continued = sampler.extends and bool(tiles.overlap)
         self.rank, self.world_size, samples = rank, world_size, sampler.num_samples
@@ -142,7 +146,7 @@ class Stitched(Sampler):
                     mine = slice(own.start - numbers.start, own.stop - numbers.start)
                     self._keep(start, own, values[mine, i], batch.context[i])
         kept = np.stack([self.read(start, self.numbers)[0] for start in starts], axis=1)
-        return Samples(torch.from_numpy(kept).to(batch.values.device), self.law)
+        return Samples(torch.from_numpy(kept).to(batch.values.device), self.conditioning)
 
     def read(self, start: int, numbers: range) -> tuple[np.ndarray, np.ndarray]:
         """What was drawn of a window, and which of its entries are the data's own.
@@ -229,13 +233,13 @@ def _runs(numbers: set[int]) -> list[range]:
     return [range(a, b + 1) for a, b in zip(firsts, lasts, strict=True)]
 
 
-def fingerprint(model: torch.nn.Module, series: GraphSeries, *options: Any) -> str:
+def fingerprint(model: torch.nn.Module, series: Series, *options: Any) -> str:
     """A number that tells models, data and options apart: their content's hash."""
     digest = hashlib.sha256()
     graph = {"edges": series.graph.edge_index, "weights": series.graph.edge_weight}
     for name, tensor in (model.state_dict() | graph).items():
         _add(digest, name, tensor)
-    for part in series.parts():
+    for part in series.chunks():
         _add(digest, "values", part.values.where(part.observed, 0))
         _add(digest, "observed", part.observed)
         if part.covariates is not None:
@@ -274,7 +278,7 @@ def write(stitched: Stitched, path: Path, model: str) -> None:
     attributes = {
         "model": model,
         "method": type(sampler).__name__,
-        "law": sampler.law,
+        "conditioning": sampler.conditioning,
         "seed": sampler.seed,
         "window": tiles.window,
         "overlap": tiles.overlap,
@@ -312,7 +316,7 @@ def _fill(file: netCDF4.Dataset, stitched: Stitched, steps: np.ndarray) -> None:
         mine = slice(kept.start - start, kept.stop - start)
         first = int(np.searchsorted(steps, kept.start))
         at = slice(first, first + kept.stop - kept.start)
-        own, observed = series.part(kept).values.numpy(), own_data[mine]
+        own, observed = series.chunk(kept).values.numpy(), own_data[mine]
         variable[:, at] = np.where(observed, own, values[:, mine])
         flag[at] = observed  # what is forecast is not the data's own
         count[at] += 1

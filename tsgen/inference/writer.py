@@ -10,7 +10,7 @@ from lightning import Callback, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import distributed
 
-from tsgen.data.series import GraphSeries
+from tsgen.data.series import Series
 from tsgen.data.tiles import Tiles
 from tsgen.inference.stitching import Stitched, write
 from tsgen.storage.parts import Parts
@@ -23,9 +23,9 @@ class ImputationWriter(Callback):
     """Writes what ``predict`` draws to one netCDF file, every step and node of the stretches once.
 
     Neighbouring windows are joined, sample by sample (see :mod:`tsgen.inference.stitching`). Each process
-    keeps what it draws in parts beside the file; a prediction that was interrupted resumes from them, with any
-    number of processes, and one of another model, of other data or options begins anew. The first process puts them
-    together, one window in memory at a time.
+    keeps what it draws in part files beside the file. An interrupted prediction resumes from them, with any
+    number of processes; another model, other data or other options start afresh. The first process merges the
+    part files, one window in memory at a time.
 
     Args:
         path: The file.
@@ -33,7 +33,7 @@ class ImputationWriter(Callback):
         tiles: Where the windows lie.
     """
 
-    def __init__(self, path: Path, series: GraphSeries, tiles: Tiles) -> None:
+    def __init__(self, path: Path, series: Series, tiles: Tiles) -> None:
         self.path, self.series, self.tiles = path, series, tiles
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:

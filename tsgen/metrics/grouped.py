@@ -15,7 +15,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from tsgen.data.interpolation import GAPS, Nearest, gap_class
-from tsgen.data.series import GraphSeries, SeriesBatch
+from tsgen.data.series import Series, SeriesBatch
 from tsgen.metrics.rounding import rounded
 
 SHARES = tuple(f"{share}-{share + 20} %" for share in range(0, 100, 20))
@@ -37,7 +37,7 @@ class Grouping(NamedTuple):
     of: Callable[[SeriesBatch], Int64[Tensor, "batch time nodes channels"]]
 
 
-def groupings(series: GraphSeries, horizon: int = 0) -> list[Grouping]:
+def groupings(series: Series, horizon: int = 0) -> list[Grouping]:
     """All groupings of the windows of a series.
 
     Args:

@@ -118,10 +118,10 @@ class AnyOrderModel(NeuralModel):
         self,
         batch: SeriesBatch,
         x: Float[Tensor, "batch time nodes channels"],
-        seen: Float[Tensor, "batch time nodes channels"],
+        context: Float[Tensor, "batch time nodes channels"],
     ) -> Float[Tensor, "batch time nodes hidden"]:
         """The state at each slice, from all that is visible of the window."""
-        h, _ = self.encoder(self.features(batch, x, seen), Propagation(batch.graph))
+        h, _ = self.encoder(self.features(batch, x, context), Propagation(batch.graph))
         return h
 
     def units(self, batch: SeriesBatch) -> Units:
@@ -137,16 +137,16 @@ class AnyOrderModel(NeuralModel):
         return Units(loc, scale, batch.nodes)
 
     def features(
-        self, batch: SeriesBatch, x: Tensor, seen: Tensor
+        self, batch: SeriesBatch, x: Tensor, context: Tensor
     ) -> Float[Tensor, "batch time nodes features"]:
         """What the encoder reads at each step."""
-        features = super().features(batch, x, seen)
+        features = super().features(batch, x, context)
         if not self.of_entries:
             return features
         nearest, length = Nearest.of(batch.context), x.shape[1]
         since, until = (d.clamp(max=length).log1p().to(x.dtype) for d in nearest.distances())
         line = nearest.line(x, torch.zeros_like(x[0, 0]))
-        share = seen.mean(dim=2, keepdim=True)
+        share = context.mean(dim=2, keepdim=True)
         mean = x.mean(dim=2, keepdim=True) / share.clamp(min=0.5 / x.shape[2])
         return torch.cat([features, line, since, until, mean.expand_as(x), share.expand_as(x)], dim=-1)
 
@@ -164,7 +164,7 @@ class AnyOrderModel(NeuralModel):
                 "Set it to null, or to a number of steps."
             )
 
-    def scored(self, batch: SeriesBatch) -> Bool[Tensor, "batch time nodes channels"]:
+    def target(self, batch: SeriesBatch) -> Bool[Tensor, "batch time nodes channels"]:
         """The target entries that are hidden: a visible one is read by the model, and scores nothing."""
         return batch.hidden
 

@@ -132,19 +132,19 @@ class AutoregressiveModel(NeuralModel):
         self,
         batch: SeriesBatch,
         x: Float[Tensor, "batch time nodes channels"],
-        seen: Float[Tensor, "batch time nodes channels"],
+        context: Float[Tensor, "batch time nodes channels"],
     ) -> Float[Tensor, "batch time nodes hidden"]:
         """The state before each slice."""
-        return self.read(batch, x, seen)[0]
+        return self.read(batch, x, context)[0]
 
     def read(
         self,
         batch: SeriesBatch,
         x: Float[Tensor, "batch time nodes channels"],
-        seen: Float[Tensor, "batch time nodes channels"],
+        context: Float[Tensor, "batch time nodes channels"],
     ) -> tuple[Float[Tensor, "batch time nodes hidden"], Any]:
         """As :meth:`encode`, and what :meth:`advance` must be given to go on after the last slice."""
-        inputs, propagation = self.features(batch, _delayed(x), _delayed(seen)), Propagation(batch.graph)
+        inputs, propagation = self.features(batch, _delayed(x), _delayed(context)), Propagation(batch.graph)
         length = self.truncated_steps if self.training and self.truncated_steps else inputs.shape[1]
         state, states = None, []
         for piece in inputs.split(length, dim=1):

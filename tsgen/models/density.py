@@ -101,9 +101,9 @@ class DensityModel(LightningModule, ABC):
 
     def log_prob(self, batch: SeriesBatch) -> torch.Tensor:
         """The log-density of each entry that is scored in nats, ``[B, T, N, C]``, zero elsewhere."""
-        return masked_log_prob(self(batch), batch.values, self.scored(batch))
+        return masked_log_prob(self(batch), batch.values, self.target(batch))
 
-    def scored(self, batch: SeriesBatch) -> Bool[torch.Tensor, "batch time nodes channels"]:
+    def target(self, batch: SeriesBatch) -> Bool[torch.Tensor, "batch time nodes channels"]:
         """The entries that :meth:`log_prob` scores."""
         return batch.target
 
@@ -166,7 +166,7 @@ class DensityModel(LightningModule, ABC):
         """Scores the densities of a batch and, where their CRPS has a closed form, the laws of what is
         hidden."""
         law = self.validation_law(batch)
-        scored = self.scored(batch)
+        scored = self.target(batch)
         log_prob = (
             self.validation_log_prob(batch) if law is None else masked_log_prob(law, batch.values, scored)
         )
@@ -193,7 +193,7 @@ class DensityModel(LightningModule, ABC):
             Log-densities and samples, for whoever listens.
         """
         log_prob = self.test_log_prob(batch)
-        self.test_nll.update(log_prob, self.scored(batch))
+        self.test_nll.update(log_prob, self.target(batch))
         self.log("test/nll", self.test_nll, batch_size=len(batch.values))
         # known of the data, not of the batch: all processes must log the same
         if self.horizon == 0:
@@ -230,7 +230,17 @@ class DensityModel(LightningModule, ABC):
         }
 
 
-PARTS = (DensityModel, Encoder, Head, MessagePassing, Objective, Optimizer, LRScheduler, Sampler, SeriesSpec)
+BUILDING_BLOCKS = (
+    DensityModel,
+    Encoder,
+    Head,
+    MessagePassing,
+    Objective,
+    Optimizer,
+    LRScheduler,
+    Sampler,
+    SeriesSpec,
+)
 """What a model is made of: all that a checkpoint may name."""
 
 
@@ -277,7 +287,7 @@ def _rebuild(
 ) -> DensityModel:
     """The model that a checkpoint describes, with weights yet to be loaded."""
     try:
-        model = restore(state["hyper_parameters"]["model"], PARTS, trusted)
+        model = restore(state["hyper_parameters"]["model"], BUILDING_BLOCKS, trusted)
         made: Any = getattr(model, "func", None)
         if not (isinstance(made, type) and issubclass(made, DensityModel)):
             raise ValueError(f"{path} must hold a DensityModel; it holds something else.")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, Normal
 
 from tsgen.data.series import SeriesBatch, SeriesSpec
-from tsgen.exact.kalman import Moments, kalman_filter
+from tsgen.exact.kalman import SecondMoments, kalman_filter
 from tsgen.exact.linear import Noise, Start, VARProcess
 from tsgen.heads.likelihood import masked_log_prob
 from tsgen.models.density import DensityModel
@@ -80,7 +80,7 @@ class GraphVAR(DensityModel):
             )
         self.automatic_optimization = False
         self.order, self.noise = order, noise
-        self._moments: Moments | None = None
+        self._moments: SecondMoments | None = None
         size = spec.loc.numel()
         for name, shape in (
             ("coefficients", (order, size, size)),
@@ -206,7 +206,7 @@ class GraphVAR(DensityModel):
         return IterationCount(self.parameters())
 
 
-def _sum(a: Moments, b: Moments) -> Moments:
-    return Moments(
+def _sum(a: SecondMoments, b: SecondMoments) -> SecondMoments:
+    return SecondMoments(
         a.first + b.first, a.second + b.second, a.steps + b.steps, a.log_likelihood + b.log_likelihood
     )

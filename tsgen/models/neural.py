@@ -92,41 +92,41 @@ class NeuralModel(DensityModel):
         self,
         batch: SeriesBatch,
         x: Float[Tensor, "batch time nodes channels"],
-        seen: Float[Tensor, "batch time nodes channels"],
+        context: Float[Tensor, "batch time nodes channels"],
     ) -> Float[Tensor, "batch time nodes hidden"]:
         """The state that the law of each entry is made of.
 
         Args:
             batch: The windows: graph and covariates.
             x: The slices in standard units, zero where not visible.
-            seen: 1 where they are visible, else 0.
+            context: 1 where they are visible, else 0.
         """
 
     def forward(self, batch: SeriesBatch) -> Distribution:
         """The law of each entry given what is visible and may inform it, in data units."""
-        return self.law(batch, *self.visible(batch))
+        return self.law(batch, *self.inputs(batch))
 
-    def law(self, batch: SeriesBatch, x: Tensor, seen: Tensor) -> Distribution:
+    def law(self, batch: SeriesBatch, x: Tensor, context: Tensor) -> Distribution:
         """As :meth:`forward`, but with inputs that need not be the batch's own.
 
         Args:
             batch: The windows.
             x: The slices that the encoder reads, in standard units, zero where not visible.
-            seen: 1 where they are visible, else 0.
+            context: 1 where they are visible, else 0.
         """
-        return self.predict(batch, self.encode(batch, x, seen), batch.context)
+        return self.predict(batch, self.encode(batch, x, context), batch.context)
 
-    def visible(self, batch: SeriesBatch) -> tuple[Tensor, Tensor]:
+    def inputs(self, batch: SeriesBatch) -> tuple[Tensor, Tensor]:
         """What may be read of each slice: its entries in standard units, zero where not visible, and 1 where
         they are visible, else 0."""
         x = torch.where(batch.context, self.units_of_nodes(batch).standardise(batch.values), 0)
         return x, batch.context.to(x.dtype)
 
     def features(
-        self, batch: SeriesBatch, x: Tensor, seen: Tensor
+        self, batch: SeriesBatch, x: Tensor, context: Tensor
     ) -> Float[Tensor, "batch time nodes features"]:
         """What the encoder reads at each step."""
-        parts, covariates = [x, seen], self.covariates(batch)
+        parts, covariates = [x, context], self.covariates(batch)
         if covariates is not None:
             parts.append(covariates.to(x.dtype))
         if self.embedding is not None:
@@ -154,25 +154,25 @@ class NeuralModel(DensityModel):
         self,
         batch: SeriesBatch,
         h: Float[Tensor, "batch time nodes hidden"],
-        known: Bool[Tensor, "batch time nodes channels"],
+        context: Bool[Tensor, "batch time nodes channels"],
     ) -> Distribution:
         """The law of each entry given the encoder's state and what is known of its slice, in data units."""
         units = self.units(batch)
         with full_precision(h):
-            return self.head(h.to(units.loc.dtype), batch.values, known, units, self.covariates(batch))
+            return self.head(h.to(units.loc.dtype), batch.values, context, units, self.covariates(batch))
 
     def draw(
         self,
         batch: SeriesBatch,
         h: Float[Tensor, "batch time nodes hidden"],
-        known: Bool[Tensor, "batch time nodes channels"],
+        context: Bool[Tensor, "batch time nodes channels"],
         uniforms: Float[Tensor, "batch time nodes channels uniforms"],
     ) -> Float[Tensor, "batch time nodes channels"]:
         """The slices with what is not known of them drawn, in data units."""
         units = self.units(batch)
         with full_precision(h):
             return self.head.draw(
-                h.to(units.loc.dtype), batch.values, known, units, uniforms, self.covariates(batch)
+                h.to(units.loc.dtype), batch.values, context, units, uniforms, self.covariates(batch)
             )
 
     def training_step(self, batch: SeriesBatch, index: int) -> Tensor:
@@ -191,7 +191,7 @@ class NeuralModel(DensityModel):
         if getattr(self._trainer, "accumulate_grad_batches", 1) == 1:
             return loss
         # all counts are known with the last of the batches: weights relative to the first are mended then
-        self._counts.append(int(count(self.objective.scored(self, batch, self.global_step))))
+        self._counts.append(int(count(self.objective.target(self, batch, self.global_step))))
         return loss * (self._counts[-1] / max(1, self._counts[0]))
 
     @contextmanager

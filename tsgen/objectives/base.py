@@ -60,7 +60,7 @@ class Objective(ABC):
         """The law of each entry that validation is judged by; None where only :meth:`log_prob` knows it."""
         return model(batch)
 
-    def scored(
+    def target(
         self, model: NeuralModel, batch: SeriesBatch, step: int
     ) -> Bool[Tensor, "batch _ nodes channels"]:
         """The entries that :meth:`loss` is a mean over.
@@ -70,8 +70,8 @@ class Objective(ABC):
             batch: Windows.
             step: Steps that the optimiser has taken.
         """
-        return model.scored(batch)
+        return model.target(batch)
 
     def log_prob(self, model: NeuralModel, batch: SeriesBatch) -> Float[Tensor, "batch time nodes channels"]:
         """The log-density of each target entry in nats, zero elsewhere: what validation is judged by."""
-        return masked_log_prob(model(batch), batch.values, model.scored(batch))
+        return masked_log_prob(model(batch), batch.values, model.target(batch))

@@ -59,11 +59,11 @@ class MaskedNLL(Objective):
         self, model: NeuralModel, batch: SeriesBatch, stream: Int64[Tensor, "batch"], step: int
     ) -> Float[Tensor, ""]:
         """The negative log-likelihood in nats an entry, and the weighted CRPS."""
-        x, seen = model.visible(batch)
+        x, context = model.inputs(batch)
         if self.input_noise:
             noise = torch.special.ndtri(uniforms(stream, x.shape[1:]))
-            x = x + self.input_noise * noise * seen
-        law, scored = model.law(batch, x, seen), model.scored(batch)
+            x = x + self.input_noise * noise * context
+        law, scored = model.law(batch, x, context), model.target(batch)
         loss = masked_nll(law, batch.values, scored)
         if not self.crps_weight:
             return loss

@@ -67,9 +67,9 @@ class ParticleBound(Objective):
     ) -> Float[Tensor, ""]:
         """The negative bound in nats a visible entry."""
         found = particle_filter(model, batch, self.particles, stream, self.ess_threshold, predictive=False)
-        return per_entry(-found.log_evidence.sum(), self.scored(model, batch, step))
+        return per_entry(-found.log_evidence.sum(), self.target(model, batch, step))
 
-    def scored(
+    def target(
         self, model: NeuralModel, batch: SeriesBatch, step: int
     ) -> Bool[Tensor, "batch time nodes channels"]:
         """What is visible."""

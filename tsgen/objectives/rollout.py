@@ -84,21 +84,21 @@ class Rollout(Objective):
         before, state, score = None, None, batch.values.new_zeros(())
         if start:
             past = batch.steps(slice(0, start))
-            x, seen = model.visible(past)
-            h, state = model.read(past, x, seen)
+            x, context = model.inputs(past)
+            h, state = model.read(past, x, context)
             law = model.predict(past, h, past.context)
-            score = masked_log_prob(law, past.values, model.scored(past)).sum()
-            before = x[:, -1:], seen[:, -1:]
+            score = masked_log_prob(law, past.values, model.target(past)).sum()
+            before = x[:, -1:], context[:, -1:]
         future = batch.steps(slice(start, None))
         score = score + self._ahead(model, future, before, state, stream)
-        return per_entry(-score, model.scored(batch))
+        return per_entry(-score, model.target(batch))
 
-    def scored(
+    def target(
         self, model: NeuralModel, batch: SeriesBatch, step: int
     ) -> Bool[Tensor, "batch scored nodes channels"]:
         """What is scored up to the end of the paths."""
         _, end = self._truth_and_path(batch.values.shape[1], step)
-        return model.scored(batch.steps(slice(0, end)))
+        return model.target(batch.steps(slice(0, end)))
 
     def _truth_and_path(self, length: int, step: int) -> tuple[int, int]:
         """Where in windows the truth ends, and where the paths do."""
@@ -127,7 +127,7 @@ class Rollout(Objective):
         for k in range(rows.values.shape[1]):
             now = rows.steps(slice(k, k + 1))
             h, state = model.advance(now, before, propagation, state)
-            score = masked_log_prob(model.predict(now, h, now.context), now.values, model.scored(now))
+            score = masked_log_prob(model.predict(now, h, now.context), now.values, model.target(now))
             joint = score.reshape(self.paths, -1, model.head.joint_entries).sum(dim=-1)
             scores.append((joint.logsumexp(dim=0) - math.log(self.paths)).sum())
             noise = uniforms(stream, (1, *shape), start=k * math.prod(shape), dtype=units.loc.dtype)

@@ -103,11 +103,11 @@ class ScheduledSampling(Objective):
         self, model: AutoregressiveModel, batch: SeriesBatch, stream: Int64[Tensor, "batch"], step: int
     ) -> Float[Tensor, ""]:
         """The negative log-likelihood in nats an entry, of the inputs that were drawn."""
-        truth, seen = model.visible(batch)
+        truth, context = model.inputs(batch)
         steps = truth.shape[1]
         keep = uniforms(streams(CHOICES, stream), (steps, 1, 1)) < self.probability(step)
-        x = truth if keep.all() else self._mixed(model, batch, truth, seen, keep, streams(DRAWS, stream))
-        return masked_nll(model.law(batch, x, seen), batch.values, model.scored(batch))
+        x = truth if keep.all() else self._mixed(model, batch, truth, context, keep, streams(DRAWS, stream))
+        return masked_nll(model.law(batch, x, context), batch.values, model.target(batch))
 
     @torch.no_grad()
     def _mixed(
@@ -115,7 +115,7 @@ class ScheduledSampling(Objective):
         model: AutoregressiveModel,
         batch: SeriesBatch,
         truth: Tensor,
-        seen: Tensor,
+        context: Tensor,
         keep: Tensor,
         stream: Tensor,
     ) -> Tensor:
@@ -123,6 +123,6 @@ class ScheduledSampling(Objective):
         noise = uniforms(stream, (*truth.shape[1:], model.head.uniforms_per_entry), dtype=truth.dtype)
         x = truth
         for _ in range(self.passes):
-            drawn = model.draw(batch, model.encode(batch, x, seen), nothing, noise)
-            x = torch.where(keep, truth, units.standardise(drawn) * seen)
+            drawn = model.draw(batch, model.encode(batch, x, context), nothing, noise)
+            x = torch.where(keep, truth, units.standardise(drawn) * context)
         return x

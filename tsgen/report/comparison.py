@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 
 from tsgen import figures
-from tsgen.evaluation.comparison import OTHER_LAWS, Difference, compare, other_laws
+from tsgen.evaluation.comparison import OTHER_CONDITIONING, Difference, compare, other_conditioning
 from tsgen.figures.compared import compared_calibration, compared_fans, differing_panels
 from tsgen.metrics.breakdown import by_group
 from tsgen.report import page
@@ -60,7 +60,7 @@ def write_comparison(first: Path, second: Path, path: Path | None = None) -> Pat
     body = [
         f"<h1>{title}</h1>",
         _introduction(runs, tables),
-        _score_section(tables, found, other_laws(evaluations[0], evaluations[1])),
+        _score_section(tables, found, other_conditioning(evaluations[0], evaluations[1])),
         _group_section(runs, tables),
         _fan_section(runs),
         _calibration_section(runs),
@@ -86,10 +86,10 @@ def _names(folders: list[Path], scores: list[dict[str, Any]]) -> list[str]:
 def _introduction(runs: Mapping[str, xr.Dataset], tables: Mapping[str, Any]) -> str:
     words = []
     for name, evaluation in runs.items():
-        law = str(evaluation.attrs["law"])
+        conditioning = str(evaluation.attrs["conditioning"])
         model = page.text(evaluation.attrs.get("model") or tables[name]["rows"][0]["name"])
         samples = page.plural(int(evaluation.attrs["num_samples"]), "sample")
-        words.append(f"<strong>{page.text(name)}</strong> ({model}, {law}, {samples})")
+        words.append(f"<strong>{page.text(name)}</strong> ({model}, {conditioning}, {samples})")
     evaluation = next(iter(runs.values()))
     text = (
         f"<p>{words[0]} and {words[1]} answered the same questions: "
@@ -98,10 +98,10 @@ def _introduction(runs: Mapping[str, xr.Dataset], tables: Mapping[str, Any]) -> 
         f"{page.plural(evaluation.sizes['node'], 'node')}."
         "</p>"
     )
-    return text + f"\n<p>{OTHER_LAWS}</p>" * other_laws(*runs.values())
+    return text + f"\n<p>{OTHER_CONDITIONING}</p>" * other_conditioning(*runs.values())
 
 
-def _score_section(tables: Mapping[str, Any], found: Sequence[Difference], laws_differ: bool) -> str:
+def _score_section(tables: Mapping[str, Any], found: Sequence[Difference], conditioning_differs: bool) -> str:
     rows = [table["rows"][0] for table in tables.values()]
     spans = {row.score: row.interval for row in found if row.group is None and row.interval}
     cells = []
@@ -114,7 +114,7 @@ def _score_section(tables: Mapping[str, Any], found: Sequence[Difference], laws_
         span = spans.get(key)
         *shown, gap = page.column([*pair, change], key in PERCENT)
         chance = span is not None and span[0] <= 0 <= span[1]
-        bold = set() if chance or (key == "nll" and laws_differ) else best(key, pair)
+        bold = set() if chance or (key == "nll" and conditioning_differs) else best(key, pair)
         shown = [f"<strong>{cell}</strong>" if i in bold else cell for i, cell in enumerate(shown)]
         sign = "+" * (change > 0)
         relative = (

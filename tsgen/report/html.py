@@ -28,7 +28,7 @@ from tsgen.report.reading import REMEDY, read_evaluation, read_scores
 from tsgen.report.scores import PERCENT, SCORES, best
 from tsgen.storage.privacy import scrubbed_text
 
-_LAWS = {
+_CONDITIONING = {
     "filtering": (
         "each hidden entry is drawn given what came before it in the window, and what is observed later "
         "is not seen. For a forecast nothing is observed later, so nothing is lost; a gap that ends could be "
@@ -91,7 +91,7 @@ def evaluation_sections(evaluation: xr.Dataset, scores: Mapping[str, Any]) -> li
 
 
 def _introduction(evaluation: xr.Dataset, scores: Mapping[str, Any]) -> str:
-    sizes, law = evaluation.sizes, evaluation.attrs["law"]
+    sizes, conditioning = evaluation.sizes, evaluation.attrs["conditioning"]
     time = evaluation["time"].values
     dates = ""
     if np.issubdtype(time.dtype, np.datetime64) and not np.isnat(time).all():
@@ -113,7 +113,7 @@ def _introduction(evaluation: xr.Dataset, scores: Mapping[str, Any]) -> str:
         f"{page.plural(sizes['node'], 'node')}{channels}{dates}, {hidden} hidden from "
         f"<strong>{model}</strong> "
         f"and scored against {draws} of each window.{rest}</p>\n"
-        f"<p>Its law is <strong>{law}</strong>: {_LAWS[law]}.</p>"
+        f"<p>Its draws are <strong>{conditioning}</strong> draws: {_CONDITIONING[conditioning]}.</p>"
     )
 
 
@@ -134,7 +134,7 @@ def _score_section(scores: Mapping[str, Any], evaluation: xr.Dataset) -> str:
     cells = []
     for i, row in enumerate(rows):
         name = page.text(row["name"]) + (" (bound)" if exact[i] else "")
-        cells.append([name, page.text(row.get("law") or "–"), *(column[i] for column in columns)])
+        cells.append([name, page.text(row.get("conditioning") or "–"), *(column[i] for column in columns)])
     classes = ["exact" if bound else "model" if i == 0 else "" for i, bound in enumerate(exact)]
     units = {str(unit) for unit in evaluation["unit"].values}
     unit = (
@@ -148,7 +148,7 @@ def _score_section(scores: Mapping[str, Any], evaluation: xr.Dataset) -> str:
             "observations beats exact filtering. One that does has seen what it should not."
         )
     terms = (
-        "<dt>law</dt><dd>filtering: an entry given what came before it, later observations unseen; "
+        "<dt>conditioning</dt><dd>filtering: an entry given what came before it, later observations unseen; "
         "posterior: given all that is visible</dd>"
     )
     terms += "".join(f"<dt>{SCORES[key][0]}</dt><dd>{SCORES[key][2]}</dd>" for key in used)
@@ -163,7 +163,7 @@ def _score_section(scores: Mapping[str, Any], evaluation: xr.Dataset) -> str:
     return "\n".join(
         [
             "<h2>Scores</h2>",
-            page.table(["method", "law", *(SCORES[key][0] for key in used)], cells, 2, classes),
+            page.table(["method", "conditioning", *(SCORES[key][0] for key in used)], cells, 2, classes),
             f'<p class="soft">{note}</p>',
             f"<details><summary>What the columns mean</summary><dl>{terms}</dl></details>",
             bars,

@@ -38,7 +38,7 @@ def imputation_section(path: Path, scored: bool) -> str:
 def _introduction(found: Imputation, scored: bool) -> str:
     data, gaps = found.data, found.gaps
     time = data["time"].values
-    model, law = (page.text(data.attrs.get(name, "unknown")) for name in ("model", "law"))
+    model, conditioning = (page.text(data.attrs.get(name, "unknown")) for name in ("model", "conditioning"))
     observed, imputed = int(found.observed.sum()), int(found.imputed.sum())
     share = 100 * imputed / (observed + imputed)
     text = (
@@ -46,7 +46,7 @@ def _introduction(found: Imputation, scored: bool) -> str:
         f"{page.plural(data.sizes['time'], 'step')} of {page.plural(data.sizes['node'], 'node')}: "
         f"{observed:,} entries were observed and are as they were; {imputed:,} ({share:.1f} %), in "
         f"{page.plural(len(gaps.start), 'gap')}, were imputed by <strong>{model}</strong> "
-        f"({page.plural(data.sizes['sample'], 'draw')}, {law}).</p>"
+        f"({page.plural(data.sizes['sample'], 'draw')}, {conditioning}).</p>"
     )
     where = "the scores above are of a test" if scored else "to score the model, hide some: tsgen test"
     return text + (

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 REMEDY = "Write it with: tsgen test --config EXPERIMENT.yaml"
-LAWS = ("filtering", "posterior")
+CONDITIONING = ("filtering", "posterior")
 _ENTRY = ("window", "step", "node", "channel")
 _VARIABLES = {
     "truth": _ENTRY,
@@ -68,9 +68,12 @@ def read_evaluation(path: Path, *also: str) -> xr.Dataset:
     levels = evaluation["quantile"].values
     if levels.shape != (5,) or not np.allclose(levels, [0.05, 0.25, 0.5, 0.75, 0.95], atol=1e-6):
         raise ValueError(f"{path} must have the quantiles 0.05, 0.25, 0.5, 0.75 and 0.95. {REMEDY}")
-    law, samples = evaluation.attrs.get("law"), evaluation.attrs.get("num_samples", 0)
-    if law not in LAWS:
-        raise ValueError(f"law in {path} must be filtering or posterior; it is {str(law)[:40]!r}. {REMEDY}")
+    conditioning, samples = evaluation.attrs.get("conditioning"), evaluation.attrs.get("num_samples", 0)
+    if conditioning not in CONDITIONING:
+        raise ValueError(
+            f"conditioning in {path} must be filtering or posterior; it is {str(conditioning)[:40]!r}. "
+            f"{REMEDY}"
+        )
     if not isinstance(samples, (int, np.integer)) or samples < 1:
         raise ValueError(f"num_samples in {path} must be an integer, at least 1. {REMEDY}")
     # a writer with a fill value leaves floats

@@ -39,7 +39,7 @@ class Ancestral(Sampler):
         ValueError: If ``num_samples`` is below 1.
     """
 
-    law = "filtering"
+    conditioning = "filtering"
     num_samples: int = 100
     seed: int = 0
 

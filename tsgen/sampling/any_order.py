@@ -59,7 +59,7 @@ class AnyOrder(Sampler):
         MaskGIT (Chang et al., 2022), for growing groups by confidence.
     """
 
-    law = "posterior"
+    conditioning = "posterior"
     num_samples: int = 100
     groups: int = 1
     seed: int = 0
@@ -120,7 +120,7 @@ class AnyOrder(Sampler):
             # all draws of a window see the same at first: one pass, one law
             alike = group == 0 and values is None
             seen = batch if alike else rows
-            h = model.encode(seen, *model.visible(seen))
+            h = model.encode(seen, *model.inputs(seen))
             law = model.predict(seen, h, seen.context)
             with full_precision(h):
                 numbers = noise.unflatten(0, stream.shape) if alike else noise

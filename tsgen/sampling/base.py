@@ -45,7 +45,7 @@ class Sampler(ABC):
     num_samples: int
     seed: int
 
-    law: Literal["filtering", "posterior"]
+    conditioning: Literal["filtering", "posterior"]
     """What the draws follow: see :class:`~tsgen.data.Samples`."""
 
     @property
@@ -161,7 +161,7 @@ class Sampler(ABC):
                     ]
                 )
             )
-        return Samples(torch.cat(drawn, dim=1), self.law)
+        return Samples(torch.cat(drawn, dim=1), self.conditioning)
 
     def _streams(self, position: Int64[Tensor, "batch"], sample: Tensor) -> Int64[Tensor, "samples batch"]:
         """One random stream for each draw of each window."""

@@ -32,7 +32,7 @@ class Exact(Sampler):
         ValueError: If ``num_samples`` is below 1.
     """
 
-    law = "posterior"
+    conditioning = "posterior"
     num_samples: int = 100
     seed: int = 0
 

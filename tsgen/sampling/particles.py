@@ -68,7 +68,7 @@ PATHS, CHOICES = 1, 2
 
 
 @dataclass
-class Filtered:
+class ParticleEstimates:
     r"""What a particle filter found.
 
     Attributes:
@@ -210,8 +210,8 @@ class ParticleFilter:
             return self._draw_each(now, h, state, t)
         values = self._followed(self.model.draw(now, h, now.context, self._uniforms(t)), t)
         # what is visible was drawn first, or is given all before it in its slice, visible or drawn
-        known = now.context if self.model.head.known_first else torch.ones_like(now.context)
-        law = self.model.predict(now._changed(values=values), h, known)
+        context = now.context if self.model.head.context_first else torch.ones_like(now.context)
+        law = self.model.predict(now._changed(values=values), h, context)
         return Step(now, h, state, values, masked_log_prob(law, now.values, now.context), None)
 
     def _draw_each(self, now: SeriesBatch, h: Tensor, state: Any, t: int) -> Step:
@@ -337,7 +337,7 @@ def particle_filter(
     ess_threshold: float = 0.5,
     predictive: bool = True,
     block: Int64[Tensor, "nodes"] | None = None,
-) -> Filtered:
+) -> ParticleEstimates:
     """Runs the filter over each window.
 
     Time and memory are those of ``particles`` windows read slice by slice.
@@ -364,7 +364,7 @@ def particle_filter(
             densities.append(moves.predictive(moved.before, moved.step, t))
         evidence.append(moved.log_evidence)
         sizes.append(moved.ess.amin(dim=1))
-    return Filtered(
+    return ParticleEstimates(
         log_evidence=torch.stack(evidence).sum(dim=(0, 2)),
         ess=torch.stack(sizes, dim=1),
         log_prob=torch.cat(densities, dim=1) if predictive else None,

@@ -125,7 +125,7 @@ class SMC(Sampler):
         blocks.
     """
 
-    law = "posterior"
+    conditioning = "posterior"
     num_samples: int = 100
     particles: int = 1000
     ess_threshold: float = 0.5
@@ -178,7 +178,7 @@ class SMC(Sampler):
                 f"{type(encoder).__name__} reads all the past. Use paths: genealogy, or "
                 "a WindowEncoder or ConvolutionEncoder."
             )
-        if self.paths == "backward" and head.known_first and head.joint_entries > 1:
+        if self.paths == "backward" and head.context_first and head.joint_entries > 1:
             raise ValueError(
                 "backward simulation needs a head that gives the joint density of a slice in one pass, "
                 f"whatever is known; {type(head).__name__} with order: any does not. Use paths: genealogy."
@@ -222,7 +222,7 @@ class SMC(Sampler):
             warnings.warn(self._advice(), DegeneracyWarning, stacklevel=3)
         return Samples(
             values=torch.cat(values, dim=1),
-            law=self.law,
+            conditioning=self.conditioning,
             ess=torch.cat(ess) / self.particles,
             log_evidence=torch.cat(evidence) if self.blocks == 1 else None,
         )

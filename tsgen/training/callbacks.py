@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.strategies import FSDPStrategy
 from matplotlib.figure import Figure
 
-from tsgen.data.series import GraphSeries, SeriesBatch
+from tsgen.data.series import Series, SeriesBatch
 from tsgen.evaluation.table import as_dataset, summarise
 from tsgen.figures import fan_chart
 from tsgen.models import AutoregressiveModel
@@ -33,7 +33,7 @@ class ImputationFigure(Callback):
         series: The series that the windows are cut from.
     """
 
-    def __init__(self, series: GraphSeries) -> None:
+    def __init__(self, series: Series) -> None:
         self.series = series
 
     def on_train_end(self, trainer: Trainer, module: Any) -> None:
@@ -47,7 +47,10 @@ class ImputationFigure(Callback):
             batch = _first_windows(trainer, module, FIGURE_WINDOWS)
             samples = module.sampler(module, batch)
         data = as_dataset(
-            summarise(samples, batch), self.series, law=samples.law, num_samples=len(samples.values)
+            summarise(samples, batch),
+            self.series,
+            conditioning=samples.conditioning,
+            num_samples=len(samples.values),
         )
         for logger in loggers:
             logger.log_image("val/imputation", [fan_chart(data)])

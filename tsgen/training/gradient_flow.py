@@ -67,7 +67,7 @@ def gradient_norms(model: AutoregressiveModel, batch: SeriesBatch) -> Float[Tens
 
 def _stepped(model: AutoregressiveModel, batch: SeriesBatch) -> tuple[Tensor, list[list[Tensor]]]:
     """The loss of the last slice, summed over windows, and the tensors of the state that each step leaves."""
-    x, seen = model.visible(batch)
+    x, context = model.inputs(batch)
     before, propagation = None, Propagation(batch.graph)
     state, carried = None, []
     for t in range(x.shape[1]):
@@ -75,7 +75,7 @@ def _stepped(model: AutoregressiveModel, batch: SeriesBatch) -> tuple[Tensor, li
         h, state = model.advance(now, before, propagation, state)
         state = map_state(_traced, state)
         carried.append(list(_tensors(state)))
-        before = x[:, t : t + 1], seen[:, t : t + 1]
+        before = x[:, t : t + 1], context[:, t : t + 1]
     law = model.predict(now, h, now.context)
     return -masked_log_prob(law, now.values, now.context).sum(), carried[:-1]
 
