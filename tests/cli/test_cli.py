@@ -320,7 +320,7 @@ def test_a_terminated_fit_says_so():
         "99999",
     ]
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "experiments", *words, "--trainer.enable_progress_bar", "false"]
+    command = [sys.executable, "-m", "tsgen", *words, "--trainer.enable_progress_bar", "false"]
     process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         for _ in range(600):
@@ -457,7 +457,7 @@ def test_help_is_readable(capsys):
 
 def test_the_module_and_the_console_script_start(tmp_path):
     env = os.environ | {"PYTHONPATH": str(ROOT)}
-    words = [sys.executable, "-m", "experiments"]
+    words = [sys.executable, "-m", "tsgen"]
     good = subprocess.run([*words, "--version"], capture_output=True, text=True, env=env, cwd=tmp_path)
     assert good.returncode == 0 and good.stdout.startswith("tsgen ")
     bad = subprocess.run(

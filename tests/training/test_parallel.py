@@ -170,7 +170,7 @@ def test_processes_end_with_the_first():
 @pytest.mark.skipif(os.name != "posix", reason="needs signals")
 def test_a_process_that_waits_for_the_first_ends_with_it(tmp_path):
     """The first one ends while the other one starts, which then waits where they meet."""
-    words = [sys.executable, "-m", "experiments", "fit", "--config", "demo", "--config", "strategies/ddp"]
+    words = [sys.executable, "-m", "tsgen", "fit", "--config", "demo", "--config", "strategies/ddp"]
     words += ["--runs", str(tmp_path), "--trainer.accelerator", "cpu", "--trainer.devices", "2"]
     words += ["--trainer.logger", "false", "--data.steps", "500"]
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -179,7 +179,7 @@ def test_a_process_that_waits_for_the_first_ends_with_it(tmp_path):
     def others() -> list[int]:
         told = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,args="], capture_output=True, text=True).stdout
         rows = [line.split(maxsplit=2) for line in told.splitlines()]
-        return [int(row[0]) for row in rows if int(row[1]) == first.pid and "experiments" in row[2]]
+        return [int(row[0]) for row in rows if int(row[1]) == first.pid and "tsgen" in row[2]]
 
     seconds_until(others, 60)
     (other,) = others()
@@ -210,7 +210,7 @@ def test_two_nodes_train_as_one_process(tmp_path):
         env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
         started = [
             subprocess.Popen(
-                [sys.executable, "-m", "experiments", *words],
+                [sys.executable, "-m", "tsgen", *words],
                 env=env | {"MASTER_PORT": port, "NODE_RANK": str(node)},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

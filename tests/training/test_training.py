@@ -85,7 +85,7 @@ def test_the_command_line_trains_on_two_processes(tmp_path):
     words += ["--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.accelerator", "cpu"]
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
     done = subprocess.run(
-        [sys.executable, "-m", "experiments", *words], env=env, capture_output=True, text=True, timeout=300
+        [sys.executable, "-m", "tsgen", *words], env=env, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "demo/checkpoints/best.ckpt").is_file()

@@ -249,7 +249,7 @@ def _ask_git(settings: Mapping[str, str], *words: str) -> tuple[int, str]:
 
 
 @contextmanager
-def forgiving(logger: Logger) -> Iterator[None]:
+def forgiving(logger: Any) -> Iterator[None]:
     """What fails inside is lost and told once for each logger: a run is worth more than its record."""
     try:
         yield
@@ -263,14 +263,14 @@ def forgiving(logger: Logger) -> Iterator[None]:
             )
 
 
-def guard(logger: Logger) -> None:
+def guard(logger: Any) -> None:
     """Makes the calls that a trainer and callbacks send to a logger forgiving ones."""
     for name in CALLS:
         if hasattr(logger, name):
             setattr(logger, name, partial(_forgiven, logger, getattr(logger, name)))
 
 
-def _forgiven(logger: Logger, call: Any, *args: Any, **kwargs: Any) -> Any:
+def _forgiven(logger: Any, call: Any, *args: Any, **kwargs: Any) -> Any:
     with forgiving(logger):
         return call(*args, **kwargs)
 
