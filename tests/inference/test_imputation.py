@@ -12,11 +12,11 @@ import pytest
 import torch
 import xarray as xr
 from conftest import ENCODERS, HEADS, TWO_WAY_ENCODERS, make_batch, make_model, make_series
+from dense_var import autocovariances, make_var
+from dense_var import given as condition
 from hypothesis import given
 from hypothesis import strategies as st
 from lightning import Trainer
-from test_linear import autocovariances, make_var
-from test_linear import given as condition
 from torch_geometric.data import Data
 
 import tsgen

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_model, make_series
+from dense_var import autocovariances, given, make_batch, make_var
 from lightning import Trainer
-from test_linear import autocovariances, given, make_batch, make_var
 
 from experiments.benchmarks.any_order import SHARES, errors, hidden_windows, make_data, train
 from tsgen.data.masks import PointMask
@@ -291,7 +291,7 @@ def test_what_hides_nothing_is_refused():
 def test_the_sampler_refuses_what_it_cannot_draw_from():
     series = make_series()
     spec = make_model(series).spec
-    with pytest.raises(ValueError, match="needs an AnyOrderModel; GraphVAR is none"):
+    with pytest.raises(ValueError, match="needs an AnyOrderModel; got GraphVAR"):
         GraphVAR(spec, sampler=AnyOrder())
     with pytest.raises(ValueError, match="groups must be at least 1; it is 0"):
         AnyOrder(groups=0)

@@ -185,7 +185,7 @@ def test_validation_is_by_the_truth(name, series, batch):
 @pytest.mark.parametrize("objective", [ScheduledSampling(), Rollout(), ParticleBound()])
 def test_what_goes_forward_needs_a_model_that_does(objective, series):
     spec = SeriesSpec.of(series)
-    message = f"{type(objective).__name__} needs an AutoregressiveModel; AnyOrderModel is none"
+    message = f"{type(objective).__name__} needs an autoregressive model; got AnyOrderModel"
     with pytest.raises(ValueError, match=message):
         AnyOrderModel(spec, objective=objective)
 
@@ -706,5 +706,5 @@ def test_a_model_that_does_not_go_forward_refuses_in_one_line(tmp_path, monkeypa
     config = write(tmp_path / "own.yaml", MaskedNLL(), model=model)
     assert main(["fit", "--config", config]) == 2
     shown = capsys.readouterr().err
-    assert "Rollout needs an AutoregressiveModel; AnyOrderModel is none" in shown
+    assert "Rollout needs an autoregressive model; got AnyOrderModel" in shown
     assert len(shown.strip().splitlines()) == 1

@@ -556,5 +556,5 @@ def test_users_mistakes_are_named(as_a_user):
     model, process = linear_model()
     with pytest.raises(ValueError, match="particles must be at least 1"):
         particle_filter(model, with_holes(process, 1, 3), 0, numbers(1))
-    with pytest.raises(ValueError, match="ParticleBound needs an AutoregressiveModel; AnyOrderModel is none"):
+    with pytest.raises(ValueError, match="ParticleBound needs an autoregressive model; got AnyOrderModel"):
         AnyOrderModel(model.spec, objective=ParticleBound())

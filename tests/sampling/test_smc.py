@@ -452,7 +452,7 @@ def test_users_mistakes_are_named(as_a_user, series):
             SMC(**options)
     spec = make_model(series).spec
     for kind in (AnyOrderModel, GraphVAR):
-        with pytest.raises(ValueError, match=rf"needs an autoregressive model; {kind.__name__} is none"):
+        with pytest.raises(ValueError, match=rf"needs an autoregressive model; got {kind.__name__}"):
             kind(make_model(make_series(covariates=0)).spec, sampler=SMC())
     with pytest.raises(ValueError, match="finite receptive field; GraphGRUEncoder reads all the past"):
         AutoregressiveModel(spec, sampler=SMC(paths="backward"))

@@ -23,10 +23,9 @@ from tsgen.cli.training_log import TrainingLog
 from tsgen.datamodules import SyntheticDataModule
 from tsgen.encoders import GraphGRUEncoder
 from tsgen.models import AutoregressiveModel
-from tsgen.models.density import read_checkpoint
 from tsgen.storage import locks
 from tsgen.storage.atomic import replacing, write_text
-from tsgen.storage.checkpoints import LAST, PREVIOUS, AtomicCheckpoints, damage, is_whole
+from tsgen.storage.checkpoints import LAST, PREVIOUS, AtomicCheckpoints, damage, is_whole, read_checkpoint
 from tsgen.training.resumption import Resumption
 
 ROOT = Path(__file__).parents[2]

@@ -43,10 +43,10 @@ from tsgen.evaluation.table import Evaluation
 from tsgen.inference.stitching import fingerprint
 from tsgen.inference.writer import ImputationWriter
 from tsgen.models import DensityModel
-from tsgen.models.density import moved_weights, read_checkpoint, spec_of
+from tsgen.models.density import moved_weights, spec_of
 from tsgen.report import write_comparison, write_report
 from tsgen.storage.atomic import write_text
-from tsgen.storage.checkpoints import AtomicCheckpoints
+from tsgen.storage.checkpoints import AtomicCheckpoints, read_checkpoint
 from tsgen.storage.components import describe, difference
 from tsgen.storage.parts import Parts
 from tsgen.storage.privacy import scrubbed

@@ -10,10 +10,9 @@ from pathlib import Path
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from tsgen.cli.tracking import sweep_run
-from tsgen.models.density import read_checkpoint
 from tsgen.storage import locks
 from tsgen.storage.atomic import write_text
-from tsgen.storage.checkpoints import LAST, PREVIOUS, is_whole
+from tsgen.storage.checkpoints import LAST, PREVIOUS, is_whole, read_checkpoint
 
 SIGNS = ("config_*.yaml", "wandb_id*", "checkpoints")
 """What a run's folder holds one of, from its first moment on."""

@@ -38,7 +38,7 @@ import tsgen
 from tsgen.cli.configs import fragments, read
 from tsgen.data.series import Series
 from tsgen.inference.stitching import fingerprint
-from tsgen.models.density import read_checkpoint
+from tsgen.storage.checkpoints import read_checkpoint
 from tsgen.storage.privacy import scrubbed
 
 QUIET = {

@@ -49,6 +49,7 @@ from tsgen.data.series import SeriesBatch
 from tsgen.exact.linear import VARProcess
 from tsgen.metrics import ranks
 from tsgen.models import DensityModel
+from tsgen.protocols import ForwardModel
 from tsgen.sampling import Ancestral, AnyOrder, Sampler
 from tsgen.sampling.base import draws_at_once
 
@@ -240,7 +241,7 @@ def simulated(law: DensityModel | VARProcess, windows: SeriesBatch, seed: int = 
     own = int(streams(seed, torch.tensor(TRUTH)))
     if isinstance(law, VARProcess):
         drawn = law.impute(empty, 1, own)
-    elif hasattr(type(law), "advance"):
+    elif isinstance(law, ForwardModel):
         drawn = Ancestral(1, own)(law, empty)
     else:
         sampler: Any = dataclasses.replace(law.sampler, num_samples=1, seed=own)  # type: ignore[type-var]

@@ -113,6 +113,7 @@ class AnyOrderModel(NeuralModel):
                 f"an any-order model needs an encoder that reads both ways; {type(self.encoder).__name__} is "
                 "causal. Give it causal: false, or make it a part of a BidirectionalEncoder."
             )
+        self.check_building_blocks()
 
     def encode(
         self,

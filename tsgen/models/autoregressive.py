@@ -21,7 +21,7 @@ from tsgen.encoders.propagation import Propagation
 from tsgen.heads import Head, MixtureHead
 from tsgen.models.density import OptimizerFactory, SchedulerFactory
 from tsgen.models.neural import NeuralModel
-from tsgen.objectives import MaskedNLL, Objective, ParticleBound
+from tsgen.objectives import MaskedNLL, Objective
 from tsgen.sampling import Ancestral, Sampler
 from tsgen.sampling.particles import particle_filter
 
@@ -84,15 +84,11 @@ class AutoregressiveModel(NeuralModel):
             )
         if truncated_steps is not None and truncated_steps < 1:
             raise ValueError(f"truncated_steps must be at least 1, or null; it is {truncated_steps}.")
-        if truncated_steps is not None and isinstance(objective, ParticleBound):
-            raise ValueError(
-                "truncated_steps must be null for a ParticleBound, whose paths carry gradients through the "
-                f"whole window; it is {truncated_steps}."
-            )
         self.truncated_steps = truncated_steps
+        self.check_building_blocks()
 
     def check_data(self, data: Any, stage: str) -> None:
-        """Refuses windows too short for the encoder, too, and what a particle bound would lose."""
+        """Also refuses windows too short for the encoder."""
         super().check_data(data, stage)
         window, reach = getattr(data, "window", None), self.encoder.receptive_field
         # the first slice of a window has none before it; a window of one slice has no past at all
@@ -100,12 +96,6 @@ class AutoregressiveModel(NeuralModel):
             raise ValueError(
                 f"a window must be longer than what the encoder looks back on, {reach} steps; it has "
                 f"{window}. Lengthen data.window, or choose a smaller order or fewer layers."
-            )
-        thinned = getattr(data, "thinning", None) is not None
-        if stage == "fit" and thinned and isinstance(self.objective, ParticleBound):
-            raise ValueError(
-                "a ParticleBound must be trained on all that is visible; data.thinning hides some of it, "
-                "which would be lost. Set data.thinning to null."
             )
 
     def validation_law(self, batch: SeriesBatch) -> Distribution | None:

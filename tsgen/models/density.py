@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -25,7 +23,7 @@ from tsgen.heads.likelihood import masked_log_prob
 from tsgen.metrics import NLL, LawCRPS, entries, scores
 from tsgen.objectives import Objective
 from tsgen.sampling import Sampler
-from tsgen.storage.checkpoints import damage
+from tsgen.storage.checkpoints import read_checkpoint
 from tsgen.storage.components import describe, restore
 
 OptimizerFactory = Callable[[Iterable], Optimizer]
@@ -64,7 +62,6 @@ class DensityModel(LightningModule, ABC):
     ) -> None:
         super().__init__()
         self.spec, self.optimizer, self.scheduler, self.sampler = spec, optimizer, scheduler, sampler
-        sampler.check(self)
         made_of = {"spec": spec, "sampler": sampler, **parts}
         if optimizer is not None:
             made_of |= {"optimizer": optimizer, "scheduler": scheduler}
@@ -77,7 +74,7 @@ class DensityModel(LightningModule, ABC):
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, map_location: Any = "cpu", **_: Any) -> Any:  # type: ignore[override]
-        """Lightning's name for :func:`load`."""
+        """Lightning's name for :func:`tsgen.load`."""
         return load(checkpoint_path, map_location or "cpu")
 
     @abstractmethod
@@ -119,8 +116,13 @@ class DensityModel(LightningModule, ABC):
         """
         return Independent(self(batch), 2)
 
+    def check_building_blocks(self) -> None:
+        """Raises ``ValueError`` unless the parts of the model go together; constructors end with it."""
+        self.sampler.check(self)
+
     def setup(self, stage: str) -> None:
         """Refuses data that the model was not made for."""
+        self.check_building_blocks()
         data = getattr(self.trainer, "datamodule", None)
         if data is not None:
             self.check_data(data, stage)
@@ -135,6 +137,7 @@ class DensityModel(LightningModule, ABC):
             data: The data module.
             stage: What is to be done: fit, validate, test or predict.
         """
+        self.sampler.check_data(data, stage)
         difference = self.spec.difference(data.spec)
         if difference:
             raise ValueError(
@@ -345,40 +348,3 @@ def spec_of(checkpoint: Mapping[str, Any]) -> SeriesSpec:
         checkpoint: What :func:`read_checkpoint` returned.
     """
     return restore(checkpoint["hyper_parameters"]["model"]["init_args"]["spec"], (SeriesSpec,))
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint as plain data.
-
-    Raises:
-        ValueError: If there is no such file or it is no checkpoint of a model of this library.
-    """
-    if not path.is_file():
-        raise ValueError(f"{path} must be a checkpoint; there is no such file. `tsgen fit` writes one.")
-    try:
-        broken = damage(path)
-        if broken:
-            raise ValueError(broken)
-        if zipfile.is_zipfile(path):
-            _check_stored(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of other protocols: what is refused is told in one line
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises whatever the bytes provoke
-        # what torch goes on to advise is to run the file's code
-        reason = str(error).strip().splitlines()[0].split(". ")[0][:200] if str(error).strip() else ""
-        reason = reason or type(error).__name__
-        raise ValueError(f"{path} must be a checkpoint; it cannot be read as one ({reason}).") from error
-    parts = state.get("hyper_parameters") if isinstance(state, dict) else None
-    known = isinstance(parts, dict) and "model" in parts and isinstance(state.get("state_dict"), dict)
-    if not known:
-        raise ValueError(f"{path} must be a checkpoint of a tsgen model; it holds something else.")
-    return state
-
-
-def _check_stored(path: Path) -> None:
-    """Raises unless a checkpoint holds its content as it is, as torch writes it, and not packed to a bomb."""
-    with zipfile.ZipFile(path) as file:
-        unpacked = sum(entry.file_size for entry in file.infolist())
-    if unpacked > path.stat().st_size:
-        raise ValueError(f"it unpacks to {unpacked:,} bytes")

@@ -96,6 +96,7 @@ class GraphVAR(DensityModel):
         self.process = VARProcess.white_noise(
             order, spec.loc.flatten().double(), spec.scale.flatten().double()
         )
+        self.check_building_blocks()
 
     @property
     def process(self) -> VARProcess:

@@ -84,8 +84,16 @@ class NeuralModel(DensityModel):
         self.embedding = nn.Parameter(torch.randn(sizes.nodes, node_embedding)) if node_embedding else None
         self.objective = objective
         self._counts: list[int] = []  # entries scored by the batches accumulated since the last step
-        objective.check(self)
-        sampler.check(self)  # once more, with its parts
+
+    def check_building_blocks(self) -> None:
+        """Raises ``ValueError`` unless encoder, head, objective and sampler go together."""
+        super().check_building_blocks()
+        self.objective.check(self)
+
+    def check_data(self, data: Any, stage: str) -> None:
+        """Raises ``ValueError`` unless the model and its parts go with the data."""
+        super().check_data(data, stage)
+        self.objective.check_data(data, stage)
 
     @abstractmethod
     def encode(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int64
@@ -15,13 +14,11 @@ from tsgen.data.series import SeriesBatch
 from tsgen.heads.likelihood import masked_nll, per_entry
 from tsgen.metrics import law_crps
 from tsgen.objectives.base import Objective
-
-if TYPE_CHECKING:
-    from tsgen.models.neural import NeuralModel
+from tsgen.protocols import EncoderModel
 
 
 @dataclass(frozen=True)
-class MaskedNLL(Objective):
+class MaskedNLL(Objective[EncoderModel]):
     r"""The masked negative log-likelihood, the true values as inputs (teacher forcing).
 
     What is missing among the inputs is zero and marked by a flag.
@@ -56,7 +53,7 @@ class MaskedNLL(Objective):
         return not self.crps_weight
 
     def loss(
-        self, model: NeuralModel, batch: SeriesBatch, stream: Int64[Tensor, "batch"], step: int
+        self, model: EncoderModel, batch: SeriesBatch, stream: Int64[Tensor, "batch"], step: int
     ) -> Float[Tensor, ""]:
         """The negative log-likelihood in nats an entry, and the weighted CRPS."""
         x, context = model.inputs(batch)

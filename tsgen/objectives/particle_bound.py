@@ -11,7 +11,7 @@ the weights and past resampling, where most implementations drop it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import Any, ClassVar
 
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
@@ -19,16 +19,13 @@ from torch import Tensor
 from tsgen.counter_random import streams
 from tsgen.data.series import SeriesBatch
 from tsgen.heads.likelihood import per_entry
-from tsgen.objectives.base import Objective, check_forward
+from tsgen.objectives.base import Objective
+from tsgen.protocols import EncoderModel, ForwardModel, check_forward
 from tsgen.sampling.particles import particle_filter
-
-if TYPE_CHECKING:
-    from tsgen.models.autoregressive import AutoregressiveModel
-    from tsgen.models.neural import NeuralModel
 
 
 @dataclass(frozen=True)
-class ParticleBound(Objective):
+class ParticleBound(Objective[ForwardModel]):
     """The negative particle bound of what is visible of each window, in nats a visible entry.
 
     Use it without ``thinning``: what is hidden from the model is missing to it, and scores nothing. A model
@@ -59,18 +56,32 @@ class ParticleBound(Objective):
             raise ValueError(f"ess_threshold must lie in 0..1; it is {self.ess_threshold}.")
 
     def check(self, model: object) -> None:
-        """Raises ``ValueError`` unless the model goes forward slice by slice."""
-        check_forward(self, model)
+        """Raises ``ValueError`` unless the model is autoregressive and never truncates gradients."""
+        check_forward(type(self).__name__, model, "Use tsgen.objectives.MaskedNLL.")
+        steps = getattr(model, "truncated_steps", None)
+        if steps is not None:
+            raise ValueError(
+                "truncated_steps must be null for a ParticleBound, whose paths carry gradients through the "
+                f"whole window; it is {steps}."
+            )
 
-    def loss(  # type: ignore[override]
-        self, model: AutoregressiveModel, batch: SeriesBatch, stream: Int64[Tensor, "batch"], step: int
+    def check_data(self, data: Any, stage: str) -> None:
+        """Raises ``ValueError`` if training would hide observed entries, which the bound would lose."""
+        if stage == "fit" and getattr(data, "thinning", None) is not None:
+            raise ValueError(
+                "a ParticleBound must be trained on all observed entries; data.thinning hides some of them. "
+                "Set data.thinning to null."
+            )
+
+    def loss(
+        self, model: ForwardModel, batch: SeriesBatch, stream: Int64[Tensor, "batch"], step: int
     ) -> Float[Tensor, ""]:
         """The negative bound in nats a visible entry."""
         found = particle_filter(model, batch, self.particles, stream, self.ess_threshold, predictive=False)
         return per_entry(-found.log_evidence.sum(), self.target(model, batch, step))
 
     def target(
-        self, model: NeuralModel, batch: SeriesBatch, step: int
+        self, model: EncoderModel, batch: SeriesBatch, step: int
     ) -> Bool[Tensor, "batch time nodes channels"]:
         """What is visible."""
         return batch.context
@@ -78,9 +89,7 @@ class ParticleBound(Objective):
     def law(self, model: object, batch: SeriesBatch) -> None:
         """None: the filter's densities are means over paths."""
 
-    def log_prob(  # type: ignore[override]
-        self, model: AutoregressiveModel, batch: SeriesBatch
-    ) -> Float[Tensor, "batch time nodes channels"]:
+    def log_prob(self, model: ForwardModel, batch: SeriesBatch) -> Float[Tensor, "batch time nodes channels"]:
         """The filter's log-density of each target entry given the slices before it, in nats."""
         stream = streams(0, batch.position[:, 0])
         found = particle_filter(model, batch, self.particles, stream, self.ess_threshold)

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -38,19 +38,15 @@ from tsgen.data.series import SeriesBatch
 from tsgen.encoders.base import map_state
 from tsgen.encoders.propagation import Propagation
 from tsgen.heads.likelihood import masked_log_prob, per_entry
-from tsgen.objectives.base import Objective, check_forward
-
-if TYPE_CHECKING:
-    from tsgen.models.autoregressive import AutoregressiveModel
-    from tsgen.models.neural import NeuralModel
-
+from tsgen.objectives.base import Objective
+from tsgen.protocols import EncoderModel, ForwardModel, check_forward
 
 STARTS, PATHS = 1, 2
 """Set the random streams of the two apart."""
 
 
 @dataclass(frozen=True)
-class Rollout(Objective):
+class Rollout(Objective[ForwardModel]):
     """The masked negative log-likelihood of K steps after a random one, along the model's own paths, and of
     all steps before.
 
@@ -73,10 +69,10 @@ class Rollout(Objective):
 
     def check(self, model: object) -> None:
         """Raises ``ValueError`` unless the model goes forward slice by slice."""
-        check_forward(self, model)
+        check_forward(type(self).__name__, model, "Use tsgen.objectives.MaskedNLL.")
 
-    def loss(  # type: ignore[override]
-        self, model: AutoregressiveModel, batch: SeriesBatch, stream: Int64[Tensor, "batch"], step: int
+    def loss(
+        self, model: ForwardModel, batch: SeriesBatch, stream: Int64[Tensor, "batch"], step: int
     ) -> Float[Tensor, ""]:
         """The negative log-likelihood in nats an entry, up to the end of the paths."""
         start, end = self._truth_and_path(batch.values.shape[1], step)
@@ -94,7 +90,7 @@ class Rollout(Objective):
         return per_entry(-score, model.target(batch))
 
     def target(
-        self, model: NeuralModel, batch: SeriesBatch, step: int
+        self, model: EncoderModel, batch: SeriesBatch, step: int
     ) -> Bool[Tensor, "batch scored nodes channels"]:
         """What is scored up to the end of the paths."""
         _, end = self._truth_and_path(batch.values.shape[1], step)
@@ -110,7 +106,7 @@ class Rollout(Objective):
 
     def _ahead(
         self,
-        model: AutoregressiveModel,
+        model: ForwardModel,
         batch: SeriesBatch,
         before: tuple[Tensor, Tensor] | None,
         state: Any,

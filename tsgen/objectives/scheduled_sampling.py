@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int64
@@ -32,17 +32,15 @@ from torch import Tensor
 from tsgen.counter_random import streams, uniforms
 from tsgen.data.series import SeriesBatch
 from tsgen.heads.likelihood import masked_nll
-from tsgen.objectives.base import Objective, check_forward
-
-if TYPE_CHECKING:
-    from tsgen.models.autoregressive import AutoregressiveModel
+from tsgen.objectives.base import Objective
+from tsgen.protocols import ForwardModel, check_forward
 
 CHOICES, DRAWS = 1, 2
 """Set the random streams of the two apart."""
 
 
 @dataclass(frozen=True)
-class ScheduledSampling(Objective):
+class ScheduledSampling(Objective[ForwardModel]):
     r"""The masked negative log-likelihood with some of the visible inputs replaced by the model's own draws.
 
     Whether a slice is drawn is decided for all its entries at once. What is missing stays missing.
@@ -97,10 +95,10 @@ class ScheduledSampling(Objective):
 
     def check(self, model: object) -> None:
         """Raises ``ValueError`` unless the model goes forward slice by slice."""
-        check_forward(self, model)
+        check_forward(type(self).__name__, model, "Use tsgen.objectives.MaskedNLL.")
 
-    def loss(  # type: ignore[override]
-        self, model: AutoregressiveModel, batch: SeriesBatch, stream: Int64[Tensor, "batch"], step: int
+    def loss(
+        self, model: ForwardModel, batch: SeriesBatch, stream: Int64[Tensor, "batch"], step: int
     ) -> Float[Tensor, ""]:
         """The negative log-likelihood in nats an entry, of the inputs that were drawn."""
         truth, context = model.inputs(batch)
@@ -112,7 +110,7 @@ class ScheduledSampling(Objective):
     @torch.no_grad()
     def _mixed(
         self,
-        model: AutoregressiveModel,
+        model: ForwardModel,
         batch: SeriesBatch,
         truth: Tensor,
         context: Tensor,

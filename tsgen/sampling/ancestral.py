@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int64
@@ -13,14 +12,12 @@ from torch import Tensor
 from tsgen.counter_random import uniforms
 from tsgen.data.series import SeriesBatch
 from tsgen.encoders.propagation import Propagation
-from tsgen.sampling.base import LAYERS_AT_ONCE, Sampler, repeated
-
-if TYPE_CHECKING:
-    from tsgen.models.autoregressive import AutoregressiveModel
+from tsgen.protocols import ForwardModel, check_forward
+from tsgen.sampling.base import LAYERS_AT_ONCE, OTHER_SAMPLERS, Sampler, repeated
 
 
 @dataclass(frozen=True)
-class Ancestral(Sampler):
+class Ancestral(Sampler[ForwardModel]):
     r"""Draws each unknown entry given what came before it:
     :math:`x_t^v \sim p(x_t^v \mid x_{<t}^v, x_{<t}^{N(v)}, c_{1:t})`.
 
@@ -45,13 +42,9 @@ class Ancestral(Sampler):
 
     def check(self, model: object) -> None:
         """Raises ``ValueError`` unless the model goes forward slice by slice."""
-        if not hasattr(type(model), "advance"):
-            raise ValueError(
-                f"ancestral sampling needs an autoregressive model; {type(model).__name__} is none. "
-                "Use tsgen.sampling.AnyOrder for an AnyOrderModel, Exact for a GraphVAR."
-            )
+        check_forward("ancestral sampling", model, OTHER_SAMPLERS)
 
-    def bytes_a_draw(self, model: AutoregressiveModel, batch: SeriesBatch) -> int:
+    def bytes_a_draw(self, model: ForwardModel, batch: SeriesBatch) -> int:
         """What the encoder carries, old and new, a forward pass of one slice, and the window."""
         _, steps, nodes, channels = batch.values.shape
         encoder, covariates = model.encoder, model.spec.num_covariates
@@ -61,7 +54,7 @@ class Ancestral(Sampler):
     @torch.no_grad()
     def draw(
         self,
-        model: AutoregressiveModel,
+        model: ForwardModel,
         batch: SeriesBatch,
         stream: Int64[Tensor, "samples batch"],
         values: Float[Tensor, "samples batch time nodes channels"] | None = None,

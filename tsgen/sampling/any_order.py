@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -12,10 +12,8 @@ from torch import Tensor
 from tsgen.counter_random import uniforms
 from tsgen.data.series import SeriesBatch
 from tsgen.heads.base import full_precision
+from tsgen.protocols import EncoderModel
 from tsgen.sampling.base import LAYERS_AT_ONCE, Sampler, repeated
-
-if TYPE_CHECKING:
-    from tsgen.models.any_order import AnyOrderModel
 
 Sizes = Literal["even", "growing"]
 """How large the groups are."""
@@ -25,7 +23,7 @@ Order = Literal["random", "confidence", "time"]
 
 
 @dataclass(frozen=True)
-class AnyOrder(Sampler):
+class AnyOrder(Sampler[EncoderModel]):
     r"""Draws the unknown entries in groups, one after another: each group given what is visible and the
     groups before it.
 
@@ -82,13 +80,13 @@ class AnyOrder(Sampler):
 
     def check(self, model: object) -> None:
         """Raises ``ValueError`` unless the model conditions on any set of entries."""
-        if not hasattr(type(model), "encode") or hasattr(type(model), "advance"):
+        if not isinstance(model, EncoderModel) or model.encoder.causal:
             raise ValueError(
-                f"sampling in any order needs an AnyOrderModel; {type(model).__name__} is none. "
+                f"sampling in any order needs an AnyOrderModel; got {type(model).__name__}. "
                 "Use tsgen.sampling.Ancestral for an AutoregressiveModel, Exact for a GraphVAR."
             )
 
-    def bytes_a_draw(self, model: AnyOrderModel, batch: SeriesBatch) -> int:
+    def bytes_a_draw(self, model: EncoderModel, batch: SeriesBatch) -> int:
         """Random numbers of each entry and, but for the pass that all samples share, a forward pass of the
         window."""
         _, steps, nodes, channels = batch.values.shape
@@ -101,7 +99,7 @@ class AnyOrder(Sampler):
     @torch.no_grad()
     def draw(
         self,
-        model: AnyOrderModel,
+        model: EncoderModel,
         batch: SeriesBatch,
         stream: Int64[Tensor, "samples batch"],
         values: Float[Tensor, "samples batch time nodes channels"] | None = None,

@@ -9,7 +9,7 @@ come from one joint computation brings its own ``__call__``.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Generic, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -17,9 +17,7 @@ from torch import Tensor
 
 from tsgen.counter_random import streams
 from tsgen.data.series import Samples, SeriesBatch
-
-if TYPE_CHECKING:
-    from tsgen.models.density import DensityModel
+from tsgen.protocols import ModelT
 
 BYTES_AT_ONCE = 2**28
 """Memory that the draws worked on at once may take, beside the model, the batch and what is returned. What
@@ -30,12 +28,16 @@ LAYERS_AT_ONCE = 12
 """Tensors as wide as a node's state that a forward pass holds at once, about: gates, messages, ..."""
 
 
+OTHER_SAMPLERS = "Use tsgen.sampling.AnyOrder for an AnyOrderModel, Exact for a GraphVAR."
+"""What to do about a sampler that needs an autoregressive model, as a sentence."""
+
+
 def draws_at_once(bytes_a_draw: int) -> int:
     """How many draws of one window fit into :data:`BYTES_AT_ONCE`; at least one."""
     return max(1, BYTES_AT_ONCE // max(1, bytes_a_draw))
 
 
-class Sampler(ABC):
+class Sampler(ABC, Generic[ModelT]):
     """Draws the entries outside ``context``, jointly, in data units.
 
     What is drawn for a window depends on the seed and the window's position in its series, not on the batch,
@@ -61,9 +63,17 @@ class Sampler(ABC):
     def check(self, model: object) -> None:
         """Raises ``ValueError`` unless the model can be sampled in this way."""
 
+    def check_data(self, data: Any, stage: str) -> None:
+        """Raises ``ValueError`` unless the sampler can be used with the data.
+
+        Args:
+            data: The data module.
+            stage: fit, validate, test or predict.
+        """
+
     def draw(
         self,
-        model: Any,
+        model: ModelT,
         batch: SeriesBatch,
         stream: Int64[Tensor, "samples batch"],
         values: Float[Tensor, "samples batch time nodes channels"] | None = None,
@@ -85,7 +95,7 @@ class Sampler(ABC):
             "of an earlier window. Set overlap to 0, or use another sampler."
         )
 
-    def bytes_a_draw(self, model: Any, batch: SeriesBatch) -> int:
+    def bytes_a_draw(self, model: ModelT, batch: SeriesBatch) -> int:
         """Memory that one draw of one window takes while it is made, about."""
         return batch.values[0].numel() * batch.values.element_size()
 
@@ -94,7 +104,7 @@ class Sampler(ABC):
         """Whether draws of a window can go on from draws of an earlier one."""
         return type(self).draw is not Sampler.draw
 
-    def __call__(self, model: DensityModel, batch: SeriesBatch) -> Samples:
+    def __call__(self, model: ModelT, batch: SeriesBatch) -> Samples:
         """Draws from what the model implies for each window of the batch.
 
         Args:
@@ -103,7 +113,7 @@ class Sampler(ABC):
         """
         return self.some(model, batch, range(self.num_samples))
 
-    def some(self, model: DensityModel, batch: SeriesBatch, numbers: range) -> Samples:
+    def some(self, model: ModelT, batch: SeriesBatch, numbers: range) -> Samples:
         """Those of the draws that have these numbers, as another process may make the others.
 
         Args:
@@ -115,7 +125,7 @@ class Sampler(ABC):
 
     def extend(
         self,
-        model: DensityModel,
+        model: ModelT,
         batch: SeriesBatch,
         drawn: Float[Tensor, "samples batch time nodes channels"],
         known: Bool[Tensor, "batch time"],
@@ -138,7 +148,7 @@ class Sampler(ABC):
 
     @torch.no_grad()
     def _in_portions(
-        self, model: DensityModel, batch: SeriesBatch, values: Tensor | None, numbers: range
+        self, model: ModelT, batch: SeriesBatch, values: Tensor | None, numbers: range
     ) -> Samples:
         """Draws in portions of bounded memory: all of some windows, or some of one."""
         at_once = draws_at_once(self.bytes_a_draw(model, batch))

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tsgen.counter_random import streams
 from tsgen.data.series import SeriesBatch
+from tsgen.protocols import ExactModel
 from tsgen.sampling.base import Sampler
-
-if TYPE_CHECKING:
-    from tsgen.models.graph_var import GraphVAR
 
 
 @dataclass(frozen=True)
-class Exact(Sampler):
+class Exact(Sampler[ExactModel]):
     r"""Draws the unknown entries jointly from :math:`p(x_{\text{unknown}} \mid x_{\text{visible}})`: the
     POSTERIOR.
 
@@ -38,19 +35,19 @@ class Exact(Sampler):
 
     def check(self, model: object) -> None:
         """Raises ``ValueError`` unless the model knows its posterior."""
-        if not hasattr(type(model), "posterior"):
+        if not isinstance(model, ExactModel):
             raise ValueError(
-                f"the exact sampler needs a model that knows its posterior, a GraphVAR; "
-                f"{type(model).__name__} does not. Use tsgen.sampling.Ancestral."
+                f"the exact sampler needs a GraphVAR, whose posterior is known; got {type(model).__name__}. "
+                "Use tsgen.sampling.Ancestral or AnyOrder."
             )
 
-    def bytes_a_draw(self, model: GraphVAR, batch: SeriesBatch) -> int:
+    def bytes_a_draw(self, model: ExactModel, batch: SeriesBatch) -> int:
         """Random numbers, a simulated state, and the means forwards and backwards, in float64."""
         return 8 * 8 * batch.values[0].numel() * model.process.order
 
     def draw(
         self,
-        model: GraphVAR,
+        model: ExactModel,
         batch: SeriesBatch,
         stream: Int64[Tensor, "samples batch"],
         values: Float[Tensor, "samples batch time nodes channels"] | None = None,

@@ -46,7 +46,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -59,9 +59,7 @@ from tsgen.encoders.base import map_state
 from tsgen.encoders.propagation import Propagation
 from tsgen.heads.base import full_precision
 from tsgen.heads.likelihood import masked_log_prob
-
-if TYPE_CHECKING:
-    from tsgen.models.autoregressive import AutoregressiveModel
+from tsgen.protocols import ForwardModel
 
 PATHS, CHOICES = 1, 2
 """Set the random streams of the two apart."""
@@ -157,7 +155,7 @@ class ParticleFilter:
 
     def __init__(
         self,
-        model: AutoregressiveModel,
+        model: ForwardModel,
         batch: SeriesBatch,
         particles: int,
         stream: Int64[Tensor, "batch"],
@@ -330,7 +328,7 @@ class ParticleFilter:
 
 
 def particle_filter(
-    model: AutoregressiveModel,
+    model: ForwardModel,
     batch: SeriesBatch,
     particles: int,
     stream: Int64[Tensor, "batch"],

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
@@ -38,11 +38,9 @@ from tsgen.data.graphs import partition
 from tsgen.data.series import Samples, SeriesBatch
 from tsgen.encoders.base import map_state
 from tsgen.encoders.propagation import Propagation
-from tsgen.sampling.base import Sampler, draws_at_once
+from tsgen.protocols import ForwardModel, check_forward
+from tsgen.sampling.base import OTHER_SAMPLERS, Sampler, draws_at_once
 from tsgen.sampling.particles import ParticleFilter, choose, effective_size, systematic
-
-if TYPE_CHECKING:
-    from tsgen.models.autoregressive import AutoregressiveModel
 
 ENDS, BACKWARD, SWEEP = 3, 4, 5
 """Set the random streams of final choices, of backward simulation and of sweeps apart."""
@@ -87,7 +85,7 @@ class History(NamedTuple):
 
 
 @dataclass(frozen=True)
-class SMC(Sampler):
+class SMC(Sampler[ForwardModel]):
     r"""Draws whole paths from the POSTERIOR, the unknown entries given all that is visible, by a particle
     filter.
 
@@ -161,16 +159,8 @@ class SMC(Sampler):
     def check(self, model: object) -> None:
         """Raises ``ValueError`` unless the model goes forward slice by slice and its parts allow what is
         asked."""
-        if not hasattr(type(model), "advance"):
-            raise ValueError(
-                f"sequential Monte Carlo needs an autoregressive model; {type(model).__name__} is none. "
-                "Use tsgen.sampling.AnyOrder for an AnyOrderModel, Exact for a GraphVAR."
-            )
-        made: Any = model
-        if hasattr(made, "encoder") and hasattr(made, "head"):
-            self._check_parts(made)
-
-    def _check_parts(self, model: AutoregressiveModel) -> None:
+        check_forward("sequential Monte Carlo", model, OTHER_SAMPLERS)
+        assert isinstance(model, ForwardModel)
         encoder, head, sizes = model.encoder, model.head, model.spec.sizes
         if self.paths == "backward" and encoder.receptive_field is None:
             raise ValueError(
@@ -199,7 +189,7 @@ class SMC(Sampler):
             )
 
     @torch.no_grad()
-    def __call__(self, model: AutoregressiveModel, batch: SeriesBatch) -> Samples:  # type: ignore[override]
+    def __call__(self, model: ForwardModel, batch: SeriesBatch) -> Samples:
         """Draws from the posterior of each window.
 
         Args:
@@ -227,7 +217,7 @@ class SMC(Sampler):
             log_evidence=torch.cat(evidence) if self.blocks == 1 else None,
         )
 
-    def bytes_a_draw(self, model: AutoregressiveModel, batch: SeriesBatch) -> int:
+    def bytes_a_draw(self, model: ForwardModel, batch: SeriesBatch) -> int:
         """What the particles of one window take with their history; its draws are made of them together."""
         _, steps, nodes, channels = batch.values.shape
         carried = max(64, model.encoder.carried(steps))
@@ -236,7 +226,7 @@ class SMC(Sampler):
 
     def _draw(
         self,
-        model: AutoregressiveModel,
+        model: ForwardModel,
         batch: SeriesBatch,
         stream: Int64[Tensor, "batch"],
         block: Int64[Tensor, "nodes"],
@@ -281,7 +271,7 @@ class SMC(Sampler):
 
     def _portions(
         self,
-        model: AutoregressiveModel,
+        model: ForwardModel,
         batch: SeriesBatch,
         history: History,
         ends: Int64[Tensor, "samples batch 1"],
@@ -303,7 +293,7 @@ class SMC(Sampler):
 
     def _swept(
         self,
-        model: AutoregressiveModel,
+        model: ForwardModel,
         batch: SeriesBatch,
         paths: Float[Tensor, "samples batch time nodes channels"],
         stream: Int64[Tensor, "batch"],
@@ -325,7 +315,7 @@ class SMC(Sampler):
 
     def _renewed(
         self,
-        model: AutoregressiveModel,
+        model: ForwardModel,
         rows: SeriesBatch,
         path: Float[Tensor, "rows time nodes channels"],
         stream: Int64[Tensor, "rows"],
@@ -356,7 +346,7 @@ class SMC(Sampler):
 
 
 def simulate_backwards(
-    model: AutoregressiveModel,
+    model: ForwardModel,
     batch: SeriesBatch,
     history: History,
     ends: Int64[Tensor, "samples batch 1"],
@@ -388,7 +378,7 @@ def simulate_backwards(
 
 
 def _density_ahead(
-    model: AutoregressiveModel,
+    model: ForwardModel,
     batch: SeriesBatch,
     history: History,
     t: int,

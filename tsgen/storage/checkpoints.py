@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,6 +47,43 @@ def is_whole(checkpoint: Mapping[str, Any]) -> bool:
         checkpoint: Its content.
     """
     return bool(checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"])
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint as plain data.
+
+    Raises:
+        ValueError: If there is no such file or it is no checkpoint of a model of this library.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} must be a checkpoint; there is no such file. `tsgen fit` writes one.")
+    try:
+        broken = damage(path)
+        if broken:
+            raise ValueError(broken)
+        if zipfile.is_zipfile(path):
+            _check_stored(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of other protocols: what is refused is told in one line
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises whatever the bytes provoke
+        # what torch goes on to advise is to run the file's code
+        reason = str(error).strip().splitlines()[0].split(". ")[0][:200] if str(error).strip() else ""
+        reason = reason or type(error).__name__
+        raise ValueError(f"{path} must be a checkpoint; it cannot be read as one ({reason}).") from error
+    parts = state.get("hyper_parameters") if isinstance(state, dict) else None
+    known = isinstance(parts, dict) and "model" in parts and isinstance(state.get("state_dict"), dict)
+    if not known:
+        raise ValueError(f"{path} must be a checkpoint of a tsgen model; it holds something else.")
+    return state
+
+
+def _check_stored(path: Path) -> None:
+    """Raises unless a checkpoint holds its content as it is, as torch writes it, and not packed to a bomb."""
+    with zipfile.ZipFile(path) as file:
+        unpacked = sum(entry.file_size for entry in file.infolist())
+    if unpacked > path.stat().st_size:
+        raise ValueError(f"it unpacks to {unpacked:,} bytes")
 
 
 class AtomicCheckpoints(TorchCheckpointIO):

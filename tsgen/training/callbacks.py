@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from tsgen.data.series import Series, SeriesBatch
 from tsgen.evaluation.table import as_dataset, summarise
 from tsgen.figures import fan_chart
-from tsgen.models import AutoregressiveModel
+from tsgen.protocols import check_forward
 from tsgen.storage.atomic import replacing
 from tsgen.training.gradient_flow import gradient_flow, gradient_norms
 
@@ -90,11 +90,7 @@ class GradientFlow(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuses a model that carries no state from slice to slice."""
-        if not isinstance(pl_module, AutoregressiveModel):
-            raise ValueError(
-                f"GradientFlow needs an AutoregressiveModel; {type(pl_module).__name__} is none. Take it out "
-                "of trainer.callbacks."
-            )
+        check_forward("GradientFlow", pl_module, "Remove it from trainer.callbacks.")
 
     def on_train_start(self, trainer: Trainer, module: Any) -> None:
         """Takes up the norms of the epochs before, where a run is resumed."""

@@ -34,13 +34,13 @@ from tsgen.encoders.base import map_state
 from tsgen.encoders.propagation import Propagation
 from tsgen.figures import BLUE, GREY, INK, PALE, axes_grid, in_style
 from tsgen.heads.likelihood import masked_log_prob
-from tsgen.models.autoregressive import AutoregressiveModel
+from tsgen.protocols import ForwardModel
 
 SHOWN = 6
 """The most earlier epochs that the figure shows beside the last one."""
 
 
-def gradient_norms(model: AutoregressiveModel, batch: SeriesBatch) -> Float[Tensor, "lags"]:
+def gradient_norms(model: ForwardModel, batch: SeriesBatch) -> Float[Tensor, "lags"]:
     r"""The norm of :math:`\partial L_T / \partial h_{T-k}` for k = 1, ..., T - 1, in nats per unit of state.
 
     Everything whose truth is known counts as visible, and the gradient goes through the whole window,
@@ -65,7 +65,7 @@ def gradient_norms(model: AutoregressiveModel, batch: SeriesBatch) -> Float[Tens
     return torch.stack(norms).flip(0).cpu()
 
 
-def _stepped(model: AutoregressiveModel, batch: SeriesBatch) -> tuple[Tensor, list[list[Tensor]]]:
+def _stepped(model: ForwardModel, batch: SeriesBatch) -> tuple[Tensor, list[list[Tensor]]]:
     """The loss of the last slice, summed over windows, and the tensors of the state that each step leaves."""
     x, context = model.inputs(batch)
     before, propagation = None, Propagation(batch.graph)
