@@ -46,7 +46,7 @@ from tsgen.data.series import GraphSeries, SeriesSpec
 from tsgen.datamodules.windows import SeriesDataModule, Split
 from tsgen.encoders import WindowEncoder
 from tsgen.heads import GaussianHead
-from tsgen.inference.writer import ImputationWriter
+from tsgen.inference.prediction import SeriesPrediction
 from tsgen.models import AutoregressiveModel
 from tsgen.sampling import Ancestral
 
@@ -135,8 +135,8 @@ def worker(rank: int, cores: list[int], port: int, folder: str, answers: Any) ->
         warnings.simplefilter("ignore")
         trainer(max_steps=WARM_UP + STEPS, callbacks=[clock]).fit(model, data)
         long = RandomSeries(model.spec.graph, PREDICTED)
-        writer = ImputationWriter(Path(folder) / "imputation.nc", long.split.series, long.tiles)
-        trainer(callbacks=[writer, clock]).predict(model, long, return_predictions=False)
+        prediction = SeriesPrediction(model, long, Path(folder) / "imputation.nc")
+        trainer(callbacks=[clock]).predict(prediction, return_predictions=False)
     trained = [STEPS * WINDOWS * len(cores) / spent for spent in clock.seconds["train"]]
     drawn = [len(long.tiles.starts) / spent for spent in clock.seconds["predict"]]
     answers.put((*trained, *drawn, _peak()))

@@ -12,13 +12,13 @@ import xarray as xr
 from tests.conftest import directed_graph
 from tsgen import GraphVAR, forecast, impute
 from tsgen.data import series as containers
+from tsgen.data.fingerprint import fingerprint
 from tsgen.data.masks import AnyOf, BlockMask, HistoricalMask, PointMask, ValueMask
 from tsgen.data.moments import RunningMoments
 from tsgen.data.series import GraphSeries, SeriesSpec
 from tsgen.data.stored_series import StoredSeries
 from tsgen.datamodules import FilesDataModule
 from tsgen.evaluation.table import as_dataset
-from tsgen.inference.stitching import fingerprint
 from tsgen.sampling import Exact
 
 STEPS = 120

@@ -190,7 +190,7 @@ def test_mistakes_are_refused(as_a_user):
         conformal(data, data, gaps=(2, 6))
     with pytest.raises(ValueError, match="unit must be one of"):
         conformal(data, data, unit="node")
-    with pytest.raises(ValueError, match="law is posterior and filtering"):
+    with pytest.raises(ValueError, match="conditioning is posterior and filtering"):
         conformal(data, data.assign_attrs(conditioning="filtering"))
     with pytest.raises(ValueError, match="hidden entries; it has none"):
         conformal(data.assign(target=data["target"] & False), data)

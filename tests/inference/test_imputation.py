@@ -22,12 +22,13 @@ from torch_geometric.data import Data
 import tsgen
 from tsgen import forecast, generate, impute
 from tsgen.cli.main import main
+from tsgen.data.fingerprint import fingerprint
 from tsgen.data.series import GraphSeries, SeriesSpec
 from tsgen.data.tiles import Tiles
 from tsgen.datamodules import SyntheticDataModule
 from tsgen.encoders import WindowEncoder
 from tsgen.heads import GaussianHead
-from tsgen.inference.stitching import Stitched, fingerprint, write
+from tsgen.inference.stitching import SeriesImputation
 from tsgen.models import AutoregressiveModel, GraphVAR
 from tsgen.sampling import Ancestral, AnyOrder, Exact, Sampler
 from tsgen.storage.parts import Parts
@@ -370,7 +371,7 @@ def mistakes():
             r"\(5, 2, 3\); they have \(6, 2",
         ),
         "no such method": (lambda: impute(model, batch, method="gibbs"), "one of ancestral, .*it is 'gibbs'"),
-        "not this method": (lambda: impute(model, batch, method="exact"), "AutoregressiveModel does not"),
+        "not this method": (lambda: impute(model, batch, method="exact"), "; got AutoregressiveModel"),
         "no samples": (lambda: impute(model, batch, 0), "num_samples must be at least 1; it is 0"),
         "a window of windows": (lambda: impute(model, batch, window=3), "are for a series; windows were"),
         "no window": (lambda: impute(model, series, window=0), "window must be at least 1; it is 0"),
@@ -413,7 +414,7 @@ class Killed(BaseException):
 def killer(monkeypatch):
     """Counts the windows that are drawn, and kills after so many batches of them."""
     state = {"batches": 0, "after": None}
-    drawn = Stitched._drawn
+    drawn = SeriesImputation._drawn
 
     def counted(self, model, batch, starts, numbers):
         if state["batches"] == state["after"]:
@@ -422,7 +423,7 @@ def killer(monkeypatch):
         state["held"] = [path.name for path in self.parts.folder.glob("*.lock")]
         return drawn(self, model, batch, starts, numbers)
 
-    monkeypatch.setattr(Stitched, "_drawn", counted)
+    monkeypatch.setattr(SeriesImputation, "_drawn", counted)
     return state
 
 
@@ -491,13 +492,14 @@ def test_stretches_are_drawn_side_by_side_and_by_any_processes(tmp_path):
     sampler, stretches = dataclasses.replace(model.sampler, num_samples=5), [slice(0, 24), slice(30, 60)]
     tiles, results = Tiles.over(stretches, 10, 4), []
     for size, world in ((1, 1), (2, 1), (4, 2)):
-        parts = Parts(tmp_path / f"{size}.{world}")
-        several = [Stitched(sampler, series, tiles, parts, rank, world) for rank in range(world)]
+        path = tmp_path / f"{size}.{world}"
+        several = [SeriesImputation(sampler, series, tiles, path, rank, world) for rank in range(world)]
+        parts = several[0].parts
         stitched, dealt = several[0], []
         assert stitched.begin(model) == 0
         for one in several:
             for numbers in one.batches(size):
-                one(model, series.windows(torch.tensor(tiles.starts)[numbers], 10))
+                one.draw(model, series.windows(torch.tensor(tiles.starts)[numbers], 10))
                 dealt += numbers
         assert sorted(dealt) == [*range(len(tiles.starts))]
         assert stitched.begin(model) == len(tiles.starts)
@@ -513,17 +515,19 @@ def test_one_stretch_is_drawn_by_many_processes_sample_by_sample(tmp_path):
     sampler, tiles = dataclasses.replace(model.sampler, num_samples=5), Tiles.over([slice(0, 40)], 10, 4)
     starts = torch.tensor(tiles.starts)
 
-    def work(folder: str, world: int, stops: list[int] | None = None) -> Stitched:
-        several = [Stitched(sampler, series, tiles, Parts(tmp_path / folder), r, world) for r in range(world)]
+    def work(folder: str, world: int, stops: list[int] | None = None) -> SeriesImputation:
+        several = [
+            SeriesImputation(sampler, series, tiles, tmp_path / folder, r, world) for r in range(world)
+        ]
         several[0].begin(model)
         for one, stop in zip(several, stops or [None] * world, strict=True):
             for numbers in [*one.batches(4)][:stop]:
-                one(model, series.windows(starts[numbers], 10))
+                one.draw(model, series.windows(starts[numbers], 10))
         assert sorted(n for one in several for n in one.numbers) == [*range(5)]
         several[0].refresh()
         return several[0]
 
-    def drawn(stitched: Stitched) -> np.ndarray:
+    def drawn(stitched: SeriesImputation) -> np.ndarray:
         return np.stack([stitched.read(start, range(5))[0] for start in tiles.starts])
 
     alone = drawn(work("1", 1))
@@ -554,7 +558,7 @@ def test_more_processes_than_anything_to_deal_are_refused(tmp_path):
         with pytest.raises(
             ValueError, match=f"3 processes need .*1 stretches of 1 windows, and {told}. Use"
         ) as e:
-            Stitched(sampler, series, Tiles.over([slice(0, 10)], 10, 4), Parts(tmp_path), 0, 3)
+            SeriesImputation(sampler, series, Tiles.over([slice(0, 10)], 10, 4), tmp_path / "out.nc", 0, 3)
         assert len(str(e.value)) < 300
 
 
@@ -595,7 +599,7 @@ def test_a_damaged_part_is_named_and_drawn_anew(how, tmp_path, killer, capsys):
     part.write_bytes(content[: {"cut": len(content) // 2, "empty": 0}.get(how)])
     result = impute(model, series, 4, overlap=4, window=12, path=path)
     told = capsys.readouterr().out
-    assert told.startswith(f"Warning: {part} was damaged (") and told.endswith("); it is drawn anew.\n")
+    assert told.startswith(f"Warning: {part} was damaged (") and told.endswith("); it is drawn again.\n")
     assert len(told.splitlines()) == 1
     assert same(result, impute(model, series, 4, overlap=4, window=12))
     assert not path.with_name("imputation.nc.parts").exists()
@@ -653,26 +657,26 @@ def test_parts_of_other_versions_are_not_mixed_with_new_ones(package, tmp_path, 
 
 def test_a_sampler_that_cannot_go_on_draws_windows_by_themselves_and_keeps_their_middles(tmp_path):
     model, series = linear(60)
-    stitched = Stitched(
+    stitched = SeriesImputation(
         Jointly(dataclasses.replace(model.sampler, num_samples=4)),
         series,
         Tiles.over([slice(0, 60)], 12, 6),
-        Parts(tmp_path / "parts"),
+        tmp_path / "out.nc",
     )
     assert not stitched.continued
     windows = series.windows(torch.tensor(stitched.tiles.starts), 12)
-    drawn = stitched(model, windows).values
+    drawn = stitched.draw(model, windows).values
     torch.testing.assert_close(drawn, stitched.sampler(model, windows).values)
     assert stitched.kept.pop(6) == slice(9, 15)
     with pytest.raises(RuntimeError, match="every step must be written once; 6 were not"):
-        write(stitched, tmp_path / "out.nc", "GraphVAR")
+        stitched.finish("GraphVAR")
     assert not (tmp_path / "out.nc").exists()
 
 
 def test_predict_goes_on_where_it_was_killed(tmp_path, killer, capsys, monkeypatch):
-    begun, begin = [], Stitched.begin
+    begun, begin = [], SeriesImputation.begin
     monkeypatch.setattr(
-        Stitched,
+        SeriesImputation,
         "begin",
         lambda self, model, *options: (begun.append(options), begin(self, model, *options))[1],
     )

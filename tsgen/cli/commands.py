@@ -11,6 +11,7 @@ from argparse import ArgumentError
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -37,11 +38,11 @@ from tsgen.cli.tracking import (
 from tsgen.cli.training_log import TrainingLog
 from tsgen.cli.trust import check_classes, guard, refusal, take_trusted, trusting
 from tsgen.cli.variants import Study, read_study, summarise
+from tsgen.data.fingerprint import fingerprint
 from tsgen.data.series import SeriesSpec
 from tsgen.datamodules.windows import SeriesDataModule
 from tsgen.evaluation.table import Evaluation
-from tsgen.inference.stitching import fingerprint
-from tsgen.inference.writer import ImputationWriter
+from tsgen.inference.prediction import SeriesPrediction
 from tsgen.models import DensityModel
 from tsgen.models.density import moved_weights, spec_of
 from tsgen.report import write_comparison, write_report
@@ -371,10 +372,11 @@ class TsgenCLI(LightningCLI):
                 self.datamodule.exact,
                 self.datamodule.horizon,
             ),
-            "predict": lambda: ImputationWriter(imputation, series, self.datamodule.tiles),
         }
         tolerate(self.trainer.loggers)
-        self.trainer.callbacks += [callbacks[self.subcommand](), Tracking(series, imputation)]
+        if self.subcommand in callbacks:
+            self.trainer.callbacks.append(callbacks[self.subcommand]())
+        self.trainer.callbacks.append(Tracking(series, imputation))
         if self.subcommand == "fit":
             made_of = self._made_of()
             if self._options.ckpt_path and not self._is_new:
@@ -424,6 +426,10 @@ class TsgenCLI(LightningCLI):
         run_folder.remember(self.folder, self.run_id)
         _go_on_logging(self.trainer, self._options.ckpt_path)
         run_folder.say(f"Run: {self.folder}")
+
+    def predict(self, model: DensityModel, datamodule: SeriesDataModule, **options: Any) -> None:
+        """Runs ``trainer.predict``; LightningCLI calls it for the subcommand of this name."""
+        self.trainer.predict(SeriesPrediction(model, datamodule, self.folder / "imputation.nc"), **options)
 
     def before_predict(self) -> None:
         """Refuses to draw beside what a killed prediction has left alive, before processes are started."""

@@ -36,8 +36,8 @@ from lightning.pytorch.loggers.logger import DummyExperiment, rank_zero_experime
 
 import tsgen
 from tsgen.cli.configs import fragments, read
+from tsgen.data.fingerprint import fingerprint
 from tsgen.data.series import Series
-from tsgen.inference.stitching import fingerprint
 from tsgen.storage.checkpoints import read_checkpoint
 from tsgen.storage.privacy import scrubbed
 

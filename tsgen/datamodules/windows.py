@@ -9,7 +9,7 @@ hidden from a window depends on (seed, epoch, window) alone: not on workers, pro
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -27,7 +27,6 @@ from tsgen.data.series import Series, SeriesBatch, SeriesSpec
 from tsgen.data.subgraphs import SubgraphDraws, Subgraphs
 from tsgen.data.tiles import Tiles
 from tsgen.exact.linear import VARProcess
-from tsgen.inference.stitching import Stitched
 
 Stage = Literal["train", "val", "test", "predict"]
 
@@ -431,28 +430,31 @@ class SeriesDataModule(LightningDataModule):
         """Windows to be judged on."""
         return self._loader("test")
 
-    def predict_dataloader(self) -> DataLoader:
-        """Windows that cover what is imputed, each after the one that it goes on from."""
-        dataset, batches = self.dataset("predict"), [[(0, n) for n in few] for few in self._dealt()]
-        # a batch is one item: which windows may be drawn together is said by the tiles
+    def predict_dataloader(self, batches: Iterable[list[int]] | None = None) -> DataLoader:
+        """Returns windows that cover what is imputed.
+
+        Args:
+            batches: Numbers of the windows (those of :attr:`tiles`) of each batch; if not given, all windows,
+                divided among the processes of the trainer.
+        """
+        dataset = self.dataset("predict")
+        numbers = self._predicted_windows() if batches is None else batches
+        # a batch is one item: the caller decides which windows may be drawn together
         return DataLoader(
             dataset,
             batch_size=None,
-            sampler=batches,
+            sampler=[[(0, n) for n in few] for few in numbers],
             collate_fn=_as_it_is,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
         )
 
-    def _dealt(self) -> Iterator[list[int]]:
-        """The windows that this process predicts, as those that may be drawn together."""
+    def _predicted_windows(self) -> Iterator[list[int]]:
+        """Iterates over the windows that this process predicts; in a trainer none continues another."""
         if not self.trainer:
             return self.tiles.batches(self.batch_size)
         rank, world_size = self._world()
-        sampler = getattr(self.trainer.lightning_module, "sampler", None)
-        if isinstance(sampler, Stitched):
-            return sampler.batches(self.batch_size)
-        tiles = replace(self.tiles, overlap=0)  # nothing that they could go on from is kept
+        tiles = replace(self.tiles, overlap=0)
         if len(tiles.starts) < world_size:
             raise ValueError(
                 f"{world_size} processes need at least {world_size} windows to predict; there are "

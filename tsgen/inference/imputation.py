@@ -25,10 +25,9 @@ import tsgen.sampling
 from tsgen.data.graphs import same_graph
 from tsgen.data.series import GraphSeries, Samples, Series, SeriesBatch
 from tsgen.data.tiles import Tiles
-from tsgen.inference.stitching import Stitched, write
+from tsgen.inference.stitching import SeriesImputation
 from tsgen.models.density import DensityModel
 from tsgen.sampling import Sampler
-from tsgen.storage.parts import Parts
 
 Method = Literal["ancestral", "smc", "any_order", "exact"]
 """How unknown entries may be drawn."""
@@ -368,19 +367,19 @@ def _check_windows(model: DensityModel, batch: SeriesBatch) -> None:
 
 
 def _draw(model: DensityModel, sampler: Sampler, series: Series, tiles: Tiles, path: Path) -> None:
-    """Draws a series into a file, going on from what an interrupted call has left."""
-    stitched = Stitched(sampler, series, tiles, Parts.beside(path))
-    stitched.begin(model)
-    stitched.parts.hold()
+    """Draws a series into a file, or resumes from what an interrupted call has left."""
+    imputation = SeriesImputation(sampler, series, tiles, path)
+    imputation.begin(model)
+    imputation.hold()
     starts = torch.tensor(tiles.starts)
     try:
         with _evaluating(model):
-            for numbers in stitched.batches(WINDOWS_AT_ONCE):
-                stitched(model, _moved(model, series.windows(starts[numbers], tiles.window)))
-        write(stitched, path, type(model).__name__)
-        stitched.parts.clear()
+            for numbers in imputation.batches(WINDOWS_AT_ONCE):
+                windows = series.windows(starts[numbers], tiles.window)
+                imputation.draw(model, _moved(model, windows))
+        imputation.finish(type(model).__name__)
     finally:
-        stitched.parts.let_go()
+        imputation.release()
 
 
 def _moved(model: DensityModel, batch: SeriesBatch) -> SeriesBatch:

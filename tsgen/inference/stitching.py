@@ -1,68 +1,68 @@
-r"""A long series imputed window by window, so that a sample is one path through all of it.
+r"""A long series drawn window by window, so that a sample is one path through the whole series.
 
-Neighbouring windows share some steps. Window w + 1 is told, sample by sample, what window w has drawn of the
-first of them, as if it had been observed, and draws the rest anew:
+Neighbouring windows share some steps. Sample s of window w + 1 is conditioned on what sample s of window w
+drew for the first of these steps, as if it had been observed:
 
-.. math:: p(x_{1:T} \mid \text{visible}) \approx \prod_w p(x_{\text{new of } w} \mid
-    x_{\text{last kept of } w-1}, \text{visible in } w).
+.. math:: p(x_{1:T} \mid \text{context}) \approx \prod_w p(x_{\text{new in } w} \mid
+    x_{\text{last kept in } w-1}, \text{context in } w).
 
-For a sampler of the posterior the last half of what is shared is lookahead: it is drawn, so that what is
-visible there is heeded, and not kept. For a filtering one nothing later counts, and all that is shared is
-history. This is exact where the steps before a window say no more than those that it is told (an order of no
-more lags), and what lies beyond its end says nothing of what is kept.
+For a posterior sampler the second half of the shared steps is lookahead: it is drawn, so that its context
+informs the steps before it, and then discarded. For a filtering sampler nothing later matters, and all shared
+steps are history. The result is exact if a window's history determines the law of what follows (a model of no
+more lags than the history has steps) and if nothing beyond the lookahead informs what is kept.
 
-:class:`Tiles` says where the windows lie, :class:`Stitched` draws them and keeps each in a file as soon as it
-is drawn, so that a run that was killed goes on, and :func:`write` puts them together. Memory holds the
+:class:`~tsgen.data.tiles.Tiles` says where the windows lie. :class:`SeriesImputation` draws them, for
+:func:`tsgen.impute` and for ``tsgen predict`` alike: it keeps each window in a part file as soon as it is
+drawn, so that an interrupted run resumes, and merges the part files into one netCDF file. Memory holds the
 windows that are being drawn, however long the series.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import netCDF4
 import numpy as np
 import torch
 
 import tsgen
+from tsgen.data.fingerprint import fingerprint
 from tsgen.data.series import Samples, Series, SeriesBatch
 from tsgen.data.tiles import Tiles
+from tsgen.inference.writer import write_imputation
 from tsgen.sampling import Sampler
-from tsgen.storage.atomic import replacing
 from tsgen.storage.parts import Parts
 
-CHUNK_STEPS = 16
-"""Steps in one compressed chunk of the file: windows are written, and read again, without touching others."""
 
+class SeriesImputation:
+    """Draws the unknown entries of a series, window by window, into a netCDF file.
 
-class Stitched(Sampler):
-    """A sampler whose draws of a window go on from its draws of the window before, and are kept in files.
+    In this order: :meth:`begin` (one process), :meth:`hold`, :meth:`draw` for the windows of each of
+    :meth:`batches`, :meth:`finish` (one process, once all have drawn), :meth:`release`.
 
-    Windows that were drawn earlier, by the same model from the same data, are read and not drawn again. A
-    sampler that cannot go on from given draws (see :attr:`Sampler.extends`) draws each window by itself;
-    what it shares with others is then lookahead at one end and the same, backwards, at the other.
+    Windows that an earlier run drew with the same model, data and options are read from their part files. A
+    sampler that cannot continue given draws (see :attr:`~tsgen.sampling.Sampler.extends`) draws each window
+    by itself; half of the steps shared with either neighbour is then discarded.
 
-    Several processes deal among them the stretches, or the windows that stand alone. Where these are fewer
-    than processes, they deal the samples: each draws its share of them in every window, since samples do not
-    depend on each other given the data.
+    Several processes divide the stretches among them, or the windows if each stands alone. If there are fewer
+    of these than processes, they divide the samples: each process draws its share of them in every window,
+    since samples are independent given the data.
 
     Args:
         sampler: Draws a window.
         series: The series.
         tiles: Where the windows lie.
-        parts: Where they are kept.
+        path: The netCDF file; part files lie beside it.
         rank: Number of this process.
         world_size: Number of processes.
 
     Attributes:
-        numbers: Those of the samples that this process draws.
+        numbers: Numbers of the samples that this process draws.
 
     Raises:
-        ValueError: If there are too many processes for anything to be dealt.
+        ValueError: If there are more processes than anything can be divided among.
     """
 
     def __init__(
@@ -70,16 +70,12 @@ class Stitched(Sampler):
         sampler: Sampler,
         series: Series,
         tiles: Tiles,
-        parts: Parts,
+        path: Path,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.sampler, self.series, self.tiles, self.parts = sampler, series, tiles, parts
-        self.num_samples, self.seed, self.conditioning = (
-            sampler.num_samples,
-            sampler.seed,
-            sampler.conditioning,
-        )
+        self.sampler, self.series, self.tiles, self.path = sampler, series, tiles, path
+        self.parts = Parts.beside(path)
         ahead = 0 if sampler.conditioning == "filtering" else tiles.overlap // 2
         self.kept, self.before = tiles.kept(ahead), tiles.before
         self.continued = sampler.extends and bool(tiles.overlap)
@@ -96,36 +92,45 @@ class Stitched(Sampler):
         self.numbers = range(samples * place // shares, samples * (place + 1) // shares)
         self._there: dict[int, list[range]] | None = None
 
-    def check(self, model: object) -> None:
-        """Raises ``ValueError`` unless the sampler can be used with the model."""
-        self.sampler.check(model)
-
     def begin(self, model: torch.nn.Module, *options: Any) -> int:
-        """Removes what is kept unless it is of the same model, options and data; how many windows remain.
+        """Removes part files of another model, other options or other data, and damaged ones.
 
-        What is damaged is removed too, and told.
+        Damaged part files are reported.
 
         Args:
             model: The model.
-            options: What else decides the draws.
+            options: What else determines the draws.
+
+        Returns:
+            The number of windows that need not be drawn again.
 
         Raises:
-            ValueError: If a process of another command still draws.
+            ValueError: If a process of another command is still drawing.
         """
         self.parts.check_free()
-        made_by = f"tsgen {tsgen.__version__}, torch {torch.__version__}"
-        mark = fingerprint(model, self.series, self.sampler, self.tiles, made_by, *options)
+        versions = f"tsgen {tsgen.__version__}, torch {torch.__version__}"
+        mark = fingerprint(model, self.series, self.sampler, self.tiles, versions, *options)
         if self.parts.mark != mark:
             self.parts.clear()
             self.parts.mark = mark
         for damaged in self.parts.remove_damaged("values", "observed"):
-            print(f"Warning: {damaged}; it is drawn anew.")
+            print(f"Warning: {damaged}; it is drawn again.")
         self._there = None
-        every = range(self.num_samples)
+        every = range(self.sampler.num_samples)
         return sum(not self._missing(start, every) for start in self.tiles.starts)
 
+    def hold(self) -> None:
+        """Locks the part files against other commands, until :meth:`release` or the end of the process."""
+        self.parts.hold(self.rank)
+
+    def release(self) -> None:
+        """Unlocks the part files."""
+        self.parts.let_go()
+
     def batches(self, size: int) -> Iterator[list[int]]:
-        """Numbers of the windows that this process draws at the same time, each after the one before it.
+        """Iterates over the windows of this process, as numbers of windows that are drawn together.
+
+        A window comes after the one that it continues.
 
         Args:
             size: The most windows in a batch.
@@ -134,11 +139,16 @@ class Stitched(Sampler):
         whose = (0, 1) if self.shares_samples else (self.rank, self.world_size)
         return tiles.batches(size, *whose)
 
-    def __call__(self, model: Any, batch: SeriesBatch) -> Samples:
-        """Draws windows, no two of them of the same stretch if they overlap, or reads those that are kept."""
+    def draw(self, model: Any, batch: SeriesBatch) -> Samples:
+        """Draws windows, or reads those that were drawn before.
+
+        Args:
+            model: A model that the sampler accepts.
+            batch: The windows; no two of one stretch if they continue each other.
+        """
         starts = batch.position[:, 0].tolist()
         missing = [self._missing(start, self.numbers) for start in starts]
-        # what one lacks is drawn of all: in a batch of another size, sums would round in another way
+        # samples that one window lacks are drawn for all: in a batch of another size, sums round differently
         for numbers in _runs(set().union(*missing)):
             values = self._drawn(model, batch, starts, numbers).values
             for i, start in enumerate(starts):
@@ -146,17 +156,48 @@ class Stitched(Sampler):
                     mine = slice(own.start - numbers.start, own.stop - numbers.start)
                     self._keep(start, own, values[mine, i], batch.context[i])
         kept = np.stack([self.read(start, self.numbers)[0] for start in starts], axis=1)
-        return Samples(torch.from_numpy(kept).to(batch.values.device), self.conditioning)
+        return Samples(torch.from_numpy(kept).to(batch.values.device), self.sampler.conditioning)
+
+    def finish(self, model: str) -> None:
+        """Merges the part files into the netCDF file and removes them.
+
+        Args:
+            model: The model's name, for the file's attributes.
+
+        Raises:
+            RuntimeError: If a window or a sample of one is missing, or would be written twice.
+        """
+        self.refresh()
+        samples, tiles = self.sampler.num_samples, self.tiles
+        attributes = {
+            "model": model,
+            "method": type(self.sampler).__name__,
+            "conditioning": self.sampler.conditioning,
+            "seed": self.sampler.seed,
+            "window": tiles.window,
+            "overlap": tiles.overlap,
+            "joint": self.joint,
+        }
+        write_imputation(
+            self.path,
+            self.series,
+            tiles,
+            self.kept,
+            lambda start: self.read(start, range(samples)),
+            samples,
+            attributes,
+        )
+        self.parts.clear()
 
     def read(self, start: int, numbers: range) -> tuple[np.ndarray, np.ndarray]:
-        """What was drawn of a window, and which of its entries are the data's own.
+        """Returns what was drawn in a window, and which of its entries were observed.
 
         Args:
             start: The window's first step.
             numbers: Which samples.
 
         Raises:
-            RuntimeError: If one of them was not drawn, or drawn twice.
+            RuntimeError: If one of them was not drawn, or was drawn twice.
         """
         found, values, observed = list[int](), [], np.empty(0)
         for there in sorted(self._drawn_before.get(start, ()), key=lambda r: r.start):
@@ -173,12 +214,19 @@ class Stitched(Sampler):
         return values[0] if len(values) == 1 else np.concatenate(values), observed
 
     def refresh(self) -> None:
-        """Takes notice of what other processes have drawn."""
+        """Notices part files that other processes have written."""
         self._there = None
 
     @property
+    def joint(self) -> str:
+        """Which entries of a sample are drawn jointly, in words."""
+        if not self.sampler.joint:
+            return "single entries"
+        return "over each stretch" if self.continued or not self.before else "within each window"
+
+    @property
     def _drawn_before(self) -> dict[int, list[range]]:
-        """The samples that are kept of each window, by its start; looked up once, and what is added noted."""
+        """The samples kept of each window, by its start; listed once, then updated by each :meth:`_keep`."""
         if self._there is None:
             self._there = {}
             for name in self.parts.names():
@@ -187,145 +235,42 @@ class Stitched(Sampler):
         return self._there
 
     def _missing(self, start: int, numbers: range) -> set[int]:
-        """The samples of a window that are not kept."""
+        """Returns the samples of a window that have no part file."""
         return set(numbers).difference(*self._drawn_before.get(start, ()))
 
     def _keep(self, start: int, numbers: range, values: torch.Tensor, observed: torch.Tensor) -> None:
-        """Writes samples of a window."""
+        """Writes samples of a window to a part file."""
         own = values.to("cpu", self.series.dtype).numpy()
         self.parts.write(_name(start, numbers), {"values": own, "observed": observed.cpu().numpy()})
         self._drawn_before.setdefault(start, []).append(numbers)
 
     def _drawn(self, model: Any, batch: SeriesBatch, starts: list[int], numbers: range) -> Samples:
-        """New draws of the windows, each given those of the window before."""
+        """Returns new draws of the windows, each given the draws of the window before."""
         if not self.sampler.extends:
             return self.sampler(model, batch)
         if not self.continued or not any(start in self.before for start in starts):
             return self.sampler.some(model, batch, numbers)
         known = torch.zeros(batch.position.shape, dtype=torch.bool)
-        past = np.zeros((len(numbers), *batch.values.shape), dtype=_numpy(self.series.dtype))
+        past = torch.zeros(len(numbers), *batch.values.shape, dtype=self.series.dtype)
         for i, start in enumerate(starts):
             if start in self.before:
                 shared = self.kept[start].start - start
                 ago = start - self.before[start]
                 earlier, _ = self.read(self.before[start], numbers)
-                past[:, i, :shared] = earlier[:, ago : ago + shared]
+                past[:, i, :shared] = torch.from_numpy(earlier[:, ago : ago + shared])
                 known[i, :shared] = True
         device = batch.values.device
-        return self.sampler.extend(model, batch, torch.from_numpy(past).to(device), known.to(device), numbers)
-
-
-def _numpy(dtype: torch.dtype) -> np.dtype:
-    """NumPy's name of a kind of numbers."""
-    return torch.empty(0, dtype=dtype).numpy().dtype
+        return self.sampler.extend(model, batch, past.to(device), known.to(device), numbers)
 
 
 def _name(start: int, numbers: range) -> str:
-    """Under which samples of a window are kept."""
+    """Returns the name of the part file of a window's samples."""
     return f"{start:010d}-{numbers.start:06d}-{numbers.stop:06d}"
 
 
 def _runs(numbers: set[int]) -> list[range]:
-    """Numbers as the longest ranges without a gap."""
+    """Returns numbers as the longest ranges without a gap."""
     ordered = sorted(numbers)
     firsts = [n for n in ordered if n - 1 not in numbers]
     lasts = [n for n in ordered if n + 1 not in numbers]
     return [range(a, b + 1) for a, b in zip(firsts, lasts, strict=True)]
-
-
-def fingerprint(model: torch.nn.Module, series: Series, *options: Any) -> str:
-    """A number that tells models, data and options apart: their content's hash."""
-    digest = hashlib.sha256()
-    graph = {"edges": series.graph.edge_index, "weights": series.graph.edge_weight}
-    for name, tensor in (model.state_dict() | graph).items():
-        _add(digest, name, tensor)
-    for part in series.chunks():
-        _add(digest, "values", part.values.where(part.observed, 0))
-        _add(digest, "observed", part.observed)
-        if part.covariates is not None:
-            _add(digest, "covariates", part.covariates)
-    labels = (np.asarray(series.time).tobytes(), series.nodes, series.channels)
-    made_of = getattr(model, "hparams", {}).get("model")
-    digest.update(repr((type(model).__name__, made_of, labels, options)).encode())
-    return digest.hexdigest()
-
-
-def _add(digest: Any, name: str, tensor: torch.Tensor) -> None:
-    digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-    # of one entry, the stride may be zero: only a copy can be seen as bytes
-    own = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-    digest.update(own.reshape(-1).view(torch.uint8).numpy().tobytes())
-
-
-def write(stitched: Stitched, path: Path, model: str) -> None:
-    """Puts all windows into one netCDF file, one in memory at a time.
-
-    The file holds ``imputation (sample, time, node, channel)``, in which observed entries are the data's own
-    in every sample, and ``observed (time, node, channel)``, with names, units and what was drawn by what.
-
-    Args:
-        stitched: The draws, all of them made.
-        path: The file.
-        model: The model's name.
-
-    Raises:
-        RuntimeError: If a window or a sample of one is not there, or would be written twice.
-    """
-    series, tiles, sampler = stitched.series, stitched.tiles, stitched.sampler
-    steps = np.concatenate([np.arange(c[0], c[-1] + tiles.window) for c in tiles.chains])
-    steps.sort()
-    stitched.refresh()
-    attributes = {
-        "model": model,
-        "method": type(sampler).__name__,
-        "conditioning": sampler.conditioning,
-        "seed": sampler.seed,
-        "window": tiles.window,
-        "overlap": tiles.overlap,
-        "joint": _joint(stitched),
-    }
-    names = series.labels().isel(time=steps)[["time", "node", "channel", "unit"]]
-    skeleton = names.assign_coords(sample=np.arange(sampler.num_samples)).assign_attrs(attributes)
-    with replacing(path) as unfinished:
-        skeleton.to_netcdf(unfinished)
-        with netCDF4.Dataset(unfinished, "a") as file:
-            _fill(file, stitched, steps)
-
-
-def _fill(file: netCDF4.Dataset, stitched: Stitched, steps: np.ndarray) -> None:
-    """Writes the windows into a file that holds all but them."""
-    series, sampler = stitched.series, stitched.sampler
-    count = np.zeros(len(steps), dtype=int)
-    axes, chunk = ("time", "node", "channel"), (min(CHUNK_STEPS, len(steps)), *series.sizes[:2])
-    options: dict[str, Any] = {"zlib": True, "complevel": 1}
-    variable = file.createVariable(
-        "imputation",
-        _numpy(series.dtype),
-        ("sample", *axes),
-        fill_value=np.nan,
-        chunksizes=(sampler.num_samples, *chunk),
-        **options,
-    )
-    variable.coordinates = "unit"
-    variable.long_name = "draws of the series; observed entries are the data's own"
-    flag = file.createVariable("observed", "i1", axes, chunksizes=chunk, **options)
-    flag.setncattr("dtype", "bool")  # as xarray writes truth values
-    flag.coordinates = "unit"
-    for start, kept in sorted(stitched.kept.items()):
-        values, own_data = stitched.read(start, range(sampler.num_samples))
-        mine = slice(kept.start - start, kept.stop - start)
-        first = int(np.searchsorted(steps, kept.start))
-        at = slice(first, first + kept.stop - kept.start)
-        own, observed = series.chunk(kept).values.numpy(), own_data[mine]
-        variable[:, at] = np.where(observed, own, values[:, mine])
-        flag[at] = observed  # what is forecast is not the data's own
-        count[at] += 1
-    if (count != 1).any():
-        raise RuntimeError(f"every step must be written once; {int((count != 1).sum())} were not.")
-
-
-def _joint(stitched: Stitched) -> str:
-    """What goes together in a draw, in words."""
-    if not stitched.sampler.joint:
-        return "single entries"
-    return "over each stretch" if stitched.continued or not stitched.before else "within each window"

@@ -1,91 +1,95 @@
-"""Imputations of a trainer's prediction, written to a file."""
+"""The netCDF file of an imputation, written window by window."""
 
 from __future__ import annotations
 
-from datetime import timedelta
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning import Callback, Trainer
-from lightning.pytorch.utilities.exceptions import SIGTERMException
-from torch import distributed
+import netCDF4
+import numpy as np
 
 from tsgen.data.series import Series
 from tsgen.data.tiles import Tiles
-from tsgen.inference.stitching import Stitched, write
-from tsgen.storage.parts import Parts
+from tsgen.storage.atomic import replacing
 
-PATIENCE = timedelta(hours=6)
-"""How long a process that has drawn its share waits for the others."""
+CHUNK_STEPS = 16
+"""Steps in one compressed chunk of the file: a window is written, and read again, without touching others."""
+
+Reader = Callable[[int], tuple[np.ndarray, np.ndarray]]
+"""Returns the draws of the window from a step, and where it was observed."""
 
 
-class ImputationWriter(Callback):
-    """Writes what ``predict`` draws to one netCDF file, every step and node of the stretches once.
+def write_imputation(
+    path: Path,
+    series: Series,
+    tiles: Tiles,
+    kept: Mapping[int, slice],
+    read: Reader,
+    num_samples: int,
+    attributes: Mapping[str, Any],
+) -> None:
+    """Writes all windows to one netCDF file, one of them in memory at a time.
 
-    Neighbouring windows are joined, sample by sample (see :mod:`tsgen.inference.stitching`). Each process
-    keeps what it draws in part files beside the file. An interrupted prediction resumes from them, with any
-    number of processes; another model, other data or other options start afresh. The first process merges the
-    part files, one window in memory at a time.
+    The file holds ``imputation (sample, time, node, channel)``, in which observed entries are the data's own
+    in every sample, and ``observed (time, node, channel)``, with labels and units.
 
     Args:
         path: The file.
-        series: The series that the windows are cut from.
+        series: The series.
         tiles: Where the windows lie.
+        kept: The steps that are taken from each window, by its start.
+        read: Reads a window.
+        num_samples: The number of samples.
+        attributes: Attributes of the file.
+
+    Raises:
+        RuntimeError: If a step would be written twice, or never.
     """
-
-    def __init__(self, path: Path, series: Series, tiles: Tiles) -> None:
-        self.path, self.series, self.tiles = path, series, tiles
-
-    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        """Sees to it that windows go on from each other, before they are dealt to the processes."""
-        if stage == "predict":
-            _check_whole(trainer)
-            parts, whose = Parts.beside(self.path), (trainer.global_rank, trainer.world_size)
-            self.stitched = Stitched(pl_module.sampler, self.series, self.tiles, parts, *whose)
-            pl_module.sampler = self.stitched
-
-    def on_predict_start(self, trainer: Trainer, module: Any) -> None:
-        """Takes up what an interrupted run has left."""
-        if trainer.is_global_zero:
-            done = self.stitched.begin(module, module.horizon, trainer.precision)
-            if done:
-                folder = self.stitched.parts.folder
-                print(f"{done} of {len(self.tiles.starts)} windows were drawn before: {folder}")
-        trainer.strategy.barrier()
-        self.stitched.parts.hold(trainer.global_rank)
-        # shares differ, and the strategy's own timeout is that of training, where nobody waits for long
-        several = trainer.world_size > 1
-        self.drawn = distributed.new_group(timeout=PATIENCE, backend="gloo") if several else None
-
-    def on_predict_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        """Ends a run that was told to, as Lightning does in training; its windows are kept."""
-        if trainer.received_sigterm:
-            raise SIGTERMException
-
-    def on_predict_end(self, trainer: Trainer, module: Any) -> None:
-        """Puts the parts together."""
-        module.sampler = self.stitched.sampler
-        if self.drawn is not None:
-            distributed.barrier(self.drawn)
-        if trainer.is_global_zero:
-            write(self.stitched, self.path, type(module).__name__)
-            self.stitched.parts.clear()
-            print(f"Imputations: {self.path}")
-        self.stitched.parts.let_go()
-
-    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
-        """Lets go of the parts and gives the model its own sampler back."""
-        if hasattr(self, "stitched"):
-            self.stitched.parts.let_go()
-        if isinstance(pl_module.sampler, Stitched):
-            pl_module.sampler = pl_module.sampler.sampler
+    steps = np.concatenate([np.arange(c[0], c[-1] + tiles.window) for c in tiles.chains])
+    steps.sort()
+    names = series.labels().isel(time=steps)[["time", "node", "channel", "unit"]]
+    skeleton = names.assign_coords(sample=np.arange(num_samples)).assign_attrs(attributes)
+    with replacing(path) as unfinished:
+        skeleton.to_netcdf(unfinished)
+        with netCDF4.Dataset(unfinished, "a") as file:
+            _create_variables(file, series, num_samples, len(steps))
+            _fill(file, series, steps, kept, read)
 
 
-def _check_whole(trainer: Trainer) -> None:
-    """Raises unless every window is to be drawn."""
-    limit = trainer.limit_predict_batches
-    if limit != 1 or isinstance(limit, int):  # 1 is one batch, 1.0 all of them
-        raise ValueError(
-            f"a prediction must draw every window; trainer.limit_predict_batches is {limit} (fast_dev_run "
-            "sets it too). Leave it out, or predict from less data."
-        )
+def _create_variables(file: netCDF4.Dataset, series: Series, num_samples: int, length: int) -> None:
+    """Creates ``imputation`` and ``observed`` in a file that has the labels."""
+    axes, chunk = ("time", "node", "channel"), (min(CHUNK_STEPS, length), *series.sizes[:2])
+    options: dict[str, Any] = {"zlib": True, "complevel": 1}
+    variable = file.createVariable(
+        "imputation",
+        str(series.dtype).removeprefix("torch."),
+        ("sample", *axes),
+        fill_value=np.nan,
+        chunksizes=(num_samples, *chunk),
+        **options,
+    )
+    variable.coordinates = "unit"
+    variable.long_name = "draws of the series; observed entries are the data's own"
+    flag = file.createVariable("observed", "i1", axes, chunksizes=chunk, **options)
+    flag.setncattr("dtype", "bool")  # as xarray writes truth values
+    flag.coordinates = "unit"
+
+
+def _fill(
+    file: netCDF4.Dataset, series: Series, steps: np.ndarray, kept: Mapping[int, slice], read: Reader
+) -> None:
+    """Writes the windows."""
+    variable, flag = file["imputation"], file["observed"]
+    count = np.zeros(len(steps), dtype=int)
+    for start, keep in sorted(kept.items()):
+        values, observed_in_window = read(start)
+        mine = slice(keep.start - start, keep.stop - start)
+        first = int(np.searchsorted(steps, keep.start))
+        at = slice(first, first + keep.stop - keep.start)
+        own, observed = series.chunk(keep).values.numpy(), observed_in_window[mine]
+        variable[:, at] = np.where(observed, own, values[:, mine])
+        flag[at] = observed  # forecast steps are not the data's own
+        count[at] += 1
+    if (count != 1).any():
+        raise RuntimeError(f"every step must be written once; {int((count != 1).sum())} were not.")

@@ -1,0 +1,133 @@
+"""A prediction by Lightning's trainer: on its devices, by any number of processes."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import distributed
+from torch.utils.data import DataLoader
+
+from tsgen.data.series import Samples, SeriesBatch
+from tsgen.datamodules.windows import SeriesDataModule
+from tsgen.inference.stitching import SeriesImputation
+from tsgen.models.density import DensityModel
+
+DRAWING_TIMEOUT = timedelta(hours=6)
+"""How long a process that has drawn its share waits for the others."""
+
+
+class SeriesPrediction(LightningModule):
+    """Imputes what a data module predicts, into one netCDF file.
+
+    .. code-block:: python
+
+        Trainer(use_distributed_sampler=False).predict(SeriesPrediction(model, data, path))
+
+    It runs the same :class:`~tsgen.inference.stitching.SeriesImputation` as :func:`tsgen.impute`. An
+    interrupted prediction resumes with any number of processes. The weights of a checkpoint given to
+    ``predict`` go to the model.
+
+    Args:
+        model: The model.
+        data: Its windows of ``predict``.
+        path: The file.
+
+    Raises:
+        ValueError: When the trainer starts, if the model does not go with the data or the trainer would leave
+            out windows.
+    """
+
+    def __init__(self, model: DensityModel, data: SeriesDataModule, path: Path) -> None:
+        super().__init__()
+        self.model, self.data, self.path = model, data, path
+        self.imputation: SeriesImputation | None = None
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Returns the model's own, without a prefix."""
+        return self.model.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Loads the model's own."""
+        return self.model.load_state_dict(*args, **kwargs)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Adds the callback that unlocks the part files when a prediction fails."""
+        return [_Unlocking()]
+
+    def setup(self, stage: str) -> None:
+        """Plans which process draws which windows."""
+        _check_whole(self.trainer)
+        self.model.check_data(self.data, stage)
+        self.model.setup(stage)
+        self.imputation = SeriesImputation(
+            self.model.sampler,
+            self.data.split.series,
+            self.data.tiles,
+            self.path,
+            self.trainer.global_rank,
+            self.trainer.world_size,
+        )
+
+    def predict_dataloader(self) -> DataLoader:
+        """Returns the windows of this process."""
+        return self.data.predict_dataloader(self._plan.batches(self.data.batch_size))
+
+    def predict_step(self, batch: SeriesBatch, index: int) -> Samples:
+        """Draws windows and keeps them in part files."""
+        return self._plan.draw(self.model, batch)
+
+    def on_predict_start(self) -> None:
+        """Resumes from the part files of an interrupted run."""
+        plan = self._plan
+        if self.trainer.is_global_zero:
+            done = plan.begin(self.model, self.data.horizon, self.trainer.precision)
+            if done:
+                print(f"{done} of {len(plan.tiles.starts)} windows were drawn before: {plan.parts.folder}")
+        self.trainer.strategy.barrier()
+        plan.hold()
+        # shares differ in size, and the strategy's own timeout is made for training, where no process waits
+        # long
+        several = self.trainer.world_size > 1
+        self._drawn = distributed.new_group(timeout=DRAWING_TIMEOUT, backend="gloo") if several else None
+
+    def on_predict_batch_end(self, *_: Any) -> None:
+        """Ends a run that received SIGTERM, as Lightning does in training; its windows are kept."""
+        if self.trainer.received_sigterm:
+            raise SIGTERMException
+
+    def on_predict_epoch_end(self) -> None:
+        """Merges the part files once all processes have drawn."""
+        if self._drawn is not None:
+            distributed.barrier(self._drawn)
+        if self.trainer.is_global_zero:
+            self._plan.finish(type(self.model).__name__)
+            print(f"Imputations: {self.path}")
+        self._plan.release()
+
+    @property
+    def _plan(self) -> SeriesImputation:
+        assert self.imputation is not None  # made in setup
+        return self.imputation
+
+
+class _Unlocking(Callback):
+    """Unlocks the part files of a prediction that failed."""
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Unlocks them."""
+        if isinstance(pl_module, SeriesPrediction) and pl_module.imputation is not None:
+            pl_module.imputation.release()
+
+
+def _check_whole(trainer: Trainer) -> None:
+    """Raises unless every window is to be drawn."""
+    limit = trainer.limit_predict_batches
+    if limit != 1 or isinstance(limit, int):  # 1 is one batch, 1.0 all of them
+        raise ValueError(
+            f"a prediction must draw every window; trainer.limit_predict_batches is {limit} (fast_dev_run "
+            "sets it too). Leave it out, or predict from less data."
+        )
