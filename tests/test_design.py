@@ -76,11 +76,11 @@ def test_the_rooms_are_in_the_order_that_the_linter_holds():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_module_and_file_that_a_page_names_exists(page):
     text = page.read_text("utf-8")
-    text = re.sub(r"https?://\S+", "", text)
+    text = re.sub(r"https?://[^\s)]+", "", text)
     dotted = {name.removesuffix(".") for name in DOTTED.findall(text)}
     missing = [name for name in sorted(dotted) if not name.endswith((".yaml", ".md")) and not resolves(name)]
     paths = {path for path in PATH.findall(text) if not path.startswith("experiments/configs/NAME")}
     missing += [path for path in sorted(paths) if not any((ROOT / path).parent.glob((ROOT / path).name))]
-    links = [link.split("#")[0] for link in re.findall(r"\]\(((?!http|#)[^)]+)\)", text)]
+    links = [link.split("#")[0] for link in re.findall(r"\]\(((?!#)[^)\s]+)\)", text)]
     missing += [link for link in links if not (page.parent / link).exists()]
     assert not missing
