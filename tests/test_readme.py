@@ -1,4 +1,4 @@
-"""What README shows works as it stands."""
+"""The examples of README run, and it names what is shipped."""
 
 import re
 from pathlib import Path
