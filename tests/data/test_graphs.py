@@ -146,6 +146,6 @@ def test_parts_must_be_possible():
     graph = graphs.from_edges([0], [1], num_nodes=3)
     for parts in (0, 4):
         with pytest.raises(
-            ValueError, match=rf"parts must lie in 1\.\.3, the number of nodes; it is {parts}"
+            ValueError, match=rf"clusters must lie in 1\.\.3, the number of nodes; it is {parts}"
         ):
             graphs.partition(graph, parts)
