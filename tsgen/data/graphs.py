@@ -97,8 +97,8 @@ def from_edges(
         )
     if undirected:
         both = np.concatenate([edges, edges[::-1]], axis=1)
-        listed = np.concatenate([np.stack([*both, np.tile(weights, 2)])], axis=1)
-        edges, weights = (columns := np.unique(listed, axis=1))[:2].astype(np.int64), columns[2]
+        columns = np.unique(np.stack([*both, np.tile(weights, 2)]), axis=1)
+        edges, weights = columns[:2].astype(np.int64), columns[2]
     unique, counts = np.unique(edges, axis=1, return_counts=True)
     if (counts > 1).any():
         u, v = unique[:, counts > 1][:, 0]

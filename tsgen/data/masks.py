@@ -50,8 +50,8 @@ def _require_whole(mask: Mask, start: Int64[Tensor, "batch"] | None) -> None:
     """Raises if a window is requested of a pattern that can only be drawn for a whole series."""
     if start is not None:
         raise ValueError(
-            f"the series must be held in memory for {type(mask).__name__}, which reads all of it at once; it "
-            "is read window by window. Use another pattern, such as PointMask or BlockMask."
+            f"{type(mask).__name__} needs a series that is held in memory, as it reads all of it at once; "
+            "this one is read window by window. Use another pattern, such as PointMask or BlockMask."
         )
 
 

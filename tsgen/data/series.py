@@ -178,12 +178,12 @@ class Series(ABC):
 
     def to_xarray(self) -> xr.Dataset:
         """Returns the series as a labelled dataset; values are NaN where nothing was observed."""
-        axes, whole = ("time", "node", "channel"), self.chunk(slice(None))
+        axes, series = ("time", "node", "channel"), self.chunk(slice(None))
         data = self.labels()
-        data["values"] = (axes, whole.values.where(whole.observed, torch.nan).numpy())
-        data["observed"] = (axes, whole.observed.numpy())
-        if whole.covariates is not None:
-            data["covariates"] = (("time", "node", "covariate"), whole.covariates.numpy())
+        data["values"] = (axes, series.values.where(series.observed, torch.nan).numpy())
+        data["observed"] = (axes, series.observed.numpy())
+        if series.covariates is not None:
+            data["covariates"] = (("time", "node", "covariate"), series.covariates.numpy())
         return data
 
     def windows(

@@ -119,9 +119,7 @@ class StoredSeries(Series):
                 f"{self.path} must hold a graph in edge_source and edge_target, unless one is given; it does "
                 "not. Pass graph."
             )
-        self.graph = check_graph(
-            graph_in(rest, len(self.nodes)) if given is None else given, len(self.nodes)
-        )
+        self.graph = check_graph(graph_in(rest, len(self.nodes)) if given is None else given, len(self.nodes))
 
     def _check_forms(self, forms: Mapping[str, _Form]) -> None:
         """Raises unless the variables exist, hold numbers and have their dimensions in order."""
@@ -211,8 +209,8 @@ class StoredSeries(Series):
         """Returns values, the observed mask and covariates of some steps."""
         start = steps.indices(len(self))[0]
         channels = [self._numbers(name, steps, start) for name in self.variables]
-        whole = len(channels) == 1 and channels[0].ndim == 3
-        values = channels[0] if whole else np.stack(channels, axis=-1)
+        with_channels = len(channels) == 1 and channels[0].ndim == 3
+        values = channels[0] if with_channels else np.stack(channels, axis=-1)
         observed = np.isfinite(values)
         if self._flagged:
             flag = self._open()["observed"][steps].values.astype(bool)

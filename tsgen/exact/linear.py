@@ -196,17 +196,17 @@ class VARProcess:
                 f"are {len(values)}. Lower the order or restrict the support."
             )
         process = cls.white_noise(order, torch.zeros_like(loc), torch.ones_like(scale))
-        done, rounds = False, 0
-        while not done and rounds < iterations:
+        converged, iteration = False, 0
+        while not converged and iteration < iterations:
             moments = process.expectation(standard, observed[None])
-            better = process.maximisation(moments, allowed, noise)
-            moved = max(
-                float((better.coefficients - process.coefficients).abs().max()),
-                float((better.intercept - process.intercept).abs().max()),
-                float((better.covariance - process.covariance).abs().max()),
+            updated = process.maximisation(moments, allowed, noise)
+            change = max(
+                float((updated.coefficients - process.coefficients).abs().max()),
+                float((updated.intercept - process.intercept).abs().max()),
+                float((updated.covariance - process.covariance).abs().max()),
             )
-            process, rounds, done = better, rounds + 1, moved < tolerance
-        return VARFit(process.in_units(loc, scale), rounds, done)
+            process, iteration, converged = updated, iteration + 1, change < tolerance
+        return VARFit(process.in_units(loc, scale), iteration, converged)
 
     def in_units(self, loc: Float[Tensor, "nodes"], scale: Float[Tensor, "nodes"]) -> VARProcess:
         """Returns the process of loc + scale * x.

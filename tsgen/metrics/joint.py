@@ -99,11 +99,11 @@ def variogram_score(
     total, pairs = y.new_zeros(2, len(mask), dtype=torch.float64)
     for k in range(1, min(PAIRED, int(size.max()) // 2 if len(size) else 0) + 1):
         # the entry opposite on the circle is reached from both sides, but its pair counts once
-        one = ((2 * k < size) | ((2 * k == size) & (place < k))).nonzero()[:, 0]
-        other = start[one] + (place[one] + k) % size[one]
-        score = _variogram(x[:, one] - x[:, other], y[one] - y[other], order)
-        total.index_add_(0, window[one], score.double())
-        pairs.index_add_(0, window[one], torch.ones_like(score, dtype=torch.float64))
+        first = ((2 * k < size) | ((2 * k == size) & (place < k))).nonzero()[:, 0]
+        second = start[first] + (place[first] + k) % size[first]
+        score = _variogram(x[:, first] - x[:, second], y[first] - y[second], order)
+        total.index_add_(0, window[first], score.double())
+        pairs.index_add_(0, window[first], torch.ones_like(score, dtype=torch.float64))
     return (total / pairs).to(samples.dtype)
 
 
