@@ -289,7 +289,7 @@ def test_patterns_of_patterns_hand_the_gaps_on_and_leave_the_first_as_they_are(k
     assert draw(PartOf(HistoricalMask()).replaying(*gaps(60)), stream, SHAPE).any()
     with pytest.raises(ValueError, match="a stretch of at least 48 steps to replay; it has 0"):
         draw(mask, stream, SHAPE)
-    with pytest.raises(ValueError, match="it knows 2 stretches, of 70 steps"):
+    with pytest.raises(ValueError, match="it has 2 stretches, of 70 steps"):
         draw(mask.replaying(*gaps(30, 40)), stream, SHAPE)
 
 

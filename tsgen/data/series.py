@@ -666,7 +666,7 @@ class SeriesSpec:
         if self.num_covariates != other.num_covariates:
             return f"it reads {self.num_covariates} covariates, the data has {other.num_covariates}"
         if not same_graph(self.graph, other.graph):
-            return "its graph differs from that of the data in edges or weights"
+            return "its graph has other edges or weights than that of the data"
         return None
 
 
