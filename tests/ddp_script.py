@@ -24,7 +24,7 @@ if __name__ == "__main__":
         missing=PointMask(0.4),
         thinning=PointMask((0.0, 0.9)),
         batch_size=16 // processes,
-        subgraphs=Subgraphs(parts=int(sys.argv[3]), hops=1) if len(sys.argv) > 3 else None,
+        subgraphs=Subgraphs(clusters=int(sys.argv[3]), hops=1) if len(sys.argv) > 3 else None,
     )
     model = AutoregressiveModel(
         data.spec,

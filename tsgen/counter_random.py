@@ -1,11 +1,10 @@
-r"""Random numbers that are a pure function of (seed, keys, counter).
+r"""Random numbers as a pure function of (seed, keys, counter).
 
-An ordinary generator hands out numbers in the order of the calls, so what a window receives depends on the
-batch it lies in, the number of processes and what was drawn before. Here every number is computed from its
-own address: a row's stream is a hash of the seed and the row's keys (window, epoch, sample), and the i-th
-number of the stream is a hash of the stream and i. Results then do not depend on batch size, workers,
-processes or interruption, and the CPU and a GPU agree. The hash is SplitMix64's finaliser over a Weyl
-sequence.
+An ordinary generator returns numbers in the order of the calls, so the numbers of a window depend on its
+batch, the number of processes and all earlier draws. Here every number is computed from its own address: the
+stream of a row is a hash of the seed and the row's keys (window, epoch, sample), and the i-th number of the
+stream is a hash of the stream and i. Results are therefore independent of batch size, workers, processes and
+interruptions, and CPU and GPU agree. The hash is SplitMix64's finaliser over a Weyl sequence.
 
 References:
     Fast splittable pseudorandom number generators (Steele, Lea & Flood, 2014);
@@ -22,7 +21,7 @@ from torch import Tensor
 
 
 def _signed(word: int) -> int:
-    """The 64-bit word as the signed integer that torch stores."""
+    """Returns an unsigned 64-bit word as the signed integer that torch stores."""
     return word - (1 << 64) if word >= 1 << 63 else word
 
 
@@ -31,7 +30,7 @@ _MULTIPLIERS = (_signed(0xBF58476D1CE4E5B9), _signed(0x94D049BB133111EB))
 
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:
-    """Logical shift: torch's own keeps the sign."""
+    """Returns the logical right shift; torch's own operator keeps the sign."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
@@ -42,11 +41,11 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def streams(seed: int, *keys: Int64[Tensor, "..."]) -> Int64[Tensor, "..."]:
-    """One stream per row, from the seed and any number of integer keys that are broadcast together.
+    """Returns one stream per row, from the seed and any number of integer keys, which broadcast together.
 
     Args:
         seed: Any integer.
-        keys: What tells rows apart: window, epoch, sample, ... Their order matters.
+        keys: Integers that identify a row, such as window, epoch and sample. Their order matters.
     """
     stream = torch.full(
         (), _signed(seed % (1 << 64)), dtype=torch.int64, device=keys[0].device if keys else None
@@ -63,19 +62,21 @@ def uniforms(
     start: int | Int64[Tensor, "..."] = 0,
     dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "..."]:
-    """Uniform numbers in the open interval (0, 1), ``shape`` of them for each stream.
+    """Returns uniform numbers in the open interval (0, 1), with shape ``shape`` for each stream.
 
     Args:
-        stream: What :func:`streams` returned.
+        stream: Streams, from :func:`streams`.
         shape: The shape of each row's numbers.
-        start: Where in the stream to begin, counted in numbers; one for all streams or one for each.
-        dtype: float32 carries 23 random bits a number, float64 carries 52.
+        start: Position in the stream of the first number, one for all streams or one for each.
+        dtype: float32 numbers have 23 random bits each, float64 numbers 52.
 
     Raises:
-        ValueError: If the dtype is another.
+        ValueError: If the dtype is neither float32 nor float64.
     """
     if dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"dtype must be float32 or float64; in {dtype} a uniform number can round to 1.")
+        raise ValueError(
+            f"dtype must be float32 or float64; it is {dtype}, in which a uniform number could round to 1."
+        )
     count = int(torch.Size(shape).numel())
     first = start[..., None] if isinstance(start, Tensor) else start
     counter = (torch.arange(1, count + 1, device=stream.device) + first) * _WEYL

@@ -4,7 +4,7 @@
 
 First, for N = 36, 207, 2,000 and 20,000 nodes: milliseconds of a training step (windows gathered, forward,
 backward, optimiser), the same a scored node, and the memory that training takes; on the whole graph, and on
-subgraphs of one part, alone or with the nodes one edge away. Times are of one processor core, medians over
+subgraphs of one cluster, alone or with the nodes one edge away. Times are of one processor core, medians over
 rounds in which the settings take one step in turn. Memory is the growth of a process'
 peak from before the data is made to after two steps, the graph being cut already.
 
@@ -47,10 +47,10 @@ from tsgen.heads import GaussianHead
 from tsgen.models import AutoregressiveModel
 
 NEIGHBOURS, WINDOW, WINDOWS = 8, 24, 4
-PARTS = {36: 2, 207: 2, 2000: 20, 20000: 200}
-"""Parts for each number of nodes: about a hundred nodes each where there are as many."""
-SETTINGS = {"whole": None, "part": 0, "part and one edge": 1}
-"""Edges around a part that a batch reads; None for the whole graph."""
+CLUSTERS = {36: 2, 207: 2, 2000: 20, 20000: 200}
+"""Clusters for each number of nodes: about a hundred nodes each in large graphs."""
+SETTINGS = {"whole": None, "cluster": 0, "cluster and one edge": 1}
+"""Edges around a cluster that a batch reads; None for the whole graph."""
 
 
 def geometric_graph(nodes: int) -> Data:
@@ -126,9 +126,9 @@ def interleaved(works: list[Callable[[], object]], repeats: int) -> list[float]:
 
 def setting(nodes: int, hops: int | None, part: np.ndarray) -> Callable[[int, int], SeriesBatch]:
     """The step of a setting, with parts that were cut before."""
-    options = None if hops is None else Subgraphs(PARTS[nodes], hops=hops)
+    options = None if hops is None else Subgraphs(CLUSTERS[nodes], hops=hops)
     data = Random(nodes, options)
-    with patch.object(subgraphs, "partition", lambda graph, parts: torch.from_numpy(part)):
+    with patch.object(subgraphs, "partition", lambda graph, clusters: torch.from_numpy(part)):
         return stepping(data, model_of(data))
 
 
@@ -143,7 +143,7 @@ def cut(nodes: int) -> tuple[np.ndarray, float]:
     """The parts of a graph and the seconds that it took to cut them."""
     graph = geometric_graph(nodes)
     start = time.process_time()
-    part = partition(graph, PARTS[nodes])
+    part = partition(graph, CLUSTERS[nodes])
     return part.numpy(), time.process_time() - start
 
 
@@ -170,8 +170,8 @@ def costs(sizes: list[int], repeats: int) -> np.ndarray:
 def drawing(nodes: int, part: np.ndarray, repeats: int) -> None:
     """Prints what it costs to draw a subgraph and to make it ready for messages."""
     graph = geometric_graph(nodes)
-    with patch.object(subgraphs, "partition", lambda graph, parts: torch.from_numpy(part)):
-        draws = subgraphs.SubgraphDraws(graph, Subgraphs(PARTS[nodes], hops=1))
+    with patch.object(subgraphs, "partition", lambda graph, clusters: torch.from_numpy(part)):
+        draws = subgraphs.SubgraphDraws(graph, Subgraphs(CLUSTERS[nodes], hops=1))
     batches = iter(range(10**6))
     some = draws.of(0, 0).graph
     draw, ready, whole = interleaved(
@@ -207,11 +207,11 @@ def learning(steps: int) -> None:
     print("|" + " --- |" * 5)
     settings = {
         "the whole graph": (None, 1),
-        "1 of 8 parts, one edge around": (Subgraphs(8, hops=1), 1),
-        "1 of 8 parts, one edge around, 8 times the steps": (Subgraphs(8, hops=1), 8),
-        "1 of 8 parts alone": (Subgraphs(8), 1),
-        "1 of 8 parts alone, 8 times the steps": (Subgraphs(8), 8),
-        "4 of 32 parts alone, 8 times the steps": (Subgraphs(32, 4), 8),
+        "1 of 8 clusters, one edge around": (Subgraphs(8, hops=1), 1),
+        "1 of 8 clusters, one edge around, 8 times the steps": (Subgraphs(8, hops=1), 8),
+        "1 of 8 clusters alone": (Subgraphs(8), 1),
+        "1 of 8 clusters alone, 8 times the steps": (Subgraphs(8), 8),
+        "4 of 32 clusters alone, 8 times the steps": (Subgraphs(32, 4), 8),
     }
     for name, (options, times) in settings.items():
         data = SyntheticDataModule(
@@ -232,7 +232,7 @@ def learning(steps: int) -> None:
 def main() -> None:
     """Prints all tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="*", default=list(PARTS), help="numbers of nodes")
+    parser.add_argument("--sizes", type=int, nargs="*", default=list(CLUSTERS), help="numbers of nodes")
     parser.add_argument("--repeats", type=int, default=15, help="rounds that times are medians of")
     parser.add_argument(
         "--steps", type=int, default=300, help="steps of training on the whole graph; 0: none"

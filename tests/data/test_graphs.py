@@ -67,7 +67,7 @@ def test_undirected_edges_go_both_ways_once():
         (lambda: graphs.from_edges([0], [1], [-1.0], num_nodes=2), "positive"),
         (lambda: graphs.from_distances(np.zeros((2, 3))), "square"),
         (lambda: graphs.from_distances(np.array([[0, -1.0], [1, 0]])), "negative"),
-        (lambda: graphs.from_distances(np.zeros((2, 2))), "length must be positive"),
+        (lambda: graphs.from_distances(np.zeros((2, 2))), "length scale of the kernel must be positive"),
         (lambda: graphs.from_coordinates(np.array([116.0]), np.array([40.0])), "latitude must lie in"),
         (lambda: graphs.from_coordinates(np.array([1.0, 2.0]), np.array([40.0])), "same length"),
         (lambda: graphs.from_coordinates(np.array([np.nan]), np.array([40.0])), "latitude"),
@@ -146,6 +146,6 @@ def test_parts_must_be_possible():
     graph = graphs.from_edges([0], [1], num_nodes=3)
     for parts in (0, 4):
         with pytest.raises(
-            ValueError, match=rf"parts must lie in 1\.\.3, the number of nodes; it is {parts}"
+            ValueError, match=rf"clusters must lie in 1\.\.3, the number of nodes; it is {parts}"
         ):
             graphs.partition(graph, parts)

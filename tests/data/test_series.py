@@ -36,7 +36,7 @@ BROKEN_SERIES = {
     "time runs back": (dict(time=np.arange(60)[::-1]), "strictly increasing"),
     "time jumps": (dict(time=np.r_[np.arange(59), 60]), "58 is followed by 60"),
     "labels of nodes": (dict(nodes=["a", "b"]), "nodes must have 5 labels"),
-    "nodes twice": (dict(nodes=["a", "b", "c", "b", "e"]), "'b' comes 2 times"),
+    "nodes twice": (dict(nodes=["a", "b", "c", "b", "e"]), "'b' occurs 2 times"),
     "labels of units": (dict(units=["m"]), "units must have 2 labels"),
     "too few nodes": (dict(graph=directed_graph(4)), "num_nodes=5"),
     "edge out of range": (

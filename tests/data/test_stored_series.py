@@ -244,8 +244,8 @@ def unknown(file):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (infinite, "step 71 and node 2 (counted from 0), variable 'values': a value is infinite"),
-        (unknown, "step 71 and node 2 (counted from 0): no value for the covariate 'covariate_1'"),
+        (infinite, "at step 71 and node 2 (counted from 0), one of 'values' is not"),
+        (unknown, "at step 71 and node 2 (counted from 0), 'covariate_1' has none"),
     ],
 )
 def test_what_is_wrong_in_a_window_is_told_with_its_place(path, damage, message):
@@ -266,12 +266,16 @@ REFUSED = {
         "dimensions time, node, channel in this order",
     ),
     "text": (lambda d: d.assign(values=d["values"].astype(str)), {}, "must hold numbers"),
-    "no graph": (lambda d: d.drop_vars("edge_source"), {}, "has no graph of its own"),
+    "no graph": (
+        lambda d: d.drop_vars("edge_source"),
+        {},
+        "must hold a graph in edge_source and edge_target",
+    ),
     "irregular": (lambda d: d.isel(time=[0, 1, 3]), {}, "strictly increasing in equal steps"),
     "units": (lambda d: d, {"units": ["m"]}, "units must have 2 labels"),
     "renamed": (lambda d: d, {"time_column": "when"}, "time_column goes with series that are held in memory"),
     "step": (lambda d: d, {"step": "1h"}, "step goes with series that are held in memory"),
-    "values": (lambda d: d, {"held_out": ValueMask()}, "ValueMask looks at all of a series at once"),
+    "values": (lambda d: d, {"held_out": ValueMask()}, "ValueMask needs a series that is held in memory"),
 }
 
 

@@ -87,21 +87,21 @@ def test_scored_nodes_have_the_loss_and_the_gradient_of_the_whole_graph(hops, en
         found.backward()
         return found.detach(), [p.grad.clone() for p in model.parameters()]
 
-    data = OnRing(subgraphs=Subgraphs(parts=8, hops=hops))
+    data = OnRing(subgraphs=Subgraphs(clusters=8, hops=hops))
     model, part = make(data, encoder, head, embedding), first_batch(data)
     assert len(part.nodes) < NODES
     (here, its), (there, whole) = loss(model, part), loss(model, in_whole(data, part))
     torch.testing.assert_close(here, there, rtol=1e-12, atol=0)
     for a, b in zip(its, whole, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
-    narrow = first_batch(OnRing(subgraphs=Subgraphs(parts=8, hops=hops - 1)))
+    narrow = first_batch(OnRing(subgraphs=Subgraphs(clusters=8, hops=hops - 1)))
     assert abs(loss(model, narrow)[0] - there) > 1e-4  # the last ring of neighbours has something to say
 
 
 @pytest.mark.parametrize("units", ["node", "interpolation"])
 @pytest.mark.parametrize("objective", [MaskedNLL(crps_weight=1.0), MaskedNLL(input_noise=0.1)])
 def test_what_belongs_to_other_nodes_is_not_read(units, objective):
-    data = OnRing(thinning=PointMask(0.5), subgraphs=Subgraphs(parts=8))
+    data = OnRing(thinning=PointMask(0.5), subgraphs=Subgraphs(clusters=8))
     encoder = partial(ConvolutionEncoder, hidden=6, layers=1, causal=False)
     head = partial(GaussianHead, scale="node")
     model = AnyOrderModel(data.spec, encoder, head, objective=objective, node_embedding=3, units=units)
@@ -130,7 +130,7 @@ def test_every_node_is_scored_equally_often(seed, drawn, hops, batches):
     times = torch.zeros(NODES, dtype=torch.int64)
     for batch in range(batches):
         found = draws.of(1, batch)
-        times[found.nodes[found.scored]] += 1
+        times[found.nodes[found.target]] += 1
     assert int(times.max() - times.min()) == (batches % 4 > 0)
     assert int(times.sum()) == batches * NODES // 4
 
@@ -148,7 +148,7 @@ def test_a_subgraph_has_the_edges_and_the_neighbours_of_the_graph(seed, hops):
     for _ in range(hops):
         near = near + (weight + weight.T) @ near
     assert torch.equal(found.nodes, near.nonzero()[:, 0])
-    assert torch.equal(found.nodes[found.scored], scored.sort().values)
+    assert torch.equal(found.nodes[found.target], scored.sort().values)
     again = torch.zeros(len(found.nodes), len(found.nodes))
     again[found.graph.edge_index[0], found.graph.edge_index[1]] = found.graph.edge_weight
     assert torch.equal(again, weight[found.nodes][:, found.nodes])
@@ -166,7 +166,7 @@ def test_the_draw_depends_on_seed_epoch_and_batch_alone():
 
 def test_processes_and_workers_draw_the_same_nodes_and_share_the_windows():
     def batches(rank=0, world=1, **options):
-        data = OnRing(subgraphs=Subgraphs(parts=4, hops=1), thinning=PointMask(0.5), **options)
+        data = OnRing(subgraphs=Subgraphs(clusters=4, hops=1), thinning=PointMask(0.5), **options)
         dealt = SimpleNamespace(use_distributed_sampler=False)
         data.trainer = SimpleNamespace(global_rank=rank, world_size=world, _accelerator_connector=dealt)
         data.batch_size = 4 // world
@@ -185,7 +185,7 @@ def test_processes_and_workers_draw_the_same_nodes_and_share_the_windows():
 
 
 def test_the_order_of_windows_and_evaluation_are_those_without():
-    plain, data = OnRing(horizon=2), OnRing(horizon=2, subgraphs=Subgraphs(parts=4))
+    plain, data = OnRing(horizon=2), OnRing(horizon=2, subgraphs=Subgraphs(clusters=4))
     for a, b in zip(plain.train_dataloader(), data.train_dataloader(), strict=True):
         assert torch.equal(a.position, b.position)
     for loader in ("val_dataloader", "test_dataloader", "predict_dataloader"):
@@ -207,7 +207,7 @@ def test_gaps_that_are_replayed_are_those_of_the_nodes():
 
 
 def test_parts_of_a_model_that_need_every_node_are_refused():
-    data = OnRing(covariates=0, subgraphs=Subgraphs(parts=4))
+    data = OnRing(covariates=0, subgraphs=Subgraphs(clusters=4))
     window = partial(WindowEncoder, hidden=4)
     for model, part in (
         (
@@ -226,10 +226,10 @@ def test_parts_of_a_model_that_need_every_node_are_refused():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(parts=0), "parts must be at least 1; it is 0"),
-        (dict(parts=4, drawn=0), "drawn must be at least 1"),
-        (dict(parts=4, hops=-1), "hops must be at least 0"),
-        (dict(parts=4, drawn=3), "drawn must divide parts"),
+        (dict(clusters=0), "clusters must be at least 1; it is 0"),
+        (dict(clusters=4, drawn=0), "drawn must be at least 1"),
+        (dict(clusters=4, hops=-1), "hops must be at least 0"),
+        (dict(clusters=4, drawn=3), "drawn must divide clusters"),
     ],
 )
 def test_bad_options_are_refused(as_a_user, options, message):
@@ -248,17 +248,17 @@ def test_the_command_line_trains_on_subgraphs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = "fit --config demo --runs runs --data.steps 400 --data.num_nodes 6 --model.encoder.hidden 8"
     words += " --trainer.max_epochs 1 --trainer.limit_train_batches 2 --trainer.enable_progress_bar false"
-    assert main([*words.split(), "--data.subgraphs", "{parts: 3, drawn: 1, hops: 1}"]) == 0
+    assert main([*words.split(), "--data.subgraphs", "{clusters: 3, drawn: 1, hops: 1}"]) == 0
     kept = yaml.safe_load(Path("runs/demo/config_fit.yaml").read_text())
-    assert kept["data"]["init_args"]["subgraphs"] == {"parts": 3, "drawn": 1, "hops": 1}
+    assert kept["data"]["init_args"]["subgraphs"] == {"clusters": 3, "drawn": 1, "hops": 1}
 
 
 def test_the_command_line_refuses_in_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    words = "fit --config demo --runs runs --data.subgraphs.parts 4 --data.subgraphs.drawn 3"
+    words = "fit --config demo --runs runs --data.subgraphs.clusters 4 --data.subgraphs.drawn 3"
     assert main(words.split()) == 2
-    assert "drawn must divide parts" in capsys.readouterr().err
-    words = "fit --config demo --config heads/nade --runs runs --data.subgraphs.parts 4"
+    assert "drawn must divide clusters" in capsys.readouterr().err
+    words = "fit --config demo --config heads/nade --runs runs --data.subgraphs.clusters 4"
     assert main([*words.split(), "--model.head.over", "slice"]) == 2
     assert "over the slice needs them all" in capsys.readouterr().err
 

@@ -167,7 +167,7 @@ def test_bad_options_are_refused(as_a_user, options, message):
     for overlap, horizon, told in (
         (10, None, r"in 0\.\.9"),
         (-1, None, r"in 0\.\.9"),
-        (2, 4, "beside a horizon"),
+        (2, 4, "if there is a horizon"),
     ):
         with pytest.raises(ValueError, match=f"overlap must .*{told}.*; it is {overlap}"):
             InMemory(overlap=overlap, horizon=horizon)

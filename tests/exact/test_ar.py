@@ -524,11 +524,11 @@ def test_what_is_no_process_is_refused(as_a_user):
         ARProcess([0.5], 0.0, 0.0)
     with pytest.raises(ValueError, match="coefficients must be finite; 1 of its entries are not"):
         ARProcess([0.5, nan], 0.0, 1.0)
-    with pytest.raises(ValueError, match=r"at least one; their shape is \[0\]\."):
+    with pytest.raises(ValueError, match=r"at least one; got shape \[0\]\."):
         ARProcess([], 0.0, 1.0)
-    with pytest.raises(ValueError, match=r"at least one; their shape is \[1, 1\]\."):
+    with pytest.raises(ValueError, match=r"at least one; got shape \[1, 1\]\."):
         ARProcess(torch.zeros(1, 1), 0.0, 1.0)
-    with pytest.raises(ValueError, match=r"intercept must be one number; its shape is \[2\]\."):
+    with pytest.raises(ValueError, match=r"intercept must be a single number; got shape \[2\]\."):
         ARProcess([0.5], torch.zeros(2), 1.0)
 
 
@@ -553,7 +553,7 @@ def test_a_law_that_does_not_exist_is_refused():
             ValueError, match=r"the first 1 values of each series must be observed.* 1 of the"
         ):
             ask()
-    with pytest.raises(ValueError, match=r"must be observed.*y has 2 values a series and 0 of the first"):
+    with pytest.raises(ValueError, match=r"must be observed.*y has 2 values per series, and 0 of the first"):
         make_process(3).log_prob(y[1:], "conditional")
 
 
@@ -569,11 +569,11 @@ def test_questions_that_make_no_sense_are_refused(as_a_user):
     ):
         with pytest.raises(ValueError, match="NaN where a value is missing; 1 values are infinite"):
             ask(infinite)
-        with pytest.raises(ValueError, match=r"at least one value; its shape is \[2, 0\]"):
+        with pytest.raises(ValueError, match=r"at least one value; got shape \[2, 0\]"):
             ask(torch.zeros(2, 0))
     with pytest.raises(ValueError, match="'exact' or 'conditional'; it is 'css'"):
         process.log_prob(y, "css")
-    with pytest.raises(ValueError, match="what follows the first 2 values; y has 2"):
+    with pytest.raises(ValueError, match="values after the first 2; y has 2"):
         process.log_prob(y[:2], "conditional")
     with pytest.raises(ValueError, match="at least order = 2 values; it holds 1"):
         process.transition(y[:1])
@@ -612,16 +612,16 @@ def test_series_that_cannot_be_fitted_are_refused(as_a_user):
             ARProcess.fit(y[:10].reshape(2, 5), 3, method)
     for method in ("conditional", "yule_walker"):
         with pytest.raises(
-            ValueError, match=r"needs every value; 6 of 120 are missing.*'exact' takes missing"
+            ValueError, match=r"needs every value; 6 of 120 are missing.*'exact', which accepts missing"
         ):
             ARProcess.fit(series_named("presidents"), 1, method)
     steps = torch.arange(50.0).double()
     for noiseless in (steps, torch.sin(steps), (-1.0) ** steps):
-        with pytest.raises(ValueError, match="the series must be noisy"):
+        with pytest.raises(ValueError, match="the series must contain noise"):
             ARProcess.fit(noiseless, 2)
         with pytest.raises(ValueError, match="likelihood of order 2 has no maximum that float64 can find"):
             ARProcess.fit(noiseless, 2, "exact")
-    with pytest.raises(ValueError, match="the series must be noisy"):
+    with pytest.raises(ValueError, match="the series must contain noise"):
         ARProcess.fit((steps == 49).double(), 2)
     ARProcess.fit(y[:8], 3)  # the shortest that will do
 

@@ -558,7 +558,7 @@ def test_a_degenerate_law_does_all_but_give_a_density():
     coordinates = torch.linalg.solve(matrix[:2], torch.ones(2).double())
     torch.testing.assert_close(point.mean, flat.loc[2:] + matrix[2:] @ coordinates)
     assert point.stddev.max() < 1e-12
-    with pytest.raises(ValueError, match=r"known entries must have full rank; it has rank 2 and size 3"):
+    with pytest.raises(ValueError, match=r"given entries must have full rank; it has rank 2 and size 3"):
         flat.condition([0, 1, 2], torch.zeros(3).double())
 
 
@@ -623,7 +623,7 @@ def test_operations_refuse_what_does_not_fit():
         law.affine(torch.ones(2, 3), torch.ones(3))
     with pytest.raises(ValueError, match="matrix must be finite"):
         law.affine(torch.full((1, 3), nan))
-    with pytest.raises(ValueError, match="one size; theirs are 3 and 2"):
+    with pytest.raises(ValueError, match="the same size; the sizes are 3 and 2"):
         law + make_law(2, seed=0)
     with pytest.raises(ValueError, match=r"second law .* broadcast with \[2\]; it has \[3, 3\]"):
         make_law(3, 0, (2,)) + make_law(3, 0, (3,))
@@ -631,16 +631,16 @@ def test_operations_refuse_what_does_not_fit():
         law + torch.ones(2)
     with pytest.raises(ValueError, match=r"a constant must have shape \[..., 1\]; it has \[5\]"):
         make_law(1, seed=0) + torch.ones(5)
-    with pytest.raises(ValueError, match=r"one number; its shape is \[3\]"):
+    with pytest.raises(ValueError, match=r"a single number; its shape is \[3\]"):
         torch.ones(3) * law
     with pytest.raises(ValueError, match="coefficient must be finite"):
         nan * law
     with pytest.raises(TypeError, match="unsupported operand"):
         law * law
     for indices, message in (
-        ([3], "must be below 3, the size; 3 is not"),
-        ([-4], "below 3, the size; -4 is not"),
-        ([0, -3], r"must differ from each other; they are \[0, 0\]"),
+        ([3], r"must lie in -3\.\.2, for size 3; it is 3"),
+        ([-4], r"must lie in -3\.\.2, for size 3; it is -4"),
+        ([0, -3], r"must be distinct; they are \[0, 0\]"),
         ([True, False, True], "must be a list of integers"),
         (0, "must be a list of integers"),
     ):
@@ -650,7 +650,7 @@ def test_operations_refuse_what_does_not_fit():
             law.condition(indices, torch.zeros(1))
     with pytest.raises(ValueError, match="at least one entry"):
         law.marginal([])
-    with pytest.raises(ValueError, match="all 3 are known"):
+    with pytest.raises(ValueError, match="all 3 are given"):
         law.condition([0, 1, 2], torch.zeros(3))
     with pytest.raises(ValueError, match=r"values must have shape \[..., 2\]; it has \[1\]"):
         law.condition([0, 1], torch.zeros(1))

@@ -71,7 +71,7 @@ def test_every_step_is_kept_once_and_windows_share_what_they_should(lengths, win
 
 
 def test_an_overlap_of_a_window_is_refused():
-    with pytest.raises(ValueError, match=r"overlap must lie in 0..5, below the steps of a window; it is 6"):
+    with pytest.raises(ValueError, match=r"overlap must lie in 0..5, below the length of a window; it is 6"):
         Tiles.over([slice(0, 20)], 6, 6)
 
 

@@ -485,7 +485,7 @@ def test_doubts_find_what_was_planted():
     doubt = doubts(evaluation, {})[0]
     assert (doubt.kind, doubt.name) == ("node", "station 2")
     assert doubt.covered == pytest.approx(0)
-    assert doubt.reasons == ["the truth lies outside the 90 % interval in 100 % of them, not in 10 %"]
+    assert doubt.reasons == ["the truth lies outside the 90 % interval for 100 % of its entries, not 10 %"]
 
     evaluation = newer(calm()).assign_coords(time=evaluation["time"])
     evaluation["crps"][20:] *= 9
@@ -506,7 +506,7 @@ def test_doubts_on_nodes_without_data():
     found = {d.name: d.reasons for d in doubts(evaluation, {})}
     assert found == {
         "station 1": ["80 % was never observed, so there was little to learn from"],
-        "station 2": ["not one entry was scored: nothing is known of its errors"],
+        "station 2": ["no entry was scored, so its errors are unknown"],
     }
 
 

@@ -1,4 +1,4 @@
-"""Series on graphs and windows of them: containers, graphs, and the patterns that hide entries."""
+"""Containers for series on graphs and their windows, graph construction, and patterns of hidden entries."""
 
 from tsgen.data.graphs import from_coordinates, from_distances, from_edges, nearest_neighbours, partition
 from tsgen.data.masks import (

@@ -1,11 +1,13 @@
-r"""What the nearest visible values in time say of an entry.
+r"""Interpolation of an entry from its nearest visible values in time, and the uncertainty of it.
 
-With a steps since the last visible value of the same node and channel, b steps until the next one and y those
-values, the straight line between the two and the variance of a random walk that is tied to both,
+Let a be the number of steps since the last visible value of the same node and channel, b the number of steps
+until the next one, and y these values. The interpolation is the straight line between the two; its
+uncertainty is the variance of a random walk tied down at both (a Brownian bridge), in units of the variance
+of one step,
 
-.. math:: \frac{b\, y_{t-a} + a\, y_{t+b}}{a + b}, \qquad v = \frac{a b}{a + b} \text{ times that of a step.}
+.. math:: \frac{b\, y_{t-a} + a\, y_{t+b}}{a + b}, \qquad v = \frac{a b}{a + b}.
 
-Where only one of the two exists the line is constant and v the distance to it.
+If only one of the two exists, the line is constant and v is the distance to it.
 """
 
 from __future__ import annotations
@@ -19,27 +21,28 @@ from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 
 GAPS = {"1": 1, "2-5": 2, "6-24": 6, "> 24": 25}
-"""Classes of gaps, by which scores are told apart, and the shortest gap of each in steps."""
+"""Classes of gap lengths used to group scores, each with its shortest gap in steps."""
 
 
 def gap_class(
     length: Int[np.ndarray, "*entries"], shortest: Sequence[int] = tuple(GAPS.values())
 ) -> Int[np.ndarray, "*entries"]:
-    """The number of each gap's class; -1 where there is no gap.
+    """Returns the number of each gap's class; -1 where there is no gap.
 
     Args:
         length: Lengths of gaps in steps, zero for none.
-        shortest: The shortest gap of each class, rising.
+        shortest: The shortest gap of each class, in increasing order.
     """
     return np.searchsorted(shortest, length, side="right") - 1
 
 
 class Nearest(NamedTuple):
-    """Where the nearest visible values before and after each entry are. A visible entry is its own nearest.
+    """Steps of the nearest visible values before and after each entry; a visible entry is its own nearest.
 
     Attributes:
-        before: The step of the last visible value up to here; -1 if there is none.
-        after: The step of the next visible value from here on; the window's length if there is none.
+        before: The step of the last visible value up to and including the entry; -1 if there is none.
+        after: The step of the first visible value from the entry on; the length of the window if there is
+            none.
     """
 
     before: Int64[Tensor, "batch time nodes channels"]
@@ -47,7 +50,7 @@ class Nearest(NamedTuple):
 
     @classmethod
     def of(cls, context: Bool[Tensor, "batch time nodes channels"]) -> Nearest:
-        """The nearest visible values.
+        """Returns the nearest visible values of every entry.
 
         Args:
             context: Which entries are visible.
@@ -59,33 +62,38 @@ class Nearest(NamedTuple):
 
     @property
     def nothing(self) -> Bool[Tensor, "batch time nodes channels"]:
-        """Whether nothing is visible on either side."""
+        """True where no value is visible on either side."""
         return self.before.eq(-1) & self.after.eq(self.after.shape[1])
 
     @property
     def gap(self) -> Int64[Tensor, "batch time nodes channels"]:
-        """The length in steps of the run of hidden entries of the same node and channel that an entry lies
-        in; zero where it is visible. A run ends with the window."""
+        """The length in steps of the gap that contains the entry, a run of entries outside the context of one
+        node and channel; zero where the entry is visible. A gap ends with the window."""
         return (self.after - self.before - 1).clamp(min=0)
 
     def distances(self) -> tuple[Float[Tensor, "*entries"], Float[Tensor, "*entries"]]:
-        """Steps since the one and until the other; infinite where there is none."""
+        """Returns the numbers of steps since ``before`` and until ``after``; infinite where there is none."""
         step = _step(self.before)
         since, until = (step - self.before).double(), (self.after - step).double()
         since = since.masked_fill(self.before.eq(-1), torch.inf)
         return since, until.masked_fill(self.after.eq(self.after.shape[1]), torch.inf)
 
     def walked(self) -> Float[Tensor, "batch time nodes channels"]:
-        """The variance of a random walk tied to both, in that of its steps: zero where visible, infinite
-        where nothing is."""
+        """Returns the variance of a random walk tied to both values, relative to the variance of one step.
+
+        It is zero where the entry is visible and infinite where no value is visible on either side.
+        """
         since, until = self.distances()
-        # 1 / (1/a + 1/b) is right at zero and at infinity
+        # 1 / (1/a + 1/b) is also correct if a or b is zero or infinite
         return 1 / (1 / since + 1 / until)
 
     def ends(self) -> tuple[Int64[Tensor, "*entries"], Int64[Tensor, "*entries"], Float[Tensor, "*entries"]]:
-        """The steps that the line through an entry ends at, and how far from the first to the second the
-        entry is, in 0..1. Both are the one that exists where there is but one, and the entry's own where
-        there is none."""
+        """Returns the first and last step of the line through each entry, and the entry's position on it, in
+        0..1.
+
+        If only one visible value exists, both ends are its step; if none exists, both are the entry's own
+        step.
+        """
         step, length = _step(self.before), self.before.shape[1]
         left = torch.where(self.before < 0, self.after, self.before)
         right = torch.where(self.after == length, self.before, self.after)
@@ -95,11 +103,11 @@ class Nearest(NamedTuple):
     def line(
         self, values: Float[Tensor, "batch time nodes channels"], otherwise: Float[Tensor, "nodes channels"]
     ) -> Float[Tensor, "batch time nodes channels"]:
-        """The straight line between the two.
+        """Returns the linear interpolation between the nearest visible values.
 
         Args:
-            values: The windows' values.
-            otherwise: What it is where nothing is visible on either side.
+            values: The values of the windows.
+            otherwise: The value used where no value is visible on either side.
         """
         left, right, share = self.ends()
         y_left, y_right = values.gather(1, left), values.gather(1, right)
@@ -107,6 +115,6 @@ class Nearest(NamedTuple):
 
 
 def _step(entries: Tensor) -> Int64[Tensor, "batch time nodes channels"]:
-    """The number of each entry's step."""
+    """Returns the number of each entry's step."""
     step = torch.arange(entries.shape[1], device=entries.device)
     return step[:, None, None].expand(entries.shape)

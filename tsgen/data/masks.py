@@ -1,10 +1,10 @@
-r"""Patterns of hidden entries: seeded, composable, drawn for many windows at once.
+r"""Random patterns of hidden entries: seeded, composable, and drawn for many windows at once.
 
-A pattern answers True where an entry is hidden. It is shown the values, as entries may be missing for what
-they are (:class:`ValueMask`). The same classes thin what a model may read while it trains (a new draw for
-each window and epoch) and hold entries out for evaluation (one draw over the whole series). What is drawn for
-a window depends on its stream and its values alone (see :mod:`tsgen.counter_random`), never on the batch that
-it lies in.
+A pattern draws a mask that is True where an entry is hidden. It receives the values, as the probability of
+being hidden may depend on them (:class:`ValueMask`). The same classes serve two purposes: they thin the
+context in training (a new draw for each window and epoch) and hold out entries for evaluation (one draw over
+the whole series). The draw of a window depends only on its stream and its values (see
+:mod:`tsgen.counter_random`), never on the rest of the batch.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from tsgen.counter_random import streams, uniforms
 from tsgen.data.series import Series, SeriesBatch
 
 Rate = float | tuple[float, float]
-"""A probability, or two between which each window draws its own."""
+"""A probability, or two bounds between which each window draws its own probability uniformly."""
 
 
 def _check_rate(rate: Rate, name: str = "rate") -> Rate:
-    """The rate, its bounds a tuple; raises unless all of it lies in 0..1."""
+    """Returns the rate, with bounds as a tuple; raises unless it lies in 0..1."""
     rate = rate if isinstance(rate, (int, float)) else (rate[0], rate[1])
     for bound in _bounds(rate):
         if not 0 <= bound <= 1:
@@ -42,27 +42,27 @@ def _bounds(rate: Rate) -> tuple[float, float]:
 
 
 def _first(start: Int64[Tensor, "batch"] | None, width: int) -> int | Int64[Tensor, "batch"]:
-    """Where in their streams windows begin whose first steps are given, with so many numbers in a step."""
+    """Returns the positions in their streams at which windows begin, given ``width`` numbers per step."""
     return 0 if start is None else start * width
 
 
-def _whole(mask: Mask, start: Int64[Tensor, "batch"] | None) -> None:
-    """Raises if a part is asked for of what can only be drawn as a whole."""
+def _require_whole(mask: Mask, start: Int64[Tensor, "batch"] | None) -> None:
+    """Raises if a window is requested of a pattern that can only be drawn for a whole series."""
     if start is not None:
         raise ValueError(
-            f"{type(mask).__name__} looks at all of a series at once, and cannot hide entries of one that is "
-            "not held in memory. Take another pattern, such as PointMask or BlockMask."
+            f"{type(mask).__name__} needs a series that is held in memory, as it reads all of it at once; "
+            "this one is read window by window. Use another pattern, such as PointMask or BlockMask."
         )
 
 
 def _draw_rate(rate: Rate, stream: Int64[Tensor, "batch"]) -> Float[Tensor, "batch 1 1 1"]:
-    """Each window's own rate."""
+    """Draws the rate of each window."""
     low, high = _bounds(rate)
     return low + (high - low) * uniforms(streams(1, stream), (1, 1, 1))
 
 
 class Mask(ABC):
-    """A law of hidden entries."""
+    """A random pattern of hidden entries."""
 
     @abstractmethod
     def hidden(
@@ -75,41 +75,49 @@ class Mask(ABC):
 
         Args:
             stream: One random stream for each window.
-            values: The windows' values, NaN where nothing was observed. Most patterns read their shape alone.
-            start: Of windows that are parts of something longer, all of it one draw, the step of that at
-                which each begins; zero if not given.
+            values: The values of the windows, NaN where nothing was observed. Most patterns use only their
+                shape.
+            start: If the windows are cut from one draw over a longer series, the step at which each begins;
+                zero if not given.
 
         Raises:
-            ValueError: If there are starts and the pattern must see all of a draw at once.
+            ValueError: If ``start`` is given and the pattern can only be drawn for a whole series.
         """
 
     def replaying(self, series: Series, stretches: Sequence[slice]) -> Mask:
-        """The pattern as it thins windows, told the data's own gaps: itself, unless it replays them.
+        """Returns the pattern with access to the gaps of the data, to thin training windows.
+
+        Patterns that do not replay gaps return themselves.
 
         Args:
             series: The data.
-            stretches: Those of its steps whose gaps may be replayed.
+            stretches: The steps whose gaps may be replayed.
 
         Raises:
-            ValueError: If the pattern is no law of windows.
+            ValueError: If the pattern cannot be drawn for windows.
         """
         return self
 
     def of_nodes(self, nodes: Int64[Tensor, "nodes"]) -> Mask:
-        """The pattern as it thins windows of some of the nodes: itself, unless it knows them apart.
+        """Returns the pattern for windows that hold only some nodes.
+
+        Patterns that treat all nodes alike return themselves.
 
         Args:
-            nodes: Their numbers.
+            nodes: Numbers of the nodes.
         """
         return self
 
 
 @dataclass
 class PointMask(Mask):
-    """Every entry is hidden on its own.
+    """Hides every entry independently.
 
     Args:
-        rate: The probability of being hidden; or two numbers, between which each window draws its own.
+        rate: The probability of being hidden, or two bounds between which each window draws its own.
+
+    Raises:
+        ValueError: If the rate leaves 0..1.
     """
 
     rate: float | tuple[float, float] = 0.25
@@ -129,21 +137,22 @@ class PointMask(Mask):
 
 @dataclass
 class BlockMask(Mask):
-    """Failures: runs of consecutive steps of one node and channel, or of all of them at once.
+    """Hides runs of consecutive steps (failures) of one node and channel, or of all of them at once.
 
     A failure starts at each entry (or slice) with a given probability and lasts a uniformly drawn number of
-    steps. Failures that began before the window reach into it, so that its first steps are hidden as often
-    as its last.
+    steps. Failures that began before the window reach into it, so its first steps are hidden as often as its
+    last.
 
     Args:
-        rate: The probability that a failure starts at an entry; or two numbers, between which each window
-            draws its own.
+        rate: The probability that a failure starts at an entry, or two bounds between which each window draws
+            its own.
         min_length: The shortest failure, in steps.
         max_length: The longest failure, in steps.
-        over: What fails as one: a single node and channel, or the whole slice (an outage).
+        over: The unit that fails: ``entry`` for a single node and channel, ``slice`` for all of them at once
+            (an outage).
 
     Raises:
-        ValueError: If the rate leaves 0..1, the lengths are out of order or ``over`` is neither.
+        ValueError: If the rate leaves 0..1, the lengths are out of order or ``over`` is unknown.
     """
 
     rate: float | tuple[float, float] = 0.01
@@ -155,7 +164,7 @@ class BlockMask(Mask):
         self.rate = _check_rate(self.rate)
         if not 1 <= self.min_length <= self.max_length:
             raise ValueError(
-                "lengths must be 1 <= min_length <= max_length; they are "
+                "lengths must satisfy 1 <= min_length <= max_length; they are "
                 f"{self.min_length} and {self.max_length} steps."
             )
         if self.over not in ("entry", "slice"):
@@ -181,10 +190,10 @@ class BlockMask(Mask):
 
 @dataclass
 class NodeMask(Mask):
-    """Whole nodes, hidden for as long as the window: places that nobody measures (virtual sensing).
+    """Hides whole nodes for the entire window, as at places without a sensor (virtual sensing).
 
     Args:
-        rate: The probability that a node is hidden, with all its channels; or two numbers, between which each
+        rate: The probability that a node is hidden, with all its channels, or two bounds between which each
             window draws its own.
 
     Raises:
@@ -208,20 +217,22 @@ class NodeMask(Mask):
 
 @dataclass
 class ValueMask(Mask):
-    r"""Entries that are hidden for what they are: missing not at random.
+    r"""Hides entries depending on their values: missing not at random.
 
-    Every observed entry is hidden on its own, with a probability that depends on its value x alone,
+    Every observed entry is hidden independently, with a probability that depends on its value x alone,
 
     .. math:: p = \frac{1}{1 + e^{-(s z + b)}}, \qquad z = (x - \mu) / \sigma,
 
-    where :math:`\mu` and :math:`\sigma` are mean and deviation of the node and channel in what is drawn for
-    at once, a window or a whole series, and b is solved for there: so many are hidden, in expectation.
+    where :math:`\mu` and :math:`\sigma` are mean and standard deviation of the node and channel over the
+    window or series drawn for. There b is solved for so that the expected share of hidden entries is the
+    rate.
 
     Args:
-        rate: The share of the observed entries that is hidden, in expectation; or two numbers, between which
-            each window draws its own.
-        slope: The s of the formula. Above zero high values are hidden more often than low ones (a sensor that
-            saturates), below zero low ones (a limit of detection). With 0 it is :class:`PointMask`'s law.
+        rate: The expected share of the observed entries that is hidden, or two bounds between which each
+            window draws its own.
+        slope: The s of the formula. If positive, high values are hidden more often (a sensor that saturates);
+            if negative, low values (a limit of detection). With 0 the distribution is that of
+            :class:`PointMask`.
 
     Raises:
         ValueError: If the rate leaves 0..1 or the slope is not finite.
@@ -244,64 +255,65 @@ class ValueMask(Mask):
         values: Float[Tensor, "batch time nodes channels"],
         start: Int64[Tensor, "batch"] | None = None,
     ) -> Bool[Tensor, "batch time nodes channels"]:
-        _whole(self, start)
-        known = values.isfinite()
+        _require_whole(self, start)
+        observed = values.isfinite()
         rate = _draw_rate(self.rate, stream).double()
-        logit = self.slope * _standardised(values.double(), known)
+        logit = self.slope * _standardised(values.double(), observed)
         drawn = uniforms(streams(9, stream), values.shape[1:])
-        return (drawn < (logit + _offset(logit, known, rate)).sigmoid()) & known
+        return (drawn < (logit + _offset(logit, observed, rate)).sigmoid()) & observed
 
 
 def _standardised(
-    values: Float[Tensor, "batch time nodes channels"], known: Bool[Tensor, "batch time nodes channels"]
+    values: Float[Tensor, "batch time nodes channels"], observed: Bool[Tensor, "batch time nodes channels"]
 ) -> Float[Tensor, "batch time nodes channels"]:
-    """What is known in deviations of its node and channel from their mean, over time; zero elsewhere."""
-    count = known.sum(dim=1, keepdim=True).clamp(min=1)
-    mean = values.where(known, 0).sum(dim=1, keepdim=True) / count
-    apart = (values - mean).where(known, 0)
-    deviation = (apart.square().sum(dim=1, keepdim=True) / count).sqrt()
-    # a constant's deviation is rounding error, not zero
-    return torch.where(deviation > 1e-9 * mean.abs(), apart / deviation, 0)
+    """Returns observed values standardised over time, per node and channel; zero elsewhere."""
+    count = observed.sum(dim=1, keepdim=True).clamp(min=1)
+    mean = values.where(observed, 0).sum(dim=1, keepdim=True) / count
+    centred = (values - mean).where(observed, 0)
+    deviation = (centred.square().sum(dim=1, keepdim=True) / count).sqrt()
+    # the deviation of a constant is rounding error rather than zero
+    return torch.where(deviation > 1e-9 * mean.abs(), centred / deviation, 0)
 
 
 def _offset(
     logit: Float[Tensor, "batch time nodes channels"],
-    known: Bool[Tensor, "batch time nodes channels"],
+    observed: Bool[Tensor, "batch time nodes channels"],
     rate: Float[Tensor, "batch 1 1 1"],
 ) -> Float[Tensor, "batch 1 1 1"]:
-    """What to add to the logits so that the mean of the known entries' probabilities is the rate."""
-    count = known.sum(dim=(1, 2, 3), keepdim=True).clamp(min=1)
+    """Returns the offset of the logits for which the mean probability of the observed entries is the rate."""
+    count = observed.sum(dim=(1, 2, 3), keepdim=True).clamp(min=1)
     widest = logit.abs().amax(dim=(1, 2, 3), keepdim=True)
     low, high = rate.logit() - widest, rate.logit() + widest
-    for _ in range(50):  # halvings, to the precision of float64
+    for _ in range(50):  # bisection to the precision of float64
         middle = (low + high) / 2
-        share = (logit + middle).sigmoid().where(known, 0).sum(dim=(1, 2, 3), keepdim=True) / count
+        share = (logit + middle).sigmoid().where(observed, 0).sum(dim=(1, 2, 3), keepdim=True) / count
         low, high = torch.where(share < rate, middle, low), torch.where(share < rate, high, middle)
     return (low + high) / 2
 
 
 @dataclass
 class GRINMask(Mask):
-    r"""The entries that GRIN and its successors hide of METR-LA and PEMS-BAY, bit for bit.
+    r"""Hides the entries that GRIN and its successors hide in METR-LA and PEMS-BAY, bit for bit.
 
-    Every entry is hidden on its own, and failures start at random: from NumPy's generator with the published
-    seed, over a whole series, so that every method is judged on the same entries. The papers describe a
-    length for each failure. The code, which is followed here, draws one for each sensor that fails at all,
-    uniform on 12..47 steps, and all failures of the sensor last as long; ``AnyOf([PointMask(0.05),
-    BlockMask(0.0015, 12, 47)])`` is the law as described. On METR-LA's size either hides 9.1 % in runs that
-    last two steps on average; but sensors differ more by the code's, which hides 6.3 to 13.6 % of each (a
-    deviation of 1.6 against 0.6 %). Nodes and channels are the columns of one table.
+    Every entry is hidden independently, and failures start at random. Both come from NumPy's generator with
+    the published seed, drawn over a whole series, so that every method is evaluated on the same entries. The
+    papers describe a separate length for each failure. The published code, which this class follows, draws
+    one length, uniform on 12..47 steps, for each sensor that fails at all, and uses it for all failures of
+    the sensor. ``AnyOf([PointMask(0.05), BlockMask(0.0015, 12, 47)])`` is the distribution as described. On
+    data of the size of METR-LA both hide 9.1 % of the entries, in runs of two steps on average, but sensors
+    vary more with the code, which hides 6.3 to 13.6 % of each (a standard deviation of 1.6 % instead of
+    0.6 %). Nodes and channels are the columns of one table.
 
-    This is a fixed answer for a series, whatever the stream: it holds entries out, and thins no windows.
+    The result is fixed for a series and ignores the stream: use it to hold entries out, not to thin windows.
 
     Args:
-        point_rate: The probability that an entry is hidden on its own. Published: 0.25 (point missing) and
-            0.05 (block missing).
+        point_rate: The probability that an entry is hidden independently of failures. Published: 0.25 (point
+            missing) and 0.05 (block missing).
         failure_rate: The probability that a failure starts at an entry. Published: 0 and 0.0015.
-        seed: Of NumPy's generator. Published: 9101112 for METR-LA, 56789 for PEMS-BAY.
+        seed: Seed of NumPy's generator. Published: 9101112 for METR-LA, 56789 for PEMS-BAY.
 
     Raises:
-        ValueError: If a rate leaves 0..1; when asked to thin windows.
+        ValueError: If a rate leaves 0..1, or the pattern is used to thin windows.
 
     References:
         Filling the g_ap_s: multivariate time series imputation by graph neural networks (Cini et al., 2022),
@@ -322,9 +334,9 @@ class GRINMask(Mask):
         values: Float[Tensor, "batch time nodes channels"],
         start: Int64[Tensor, "batch"] | None = None,
     ) -> Bool[Tensor, "batch time nodes channels"]:
-        _whole(self, start)
+        _require_whole(self, start)
         steps, columns = values.shape[1], values[0, 0].numel()
-        # the order of the draws is GRIN's: starts, lengths, points
+        # the same order of draws as in GRIN's code: starts, lengths, points
         random = np.random.default_rng(self.seed)
         starts = random.random((steps, columns)) < self.failure_rate
         failing = starts.any(axis=0)
@@ -338,20 +350,20 @@ class GRINMask(Mask):
 
     def replaying(self, series: Series, stretches: Sequence[slice]) -> Mask:
         raise ValueError(
-            "GRINMask is drawn once over a whole series and cannot thin windows; give data.thinning another "
-            "pattern, such as tsgen.data.PointMask or tsgen.data.BlockMask."
+            "data.thinning must be a pattern that can be drawn for windows; GRINMask is drawn once over a "
+            "whole series. Use another pattern, such as tsgen.data.PointMask or tsgen.data.BlockMask."
         )
 
 
 @dataclass
 class HistoricalMask(Mask):
-    """The data's own gaps: what was missing in some other stretch as long as the window is hidden.
+    """Replays gaps of the data: hides the entries that were missing in another window of the same length.
 
-    The stretches come from the data module, by :meth:`replaying`; a stretch begins at any step from which a
-    whole window follows, each as likely as any other.
+    The data module provides the data by :meth:`replaying`. The replayed window starts at a step drawn
+    uniformly from all steps at which a whole window fits into a stretch.
 
     Raises:
-        ValueError: When drawn from before it knows the data, or where no stretch is as long as a window.
+        ValueError: On drawing, if the data is not known yet, or no stretch is as long as a window.
     """
 
     def __post_init__(self) -> None:
@@ -360,13 +372,13 @@ class HistoricalMask(Mask):
         self.nodes: Tensor | None = None
 
     def replaying(self, series: Series, stretches: Sequence[slice]) -> Mask:
-        """The pattern that replays these gaps."""
+        """Returns the pattern that replays the gaps of these stretches."""
         mask = copy.copy(self)
         mask.series, mask.stretches = series, [s.indices(len(series))[:2] for s in stretches]
         return mask
 
     def of_nodes(self, nodes: Int64[Tensor, "nodes"]) -> Mask:
-        """The pattern that replays the gaps of these nodes."""
+        """Returns the pattern that replays the gaps of these nodes."""
         mask = copy.copy(self)
         mask.nodes = nodes
         return mask
@@ -377,23 +389,23 @@ class HistoricalMask(Mask):
         values: Float[Tensor, "batch time nodes channels"],
         start: Int64[Tensor, "batch"] | None = None,
     ) -> Bool[Tensor, "batch time nodes channels"]:
-        _whole(self, start)
+        _require_whole(self, start)
         window = values.shape[1]
-        firsts = [torch.arange(a, max(a, b - window + 1)) for a, b in self.stretches]
-        first = torch.cat(firsts) if firsts else torch.arange(0)
-        if self.series is None or not len(first):
+        ranges = [torch.arange(a, max(a, b - window + 1)) for a, b in self.stretches]
+        starts = torch.cat(ranges) if ranges else torch.arange(0)
+        if self.series is None or not len(starts):
             raise ValueError(
-                f"HistoricalMask needs a stretch of at least {window} steps to replay; it knows "
+                f"HistoricalMask needs a stretch of at least {window} steps to replay; it has "
                 f"{len(self.stretches)} stretches, of {sum(b - a for a, b in self.stretches)} steps in all. "
-                "Choose a shorter window; only data.thinning is told the data's gaps."
+                "Choose a shorter window, and use the pattern only as data.thinning, which gives it the data."
             )
-        chosen = (uniforms(streams(6, stream), (1,), dtype=torch.float64) * len(first)).long()
-        return ~self.series.observed_in(first[chosen[:, 0]], window, self.nodes)
+        chosen = (uniforms(streams(6, stream), (1,), dtype=torch.float64) * len(starts)).long()
+        return ~self.series.observed_in(starts[chosen[:, 0]], window, self.nodes)
 
 
 @dataclass
 class AnyOf(Mask):
-    """An entry is hidden where any of several patterns hides it.
+    """Hides an entry if any of several patterns hides it.
 
     Args:
         masks: The patterns; each draws from a stream of its own.
@@ -415,21 +427,25 @@ class AnyOf(Mask):
         return torch.stack(drawn).any(dim=0)
 
     def replaying(self, series: Series, stretches: Sequence[slice]) -> Mask:
-        """The patterns once the data's own gaps are known."""
+        """Returns the pattern with access to the gaps of the data."""
         return replace(self, masks=[mask.replaying(series, stretches) for mask in self.masks])
 
     def of_nodes(self, nodes: Int64[Tensor, "nodes"]) -> Mask:
-        """The patterns of these nodes."""
+        """Returns the pattern for these nodes."""
         return replace(self, masks=[mask.of_nodes(nodes) for mask in self.masks])
 
 
 @dataclass
 class OneOf(Mask):
-    """Each window draws one of several patterns.
+    """Draws one of several patterns for each window.
 
     Args:
         masks: The patterns; each draws from a stream of its own.
-        weights: How often each is drawn, as shares of their sum; all alike if not given.
+        weights: Relative frequencies of the patterns; equal if not given.
+
+    Raises:
+        ValueError: If there is no pattern, or the weights are not one non-negative number per pattern with a
+            positive sum.
     """
 
     masks: list[Mask]
@@ -441,8 +457,8 @@ class OneOf(Mask):
         weights = self._weights()
         if len(weights) != len(self.masks) or min(weights) < 0 or not 0 < sum(weights) < math.inf:
             raise ValueError(
-                f"weights must be {len(self.masks)} numbers, one for each mask, none negative and not all "
-                f"zero; they are {weights}."
+                f"weights must be {len(self.masks)} finite numbers, one for each mask, none negative and not "
+                f"all zero; they are {weights}."
             )
 
     def _weights(self) -> list[float]:
@@ -460,24 +476,25 @@ class OneOf(Mask):
         return torch.stack(drawn)[chosen, torch.arange(len(stream))]
 
     def replaying(self, series: Series, stretches: Sequence[slice]) -> Mask:
-        """The patterns once the data's own gaps are known."""
+        """Returns the pattern with access to the gaps of the data."""
         return replace(self, masks=[mask.replaying(series, stretches) for mask in self.masks])
 
     def of_nodes(self, nodes: Int64[Tensor, "nodes"]) -> Mask:
-        """The patterns of these nodes."""
+        """Returns the pattern for these nodes."""
         return replace(self, masks=[mask.of_nodes(nodes) for mask in self.masks])
 
 
 @dataclass
 class PartOf(Mask):
-    """A random part of what another pattern hides: each of its entries on its own.
+    """Hides a random subset of the entries that another pattern hides, each independently.
 
-    What an any-order model meets while it fills a gap in groups: the gap, some of it filled already.
+    This is the situation of an any-order model that fills a gap group by group: part of the gap is already
+    filled.
 
     Args:
         mask: The pattern.
-        share: The probability that an entry which it hides stays hidden; or two numbers, between which each
-            window draws its own.
+        share: The probability that an entry hidden by the pattern stays hidden, or two bounds between which
+            each window draws its own.
 
     Raises:
         ValueError: If the share leaves 0..1.
@@ -496,15 +513,15 @@ class PartOf(Mask):
         start: Int64[Tensor, "batch"] | None = None,
     ) -> Bool[Tensor, "batch time nodes channels"]:
         drawn = uniforms(streams(7, stream), values.shape[1:], _first(start, values[0, 0].numel()))
-        part = drawn < _draw_rate(self.share, stream)
-        return self.mask.hidden(streams(10, stream), values, start) & part
+        kept = drawn < _draw_rate(self.share, stream)
+        return self.mask.hidden(streams(10, stream), values, start) & kept
 
     def replaying(self, series: Series, stretches: Sequence[slice]) -> Mask:
-        """The pattern once the data's own gaps are known."""
+        """Returns the pattern with access to the gaps of the data."""
         return replace(self, mask=self.mask.replaying(series, stretches))
 
     def of_nodes(self, nodes: Int64[Tensor, "nodes"]) -> Mask:
-        """The pattern of these nodes."""
+        """Returns the pattern for these nodes."""
         return replace(self, mask=self.mask.of_nodes(nodes))
 
 
@@ -514,12 +531,12 @@ def hold_out(
     observed: Bool[Tensor, "time nodes channels"],
     seed: int,
 ) -> Bool[Tensor, "time nodes channels"]:
-    """The observed entries of a whole series that a pattern hides, to be scored later.
+    """Returns the observed entries of a whole series that a pattern hides, which are scored later.
 
     Args:
         mask: The pattern, drawn once over the whole series.
         values: The series; anything where nothing was observed.
-        observed: Which entries are known.
+        observed: Where a measurement exists.
         seed: Fixes the draw.
     """
     stream = streams(seed, torch.zeros(1, dtype=torch.int64))
@@ -528,30 +545,30 @@ def hold_out(
 
 @dataclass
 class HeldOut:
-    """What :func:`hold_out` answers, drawn window by window, for a series that is not held in memory.
+    """The entries that :func:`hold_out` selects, drawn window by window for a series not held in memory.
 
     Args:
         mask: The pattern.
         seed: Fixes the draw.
 
     Raises:
-        ValueError: If the pattern must see the whole series.
+        ValueError: If the pattern can only be drawn for a whole series.
     """
 
     mask: Mask
     seed: int
 
     def __post_init__(self) -> None:
-        # one entry tells whether parts can be drawn at all: now, not in the midst of a validation
+        # draw one entry, so that a pattern that needs the whole series raises here, not during validation
         first = torch.zeros(1, dtype=torch.int64)
         self.mask.hidden(first, torch.zeros(1, 1, 1, 1), first)
 
     def of(self, windows: SeriesBatch) -> Bool[Tensor, "batch time nodes channels"]:
-        """The visible entries of windows that are held out.
+        """Returns the held-out entries of some windows.
 
         Args:
-            windows: Windows of the series, in which everything observed is visible.
+            windows: Windows of the series whose context is everything observed.
         """
-        start, seen = windows.position[:, 0], windows.context
+        start, observed = windows.position[:, 0], windows.context
         stream = streams(self.seed, torch.zeros_like(start))
-        return self.mask.hidden(stream, windows.values.where(seen, torch.nan), start) & seen
+        return self.mask.hidden(stream, windows.values.where(observed, torch.nan), start) & observed

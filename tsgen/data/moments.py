@@ -1,4 +1,4 @@
-"""Means and deviations of what does not fit into memory at once."""
+"""Means and standard deviations of data that does not fit into memory at once."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 class RunningMoments:
-    """Count, mean and squared deviations of each column, of numbers that come in parts, in float64.
+    """Count, mean and squared deviations of each column, accumulated chunk by chunk in float64.
 
     Attributes:
-        count: Numbers so far.
+        count: The number of values so far.
         mean: Their mean; zero where there are none.
-        squares: The sum of their squared distances from it.
+        squares: The sum of their squared distances from the mean.
 
     References:
         Algorithms for computing the sample variance: analysis and recommendations (Chan, Golub & LeVeque,
@@ -23,11 +23,11 @@ class RunningMoments:
         self.count = self.mean = self.squares = torch.zeros((), dtype=torch.float64)
 
     def add(self, numbers: Tensor, mask: Tensor) -> None:
-        """Takes in further numbers.
+        """Adds further values.
 
         Args:
-            numbers: Rows of columns; anything, NaN included, where they do not count.
-            mask: Where they count.
+            numbers: Rows of columns; anything, NaN included, outside the mask.
+            mask: Which values count.
         """
         count, numbers = mask.sum(dim=0).double(), torch.where(mask, numbers, 0).double()
         mean = numbers.sum(dim=0) / count.clamp(min=1)
@@ -35,20 +35,20 @@ class RunningMoments:
 
     def _merge(self, count: Tensor, mean: Tensor, squares: Tensor) -> None:
         total = self.count + count
-        share, apart = count / total.clamp(min=1), mean - self.mean
-        self.squares = self.squares + squares + apart.square() * self.count * share
-        self.mean = self.mean + apart * share
+        share, difference = count / total.clamp(min=1), mean - self.mean
+        self.squares = self.squares + squares + difference.square() * self.count * share
+        self.mean = self.mean + difference * share
         self.count = total
 
     def pooled(self) -> RunningMoments:
-        """Those of all columns along the first axis together."""
-        every = RunningMoments()
-        every.count = self.count.sum(dim=0)
-        every.mean = (self.count * self.mean).sum(dim=0) / every.count.clamp(min=1)
-        every.squares = (self.squares + self.count * (self.mean - every.mean).square()).sum(dim=0)
-        return every
+        """Returns the moments of all values along the first axis of the columns together."""
+        pooled = RunningMoments()
+        pooled.count = self.count.sum(dim=0)
+        pooled.mean = (self.count * self.mean).sum(dim=0) / pooled.count.clamp(min=1)
+        pooled.squares = (self.squares + self.count * (self.mean - pooled.mean).square()).sum(dim=0)
+        return pooled
 
     @property
     def deviation(self) -> Tensor:
-        """The standard deviation, of all numbers rather than of a sample; zero where there are none."""
+        """The population standard deviation (divided by the count); zero where there are no values."""
         return (self.squares / self.count.clamp(min=1)).sqrt()

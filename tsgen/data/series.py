@@ -1,13 +1,13 @@
-r"""The containers that everything else passes on.
+r"""The containers that are passed between all other modules.
 
 * :class:`GraphSeries`: a whole series on a graph with its labels, in data units.
-* :class:`SeriesBatch`: windows cut from it, with two masks. ``context``: the model may read this entry.
-  ``target``: its truth is known and it is scored. The two carry every task: imputation, forecasting,
-  generation.
-* :class:`SeriesSpec`: what a model must know of its data before it sees any: sizes, units, the graph.
-* :class:`Samples`: what a sampler returns.
+* :class:`SeriesBatch`: windows cut from a series, with two masks. ``context``: the model may read this entry.
+  ``target``: the truth of this entry is known and it is scored. The two masks express every task: imputation,
+  forecasting and generation.
+* :class:`SeriesSpec`: what a model needs to know about its data when it is built: sizes, units, the graph.
+* :class:`Samples`: draws returned by a sampler.
 
-Axes always run sample, batch, time, node, channel. Checks happen here, once, when a container is made.
+Axes always run sample, batch, time, node, channel. Each container is checked once, when it is built.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ logger = logging.getLogger(__name__)
 def _check_tensor(
     name: str, x: Any, kind: Literal["float", "bool"], axes: str, shape: tuple | None = None
 ) -> None:
-    """Raises unless x is a tensor of that kind, with those axes and (where not None) those sizes."""
-    right = isinstance(x, Tensor) and (x.is_floating_point() if kind == "float" else x.dtype == torch.bool)
-    if not right:
-        came = x.dtype if isinstance(x, Tensor) else type(x).__name__
+    """Raises unless x is a tensor of this kind, with these axes and (where not None) these sizes."""
+    fits = isinstance(x, Tensor) and (x.is_floating_point() if kind == "float" else x.dtype == torch.bool)
+    if not fits:
+        given = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(
-            f"{name} must be a {kind} tensor; it is {came}. Use torch.as_tensor(..., dtype=...)."
+            f"{name} must be a {kind} tensor; it is {given}. Use torch.as_tensor(..., dtype=...)."
         )
     wanted = shape or (None,) * len(axes.split())
     if x.dim() != len(wanted) or any(w is not None and w != s for s, w in zip(x.shape, wanted, strict=True)):
@@ -52,22 +52,22 @@ def _check_tensor(
 
 
 def _check_finite(name: str, x: Tensor, where: Tensor, mask_name: str) -> None:
-    bad = where & ~torch.isfinite(x)
-    if bad.any():
-        at = [int(i) for i in bad.nonzero()[0]]
+    invalid = where & ~torch.isfinite(x)
+    if invalid.any():
+        index = [int(i) for i in invalid.nonzero()[0]]
         raise ValueError(
-            f"{name} must be finite wherever {mask_name} is True; at {at} it is {float(x[tuple(at)])} "
-            f"({int(bad.sum())} such entries). Set {mask_name} to False where nothing was measured."
+            f"{name} must be finite wherever {mask_name} is True; at {index} it is {float(x[tuple(index)])} "
+            f"({int(invalid.sum())} such entries). Set {mask_name} to False where nothing was measured."
         )
 
 
 class Sizes(NamedTuple):
-    """How many numbers a slice holds.
+    """The sizes of a slice.
 
     Attributes:
         nodes: The number of nodes.
-        channels: Entries of a node.
-        covariates: Covariates of a node.
+        channels: The number of channels per node.
+        covariates: The number of covariates per node.
     """
 
     nodes: int
@@ -76,22 +76,22 @@ class Sizes(NamedTuple):
 
 
 CHUNK_NUMBERS = 2**22
-"""Numbers of a part, where a series is gone through from beginning to end."""
+"""The most numbers in a chunk when :meth:`Series.chunks` iterates over a series."""
 
 
 class Series(ABC):
-    """A multivariate series on a graph, whole and labelled, in data units.
+    """A whole multivariate series on a graph with its labels, in data units.
 
-    The base of :class:`GraphSeries`, which is held in memory, and of
-    :class:`~tsgen.data.stored_series.StoredSeries`, which is read from a file. Whoever takes a series takes
-    either.
+    The base class of :class:`GraphSeries`, which is held in memory, and of
+    :class:`~tsgen.data.stored_series.StoredSeries`, which is read from a file. Code that takes a series
+    accepts both.
 
     Attributes:
-        graph: The graph, its nodes in the order of the node axis.
+        graph: The graph, with nodes in the order of the node axis.
         time: Label of each step, dates or numbers, strictly increasing and regular.
         nodes: Name of each node.
         channels: Name of each channel.
-        units: Unit of each channel; empty text where it has none.
+        units: Unit of each channel; an empty string for a channel without unit.
         covariate_names: Name of each covariate.
     """
 
@@ -140,7 +140,7 @@ class Series(ABC):
 
     @abstractmethod
     def _gathered(self, position: Tensor, nodes: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Returns values, where they were observed, and covariates at these steps and nodes."""
+        """Returns values, the observed mask and covariates at these steps and nodes."""
 
     def chunks(self, stretches: Sequence[slice] | None = None) -> Iterator[GraphSeries]:
         """Iterates over the series, or over some stretches of it, in chunks of bounded size.
@@ -156,7 +156,7 @@ class Series(ABC):
                 yield self.chunk(slice(first, min(first + size, stop)))
 
     def labels(self) -> xr.Dataset:
-        """Returns everything but the numbers as a labelled dataset; the graph is a list of edges."""
+        """Returns the labels and the graph, as a list of edges, in a dataset without the values."""
         data = xr.Dataset(
             {
                 "edge_source": ("edge", self.graph.edge_index[0].numpy()),
@@ -178,12 +178,12 @@ class Series(ABC):
 
     def to_xarray(self) -> xr.Dataset:
         """Returns the series as a labelled dataset; values are NaN where nothing was observed."""
-        axes, whole = ("time", "node", "channel"), self.chunk(slice(None))
+        axes, series = ("time", "node", "channel"), self.chunk(slice(None))
         data = self.labels()
-        data["values"] = (axes, whole.values.where(whole.observed, torch.nan).numpy())
-        data["observed"] = (axes, whole.observed.numpy())
-        if whole.covariates is not None:
-            data["covariates"] = (("time", "node", "covariate"), whole.covariates.numpy())
+        data["values"] = (axes, series.values.where(series.observed, torch.nan).numpy())
+        data["observed"] = (axes, series.observed.numpy())
+        if series.covariates is not None:
+            data["covariates"] = (("time", "node", "covariate"), series.covariates.numpy())
         return data
 
     def windows(
@@ -212,7 +212,7 @@ class Series(ABC):
     def observed_in(
         self, starts: Int64[Tensor, "batch"], window: int, nodes: Int64[Tensor, "nodes"] | None = None
     ) -> Bool[Tensor, "batch time nodes channels"]:
-        """Returns where something was observed in some windows.
+        """Returns the observed mask of some windows.
 
         Args:
             starts: First step of each window.
@@ -224,13 +224,13 @@ class Series(ABC):
 
 @dataclass
 class GraphSeries(Series):
-    """A multivariate series on a graph, whole and labelled, in data units.
+    """A whole multivariate series on a graph with its labels, in memory and in data units.
 
     Args:
         values: Measurements; anything, NaN included, where nothing was observed.
         observed: Where a measurement exists.
-        graph: The graph, its nodes in the order of the node axis.
-        covariates: What is known at every step and node beforehand (calendar, weather), or None.
+        graph: The graph, with nodes in the order of the node axis.
+        covariates: Quantities known in advance at every step and node (calendar, weather), or None.
         time: Label of each step, dates or numbers, strictly increasing and regular; 0, 1, 2, ... if not
             given.
         nodes: Name of each node; their numbers if not given.
@@ -262,7 +262,11 @@ class GraphSeries(Series):
                 "covariates", self.covariates, "float", "time nodes covariates", (steps, nodes, None)
             )
             if not torch.isfinite(self.covariates).all():
-                raise ValueError("covariates must be finite everywhere; fill their holes before.")
+                index = (~torch.isfinite(self.covariates)).nonzero()[0].tolist()
+                raise ValueError(
+                    "covariates must be finite everywhere; at "
+                    f"{index} it is {float(self.covariates[tuple(index)])}. Fill the missing values first."
+                )
         self.graph = check_graph(self.graph, nodes)
         width = 0 if self.covariates is None else self.covariates.shape[-1]
         self.time, self.nodes, self.channels, self.units, self.covariate_names = check_labels(
@@ -292,22 +296,26 @@ class GraphSeries(Series):
         return dataclasses.replace(self, observed=observed)
 
     def _gathered(self, position: Tensor, nodes: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Values, where they were observed, and covariates of these steps and nodes."""
-        place = (position,) if nodes is None else (position[..., None], nodes)
-        covariates = None if self.covariates is None else self.covariates[place]
-        return self.values[place], self.observed[place], covariates
+        """Returns values, the observed mask and covariates at these steps and nodes."""
+        index = (position,) if nodes is None else (position[..., None], nodes)
+        covariates = None if self.covariates is None else self.covariates[index]
+        return self.values[index], self.observed[index], covariates
 
     @classmethod
     def from_xarray(cls, data: xr.Dataset) -> GraphSeries:
-        """The series in a dataset of the form that :meth:`to_xarray` writes.
+        """Returns the series in a dataset with the format of :meth:`to_xarray`.
 
-        There must be ``values`` (time, node and, unless there is one channel, channel), and the edges:
-        ``edge_source`` and ``edge_target``, the numbers of the nodes that each edge joins. Without
-        ``edge_weight`` edges weigh 1; without ``observed``, what is finite is observed; ``covariates`` (time,
-        node, covariate) and ``position`` (node, axis) are read where they are.
+        Required are ``values``, with dimensions time, node and channel (channel may be absent if there is
+        only one), and the edges: ``edge_source`` and ``edge_target``, the numbers of the nodes that each edge
+        connects. ``edge_weight`` defaults to 1, and ``observed`` to where values are finite. ``covariates``
+        (time, node, covariate) and ``position`` (node, axis) are optional.
+
+        Args:
+            data: The dataset.
 
         Raises:
-            ValueError: If a variable or a dimension is missing, or the series itself does not hold together.
+            ValueError: If a variable or a dimension is missing, or the series is invalid (see
+                :class:`GraphSeries`).
         """
         lacking = [name for name in ("values", "edge_source", "edge_target") if name not in data]
         if lacking:
@@ -321,31 +329,31 @@ class GraphSeries(Series):
         missing = {"time", "node"} - set(values.dims)
         if missing:
             raise ValueError(
-                f"'values' must have dimensions time and node; it has {values.dims}. Rename yours."
+                f"'values' must have dimensions time and node; it has {values.dims}. Rename its dimensions."
             )
         order = ("time", "node", "channel")
-        number = torch.from_numpy(values.transpose(*order).values.astype(np.float32))
-        seen = torch.isfinite(number)
+        numbers = torch.from_numpy(values.transpose(*order).values.astype(np.float32))
+        observed = torch.isfinite(numbers)
         if "observed" in data:
             flag = data["observed"]
             flag = flag if "channel" in flag.dims else flag.expand_dims("channel", axis=-1)
-            seen = torch.from_numpy(flag.transpose(*order).values.astype(bool))
+            observed = torch.from_numpy(flag.transpose(*order).values.astype(bool))
         covariates = None
         if "covariates" in data:
-            read = data["covariates"].transpose("time", "node", "covariate").values
-            covariates = torch.from_numpy(read.astype(np.float32))
-        told = labels_in(data)
+            array = data["covariates"].transpose("time", "node", "covariate").values
+            covariates = torch.from_numpy(array.astype(np.float32))
+        labels = labels_in(data)
         if covariates is None:
-            told["covariate_names"] = ()
+            labels["covariate_names"] = ()
         graph = graph_in(data, data.sizes["node"])
-        return cls(values=number, observed=seen, graph=graph, covariates=covariates, **told)
+        return cls(values=numbers, observed=observed, graph=graph, covariates=covariates, **labels)
 
 
 def graph_in(data: xr.Dataset, nodes: int) -> Data:
-    """The graph in a dataset of the form that :meth:`GraphSeries.to_xarray` writes.
+    """Returns the graph in a dataset with the format of :meth:`GraphSeries.to_xarray`.
 
     Args:
-        data: With ``edge_source`` and ``edge_target``, and perhaps ``edge_weight`` and ``position``.
+        data: Dataset with ``edge_source`` and ``edge_target``; ``edge_weight`` and ``position`` are optional.
         nodes: The number of nodes.
     """
     ends = np.stack([data["edge_source"].values, data["edge_target"].values]).astype(np.int64)
@@ -358,29 +366,29 @@ def graph_in(data: xr.Dataset, nodes: int) -> Data:
 
 
 def times_in(data: xr.Dataset, dimension: str) -> np.ndarray:
-    """The labels of the steps of a dataset; 0, 1, 2, ... if it has none.
+    """Returns the labels of the steps of a dataset; 0, 1, 2, ... if it has none.
 
     Args:
         data: The dataset.
-        dimension: The name of its time.
+        dimension: The name of its time dimension.
     """
     labels = data[dimension].values
     if labels.dtype.kind == "M" and np.dtype(data[dimension].encoding.get("dtype", "i8")).kind == "f":
-        # days since some day as floats are off by a microsecond
+        # times stored as floating-point days are off by microseconds
         labels = pd.DatetimeIndex(labels).round("ms").to_numpy()
     return labels
 
 
 def labels_in(data: xr.Dataset) -> dict[str, Any]:
-    """The labels in a dataset of the form that :meth:`GraphSeries.to_xarray` writes, as far as it has any.
+    """Returns the labels in a dataset with the format of :meth:`GraphSeries.to_xarray`, empty where absent.
 
     Args:
         data: The dataset.
     """
 
     def labels(name: str) -> list[str]:
-        found = data[name].values if name in data.coords else ()
-        return [label.decode() if isinstance(label, bytes) else str(label) for label in found]
+        given = data[name].values if name in data.coords else ()
+        return [label.decode() if isinstance(label, bytes) else str(label) for label in given]
 
     return {
         "time": times_in(data, "time") if "time" in data.coords else (),
@@ -399,10 +407,10 @@ def check_labels(
     units: Sequence[str],
     covariate_names: Sequence[str],
 ) -> tuple[np.ndarray, list[str], list[str], list[str], list[str]]:
-    """The labels of a series, those that are not given made up.
+    """Returns the checked labels of a series, with defaults for labels that are not given.
 
     Args:
-        sizes: Steps, nodes, channels and covariates.
+        sizes: The numbers of steps, nodes, channels and covariates.
         time: Label of each step.
         nodes: Name of each node.
         channels: Name of each channel.
@@ -410,7 +418,8 @@ def check_labels(
         covariate_names: Name of each covariate.
 
     Raises:
-        ValueError: If labels are too many, too few or not unique, or the time is not regular.
+        ValueError: If there are too many or too few labels, names are not unique, or the time is not
+            regular.
     """
     times = _labels("time", np.asarray(time) if len(time) else np.arange(sizes[0]), sizes[0])
     _check_regular(times)
@@ -438,7 +447,7 @@ def _names(name: str, labels: Sequence[str], default: list[str]) -> list[str]:
     twice = {label for label in names if names.count(label) > 1} if len(set(names)) < len(names) else set()
     if twice:
         raise ValueError(
-            f"{name} must be unique; {sorted(twice)[0]!r} comes {names.count(sorted(twice)[0])} times."
+            f"{name} must be unique; {sorted(twice)[0]!r} occurs {names.count(sorted(twice)[0])} times."
         )
     return names
 
@@ -447,29 +456,29 @@ def _check_regular(time: np.ndarray) -> None:
     if len(time) < 2:
         return
     steps = np.diff(pd.Index(time).values)
-    wrong = np.flatnonzero(steps != steps[0])
-    if steps[0] <= np.zeros(1, steps.dtype)[0] or len(wrong):
-        at = int(wrong[0]) + 1 if len(wrong) else 1
+    irregular = np.flatnonzero(steps != steps[0])
+    if steps[0] <= np.zeros(1, steps.dtype)[0] or len(irregular):
+        step = int(irregular[0]) + 1 if len(irregular) else 1
         raise ValueError(
-            f"time must be strictly increasing in equal steps; {time[at - 1]} is followed by {time[at]}. "
+            f"time must be strictly increasing in equal steps; {time[step - 1]} is followed by {time[step]}. "
             "Insert the missing steps and leave them unobserved."
         )
 
 
 @dataclass
 class SeriesBatch:
-    """Windows of a series: what a model is given.
+    """Windows of a series: the input of a model.
 
-    Nothing reads a value outside ``context``, except the loss and the scores inside ``target``.
+    Values outside ``context`` are read only by the loss and the scores, and only inside ``target``.
 
     Args:
         values: Measurements in data units; anything, NaN included, outside both masks.
         context: The model may read this entry.
         target: The truth of this entry is known and it is scored.
-        graph: The graph that all windows share.
-        position: Where in the series each step lies, counted in steps.
-        covariates: What is known at every step and node beforehand, or None.
-        nodes: Which nodes of the whole graph these are, by number; None if they are all.
+        graph: The graph, shared by all windows.
+        position: Number of each step in the whole series.
+        covariates: Quantities known in advance at every step and node, or None.
+        nodes: Numbers of these nodes in the whole graph; None if the batch holds all nodes.
 
     Raises:
         ValueError: If a shape, a type or the graph does not fit, or a value inside a mask is not finite.
@@ -508,26 +517,26 @@ class SeriesBatch:
         self.graph = check_graph(self.graph, shape[2])
 
     def _changed(self, **fields: Any) -> SeriesBatch:
-        """The batch with some fields changed to ones known to fit, so that nothing is checked twice."""
+        """Returns the batch with some fields replaced; their values are known to fit and are not checked."""
         new = copy.copy(self)
         for name, value in fields.items():
             setattr(new, name, value)
         return new
 
     def repeat(self, times: int) -> SeriesBatch:
-        """The batch ``times`` over along the batch axis: a sample, a particle is one more row."""
+        """Returns the batch repeated along the batch axis, so that samples or particles are further rows."""
         return self._of_each(lambda value: value.repeat(times, *[1] * (value.dim() - 1)))
 
     def rows(self, chosen: slice) -> SeriesBatch:
-        """Some of the windows."""
+        """Returns some of the windows."""
         return self._of_each(lambda value: value[chosen])
 
     def steps(self, chosen: slice) -> SeriesBatch:
-        """Some of the time steps of every window."""
+        """Returns some of the time steps of every window."""
         return self._of_each(lambda value: value[:, chosen])
 
     def _of_each(self, change: Callable[[Tensor], Tensor]) -> SeriesBatch:
-        """The batch with every tensor changed that has windows along its first axis."""
+        """Returns the batch with ``change`` applied to every tensor whose first axis is the windows."""
         return self._changed(
             **{
                 field.name: change(value)
@@ -538,17 +547,17 @@ class SeriesBatch:
 
     @property
     def hidden(self) -> Bool[Tensor, "batch time nodes channels"]:
-        """What is scored and not visible: the entries by which draws are judged."""
+        """The target entries outside the context, on which draws are scored."""
         return self.target & ~self.context
 
 
 class Units(NamedTuple):
-    """Location and scale of each entry, in data units: what a head's standard units mean.
+    """Location and scale of each entry in data units; they define the standard units of a head.
 
     Attributes:
-        loc: What zero stands for.
-        scale: What one stands for, less ``loc``.
-        nodes: Which nodes of the whole graph they are of, by number; None if of all.
+        loc: The value that corresponds to zero in standard units.
+        scale: The difference that corresponds to one in standard units.
+        nodes: Numbers of the nodes in the whole graph; None for all nodes.
     """
 
     loc: Tensor
@@ -566,16 +575,16 @@ class Units(NamedTuple):
 
 @dataclass
 class SeriesSpec:
-    """What a model must know of its data before it sees any. Plain enough to lie in a checkpoint.
+    """What a model needs to know about its data when it is built, as plain data for a checkpoint.
 
     Args:
         loc: Mean of each node and channel over the training split, in data units.
         scale: Standard deviation of each node and channel over the training split, in data units.
-        edge_index: The graph's edges, sources in row 0.
-        edge_weight: The edges' weights.
-        num_covariates: Number of covariates an entry has.
-        nodes: The nodes' names.
-        channels: The channels' names.
+        edge_index: The edges of the graph, sources in row 0.
+        edge_weight: The weights of the edges.
+        num_covariates: Number of covariates per step and node.
+        nodes: Names of the nodes.
+        channels: Names of the channels.
         covariate_loc: Mean of each covariate over the training split; zeros if not given.
         covariate_scale: Standard deviation of each covariate over the training split; ones if not given.
     """
@@ -592,31 +601,31 @@ class SeriesSpec:
 
     @classmethod
     def of(cls, series: Series, fit_on: Sequence[slice] | None = None) -> SeriesSpec:
-        """The spec of a series, its units fitted on some stretches of it, one part in memory at a time.
+        """Returns the spec of a series, with units fitted on some stretches, one chunk in memory at a time.
 
-        A node whose values there are constant borrows the scale of its channel. One that has no value there
-        borrows both: mean and deviation of all the channel's values. A warning names it.
+        If the values of a node are constant there, its scale is that of the channel. If a node has no value
+        there, its mean and scale are those of all values of the channel, and a warning names it.
 
         Args:
             series: The series.
-            fit_on: Which steps may be used (the training split's); all if not given.
+            fit_on: The stretches to fit on (those of the training split); the whole series if not given.
 
         Raises:
-            ValueError: If a channel has no value among what may be used.
+            ValueError: If a channel has no value in these stretches.
         """
         entries, covariates = RunningMoments(), RunningMoments()
-        for part in series.chunks(fit_on):
-            entries.add(part.values, part.observed)
-            if part.covariates is not None:
-                known = part.covariates.flatten(0, 1)
-                covariates.add(known, torch.ones_like(known, dtype=torch.bool))
+        for chunk in series.chunks(fit_on):
+            entries.add(chunk.values, chunk.observed)
+            if chunk.covariates is not None:
+                rows = chunk.covariates.flatten(0, 1)
+                covariates.add(rows, torch.ones_like(rows, dtype=torch.bool))
         count = entries.count.expand(series.sizes[:2])
         _check_channels(series, count)
         _warn_of_unobserved(series, count)
-        every = entries.pooled()
-        loc = torch.where(count > 0, entries.mean, every.mean)
-        scale = torch.where(count > 0, entries.deviation, every.deviation)
-        # of all the channel's values, each from the mean of its node
+        channel = entries.pooled()
+        loc = torch.where(count > 0, entries.mean, channel.mean)
+        scale = torch.where(count > 0, entries.deviation, channel.deviation)
+        # the deviation of all values of the channel, each from the mean of its own node
         pooled = (entries.squares.sum(dim=0) / count.sum(dim=0)).sqrt().expand_as(scale)
         # a constant node's deviation is rounding error, not zero
         constant = scale <= 1e-6 * torch.maximum(loc.abs(), pooled)
@@ -634,7 +643,7 @@ class SeriesSpec:
 
     @property
     def sizes(self) -> Sizes:
-        """How many numbers a slice holds."""
+        """The numbers of nodes, channels and covariates."""
         return Sizes(len(self.nodes), len(self.channels), self.num_covariates)
 
     @property
@@ -643,18 +652,21 @@ class SeriesSpec:
         return Data(edge_index=self.edge_index, edge_weight=self.edge_weight, num_nodes=len(self.nodes))
 
     def difference(self, other: SeriesSpec) -> str | None:
-        """What keeps a model made for this spec from running on data of the other, in words; None if nothing
-        does."""
-        for name, mine, theirs in (
+        """Describes the first incompatibility with another spec, or returns None.
+
+        Args:
+            other: The spec of the data that a model built for this spec is to run on.
+        """
+        for name, own, given in (
             ("channels", self.channels, other.channels),
             ("nodes", self.nodes, other.nodes),
         ):
-            if mine != theirs:
-                return f"its {name} are {_few(mine)}, the data's are {_few(theirs)}"
+            if own != given:
+                return f"its {name} are {_abbreviated(own)}, those of the data are {_abbreviated(given)}"
         if self.num_covariates != other.num_covariates:
             return f"it reads {self.num_covariates} covariates, the data has {other.num_covariates}"
         if not same_graph(self.graph, other.graph):
-            return "its graph has other edges or weights than the data's"
+            return "its graph has other edges or weights than that of the data"
         return None
 
 
@@ -669,18 +681,18 @@ def _check_channels(series: Series, count: Float[Tensor, "nodes channels"]) -> N
 
 
 def _warn_of_unobserved(series: Series, count: Float[Tensor, "nodes channels"]) -> None:
-    """Warns of nodes without a value."""
+    """Logs a warning that names the nodes without a value."""
     without = [f"{series.nodes[v]} ({series.channels[c]})" for v, c in (count == 0).nonzero().tolist()]
     if without:
         logger.warning(
-            "no value in the training split: %s. Mean and deviation of the channel stand in for their own; "
-            "what a model says of them rests on the other nodes.",
-            _few(without),
+            "no value in the training split: %s. Their units are the mean and deviation of the channel; a "
+            "model can predict them only from the other nodes.",
+            _abbreviated(without),
         )
 
 
 def _units_of_covariates(moments: RunningMoments) -> dict[str, Tensor]:
-    """Mean and standard deviation of each covariate, if there are any; a constant one keeps its scale."""
+    """Returns mean and standard deviation of each covariate, if any; the scale of a constant one is 1."""
     if not moments.count.numel() or not moments.count.any():
         return {}
     constant = moments.deviation <= 1e-6 * moments.mean.abs()
@@ -688,7 +700,8 @@ def _units_of_covariates(moments: RunningMoments) -> dict[str, Tensor]:
     return {"covariate_loc": moments.mean.float(), "covariate_scale": scale.float()}
 
 
-def _few(names: list[str]) -> str:
+def _abbreviated(names: list[str]) -> str:
+    """Returns the number of names and the first three of them."""
     return f"{len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
 
 
@@ -697,13 +710,13 @@ class Samples:
     """Joint draws of whole windows, in data units.
 
     Args:
-        values: The draws; entries of ``context`` are the data's own.
+        values: The draws; entries within ``context`` keep their measured values.
         conditioning: What each drawn entry is conditional on: ``"filtering"`` (the context before it) or
             ``"posterior"`` (the whole context).
-        ess: Where the draws come from weighted particles, the effective sample size of each step as a share
-            of the particles, in (0, 1]: how far they can be trusted. Else None.
-        log_evidence: Where it was estimated on the way, the logarithm of the density of what is visible of
-            each window, in nats. Else None.
+        ess: For draws from weighted particles, the effective sample size of each step as a share of the
+            number of particles, in (0, 1]; low values mean unreliable draws. Otherwise None.
+        log_evidence: The estimated log-density of the context of each window, in nats, if the sampler
+            estimates it. Otherwise None.
     """
 
     values: Float[Tensor, "samples batch time nodes channels"]

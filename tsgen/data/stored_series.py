@@ -1,4 +1,4 @@
-"""A series in a netCDF file, larger than memory: windows and parts are read when they are asked for."""
+"""A series in a netCDF file that may be larger than memory; windows and chunks are read on demand."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tsgen.data.series import GraphSeries, Series, check_labels, graph_in, label
 
 
 class _Form(NamedTuple):
-    """What a variable of a file looks like: its dimensions, its kind of numbers and its unit."""
+    """Dimensions, NumPy kind of data type, and unit of a variable in a file."""
 
     dims: tuple[str, ...]
     kind: str
@@ -27,12 +27,13 @@ class _Form(NamedTuple):
 
 
 def _opened(path: Path) -> xr.Dataset:
-    """The file, decoded as one that is read whole; nothing is read, and nothing that was read is kept."""
+    """Opens the file with the same decoding as for a file read whole; no values are read or cached."""
     return xr.open_dataset(path, engine="netcdf4", cache=False, decode_timedelta=False)
 
 
 def _described(path: Path) -> tuple[dict[str, _Form], dict[str, int], xr.Dataset]:
-    """What a file has with dimensions time and node, the sizes of its dimensions, and all else, read."""
+    """Returns the forms of all variables with dimensions time and node, the sizes of all dimensions, and the
+    remaining variables, read into memory."""
     try:
         with _opened(path) as data:
             large = [
@@ -47,35 +48,35 @@ def _described(path: Path) -> tuple[dict[str, _Form], dict[str, int], xr.Dataset
                 for name in large
             }
             return forms, {str(name): n for name, n in data.sizes.items()}, data.drop_vars(large).load()
-    # what decoding a broken file raises is anyone's guess
+    # decoding a damaged file may raise any of these
     except (OSError, RuntimeError, ValueError, TypeError, ArithmeticError, LookupError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} cannot be read as netCDF: {reason}.") from error
 
 
 class StoredSeries(Series):
-    """A series in a netCDF file; memory holds its labels and its graph only.
+    """A series in a netCDF file; only its labels and its graph are held in memory.
 
-    :meth:`windows`, :meth:`chunk` and :meth:`chunks` read what they return; ``values``, ``observed`` and
-    ``covariates`` are there, and read all of the file. Each process opens the file for itself, so that the
-    workers of a data loader read side by side. The file must not be changed meanwhile.
+    :meth:`windows`, :meth:`chunk` and :meth:`chunks` read only what they return; the properties ``values``,
+    ``observed`` and ``covariates`` read the whole file. Each process opens the file itself, so that the
+    workers of a data loader can read in parallel. The file must not change while it is in use.
 
-    A window is read at once, so reading is fast where the file's chunks hold few steps and all nodes
-    (``docs/large_series.md``). The file has dimensions time, node and, unless there is one channel, channel,
-    in this order. NaN and the fill value stand for what was not observed, and ``observed``, if the file has
-    it, is False there too.
+    A window is read in one operation, so reading is fast if the chunks of the file hold few steps and all
+    nodes (``docs/large_series.md``). The file has dimensions time, node and channel, in this order; channel
+    may be absent if there is only one. NaN and the fill value mark entries that were not observed. If the
+    file has a variable ``observed``, entries where it is False do not count as observed either.
 
     Args:
         path: The file.
-        variables: Its variables of measurements, each with dimensions time and node, one for each channel;
+        variables: The variables of measurements, one per channel, each with dimensions time and node;
             ``values`` if not given.
-        graph: The graph, or what makes it of the nodes' names; that of the file, in ``edge_source``,
-            ``edge_target`` and perhaps ``edge_weight``, if not given.
-        units: Unit of each channel; the file's if not given.
+        graph: The graph, or a function that makes it from the names of the nodes; if not given, the graph of
+            the file in ``edge_source``, ``edge_target`` and, optionally, ``edge_weight``.
+        units: Unit of each channel; those of the file if not given.
 
     Raises:
-        ValueError: If the file lacks something or has another form; when it is read, if a value is infinite
-            or a covariate missing.
+        ValueError: If the file lacks a variable or a variable has another form; on reading, if a value is
+            infinite or a covariate is missing.
     """
 
     def __init__(
@@ -92,56 +93,59 @@ class StoredSeries(Series):
         forms, sizes, rest = _described(self.path)
         self._check_forms(forms)
         self._flagged = "observed" in forms and self.variables == ["values"]
-        told = labels_in(rest)
+        labels = labels_in(rest)
         with_channels = len(forms[self.variables[0]].dims) == 3
         if not with_channels:
-            told["channels"] = self.variables
-            told["units"] = [forms[name].unit for name in self.variables]
-        elif not told["units"]:
-            told["units"] = sizes["channel"] * [forms["values"].unit]
+            labels["channels"] = self.variables
+            labels["units"] = [forms[name].unit for name in self.variables]
+        elif not labels["units"]:
+            labels["units"] = sizes["channel"] * [forms["values"].unit]
         if units is not None:
-            told["units"] = units
+            labels["units"] = units
         if "covariates" not in forms:
-            told["covariate_names"] = ()
+            labels["covariate_names"] = ()
         lengths = (
             sizes["time"],
             sizes["node"],
             sizes["channel"] if with_channels else len(self.variables),
             sizes["covariate"] if "covariates" in forms else 0,
         )
-        self.time, self.nodes, self.channels, self.units, self.covariate_names = check_labels(lengths, **told)
-        made = graph(list(self.nodes)) if callable(graph) else graph
-        if made is None and not {"edge_source", "edge_target"} <= set(rest.variables):
+        self.time, self.nodes, self.channels, self.units, self.covariate_names = check_labels(
+            lengths, **labels
+        )
+        given = graph(list(self.nodes)) if callable(graph) else graph
+        if given is None and not {"edge_source", "edge_target"} <= set(rest.variables):
             raise ValueError(
-                f"{self.path} has no graph of its own, which is edge_source and edge_target; give one."
+                f"{self.path} must hold a graph in edge_source and edge_target, unless one is given; it does "
+                "not. Pass graph."
             )
-        self.graph = check_graph(graph_in(rest, len(self.nodes)) if made is None else made, len(self.nodes))
+        self.graph = check_graph(graph_in(rest, len(self.nodes)) if given is None else given, len(self.nodes))
 
     def _check_forms(self, forms: Mapping[str, _Form]) -> None:
-        """Raises unless the variables are there, hold numbers and have their dimensions in order."""
+        """Raises unless the variables exist, hold numbers and have their dimensions in order."""
         for name in self.variables:
             if name not in forms:
-                there = ", ".join([*forms][:10]) or "none"
+                names = ", ".join([*forms][:10]) or "none"
                 raise ValueError(
                     f"{self.path} must have the variable {name!r} with dimensions time and node; it has "
-                    f"{there}."
+                    f"{names}."
                 )
-        whole = ("time", "node", "channel") if self.variables == ["values"] else ("time", "node")
-        wanted = dict.fromkeys(self.variables, whole) | {"observed": whole}
-        if whole[2:] and len(forms["values"].dims) == 2:
-            wanted = {"values": whole[:2], "observed": whole[:2]}
+        axes = ("time", "node", "channel") if self.variables == ["values"] else ("time", "node")
+        wanted = dict.fromkeys(self.variables, axes) | {"observed": axes}
+        if axes[2:] and len(forms["values"].dims) == 2:
+            wanted = {"values": axes[:2], "observed": axes[:2]}
         wanted["covariates"] = ("time", "node", "covariate")
         for name, dims in wanted.items():
             form = forms.get(name)
             if form is not None and (form.dims != dims or form.kind not in "fiub"):
                 raise ValueError(
                     f"{self.path}: {name!r} must hold numbers and have the dimensions {', '.join(dims)} in "
-                    f"this order, so that a window can be read at once; it has {', '.join(form.dims)}. "
-                    "Transpose or rename yours."
+                    f"this order, so that a window can be read in one operation; it has "
+                    f"{', '.join(form.dims)}. Transpose or rename its dimensions."
                 )
 
     def __getstate__(self) -> dict[str, Any]:
-        """What another process needs: it opens the file itself."""
+        """Returns the state without the open file, as another process opens the file itself."""
         return {**self.__dict__, "_file": None, "_process": -1}
 
     def __repr__(self) -> str:
@@ -155,7 +159,7 @@ class StoredSeries(Series):
 
     @property
     def observed(self) -> Tensor:
-        """Where a measurement exists, for all of the series."""
+        """The observed mask of the whole series, read into memory."""
         return self._read(slice(None))[1]
 
     @property
@@ -165,11 +169,11 @@ class StoredSeries(Series):
 
     @property
     def dtype(self) -> torch.dtype:
-        """float32, whatever the file has."""
+        """The precision of the values: float32, whatever the data type in the file."""
         return torch.float32
 
     def chunk(self, steps: slice) -> GraphSeries:
-        """Some steps of the series, read into memory."""
+        """Returns consecutive steps of the series, read into memory."""
         values, observed, covariates = self._read(steps)
         return GraphSeries(
             values=values,
@@ -198,65 +202,68 @@ class StoredSeries(Series):
     def _gathered(self, position: Tensor, nodes: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
         rows = [self._read(slice(int(row[0]), int(row[-1]) + 1), nodes) for row in position]
         values, observed, covariates = zip(*rows, strict=True)
-        known = None if covariates[0] is None else torch.stack(covariates)
-        return torch.stack(values), torch.stack(observed), known
+        together = None if covariates[0] is None else torch.stack(covariates)
+        return torch.stack(values), torch.stack(observed), together
 
     def _read(self, steps: slice, nodes: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Values, where they were observed, and covariates of some steps."""
+        """Returns values, the observed mask and covariates of some steps."""
         start = steps.indices(len(self))[0]
-        read = [self._numbers(name, steps, start) for name in self.variables]
-        values = read[0] if len(read) == 1 and read[0].ndim == 3 else np.stack(read, axis=-1)
+        channels = [self._numbers(name, steps, start) for name in self.variables]
+        with_channels = len(channels) == 1 and channels[0].ndim == 3
+        values = channels[0] if with_channels else np.stack(channels, axis=-1)
         observed = np.isfinite(values)
         if self._flagged:
             flag = self._open()["observed"][steps].values.astype(bool)
             observed &= flag.reshape(values.shape)
         if self._mask is not None:
             observed = self._masked(observed, steps, start)
-        known = self._known(steps, start) if self.covariate_names else None
-        arrays = [None if array is None else torch.from_numpy(array) for array in (values, observed, known)]
-        if nodes is not None:
-            arrays = [None if array is None else array[:, nodes] for array in arrays]
-        return tuple(arrays)  # type: ignore[return-value]
+        covariates = self._covariates(steps, start) if self.covariate_names else None
+
+        def of_nodes(array: np.ndarray) -> Tensor:
+            tensor = torch.from_numpy(array)
+            return tensor if nodes is None else tensor[:, nodes]
+
+        return of_nodes(values), of_nodes(observed), None if covariates is None else of_nodes(covariates)
 
     def _masked(self, observed: np.ndarray, steps: slice, start: int) -> np.ndarray:
-        """Returns the mask of :meth:`with_observed`, which must not hold more than was measured."""
+        """Returns the mask of :meth:`with_observed`; raises if it is True where there is no measurement."""
         assert self._mask is not None
         mask = self._mask[steps].numpy()
-        wrong = mask & ~observed
-        if wrong.any():
-            t, v, c = (int(i) for i in np.unravel_index(int(wrong.argmax()), wrong.shape))
+        invalid = mask & ~observed
+        if invalid.any():
+            t, v, c = (int(i) for i in np.unravel_index(int(invalid.argmax()), invalid.shape))
             raise ValueError(
                 f"observed must be False where {self.path} has no value; at step {start + t}, node "
                 f"{self.nodes[v]!r} and channel {self.channels[c]!r} it is True."
             )
         return mask
 
-    def _known(self, steps: slice, start: int) -> np.ndarray:
-        """Some steps of the covariates."""
+    def _covariates(self, steps: slice, start: int) -> np.ndarray:
+        """Returns some steps of the covariates; raises if one is missing."""
         numbers = self._numbers("covariates", steps, start)
         if np.isnan(numbers).any():
             t, v, f = (int(i) for i in np.unravel_index(int(np.isnan(numbers).argmax()), numbers.shape))
             raise ValueError(
-                f"{self.path}, step {start + t} and node {v} (counted from 0): no value for the covariate "
-                f"{self.covariate_names[f]!r}, which must be known at every time and node. Add it."
+                f"{self.path}: covariates must have a value at every step and node; at step {start + t} and "
+                f"node {v} (counted from 0), {self.covariate_names[f]!r} has none. Fill it in."
             )
         return numbers
 
     def _numbers(self, name: str, steps: slice, start: int) -> np.ndarray:
-        """Some steps of a variable, NaN where there is none."""
+        """Returns some steps of a variable, with NaN for missing values; raises if a value is infinite."""
         with np.errstate(over="ignore"):
             numbers = self._open()[name][steps].values.astype(np.float32)
         if np.isinf(numbers).any():
             t, v = np.unravel_index(int(np.isinf(numbers).argmax()), numbers.shape)[:2]
             raise ValueError(
-                f"{self.path}, step {start + t} and node {v} (counted from 0), variable {name!r}: a value is "
-                "infinite or beyond 3e38; use NaN for missing values."
+                f"{self.path}: values must be finite and below 3e38 in magnitude; at step {start + t} and "
+                f"node {v} (counted from 0), one of {name!r} is not. Use NaN for missing values."
             )
         return numbers
 
     def _open(self) -> Mapping[Any, xr.Variable]:
-        """The file's variables, which read what is asked of them, the file opened by this process."""
-        # the library must not share an open file between processes
+        """Returns the lazily read variables of the file, which this process opens on first use."""
+        # an open netCDF file must not be shared between processes
         if self._file is None or self._process != os.getpid():
             self._file, self._process = _opened(self.path), os.getpid()
         return self._file.variables

@@ -1,11 +1,12 @@
-r"""Training on parts of a large graph, so that the cost of a step does not grow with the number of nodes.
+r"""Training on clusters of a large graph, so that the cost of a step does not grow with the number of nodes.
 
-The graph is cut once into parts of equal size (:func:`tsgen.data.partition`). Each batch draws some of
-them, keeps the edges among their nodes, and with ``hops`` above zero reads their surroundings too: nodes that
-inform and are not scored. A model whose laws depend on what lies within that many edges has the same law of
-every scored entry as on the whole graph, and the gradient of a batch is an unbiased one of the whole loss but
-for the count that it is divided by. Without surroundings it is Cluster-GCN, where what comes over the edges
-between parts is left out; to draw several parts at once brings back the edges among these.
+The graph is split once into clusters of equal size (:func:`tsgen.data.partition`). Each batch draws some
+clusters and keeps the edges among their nodes. With ``hops`` above zero the batch also contains the
+surrounding nodes, which inform the model but are not scored. If the law of an entry depends only on nodes
+within that many edges, every scored entry has the same law as on the whole graph, and the gradient of a batch
+is an unbiased estimate of the gradient of the whole loss, except that each batch divides by its own count of
+scored entries. Without surrounding nodes this is Cluster-GCN, which ignores edges between clusters; drawing
+several clusters at once restores the edges among these.
 
 References:
     Cluster-GCN: an efficient algorithm for training deep and large graph convolutional networks (Chiang et
@@ -26,111 +27,112 @@ from tsgen.counter_random import streams
 from tsgen.data.graphs import partition
 
 DRAW = 3
-"""Sets the random streams of the parts that are drawn apart from those of windows and of what is hidden."""
+"""Key that separates the random streams of drawn clusters from those of window order and of masks."""
 
 
 class Subgraph(NamedTuple):
-    """Some of the nodes of a graph and the edges among them.
+    """Some of the nodes of a graph, and the edges among them.
 
     Attributes:
         nodes: Their numbers in the whole graph, ascending.
-        scored: Which of them are scored; the others inform them.
-        graph: The edges among them, the nodes numbered by their place in ``nodes``.
+        target: Which of them are scored; the others only inform the model.
+        graph: The edges among them, with nodes numbered by their position in ``nodes``.
     """
 
     nodes: Int64[Tensor, "nodes"]
-    scored: Bool[Tensor, "nodes"]
+    target: Bool[Tensor, "nodes"]
     graph: Data
 
 
 @dataclass(frozen=True)
 class Subgraphs:
-    """How each training batch draws a part of the graph.
+    """Options for the subgraph that each training batch draws.
 
     Args:
-        parts: How many parts the graph is cut into, of equal size up to one node.
-        drawn: How many of them a batch holds. It divides ``parts``, so that ``parts / drawn`` batches hold
-            every node once.
-        hops: Nodes within so many edges of these, whatever the edges' direction, are read and not scored.
-            With as many as the model has convolutions of one step, one after another, the scored nodes' laws
-            are those on the whole graph (one more where a convolution weighs a message by the degree of its
-            sender, as GCN does). A recurrent model hears from further away the longer the window is, and so
-            approximately.
+        clusters: Number of clusters of the graph, of equal size up to one node.
+        drawn: Number of clusters in a batch. It must divide ``clusters``, so that ``clusters / drawn``
+            batches hold every node once.
+        hops: Nodes within this many edges of the drawn clusters, in either direction, are read but not
+            scored. If it equals the number of consecutive convolutions that a model applies at one step, the
+            laws of the scored nodes are those on the whole graph (add one if a convolution weighs messages by
+            the degree of their sender, as GCN does). In a recurrent model information travels further the
+            longer the window is, so the laws are approximate.
 
     Raises:
-        ValueError: If ``parts`` or ``drawn`` is below 1, ``hops`` is negative, or ``drawn`` does not divide
-            ``parts``.
+        ValueError: If ``clusters`` or ``drawn`` is below 1, ``hops`` is negative, or ``drawn`` does not
+            divide ``clusters``.
     """
 
-    parts: int
+    clusters: int
     drawn: int = 1
     hops: int = 0
 
     def __post_init__(self) -> None:
         for name, number, least in (
-            ("parts", self.parts, 1),
+            ("clusters", self.clusters, 1),
             ("drawn", self.drawn, 1),
             ("hops", self.hops, 0),
         ):
             if number < least:
                 raise ValueError(f"{name} must be at least {least}; it is {number}.")
-        if self.parts % self.drawn:
+        if self.clusters % self.drawn:
             raise ValueError(
-                f"drawn must divide parts, so that all nodes are scored equally often; it is {self.drawn}, "
-                f"of {self.parts} parts."
+                f"drawn must divide clusters, so that all nodes are scored equally often; drawn is "
+                f"{self.drawn} and clusters is {self.clusters}."
             )
 
 
 class SubgraphDraws:
-    """The subgraph of each batch of an epoch: a function of (seed, epoch, batch) alone.
+    """Draws the subgraph of each training batch, as a function of (seed, epoch, batch) alone.
 
-    The parts come in a random order, a new one once all of them were drawn: in an epoch no node is scored in
-    more than one batch more than another.
+    Clusters come in a random order, with a new order once all of them have been drawn. Within an epoch the
+    numbers of batches that score any two nodes differ by at most one.
 
     Args:
-        graph: The whole graph, checked. It is cut here, which takes seconds for some ten thousand nodes.
-        options: Into how many parts, and how many of them make a subgraph.
-        seed: Fixes the order of the parts.
+        graph: The whole graph, checked. It is partitioned here, which takes seconds for some ten thousand
+            nodes.
+        options: The number of clusters, and how many of them form a subgraph.
+        seed: Fixes the order of the clusters.
 
     Raises:
-        ValueError: If there are more parts than nodes.
+        ValueError: If there are more clusters than nodes.
     """
 
     def __init__(self, graph: Data, options: Subgraphs, seed: int = 0) -> None:
         self.num_nodes, self.options, self.seed = int(graph.num_nodes), options, seed
-        self.members = _grouped(partition(graph, options.parts), options.parts)
+        self.members = _members(partition(graph, options.clusters), options.clusters)
         source, target = graph.edge_index
         number = torch.arange(len(source))
         order = target.argsort(stable=True)
         self._source, self._weight = source[order], graph.edge_weight[order]
         self._incoming = _Rows.of(target[order], number, self.num_nodes)
-        ends, others = torch.cat([target, source]), torch.cat([source, target])
+        ends, opposite_ends = torch.cat([target, source]), torch.cat([source, target])
         order = ends.argsort(stable=True)
-        self._neighbours = _Rows.of(ends[order], others[order], self.num_nodes)
+        self._neighbours = _Rows.of(ends[order], opposite_ends[order], self.num_nodes)
 
     def of(self, epoch: int, batch: int) -> Subgraph:
-        """The subgraph of a batch.
+        """Returns the subgraph of a batch.
 
         Args:
             epoch: Number of the epoch.
             batch: Number of the batch in its epoch.
         """
-        batches = self.options.parts // self.options.drawn
+        batches = self.options.clusters // self.options.drawn
         key = streams(self.seed, *(torch.tensor(k) for k in (DRAW, epoch, batch // batches)))
-        order = torch.randperm(self.options.parts, generator=torch.Generator().manual_seed(int(key)))
+        order = torch.randperm(self.options.clusters, generator=torch.Generator().manual_seed(int(key)))
         first = batch % batches * self.options.drawn
         chosen = order[first : first + self.options.drawn].tolist()
-        return self.around(torch.cat([self.members[part] for part in chosen]))
+        return self.around(torch.cat([self.members[cluster] for cluster in chosen]))
 
-    def around(self, scored: Int64[Tensor, "scored"]) -> Subgraph:
-        """The subgraph of these nodes and of those within ``hops`` edges of them.
+    def around(self, targets: Int64[Tensor, "targets"]) -> Subgraph:
+        """Returns the subgraph of the given nodes and of all nodes within ``hops`` edges of them.
 
         Args:
-            scored: The nodes' numbers.
+            targets: Numbers of the nodes that are scored.
         """
         inside = torch.zeros(self.num_nodes, dtype=torch.bool)
-        inside[scored] = True
-        is_scored, rim = inside.clone(), scored
+        inside[targets] = True
+        is_target, rim = inside.clone(), targets
         for _ in range(self.options.hops):
             reached = self._neighbours.entries(rim)[0]
             rim = reached[~inside[reached]].unique()
@@ -146,11 +148,11 @@ class SubgraphDraws:
             edge_weight=self._weight[edge[kept]],
             num_nodes=len(nodes),
         )
-        return Subgraph(nodes, is_scored[nodes], graph)
+        return Subgraph(nodes, is_target[nodes], graph)
 
 
 class _Rows(NamedTuple):
-    """Entries in rows, one row a node: a sparse matrix without its numbers."""
+    """Entries grouped in rows, one row per node: a sparse matrix without its values."""
 
     start: Int64[Tensor, "nodes"]
     length: Int64[Tensor, "nodes"]
@@ -158,19 +160,21 @@ class _Rows(NamedTuple):
 
     @classmethod
     def of(cls, row: Int64[Tensor, "entries"], entry: Int64[Tensor, "entries"], rows: int) -> _Rows:
-        """The rows of entries that are sorted by them."""
+        """Returns the rows of entries that are sorted by row."""
         length = row.bincount(minlength=rows)
         return cls(length.cumsum(0) - length, length, entry)
 
     def entries(self, rows: Int64[Tensor, "rows"]) -> tuple[Int64[Tensor, "found"], Int64[Tensor, "found"]]:
-        """The entries of some rows, and for each the place of its row among these: the work is that of the
-        entries found, not of all."""
+        """Returns the entries of some rows, and for each entry the position of its row in ``rows``.
+
+        The cost is linear in the number of entries returned.
+        """
         length = self.length[rows]
         place = torch.repeat_interleave(length)
         ahead = self.start[rows] - (length.cumsum(0) - length)
         return self.entry[ahead[place] + torch.arange(len(place))], place
 
 
-def _grouped(part: Int64[Tensor, "nodes"], parts: int) -> tuple[Int64[Tensor, "_"], ...]:
-    """The nodes of each part."""
-    return part.argsort(stable=True).split(part.bincount(minlength=parts).tolist())
+def _members(cluster: Int64[Tensor, "nodes"], clusters: int) -> tuple[Int64[Tensor, "_"], ...]:
+    """Returns the nodes of each cluster."""
+    return cluster.argsort(stable=True).split(cluster.bincount(minlength=clusters).tolist())

@@ -1,4 +1,4 @@
-"""Windows that cover stretches of time."""
+"""Tilings: overlapping windows that cover stretches of time."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ class Tiles:
     """Windows that cover stretches of time, every step at least once.
 
     Args:
-        window: Steps of a window.
-        overlap: Steps that a window shares with the one before, but for the last of a stretch, which ends
-            with it and may share more.
+        window: Length of a window, in steps.
+        overlap: Steps that a window shares with the one before. The last window of a stretch ends with the
+            stretch and may share more.
         chains: First steps of the windows of each stretch.
     """
 
@@ -24,28 +24,35 @@ class Tiles:
 
     @classmethod
     def over(cls, stretches: list[slice], window: int, overlap: int | None = 0) -> Tiles:
-        """The windows of some stretches; they share a quarter of a window where ``overlap`` is None.
+        """Returns the windows that cover some stretches.
+
+        Args:
+            stretches: Stretches of time, as slices of steps.
+            window: Length of a window, in steps.
+            overlap: Steps that a window shares with the one before; None for a quarter of a window.
 
         Raises:
-            ValueError: If the overlap is not shorter than a window, there is no stretch, or one is shorter
-                than a window.
+            ValueError: If the overlap is not shorter than a window, there is no stretch, or a stretch is
+                shorter than a window.
         """
         if overlap is None:
             overlap = min(max(1, window // 4), window - 1)
         if not 0 <= overlap < window:
             raise ValueError(
-                f"overlap must lie in 0..{window - 1}, below the steps of a window; it is {overlap}."
+                f"overlap must lie in 0..{window - 1}, below the length of a window; it is {overlap}."
             )
         chains = []
         for s in stretches:
             if s.stop - s.start < window:
                 raise ValueError(
-                    f"every stretch must be at least one window of {window} steps long; the one from step "
-                    f"{s.start} has {s.stop - s.start}. Choose a shorter window."
+                    f"every stretch must be at least as long as a window of {window} steps; the stretch from "
+                    f"step {s.start} has {s.stop - s.start}. Choose a shorter window."
                 )
             chains.append([*range(s.start, s.stop - window, window - overlap), s.stop - window])
         if not chains:
-            raise ValueError("a split must hold at least one stretch of time; it is empty.")
+            raise ValueError(
+                "a split must hold at least one stretch of time; it is empty. Give it a share of the steps."
+            )
         return cls(window, overlap, chains)
 
     @property
@@ -55,14 +62,14 @@ class Tiles:
 
     @property
     def before(self) -> dict[int, int]:
-        """The start of the window before each one, by its start; of a stretch's first there is none."""
+        """The start of the preceding window, by the start of each window but the first of a stretch."""
         return {b: a for chain in self.chains for a, b in pairwise(chain)}
 
     def kept(self, lookahead: int = 0) -> dict[int, slice]:
-        """The steps that are taken from each window, by its start: every step of the stretches once.
+        """Returns the steps to keep from each window, by its start; together they hold every step once.
 
         Args:
-            lookahead: Steps at the end of a window that are left to the next one.
+            lookahead: Steps at the end of a window that are taken from the next window instead.
         """
         kept: dict[int, slice] = {}
         for chain in self.chains:
@@ -72,18 +79,19 @@ class Tiles:
         return kept
 
     def batches(self, size: int, rank: int = 0, world_size: int = 1) -> Iterator[list[int]]:
-        """Numbers of the windows that one process draws at the same time, each after the one before it.
+        """Yields batches of window numbers for one process, every window after its predecessor.
 
-        Without an overlap any windows; with one, windows of as many stretches.
+        Without an overlap, a batch may hold any windows; with an overlap, its windows come from different
+        stretches.
 
         Args:
-            size: The most windows in a batch.
+            size: The maximum number of windows in a batch.
             rank: Number of the process.
             world_size: Number of processes.
         """
         number = {start: n for n, start in enumerate(self.starts)}
         chains = self.chains if self.overlap else [[start] for start in self.starts]
-        mine = chains[rank::world_size]
-        for first in range(0, len(mine), size):
-            for level in zip_longest(*mine[first : first + size]):
+        own_chains = chains[rank::world_size]
+        for first in range(0, len(own_chains), size):
+            for level in zip_longest(*own_chains[first : first + size]):
                 yield [number[start] for start in level if start is not None]

@@ -1,16 +1,16 @@
-r"""Simulated series on a graph, whose law is known.
+r"""Simulated series on a graph, drawn from known processes.
 
-The nodes lie at random in a region; each hears from the nodes nearest to it, with unequal weights, so that
-the graph is directed and sparse. Two processes run on it, with P the weighted mean over a node's
-in-neighbours:
+The nodes have random positions in a region, with edges of unequal weights into each node from its nearest
+nodes, so that the graph is directed and sparse. There are two processes, with P the matrix of the weighted
+mean over a node's in-neighbours:
 
 * ``linear``: a :class:`~tsgen.exact.linear.VARProcess` of order 2 with
 
   .. math:: A_1 = 0.1\, I + 0.9\, P, \qquad A_2 = -0.3\, I + 0.24\, P,
 
-  and independent noise, then brought to a mean and a scale of each node's own. P has row sums 1, so that the
-  largest root is that of :math:`\lambda^2 = \lambda - 0.06`, 0.936, on every graph. Everything about it is
-  known exactly: predictions, imputations, the likelihood.
+  and independent noise, then shifted and scaled to a mean and a scale for each node. P has row sums 1, so the
+  largest root is that of :math:`\lambda^2 = \lambda - 0.06`, which is 0.936, on every graph. Predictions,
+  imputations and the likelihood are known exactly.
 * ``threshold``: a :class:`~tsgen.exact.threshold.ThresholdNetwork`, whose law one step ahead is known.
 """
 
@@ -34,13 +34,13 @@ from tsgen.exact.linear import VARProcess
 from tsgen.exact.threshold import ThresholdNetwork
 
 LATITUDE, LONGITUDE = (50.0, 52.0), (9.0, 12.0)
-"""The region that nodes lie in, degrees north and east."""
+"""The region of the nodes, in degrees north and east."""
 
 NEIGHBOURS = 3
-"""Edges into each node."""
+"""The number of edges into each node."""
 
 OWN, COUPLING = (0.1, -0.3), (0.9, 0.24)
-"""What a node of the linear process takes of itself and of its neighbours' mean, at lags 1 and 2."""
+"""Coefficients of a node's own value and of its neighbours' mean in the linear process, at lags 1 and 2."""
 
 
 def _numbers(seed: int, key: int, *shape: int) -> Float[Tensor, "*shape"]:
@@ -48,14 +48,14 @@ def _numbers(seed: int, key: int, *shape: int) -> Float[Tensor, "*shape"]:
 
 
 def geometric_graph(num_nodes: int, seed: int) -> Data:
-    r"""A random directed graph between places: each node hears from those nearest to it.
+    r"""Returns a random directed graph, with edges into each node from its nearest nodes.
 
-    An edge of length d weighs :math:`\exp(-d / \bar d)` times a factor drawn between 0.5 and 1.5, with
+    An edge of length d has weight :math:`\exp(-d / \bar d)` times a factor drawn between 0.5 and 1.5, with
     :math:`\bar d` the mean length of all edges.
 
     Args:
         num_nodes: The number of nodes.
-        seed: Fixes places and factors.
+        seed: Fixes positions and factors.
 
     Raises:
         ValueError: If there are fewer than two nodes.
@@ -73,13 +73,13 @@ def geometric_graph(num_nodes: int, seed: int) -> Data:
 
 
 def linear_process(graph: Data, seed: int) -> VARProcess:
-    """The linear process on a graph, in data units.
+    """Returns the linear process on a graph, in data units.
 
     Each node has a stationary mean between 10 and 50 and a stationary standard deviation between 2 and 12.
 
     Args:
-        graph: Who hears from whom; every node needs an edge into it.
-        seed: Fixes the units of the nodes.
+        graph: The directed, weighted graph; every node must have an incoming edge.
+        seed: Fixes mean and scale of the nodes.
     """
     neighbours = weighted_mean(graph.edge_index, graph.edge_weight, int(graph.num_nodes)).to_dense().double()
     unit = torch.eye(graph.num_nodes, dtype=torch.float64)
@@ -95,20 +95,20 @@ def linear_process(graph: Data, seed: int) -> VARProcess:
 
 
 class SyntheticDataModule(SeriesDataModule):
-    """A simulated series whose law is known.
+    """Simulates a series from a known process.
 
     Args:
-        process: Which process: linear and Gaussian, or with two regimes and bimodal noise.
+        process: The process: ``linear`` (and Gaussian) or ``threshold`` (two regimes and bimodal noise).
         num_nodes: The number of nodes.
         steps: Length of the series.
-        missing: Entries that never were measured; by default every tenth, at random. ``PointMask(0.0)`` for
+        missing: Entries that were never measured; by default one in ten, at random. ``PointMask(0.0)`` for
             none.
-        held_out: Entries that are hidden and scored in validation and test; by default every tenth at random,
+        held_out: Entries that are hidden and scored in validation and test; by default one in ten at random,
             and failures of 4 to 24 steps that start at 1 in 200 entries.
         val: Share of the steps for validation.
-        test: Share of the steps for the test.
+        test: Share of the steps for testing.
         process_seed: Fixes the graph, the series and both patterns.
-        options: Those of every data module, such as ``stride``: see
+        options: Options of every data module, such as ``stride``: see
             :class:`~tsgen.datamodules.windows.SeriesDataModule`.
 
     Raises:
@@ -140,20 +140,20 @@ class SyntheticDataModule(SeriesDataModule):
 
     @cached_property
     def law(self) -> VARProcess | ThresholdNetwork:
-        """The law that the series was drawn from, in data units."""
+        """The process that the series was drawn from, in data units."""
         if self.process == "linear":
             return linear_process(self.graph, self.process_seed)
         return ThresholdNetwork(self.graph)
 
     @property
     def exact(self) -> VARProcess | None:
-        """The law, where it answers every task exactly: the linear process."""
+        """The linear process, which answers every task exactly; None for the threshold process."""
         return self.law if isinstance(self.law, VARProcess) else None
 
     def load(self) -> Split:
-        """Simulates the series and draws what is missing and what is held out."""
+        """Simulates the series, and draws its missing and its held-out entries."""
         values = self.law.simulate(self.steps, self.process_seed)[..., None].float()
-        # a stream of its own: hold_out's own would hide the same entries again
+        # not the stream of hold_out, which would hide the same entries again
         unmeasured = self.missing.hidden(streams(self.process_seed, torch.tensor([5])), values[None])[0]
         series = GraphSeries(
             values=values.masked_fill(unmeasured, torch.nan),

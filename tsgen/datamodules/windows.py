@@ -1,16 +1,18 @@
-"""From one whole series to windows: splits, masks, batches.
+"""Windows of a series for every stage: splits, masks and batches.
 
-A data module says three things of its data in :meth:`SeriesDataModule.load`: the series, which stretches of
-time are for training, validation and testing, and which observed entries are held out. All else is here.
-Batches are gathered by one indexing operation. The epoch travels with a window's index, so that what is
-hidden from a window depends on (seed, epoch, window) alone: not on workers, processes or batch size.
+A data module defines three things in :meth:`SeriesDataModule.load`: the series, the stretches of time for
+training, validation and testing, and the observed entries that are held out. This module does the rest.
+Batches are gathered by a single indexing operation. Each item carries its epoch, so that the entries hidden
+from a window depend only on (seed, epoch, window), not on workers, processes or batch size.
 """
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -19,7 +21,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from tsgen.counter_random import streams
 from tsgen.data.masks import HeldOut, Mask
@@ -33,15 +35,15 @@ Stage = Literal["train", "val", "test", "predict"]
 
 @dataclass
 class Split:
-    """A series and what its stretches are for.
+    """A series and its division into training, validation and test stretches.
 
     Args:
-        series: The whole series; ``observed`` includes what is held out.
-        train: Stretches of time to learn from, as slices of steps. A window never crosses the end of one.
-        val: Stretches to choose by.
-        test: Stretches to be judged on.
-        held_out: Observed entries that are hidden from a model and scored, in val and test; or, of a series
-            that is not held in memory, how they are drawn.
+        series: The whole series; its ``observed`` includes the held-out entries.
+        train: Stretches for training, as slices of steps. A window never crosses the end of a stretch.
+        val: Stretches for validation and model selection.
+        test: Stretches for testing.
+        held_out: Observed entries that are hidden from the model and scored, in val and test; for a series
+            not held in memory, how they are drawn.
     """
 
     series: Series
@@ -51,36 +53,37 @@ class Split:
     held_out: Bool[Tensor, "time nodes channels"] | HeldOut = field(repr=False)
 
     def held_out_of(self, windows: SeriesBatch) -> Bool[Tensor, "batch time nodes channels"]:
-        """What is held out of windows in which everything observed is visible."""
+        """Returns the held-out entries of windows whose context is everything observed."""
         if isinstance(self.held_out, HeldOut):
             return self.held_out.of(windows)
         return self.held_out[windows.position]
 
 
 def split_in_time(steps: int, val: float, test: float) -> tuple[list[slice], list[slice], list[slice]]:
-    """Three consecutive stretches: training first, then validation, then test.
+    """Returns three consecutive stretches, for training, validation and testing.
 
     Args:
         steps: Length of the series.
         val: Share of the steps for validation.
-        test: Share of the steps for the test.
+        test: Share of the steps for testing.
 
     Raises:
-        ValueError: If a share is negative or nothing is left for training.
+        ValueError: If a share is negative or no step remains for training.
     """
     if val < 0 or test < 0 or val + test >= 1:
         raise ValueError(
-            f"the shares val and test must be positive and sum to less than 1; they are {val} and {test}."
+            "the shares val and test must not be negative and must sum to less than 1; they are "
+            f"{val} and {test}."
         )
     a, b = round(steps * (1 - val - test)), round(steps * (1 - test))
     return [slice(0, a)], [slice(a, b)], [slice(b, steps)]
 
 
 def calendar(time: pd.DatetimeIndex, nodes: int) -> Float[Tensor, "time nodes 4"]:
-    """Hour of day and day of week, each as a point on a circle, the same for every node.
+    """Returns covariates for hour of day and day of week, each as a point on a circle, for every node.
 
     Args:
-        time: The label of each step.
+        time: The time of each step.
         nodes: The number of nodes.
     """
     turns = np.stack([(time.hour + time.minute / 60) / 24, (time.day_of_week + time.hour / 24) / 7], axis=-1)
@@ -90,7 +93,13 @@ def calendar(time: pd.DatetimeIndex, nodes: int) -> Float[Tensor, "time nodes 4"
 
 
 def sliding(stretches: list[slice], window: int, stride: int) -> Int64[Tensor, "windows"]:
-    """Starts of the windows that slide over each stretch."""
+    """Returns the starts of the windows that slide over each stretch.
+
+    Args:
+        stretches: Stretches of time, as slices of steps; those shorter than a window have no windows.
+        window: Length of a window, in steps.
+        stride: Steps between the starts of windows.
+    """
     starts = [
         torch.arange(s.start, s.stop - window + 1, stride) for s in stretches if s.stop - s.start >= window
     ]
@@ -98,37 +107,43 @@ def sliding(stretches: list[slice], window: int, stride: int) -> Int64[Tensor, "
 
 
 def tiling(stretches: list[slice], window: int) -> tuple[Int64[Tensor, "windows"], Int64[Tensor, "windows"]]:
-    """Windows that cover each stretch, every step at least once.
+    """Returns windows that cover each stretch, every step at least once.
 
-    They do not overlap, but for one more at the end of a stretch whose length is no multiple of the window.
+    Only the last window of a stretch overlaps with its predecessor, if the length of the stretch is not a
+    multiple of the window.
+
+    Args:
+        stretches: Stretches of time, as slices of steps.
+        window: Length of a window, in steps.
 
     Returns:
-        The windows' starts, and for each the first step that no earlier window has covered.
+        The starts of the windows and, for each window, the first step not covered by an earlier one.
     """
     tiles = Tiles.over(stretches, window)
     kept = tiles.kept()
     return torch.tensor(tiles.starts), torch.tensor([kept[start].start for start in tiles.starts])
 
 
-class WindowDataset(Dataset):
+class WindowDataset(Dataset[SeriesBatch]):
     """Windows of one series, gathered a batch at a time.
 
-    An item is asked for as ``(epoch, number)``, on subgraphs as ``(epoch, number, batch)``.
+    An item is indexed by ``(epoch, number)``, and on subgraphs by ``(epoch, number, batch)``.
 
     Args:
-        split: The series and what is held out of it.
+        split: The series and its held-out entries.
         starts: First step of each window.
         window: Length of a window, in steps.
-        stage: What the masks are for. Training: everything observed is scored and ``thinning`` hides part of
-            it from the model. Validation and test: what is held out is hidden and scored, once; or, with a
-            horizon, the last steps of each window. Prediction: everything observed is visible and nothing is
-            scored; with a horizon, its last steps are unknown.
-        fresh: For each window the first step that is scored (an earlier window has had those before).
-        thinning: What training hides.
-        seed: Fixes what training hides.
-        horizon: Steps at the end of a window that are hidden and scored in validation and test, instead of
-            what is held out; with 0 nothing is hidden and every entry is scored. None for what is held out.
-        draws: In training, the nodes of each batch; all of them if not given.
+        stage: The stage, which determines the masks. Training: everything observed is target, and
+            ``thinning`` hides part of it from the model. Validation and test: held-out entries (with a
+            horizon, the last steps of each window) are hidden, and each is scored once. Prediction:
+            everything observed is context (with a horizon, except the last steps), and nothing is target.
+        score_from: For each window the first step that is scored, as an earlier window scores those before.
+        thinning: The pattern of entries hidden in training.
+        seed: Fixes the entries hidden in training.
+        horizon: Steps at the end of a window that are hidden, and scored in validation and test, instead of
+            the held-out entries. With 0 nothing is hidden and every entry is scored. None for the held-out
+            entries.
+        draws: The nodes of each training batch; all nodes if not given.
     """
 
     def __init__(
@@ -137,7 +152,7 @@ class WindowDataset(Dataset):
         starts: Int64[Tensor, "windows"],
         window: int,
         stage: Stage,
-        fresh: Int64[Tensor, "windows"] | None = None,
+        score_from: Int64[Tensor, "windows"] | None = None,
         thinning: Mask | None = None,
         seed: int = 0,
         horizon: int | None = None,
@@ -145,7 +160,7 @@ class WindowDataset(Dataset):
     ) -> None:
         self.split, self.series = split, split.series
         self.starts, self.window, self.stage = starts, window, stage
-        self.fresh = starts if fresh is None else fresh
+        self.score_from = starts if score_from is None else score_from
         self.thinning, self.seed, self.horizon, self.draws = thinning, seed, horizon, draws
 
     def __len__(self) -> int:
@@ -155,20 +170,20 @@ class WindowDataset(Dataset):
         return self.__getitems__(item if isinstance(item, list) else [item])
 
     def __getitems__(self, items: list[tuple[int, ...]]) -> SeriesBatch:
-        """The batch of these windows."""
+        """Returns the batch of these windows."""
         if self.stage == "train":
-            return self._to_learn_from(items)
+            return self._training_batch(items)
         number = torch.tensor(items)[:, 1]
         windows = self.series.windows(self.starts[number], self.window)
         observed = windows.context
-        held_out, target = self._hidden(windows), windows.target
+        hidden, target = self._hidden(windows), windows.target
         if self.stage != "predict":
-            scored = observed if self.horizon == 0 else held_out
-            target = scored & (windows.position >= self.fresh[number][:, None])[..., None, None]
-        return windows._changed(context=observed & ~held_out, target=target)
+            candidates = observed if self.horizon == 0 else hidden
+            target = candidates & (windows.position >= self.score_from[number][:, None])[..., None, None]
+        return windows._changed(context=observed & ~hidden, target=target)
 
-    def _to_learn_from(self, items: list[tuple[int, ...]]) -> SeriesBatch:
-        """The batch of these training windows."""
+    def _training_batch(self, items: list[tuple[int, ...]]) -> SeriesBatch:
+        """Returns the batch of these training windows."""
         epoch, number, *_ = torch.tensor(items).unbind(dim=1)
         subgraph, thinning = None, self.thinning
         if self.draws is not None:
@@ -181,26 +196,27 @@ class WindowDataset(Dataset):
             stream = streams(self.seed, epoch, self.starts[number])
             context = observed & ~thinning.hidden(stream, windows.values.where(observed, torch.nan))
         if subgraph is not None:
-            target = observed & subgraph.scored[:, None]
+            target = observed & subgraph.target[:, None]
         return windows._changed(context=context, target=target)
 
     def _hidden(self, windows: SeriesBatch) -> Bool[Tensor, "batch time nodes channels"]:
-        """The observed entries that are hidden, in every stage but training."""
+        """Returns the observed entries to hide, in every stage but training."""
         if self.horizon is not None:
             future = torch.arange(self.window) >= self.window - self.horizon
             return windows.context & future[:, None, None]
         return windows.target if self.stage == "predict" else self.split.held_out_of(windows)
 
 
-class EpochSampler(Sampler):
-    """The windows of one process, each as (epoch, number).
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Samples the windows of one process, each as (epoch, number).
 
-    Training: a new order each epoch, from (seed, epoch) alone, dealt to the processes in turn and cut to a
-    length that all of them have. Evaluation: in order, every window in just one process.
+    In training the order is new in each epoch and depends only on (seed, epoch); windows are distributed to
+    the processes in turn, and left-over windows are dropped so that all processes have the same number. In
+    evaluation windows come in order, each on exactly one process.
 
     Args:
         size: Number of windows.
-        shuffle: Whether this is for training.
+        shuffle: True for training, False for evaluation.
         seed: Fixes the order.
         rank: Number of this process.
         world_size: Number of processes.
@@ -211,60 +227,71 @@ class EpochSampler(Sampler):
         self.rank, self.world_size, self.epoch = rank, world_size, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by the trainer at the start of each epoch."""
+        """Sets the epoch; the trainer calls this at the start of each epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return (
-            self.size // self.world_size
-            if self.shuffle
-            else len(range(self.rank, self.size, self.world_size))
-        )
+        if self.shuffle:
+            return self.size // self.world_size
+        return len(range(self.rank, self.size, self.world_size))
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = torch.arange(self.size)
         if self.shuffle:
-            # one seed from two numbers
+            # hash seed and epoch into the one seed that a generator takes
             generator = torch.Generator().manual_seed(int(streams(self.seed, torch.tensor(self.epoch))))
             order = torch.randperm(self.size, generator=generator)
-        mine = order[self.rank :: self.world_size][: len(self)]
-        return ((self.epoch, number) for number in mine.tolist())
+        numbers = order[self.rank :: self.world_size][: len(self)]
+        return ((self.epoch, number) for number in numbers.tolist())
 
 
-class NumberedBatches(BatchSampler):
-    """Batches of windows, each window as (epoch, number, number of the batch in its epoch)."""
+class NumberedBatches(Sampler[list[tuple[int, ...]]]):
+    """Samples batches of windows, each window as (epoch, number, number of the batch in its epoch).
+
+    Args:
+        sampler: The windows. The trainer finds it under this name to set the epoch.
+        batch_size: Windows in a batch; the last batch of an epoch may hold fewer.
+    """
+
+    def __init__(self, sampler: EpochSampler, batch_size: int) -> None:
+        self.sampler, self.batch_size = sampler, batch_size
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.sampler) / self.batch_size)
 
     def __iter__(self) -> Iterator[list[tuple[int, ...]]]:
-        for batch, items in enumerate(super().__iter__()):
-            yield [(*item, batch) for item in items]
+        windows = iter(self.sampler)
+        for number in range(len(self)):
+            yield [(*window, number) for window in islice(windows, self.batch_size)]
 
 
 class SeriesDataModule(LightningDataModule):
-    """Windows of one series on a graph, for every stage.
+    """Provides windows of one series on a graph, for every stage.
 
     Args:
         window: Length of a window, in steps.
         stride: Steps between the starts of training windows.
-        batch_size: Windows in a batch of one process.
-        thinning: What is hidden from the model while it trains, so that it learns to do without; None hides
-            nothing.
-        seed: Fixes the order of windows, what training hides and, unless it is given otherwise, what is held
-            out.
-        num_workers: Processes that gather batches; 0 gathers in the main process.
-        predict_on: What ``predict`` imputes: one split or the whole series.
-        horizon: Steps at the end of each window that are unknown, in every stage but training: a forecast. As
-            many as the window has: generation. With 0 nothing is hidden, and validation and test score every
-            entry one step ahead. None imputes what is held out or missing.
-        test_on: What ``test`` scores: the test split, or the validation split, for conformal intervals.
+        batch_size: Windows in a batch, per process.
+        thinning: Pattern of entries hidden from the model in training, so that it learns to predict from
+            incomplete context; None hides nothing.
+        seed: Fixes the order of windows, the entries hidden in training and, unless the data module has a
+            seed of its own for them, the held-out entries.
+        num_workers: Worker processes that gather batches; 0 gathers in the main process.
+        predict_on: The data that ``predict`` imputes: one split or the whole series.
+        horizon: Steps at the end of each window that are hidden, in every stage but training: a forecast. If
+            equal to the window: generation. With 0 nothing is hidden, and validation and test score every
+            entry one step ahead. None imputes held-out and missing entries.
+        test_on: The split that ``test`` scores: the test split, or the validation split for conformal
+            intervals.
         overlap: Steps that a window of ``predict`` shares with the one before, whose draws it continues (see
-            ``docs/design.md``). With 0, as with a horizon, each window begins anew; None for a quarter of a
-            window.
-        subgraphs: Training batches hold some of the nodes, so that a step's cost does not grow with the graph
-            (see :mod:`tsgen.data.subgraphs`); every other stage has all of them. Several processes draw the
-            same nodes at the same step. None trains on the whole graph.
+            ``docs/design.md``). With 0, or with a horizon, each window starts independently; None for a
+            quarter of a window.
+        subgraphs: Options for training batches with only some of the nodes, so that the cost of a step does
+            not grow with the graph (see :mod:`tsgen.data.subgraphs`). All other stages use the whole graph.
+            All processes draw the same nodes at the same step. None trains on the whole graph.
 
     Raises:
-        ValueError: If a number is out of range, or there is an overlap beside a horizon.
+        ValueError: If a number is out of range, or an overlap is combined with a horizon.
     """
 
     def __init__(
@@ -291,16 +318,16 @@ class SeriesDataModule(LightningDataModule):
             raise ValueError(f"test_on must be one of val, test; it is {test_on!r}.")
         if horizon is not None and not 0 <= horizon <= window:
             raise ValueError(
-                f"horizon must lie in 0..{window}, the steps of a window, or be null; it is {horizon}."
+                f"horizon must lie in 0..{window}, the length of a window, or be null; it is {horizon}."
             )
         if overlap is not None and not 0 <= overlap < window:
             raise ValueError(
-                f"overlap must lie in 0..{window - 1}, below the steps of a window, or be null; it is "
+                f"overlap must lie in 0..{window - 1}, below the length of a window, or be null; it is "
                 f"{overlap}."
             )
         if overlap and horizon is not None:
             raise ValueError(
-                "overlap must be 0 or null beside a horizon, for which each window begins anew; it is "
+                "overlap must be 0 or null if there is a horizon, as windows then start independently; it is "
                 f"{overlap}."
             )
         self.window, self.stride, self.batch_size, self.horizon = window, stride, batch_size, horizon
@@ -312,23 +339,23 @@ class SeriesDataModule(LightningDataModule):
 
     @abstractmethod
     def load(self) -> Split:
-        """Reads or simulates the data."""
+        """Returns the data, read from its source or simulated."""
 
     @property
     def exact(self) -> VARProcess | None:
-        """The law that the data was drawn from, where it is known and has exact answers."""
+        """The process that the data was drawn from, if it is known and answers tasks exactly; else None."""
         return None
 
     @property
     def split(self) -> Split:
-        """The data, loaded when first asked for."""
+        """The data, loaded on first access."""
         if self._split is None:
             self._split = self.load()
         return self._split
 
     @property
     def spec(self) -> SeriesSpec:
-        """What a model must know of the data, its units fitted on the training stretches."""
+        """What a model needs to know about the data, with units fitted on the training stretches."""
         if self._spec is None:
             self._spec = SeriesSpec.of(self.split.series, self.split.train)
         return self._spec
@@ -346,15 +373,25 @@ class SeriesDataModule(LightningDataModule):
         return Tiles.over(self.predicted(), self.window, overlap)
 
     def dataset(self, stage: Stage) -> WindowDataset:
-        """The windows of a stage."""
+        """Returns the windows of a stage.
+
+        Args:
+            stage: The stage.
+
+        Raises:
+            ValueError: If the split of the stage holds no window or no entry to score.
+        """
         if stage == "train":
             starts = sliding(self.split.train, self.window, self.stride)
             if not len(starts):
                 raise ValueError(
-                    f"the training split must hold a window of {self.window} steps; the longest "
+                    f"the training split must hold a window of {self.window} steps; its longest "
                     f"stretch has {max((s.stop - s.start for s in self.split.train), default=0)}. "
                     "Choose a shorter window."
                 )
+            draws = None
+            if self.subgraphs is not None:
+                draws = SubgraphDraws(self.split.series.graph, self.subgraphs, self.seed)
             return WindowDataset(
                 self.split,
                 starts,
@@ -362,23 +399,23 @@ class SeriesDataModule(LightningDataModule):
                 stage,
                 thinning=self.thinning and self.thinning.replaying(self.split.series, self.split.train),
                 seed=self.seed,
-                draws=self.subgraphs and SubgraphDraws(self.split.series.graph, self.subgraphs, self.seed),
+                draws=draws,
             )
         split = self.test_on if stage == "test" else stage
         stretches = self.predicted() if split == "predict" else getattr(self.split, split)
         if not any(len(range(s.start, s.stop)) for s in stretches):
             raise ValueError(
-                f"the {split} split must hold at least one window; it is empty. Give it a share."
+                f"the {split} split must hold at least one window; it is empty. Give it a share of the steps."
             )
         if stage == "predict":
             starts = torch.tensor(self.tiles.starts)
             return WindowDataset(self.split, starts, self.window, stage, horizon=self.horizon)
-        starts, fresh = tiling(stretches, self.window)
-        dataset = WindowDataset(self.split, starts, self.window, stage, fresh, horizon=self.horizon)
-        # the first windows tell, unless there is next to nothing
+        starts, score_from = tiling(stretches, self.window)
+        dataset = WindowDataset(self.split, starts, self.window, stage, score_from, horizon=self.horizon)
+        # usually settled by the first window
         if self.horizon is None and not any(dataset[0, n].target.any() for n in range(len(dataset))):
             raise ValueError(
-                f"the {split} split must have entries held out to score; there are none. Hold out more."
+                f"the {split} split must have held-out entries to score; it has none. Hold out more entries."
             )
         return dataset
 
@@ -402,12 +439,13 @@ class SeriesDataModule(LightningDataModule):
         dataset = self.dataset(stage)
         world = self._world()
         sampler = EpochSampler(len(dataset), stage == "train", self.seed, *world)
-        if len(dataset) < world[1]:  # on every process alike, so that none waits for another
+        if len(dataset) < world[1]:  # all processes raise, so that none waits for another
             raise ValueError(
-                f"{world[1]} processes need at least {world[1]} {stage} windows; there are {len(dataset)}."
+                f"{world[1]} processes need at least {world[1]} {stage} windows; there are {len(dataset)}. "
+                "Use fewer processes."
             )
         if dataset.draws is not None:
-            batches: dict[str, Any] = {"batch_sampler": NumberedBatches(sampler, self.batch_size, False)}
+            batches: dict[str, Any] = {"batch_sampler": NumberedBatches(sampler, self.batch_size)}
         else:
             batches = {"batch_size": self.batch_size, "sampler": sampler}
         return DataLoader(
@@ -419,15 +457,15 @@ class SeriesDataModule(LightningDataModule):
         )
 
     def train_dataloader(self) -> DataLoader:
-        """Windows to learn from, in a new order each epoch."""
+        """Returns the training windows, in a new order each epoch."""
         return self._loader("train")
 
     def val_dataloader(self) -> DataLoader:
-        """Windows to choose by."""
+        """Returns the validation windows."""
         return self._loader("val")
 
     def test_dataloader(self) -> DataLoader:
-        """Windows to be judged on."""
+        """Returns the test windows."""
         return self._loader("test")
 
     def predict_dataloader(self, batches: Iterable[list[int]] | None = None) -> DataLoader:
@@ -463,5 +501,6 @@ class SeriesDataModule(LightningDataModule):
         return tiles.batches(self.batch_size, rank, world_size)
 
 
-def _as_it_is(batch: SeriesBatch) -> SeriesBatch:
+def _as_it_is(batch: Any) -> Any:
+    """Returns the batch, which the dataset has already gathered."""
     return batch

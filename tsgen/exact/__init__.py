@@ -1,4 +1,4 @@
-"""Laws that are known exactly: Gaussian algebra, linear processes, a threshold network."""
+"""Exact distributions: Gaussian algebra, autoregressive processes and a threshold network."""
 
 from tsgen.exact.ar import ARProcess
 from tsgen.exact.gaussian import Gaussian

@@ -1,29 +1,31 @@
-r"""The Gaussian autoregression of one series, with every law in closed form.
+r"""The Gaussian autoregression of a single series, with every distribution in closed form.
 
 :class:`ARProcess` is the process of order p
 
 .. math:: y_t = c + \sum_{i=1}^{p} \phi_i y_{t-i} + \epsilon_t, \qquad \epsilon_t \sim N(0, \sigma^2).
 
-Given the last p values the next one is Gaussian, and nothing older matters: p consecutive values are a Markov
-chain. If every root of :math:`z^p - \phi_1 z^{p-1} - \dots - \phi_p` lies inside the unit circle, the chain
-has a stationary law: mean :math:`\mu = c / (1 - \sum_i \phi_i)` and autocovariances that solve
+Given the last p values, the next value is Gaussian and independent of all older values, so blocks of p
+consecutive values form a Markov chain. If every root of :math:`z^p - \phi_1 z^{p-1} - \dots - \phi_p` lies
+inside the unit circle, the chain has a stationary distribution, with mean
+:math:`\mu = c / (1 - \sum_i \phi_i)` and autocovariances that solve
 
 .. math:: \gamma_k = \sum_{i=1}^{p} \phi_i \gamma_{|k-i|} + \sigma^2 [k = 0], \qquad k = 0, \dots, p.
 
-A series then has two likelihoods,
+Two likelihoods are in use,
 
 .. math::
     p(y_{p+1:T} \mid y_{1:p}) = \prod_{t=p+1}^{T} N\Bigl(y_t; c + \sum_i \phi_i y_{t-i}, \sigma^2\Bigr),
     \qquad p(y_{1:T}) = p(y_{1:p}) \, p(y_{p+1:T} \mid y_{1:p}).
 
-The *conditional* one is that of a linear regression on the lags: least squares maximise it. The *exact* one
-counts the first p values too, by their stationary law. It has no closed maximum and is climbed by L-BFGS in
-coordinates :math:`\theta` that cannot leave the stationary region: :math:`\phi` is a smooth one-to-one
-function of the partial autocorrelations :math:`\kappa_k = \theta_k / \sqrt{1 + \theta_k^2}`. *Yule-Walker*
-estimates solve the equations above with the series' own autocovariances in place of :math:`\gamma`.
+The *conditional* likelihood is that of a linear regression on the lags; least squares maximises it. The
+*exact* likelihood also includes the stationary density of the first p values. Its maximum has no closed form;
+it is found by L-BFGS in coordinates :math:`\theta` that cannot leave the stationary region: :math:`\phi` is a
+smooth one-to-one function of the partial autocorrelations
+:math:`\kappa_k = \theta_k / \sqrt{1 + \theta_k^2}`. *Yule-Walker* estimates solve the equations above with
+the sample autocovariances of the series in place of :math:`\gamma`.
 
-Missing values, NaN in a series, are integrated out by the Kalman filter (:mod:`tsgen.exact.kalman`), and a
-forecast is a series whose last values are missing.
+Missing values are NaN in a series; the Kalman filter (:mod:`tsgen.exact.kalman`) integrates them out. A
+forecast treats the next values as missing values at the end of the series.
 
 References:
     Time Series Analysis (Hamilton, 1994), ch. 3 to 5;
@@ -50,17 +52,17 @@ from tsgen.exact.kalman import Smoothed, StateSpace, kalman_filter, posterior_sa
 class ARProcess:
     r"""The process :math:`y_t = c + \sum_i \phi_i y_{t-i} + \epsilon_t` with Gaussian noise, in float64.
 
-    One process, any number of series: a series is the last axis of a tensor, and leading axes count series.
-    NaN is a missing value. Parameters may carry gradients: laws and densities are differentiable in them,
-    draws are not.
+    One process describes any number of series: time is the last axis of a tensor, and the leading axes are
+    batch axes. NaN marks a missing value. Parameters may carry gradients: laws and densities are
+    differentiable in them, draws are not.
 
     Args:
         coefficients: The weights of the last p values, lag 1 first.
-        intercept: What is added at each step, in the unit of the series.
+        intercept: The constant c added at each step, in the unit of the series.
         variance: Variance of the noise, in the unit squared.
 
     Raises:
-        ValueError: If a shape does not fit, a number is not finite or the variance not positive.
+        ValueError: If a shape does not fit, a number is not finite or the variance is not positive.
 
     Example:
         >>> process = ARProcess([0.5], intercept=1.0, variance=3.0)
@@ -82,13 +84,13 @@ class ARProcess:
         self.variance = torch.as_tensor(variance, dtype=torch.float64, device=device)
         if self.coefficients.dim() != 1 or not len(self.coefficients):
             raise ValueError(
-                "coefficients must be one number per lag, at least one; their shape is "
+                "coefficients must be a vector with one number per lag, at least one; got shape "
                 f"{list(self.coefficients.shape)}."
             )
         for name in ("coefficients", "intercept", "variance"):
             x = getattr(self, name)
             if name != "coefficients" and x.dim():
-                raise ValueError(f"{name} must be one number; its shape is {list(x.shape)}.")
+                raise ValueError(f"{name} must be a single number; got shape {list(x.shape)}.")
             if not x.isfinite().all():
                 raise ValueError(
                     f"{name} must be finite; {int((~x.isfinite()).sum())} of its entries are not."
@@ -116,10 +118,10 @@ class ARProcess:
         return self._radius() < 1
 
     def autocovariance(self, lags: int) -> Float[Tensor, "{lags}+1"]:
-        """Covariances of two values of the stationary process 0, 1, ..., ``lags`` steps apart.
+        """Returns the autocovariances of the stationary process at lags 0, 1, ..., ``lags``.
 
         Args:
-            lags: The largest distance.
+            lags: The largest lag, in steps.
 
         Raises:
             ValueError: If the process is not stationary or ``lags`` is negative.
@@ -130,7 +132,7 @@ class ARProcess:
         p = self.order
         k = torch.arange(p + 1, device=self.coefficients.device)
         unit = torch.eye(p + 1).to(self.coefficients)
-        # row k, column |k - i|: the Yule-Walker equations, p + 1 of them in as many unknowns
+        # row k, column |k - i|: the Yule-Walker equations, p + 1 of them in p + 1 unknowns
         distance = (k[:, None] - k[1:]).abs()
         system = unit.scatter_add(1, distance, -self.coefficients.expand(p + 1, -1))
         gamma = torch.linalg.solve(system, self.variance * unit[0])
@@ -139,10 +141,10 @@ class ARProcess:
         return gamma[: lags + 1]
 
     def stationary(self, steps: int | None = None) -> MultivariateNormal:
-        """The joint law of consecutive values of the stationary process, in the order of time.
+        """Returns the joint law of consecutive values of the stationary process, in time order.
 
         Args:
-            steps: How many values; as many as the process has lags if not given.
+            steps: The number of values; the order p if not given.
 
         Raises:
             ValueError: If the process is not stationary or ``steps`` is below 1.
@@ -153,11 +155,11 @@ class ARProcess:
         return MultivariateNormal(self._mean().expand(steps), self._stationary_covariance(steps))
 
     def transition(self, history: Float[Tensor, "*batch time"]) -> Normal:
-        """The law of the value that follows: its mean is linear in the last p values.
+        """Returns the law of the next value, whose mean is linear in the last p values.
 
         Args:
-            history: What came before, in the order of time; only the last p values are read. To leave values
-                out, see :meth:`forecast`.
+            history: The preceding values, in time order; only the last p are read. :meth:`forecast` accepts
+                missing values.
 
         Returns:
             One law for each series, of shape ``batch``.
@@ -173,7 +175,7 @@ class ARProcess:
         if not lags.isfinite().all():
             raise ValueError(
                 f"the last {self.order} values of history must be finite; {int((~lags.isfinite()).sum())} "
-                "are not. forecast() takes missing values."
+                "are not. Use forecast(), which accepts missing values."
             )
         return Normal(self.intercept + lags @ self.coefficients, self.variance.sqrt())
 
@@ -182,16 +184,19 @@ class ARProcess:
     def log_prob(
         self, y: Float[Tensor, "*batch time"], method: Literal["exact", "conditional"] = "exact"
     ) -> Float[Tensor, "*batch"]:
-        """The log-density of what is observed of each series, in nats; missing values are integrated out.
+        """Returns the log-density of the observed values of each series, in nats.
+
+        Missing values are integrated out.
 
         Args:
             y: Series; NaN where a value is missing.
-            method: ``exact`` begins with the stationary law. ``conditional`` is the density of all later
-                values given the first p, which must then be observed; the process need not be stationary.
+            method: ``exact`` starts from the stationary distribution. ``conditional`` is the density of all
+                later values given the first p, which must be observed; the process need not be stationary.
 
         Raises:
-            ValueError: If a value is infinite or the method unknown; if the process is not stationary
-                (``exact``); if one of the first p values is missing or none follows them (``conditional``).
+            ValueError: If a value is infinite or the method is unknown; if the process is not stationary
+                (``exact``); if one of the first p values is missing or no value follows them
+                (``conditional``).
         """
         if method not in ("exact", "conditional"):
             raise ValueError(f"method must be 'exact' or 'conditional'; it is {method!r}.")
@@ -203,8 +208,8 @@ class ARProcess:
             _check_start(observed, p)
             if steps == p:
                 raise ValueError(
-                    f"the conditional density is of what follows the first {p} values; y has {steps}. Give a "
-                    "longer series, or method='exact'."
+                    f"y must have more than {p} steps, as the conditional density is that of values after "
+                    f"the first {p}; y has {steps}. Give a longer series, or use method='exact'."
                 )
         if observed.all() and steps > p:  # no recursion is needed
             total = self.transition(values[:, :-1].unfold(-1, p, 1)).log_prob(values[:, p:]).sum(dim=-1)
@@ -218,11 +223,11 @@ class ARProcess:
         return total.reshape(y.shape[:-1])
 
     def forecast(self, y: Float[Tensor, "*batch time"], horizon: int) -> Normal:
-        r"""The law of each of the next values given all that is observed.
+        r"""Returns the law of each future value given all observed values.
 
-        With nothing missing, the variance k steps ahead is :math:`\sigma^2 \sum_{j<k} \psi_j^2`, where
-        :math:`\psi_0 = 1` and :math:`\psi_j = \sum_i \phi_i \psi_{j-i}`. (:meth:`impute` draws whole futures:
-        append NaN.)
+        If no value is missing, the variance k steps ahead is :math:`\sigma^2 \sum_{j<k} \psi_j^2`, where
+        :math:`\psi_0 = 1` and :math:`\psi_j = \sum_i \phi_i \psi_{j-i}`. To draw joint futures, append NaN
+        and call :meth:`impute`.
 
         Args:
             y: Series; NaN where a value is missing.
@@ -232,8 +237,8 @@ class ARProcess:
             Laws of shape ``batch horizon``.
 
         Raises:
-            ValueError: If ``horizon`` is below 1 or a value infinite; if the process is not stationary and
-                one of the first p values missing.
+            ValueError: If ``horizon`` is below 1 or a value is infinite; if the process is not stationary
+                and one of the first p values is missing.
         """
         if horizon < 1:
             raise ValueError(f"horizon must be at least 1; it is {horizon}.")
@@ -248,17 +253,17 @@ class ARProcess:
         )
 
     def smooth(self, y: Float[Tensor, "*batch time"]) -> Smoothed:
-        """Mean and variance of every value given all that is observed, before and after it.
+        """Returns the mean and variance of every value given all observed values, past and future.
 
         Args:
             y: Series; NaN where a value is missing.
 
         Returns:
-            Mean and variance, of the shape of ``y``: an observed value is its own mean and has variance zero.
+            Mean and variance, in the shape of ``y``: an observed value is its own mean and has variance zero.
 
         Raises:
             ValueError: If a value is infinite; if the process is not stationary and one of the first p values
-                missing.
+                is missing.
         """
         values, observed = self._read(y)
         smoothed = smooth(self._state_space(observed), values[..., None], observed[..., None])
@@ -267,16 +272,16 @@ class ARProcess:
     def impute(
         self, y: Float[Tensor, "*batch time"], num_samples: int, seed: int = 0
     ) -> Float[Tensor, "samples *batch time"]:
-        """Draws the missing values jointly, given all that is observed.
+        """Draws the missing values jointly, given all observed values.
 
         Args:
-            y: Series; NaN where a value is missing. The draws hold the observed values exactly.
-            num_samples: Draws of each series.
+            y: Series; NaN where a value is missing. The draws repeat the observed values exactly.
+            num_samples: Draws per series.
             seed: Fixes the draws.
 
         Raises:
-            ValueError: If ``num_samples`` is below 1 or a value infinite; if the process is not stationary
-                and one of the first p values missing.
+            ValueError: If ``num_samples`` is below 1 or a value is infinite; if the process is not stationary
+                and one of the first p values is missing.
         """
         _check_number(num_samples)
         values, observed = self._read(y)
@@ -298,7 +303,7 @@ class ARProcess:
             seed: Fixes the draws.
 
         Raises:
-            ValueError: If the process is not stationary, or ``steps`` or ``num_samples`` below 1.
+            ValueError: If the process is not stationary, or ``steps`` or ``num_samples`` is below 1.
         """
         if steps < 1:
             raise ValueError(f"steps must be at least 1; it is {steps}.")
@@ -314,23 +319,23 @@ class ARProcess:
         order: int,
         method: Literal["conditional", "exact", "yule_walker"] = "conditional",
     ) -> ARFit:
-        """Estimates a process from one series, or from several independent ones that share it.
+        """Estimates a process from one series, or from several independent series of the same process.
 
         * ``conditional``: maximum of the conditional likelihood, by least squares on the lags. The variance
           is the mean squared residual. The estimate need not be stationary.
         * ``exact``: maximum of the exact likelihood, by L-BFGS; always stationary, and the only method that
-          takes missing values.
-        * ``yule_walker``: the process whose mean and first p + 1 autocovariances are the series'; always
-          stationary.
+          accepts missing values.
+        * ``yule_walker``: the process whose mean and first p + 1 autocovariances equal those of the series;
+          always stationary.
 
         Args:
             y: Series; NaN where a value is missing.
             order: The number p of lags.
-            method: What is maximised or solved.
+            method: The estimator.
 
         Raises:
-            ValueError: If the order is below 1 or the method unknown; if a value is infinite, or missing
-                where the method needs them all; if there are too few values, or all are equal; if the lags
+            ValueError: If the order is below 1 or the method is unknown; if a value is infinite, or missing
+                where the method needs all values; if there are too few values, or all are equal; if the lags
                 determine the series without noise, or no maximum is found.
         """
         if method not in _ESTIMATORS:
@@ -339,9 +344,9 @@ class ARProcess:
             raise ValueError(f"order must be at least 1; it is {order}.")
         values, observed = _flat(y.detach().double())
         _check_enough(values, observed, order, method)
-        known = values[observed]
-        # in standard units, so that neither a far mean nor a large unit costs digits
-        centre, scale = known.mean(), known.std()
+        observations = values[observed]
+        # in standard units: a mean far from zero or a large unit would cost precision
+        centre, scale = observations.mean(), observations.std()
         standard = torch.where(observed, (values - centre) / scale, torch.nan)
         parameters, covariance = _ESTIMATORS[method](standard, order)
         coefficients, intercept, variance = parameters.split([order, 1, 1])
@@ -350,7 +355,7 @@ class ARProcess:
             (scale * intercept + centre * (1 - coefficients.sum())).squeeze(),
             (scale.square() * variance).squeeze(),
         )
-        # the derivative of the parameters by those in standard units
+        # the Jacobian of the parameters with respect to those in standard units
         change = torch.eye(order + 2).to(values)
         change[order, :order] = -centre
         change[order, order], change[order + 1, order + 1] = scale, scale.square()
@@ -359,10 +364,10 @@ class ARProcess:
             process=process,
             standard_errors=(change @ covariance @ change.mT).diagonal().sqrt(),
             log_likelihood=log_prob.sum().item(),
-            num_values=len(known) - (order * len(values) if method == "conditional" else 0),
+            num_values=len(observations) - (order * len(values) if method == "conditional" else 0),
         )
 
-    # ------------------------------------------------------------------------------------------ inside
+    # --------------------------------------------------------------------------------------- internals
 
     def _read(self, y: Float[Tensor, "*batch time"]) -> tuple[Tensor, Tensor]:
         values, observed = _flat(y.to(self.coefficients))
@@ -381,7 +386,8 @@ class ARProcess:
         if not radius < 1:
             raise ValueError(
                 "the process must be stationary: the modulus of its largest root must be below 1; it is "
-                f"{radius:.6g}. Shrink the coefficients; log_prob(y, 'conditional') does without."
+                f"{radius:.6g}. Shrink the coefficients, or use log_prob(y, 'conditional'), which does not "
+                "need stationarity."
             )
 
     def _mean(self) -> Float[Tensor, ""]:
@@ -391,13 +397,14 @@ class ARProcess:
         return _toeplitz(self.autocovariance(steps - 1))
 
     def _state_space(self, observed: Bool[Tensor, "batch time"] | None = None) -> StateSpace:
-        """The state (y_t, ..., y_{t-p+1}), from its stationary law if there is one."""
+        """Returns the model of the state (y_t, ..., y_{t-p+1}), started from its stationary distribution if
+        it has one."""
         unit = torch.eye(self.order).to(self.coefficients)
         mean, covariance = 0 * unit[0], unit
         if self.is_stationary:
             mean, covariance = self._mean().expand(self.order), self._stationary_covariance(self.order)
         elif observed is not None:
-            # p observed values leave nothing of whatever law the state began with
+            # once the first p values are observed, the initial distribution of the state no longer matters
             _check_start(observed, self.order)
         return StateSpace(
             transition=self._companion(),
@@ -410,17 +417,17 @@ class ARProcess:
 
 
 class ARFit(NamedTuple):
-    """An estimated process, and how sure and how good it is.
+    """An estimated process, with its standard errors and its likelihood.
 
     Attributes:
         process: The estimate.
-        standard_errors: Of the coefficients, lag 1 first, of the intercept and of the variance, in the order
-            in which :class:`ARProcess` takes them. ``conditional`` and ``exact`` invert the observed
-            information of their likelihood, ``yule_walker`` the expected one.
-        log_likelihood: In nats, of all series together: the conditional one for ``conditional``, otherwise
-            the exact one.
-        num_values: The number n of values in that likelihood: those observed, for ``conditional`` without the
-            first p of each series.
+        standard_errors: Standard errors of the coefficients (lag 1 first), the intercept and the variance,
+            in the order of the arguments of :class:`ARProcess`. ``conditional`` and ``exact`` invert the
+            observed information of their likelihood, ``yule_walker`` the expected information.
+        log_likelihood: Log-likelihood of all series together, in nats: the conditional likelihood for
+            ``conditional``, otherwise the exact one.
+        num_values: The number n of values in that likelihood: all observed values, without the first p of
+            each series for ``conditional``.
     """
 
     process: ARProcess
@@ -430,17 +437,17 @@ class ARFit(NamedTuple):
 
     @property
     def aic(self) -> float:
-        """Akaike's criterion, -2 log-likelihood + 2 (p + 2); comparable at equal ``num_values`` only."""
+        """Akaike's criterion, -2 log-likelihood + 2 (p + 2); comparable only at equal ``num_values``."""
         return 2 * len(self.standard_errors) - 2 * self.log_likelihood
 
     @property
     def bic(self) -> float:
-        """Schwarz' criterion, -2 log-likelihood + (p + 2) log n; comparable at equal ``num_values`` only."""
+        """Schwarz' criterion, -2 log-likelihood + (p + 2) log n; comparable only at equal ``num_values``."""
         return math.log(self.num_values) * len(self.standard_errors) - 2 * self.log_likelihood
 
 
-# Each estimator takes series in standard units and returns coefficients, intercept and variance in one vector
-# and the covariance of its error.
+# Each estimator takes series in standard units and returns coefficients, intercept and variance in one
+# vector, with the covariance of its error.
 
 
 def _least_squares(
@@ -453,7 +460,7 @@ def _least_squares(
     pivot = r.diagonal().abs()
     weights = torch.linalg.solve_triangular(r, (q.mT @ target)[:, None], upper=True)[:, 0]
     variance = (target - design @ weights).square().mean()
-    # in standard units, this is what rounding leaves of zero
+    # in standard units, these are zero up to rounding
     if pivot.min() < 1e-10 * pivot.max() or variance < 1e-20:
         raise ValueError(_NOISELESS.format(order))
     return _with_error(weights, variance, torch.cholesky_inverse(r, upper=True), len(target))
@@ -466,7 +473,7 @@ def _yule_walker(
     factor = torch.linalg.cholesky(_toeplitz(gamma[:-1]))
     coefficients = torch.cholesky_solve(gamma[1:, None], factor)[:, 0]
     variance = gamma[0] - coefficients @ gamma[1:]
-    # the series' mean is zero, so that the constant is orthogonal to the lags
+    # the series have mean zero, so the constant is orthogonal to the lags
     inverse = torch.block_diag(torch.cholesky_inverse(factor), torch.ones(1, 1).to(y)) / y.numel()
     return _with_error(torch.cat([coefficients, gamma.new_zeros(1)]), variance, inverse, y.numel())
 
@@ -477,7 +484,8 @@ def _with_error(
     inverse: Float[Tensor, "weights weights"],
     count: int,
 ) -> tuple[Float[Tensor, "parameters"], Float[Tensor, "parameters parameters"]]:
-    """Appends the variance; at the maximum of a Gaussian regression its error has no part in the others'."""
+    """Appends the variance; at the maximum of a Gaussian regression its error is uncorrelated with the
+    others."""
     error = torch.block_diag(variance * inverse, (2 * variance.square() / count)[None, None])
     return torch.cat([weights, variance[None]]), error
 
@@ -492,7 +500,7 @@ def _exact_maximum(
         return -process.log_prob(y).sum() / count
 
     free = _free_start(torch.nan_to_num(y), order).requires_grad_()
-    # tolerances below what rounding lets through: it ends where no step improves any more
+    # tolerances below the rounding error: the search ends when no step improves the loss any more
     optimiser = torch.optim.LBFGS(
         [free],
         max_iter=500,
@@ -515,38 +523,41 @@ def _exact_maximum(
         slope = count * torch.autograd.functional.jacobian(loss, parameters)
         factor = torch.linalg.cholesky(information)
     except (ValueError, torch.linalg.LinAlgError) as error:
-        # the search has left what float64 can tell from a unit root or from no noise
+        # the search came too close to a unit root or to zero noise for float64
         raise ValueError(_NO_MAXIMUM.format(order)) from error
-    # what a step of Newton's method would still gain, in nats
+    # the gain that one more Newton step would bring, in nats
     if not 0.5 * torch.linalg.solve_triangular(factor, slope[:, None], upper=False).square().sum() < 1e-6:
         raise ValueError(_NO_MAXIMUM.format(order))
     return parameters, torch.cholesky_inverse(factor)
 
 
 def _free_start(y: Float[Tensor, "batch time"], order: int) -> Float[Tensor, "parameters"]:
-    """The Yule-Walker estimate, always stationary, in coordinates that may take any value."""
+    """Returns the Yule-Walker estimate, which is always stationary, in unconstrained coordinates."""
     gamma = _sample_autocovariance(y, order)
     # the k-th partial autocorrelation is the last coefficient of order k
     partial = torch.stack(
         [torch.linalg.solve(_toeplitz(gamma[:k]), gamma[1 : k + 1])[-1] for k in range(1, order + 1)]
     )
-    left = 1 - partial.square()
-    return torch.cat([partial / left.sqrt(), y.new_zeros(1), (gamma[0] * left.prod()).log()[None]])
+    unexplained = 1 - partial.square()
+    log_variance = (gamma[0] * unexplained.prod()).log()
+    return torch.cat([partial / unexplained.sqrt(), y.new_zeros(1), log_variance[None]])
 
 
 def _from_free(free: Float[Tensor, "parameters"]) -> Float[Tensor, "parameters"]:
-    """Coefficients, intercept and variance from free partial autocorrelations, mean and log-variance."""
+    """Returns coefficients, intercept and variance, given unconstrained partial autocorrelations, mean and
+    log-variance."""
     theta, mean, log_variance = free[:-2], free[-2], free[-1]
     partial = theta / (1 + theta.square()).sqrt()
     coefficients = partial[:1]
-    for last in partial[1:]:  # the recursion of Durbin and Levinson
+    for last in partial[1:]:  # the Durbin-Levinson recursion
         coefficients = torch.cat([coefficients - last * coefficients.flip(0), last[None]])
     intercept = mean * (1 - coefficients.sum())
     return torch.cat([coefficients, intercept[None], log_variance.exp()[None]])
 
 
 def _sample_autocovariance(y: Float[Tensor, "batch time"], lags: int) -> Float[Tensor, "{lags}+1"]:
-    """Of series with mean zero; divided by the number of all values, which makes it positive definite."""
+    """Returns the autocovariances of series with mean zero, divided by the number of all values, which makes
+    their Toeplitz matrix positive definite."""
     products = [(y[:, k:] * y[:, : y.shape[1] - k]).sum() for k in range(lags + 1)]
     return torch.stack(products) / y.numel()
 
@@ -558,19 +569,19 @@ def _toeplitz(gamma: Float[Tensor, "size"]) -> Float[Tensor, "size size"]:
 
 _ESTIMATORS = {"conditional": _least_squares, "exact": _exact_maximum, "yule_walker": _yule_walker}
 _NOISELESS = (
-    "the series must be noisy; in this one, values follow from the {} before them, or these from each other, "
-    "without error. Is it a line, a cycle, or almost constant?"
+    "the series must contain noise; here the last {} values determine the next one, or each other, without "
+    "error. Check whether the series is a line, a cycle or almost constant."
 )
 _NO_MAXIMUM = (
-    "the exact likelihood of order {} has no maximum that float64 can find: the series seems to have a trend "
-    "or almost no noise. Take out the trend, lower the order, or use method='conditional' or 'yule_walker'."
+    "the exact likelihood of order {} has no maximum that float64 can find: the series probably has a trend "
+    "or almost no noise. Remove the trend, lower the order, or use method='conditional' or 'yule_walker'."
 )
 
 
 def _flat(y: Float[Tensor, "*batch time"]) -> tuple[Float[Tensor, "rows time"], Bool[Tensor, "rows time"]]:
-    """The series one below the other, and what is observed of them."""
+    """Returns the series as rows, and the mask of observed values."""
     if not y.dim() or not y.shape[-1]:
-        raise ValueError(f"y must be series of at least one value; its shape is {list(y.shape)}.")
+        raise ValueError(f"y must hold series of at least one value; got shape {list(y.shape)}.")
     if y.isinf().any():
         raise ValueError(
             f"y must be finite, or NaN where a value is missing; {int(y.isinf().sum())} values are infinite."
@@ -588,29 +599,30 @@ def _check_start(observed: Bool[Tensor, "batch time"], order: int) -> None:
     start = observed[:, :order]
     if start.shape[1] < order or not start.all():
         raise ValueError(
-            f"the first {order} values of each series must be observed, for the conditional density and for "
-            f"a process that is not stationary; y has {observed.shape[1]} values a series and "
-            f"{int((~start).sum())} of the first are missing. Cut each series so that it begins with {order} "
-            "observed values."
+            f"the first {order} values of each series must be observed, both for the conditional density and "
+            f"for a process that is not stationary; y has {observed.shape[1]} values per series, and "
+            f"{int((~start).sum())} of the first {order} are missing. Cut each series so that it begins with "
+            f"{order} observed values."
         )
 
 
 def _check_enough(
     values: Float[Tensor, "batch time"], observed: Bool[Tensor, "batch time"], order: int, method: str
 ) -> None:
-    known = values[observed]
-    if not len(known):
+    observations = values[observed]
+    count = len(observations)
+    if not count:
         raise ValueError(f"y must hold observed values; all {values.numel()} are missing.")
-    if method != "exact" and len(known) < values.numel():
+    if method != "exact" and count < values.numel():
         raise ValueError(
-            f"method={method!r} needs every value; {values.numel() - len(known)} of {values.numel()} are "
-            "missing. method='exact' takes missing values."
+            f"method={method!r} needs every value; {values.numel() - count} of {values.numel()} are missing. "
+            "Use method='exact', which accepts missing values."
         )
-    scored = len(known) - order * len(values)
-    if scored < order + 2:
+    beyond_start = count - order * len(values)
+    if beyond_start < order + 2:
         raise ValueError(
             f"a fit of order {order} needs at least {order + 2} observed values beyond the first {order} of "
-            f"each series; y has {max(scored, 0)}. Lower the order, or give a longer series."
+            f"each series; y has {max(beyond_start, 0)}. Lower the order, or give a longer series."
         )
-    if (known == known[0]).all():
-        raise ValueError(f"y must vary; all of its {len(known)} observed values are {known[0].item():.6g}.")
+    if (observations == observations[0]).all():
+        raise ValueError(f"y must vary; all of its {count} observed values are {observations[0].item():.6g}.")

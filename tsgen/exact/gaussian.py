@@ -1,25 +1,27 @@
 r"""Exact algebra of multivariate normal laws.
 
-A law is held as :math:`X = m + R z` with :math:`z \sim N(0, I)`: a mean and a root R of the covariance,
-:math:`R R^\top = \Sigma`, at first its Cholesky factor. All else is linear algebra on roots:
+A law is stored as :math:`X = m + R z` with :math:`z \sim N(0, I)`: a mean m and a square root R of the
+covariance, :math:`R R^\top = \Sigma`, initially its Cholesky factor. Every operation is linear algebra on
+roots:
 
-* an affine map: :math:`A X + b = (A m + b) + (A R) z`;
-* a sum of independent ones: :math:`X + Y = (m_X + m_Y) + (R_X, R_Y) (z_X, z_Y)`;
-* a part: its rows of m and R;
-* the rest r given a part :math:`X_o = x`: with :math:`R_o = L Q^\top` (L lower triangular, Q with orthonormal
-  columns) what is known of z is :math:`Q^\top z = L^{-1} (x - m_o)`, and what is not known of it is
-  independent of that, so that
+* affine map: :math:`A X + b = (A m + b) + (A R) z`;
+* sum of independent variables: :math:`X + Y = (m_X + m_Y) + (R_X, R_Y) (z_X, z_Y)`;
+* marginal: the corresponding rows of m and R;
+* conditional of the remaining entries r given :math:`X_o = x`: write :math:`R_o = L Q^\top` with L lower
+  triangular and Q with orthonormal columns. The observation determines the component
+  :math:`Q^\top z = L^{-1} (x - m_o)`; the orthogonal component of z is independent of it, so that
 
   .. math:: X_r = m_r + R_r Q L^{-1} (x - m_o) + R_r (I - Q Q^\top) z.
 
   L is the Cholesky factor of :math:`\Sigma_{oo}`, found from a QR decomposition of :math:`R_o^\top`. This is
-  the textbooks' :math:`m_r + \Sigma_{ro} \Sigma_{oo}^{-1} (x - m_o)` and
-  :math:`\Sigma_{rr} - \Sigma_{ro} \Sigma_{oo}^{-1} \Sigma_{or}` without an inverse, and without the
-  difference, in which a small variance would drown in the rounding errors of large ones. The condition number
-  of a root is the square root of the covariance's.
+  the textbook result :math:`m_r + \Sigma_{ro} \Sigma_{oo}^{-1} (x - m_o)` and
+  :math:`\Sigma_{rr} - \Sigma_{ro} \Sigma_{oo}^{-1} \Sigma_{or}`, computed without an inverse and without the
+  difference, in which a small variance would be lost to the rounding errors of large ones. The condition
+  number of a root is the square root of that of the covariance.
 
-R need not be square. One with fewer columns than rows, or otherwise of lower rank, is a degenerate law: it
-lives on a subspace and has no density, and is as good as any other until a density is asked of it.
+R need not be square. If it has fewer columns than rows, or is rank-deficient for another reason, the law is
+degenerate: it is supported on a subspace and has no density. All operations except those that need a density
+work for degenerate laws too.
 
 References:
     Pattern Recognition and Machine Learning (Bishop, 2006), section 2.3;
@@ -41,21 +43,21 @@ from torch.nn.functional import pad
 
 
 class Gaussian(Distribution):
-    r"""The multivariate normal law :math:`N(m, \Sigma)`, closed under everything linear.
+    r"""The multivariate normal law :math:`N(m, \Sigma)`, closed under linear operations.
 
     A ``torch.distributions.Distribution``, batched over leading dimensions, which broadcast, and
-    differentiable in everything given. Operations answer in the law's own precision and on its device.
+    differentiable in all arguments. Operations return results in the law's own precision and on its device.
 
     >>> x = Gaussian(torch.zeros(2), torch.tensor([[2.0, 1.0], [1.0, 2.0]]))
     >>> x.condition([0], torch.tensor([1.0])).mean
     tensor([0.5000])
-    >>> (2 * x + x).variance  # the terms of a sum are independent, whatever they are called
+    >>> (2 * x + x).variance  # the terms of a sum are independent, even if they are the same object
     tensor([10.0000, 10.0000])
 
     Args:
         loc: The mean m.
-        covariance: The covariance, symmetric and positive definite. A degenerate law is the affine image of
-            a smaller one, see :meth:`affine`.
+        covariance: The covariance, symmetric and positive definite. To build a degenerate law, take the
+            affine image of a smaller one with :meth:`affine`.
 
     Raises:
         ValueError: If a shape does not fit, an entry is not finite, or the covariance is not symmetric
@@ -68,15 +70,17 @@ class Gaussian(Distribution):
 
     loc: Tensor
     _root: Tensor
-    """R, with batch dimensions of its own that broadcast against those of ``loc``."""
+    """The root R; its batch dimensions broadcast against those of ``loc``."""
     _triangular: bool
-    """R is known to be the Cholesky factor: lower triangular, with a positive diagonal."""
+    """Whether R is known to be the Cholesky factor: lower triangular, with a positive diagonal."""
 
     def __init__(
         self, loc: Float[Tensor, "*#batch size"], covariance: Float[Tensor, "*#batch size size"]
     ) -> None:
         if loc.dim() == 0 or loc.shape[-1] == 0:
-            raise ValueError(f"loc must have shape [..., size], size at least 1; it has {list(loc.shape)}.")
+            raise ValueError(
+                f"loc must have shape [..., size] with size at least 1; it has {list(loc.shape)}."
+            )
         size = loc.shape[-1]
         dtype = torch.promote_types(loc.dtype, covariance.dtype)
         if not dtype.is_floating_point:
@@ -88,7 +92,7 @@ class Gaussian(Distribution):
     @classmethod
     def _from_root(cls, loc: Tensor, root: Tensor, triangular: bool = False) -> Gaussian:
         law = cls.__new__(cls)
-        # made square, or a long recursion would grow; not below full rank, where QR has no gradient
+        # make it square, or it would grow in a long recursion; QR has a gradient only at full rank
         if root.shape[-1] > root.shape[-2] == _rank(root):
             root, triangular = _triangular(root), True
         law._hold(loc, root, triangular)
@@ -98,14 +102,14 @@ class Gaussian(Distribution):
         batch_shape = torch.broadcast_shapes(loc.shape[:-1], root.shape[:-2])
         self.loc = loc.expand(*batch_shape, -1)
         self._root, self._triangular = root, triangular
-        # checked here already, with messages that say more
+        # arguments are already checked above, with more helpful messages
         super().__init__(batch_shape, loc.shape[-1:], validate_args=False)
 
     def expand(self, batch_shape: Sequence[int], _instance: None = None) -> Gaussian:
-        """The same law with its batch dimensions expanded.
+        """Returns the same law with expanded batch dimensions.
 
         Args:
-            batch_shape: The new ones.
+            batch_shape: The new batch dimensions.
         """
         return Gaussian._from_root(self.loc.expand(*batch_shape, -1), self._root, self._triangular)
 
@@ -120,12 +124,12 @@ class Gaussian(Distribution):
 
     @property
     def mean(self) -> Float[Tensor, "*batch size"]:
-        """The mean, which is ``loc``."""
+        """The mean, equal to ``loc``."""
         return self.loc
 
     @property
     def mode(self) -> Float[Tensor, "*batch size"]:
-        """Where the density is largest, which is ``loc``."""
+        """The mode, equal to ``loc``."""
         return self.loc
 
     @property
@@ -146,18 +150,18 @@ class Gaussian(Distribution):
         if rank < self._size:
             raise ValueError(
                 f"a density needs a covariance of full rank; this one has rank {rank} and size {self._size}. "
-                "The law is degenerate: ask for the marginal of entries that do not determine each other, or "
-                "add noise."
+                "The law is degenerate: take a marginal of entries that do not determine each other, or add "
+                "noise."
             )
         return MultivariateNormal(self.loc, scale_tril=_triangular(self._root))
 
     def log_prob(self, value: Float[Tensor, "*values size"]) -> Float[Tensor, "..."]:
-        r"""The log-density in nats,
+        r"""Returns the log-density in nats,
 
         .. math:: -\tfrac12 \left( n \log 2\pi + \log |\Sigma| + (x - m)^\top \Sigma^{-1} (x - m) \right).
 
         Args:
-            value: Where.
+            value: The points x.
 
         Raises:
             ValueError: If the law is degenerate.
@@ -168,7 +172,7 @@ class Gaussian(Distribution):
         return self.distribution.log_prob(value)
 
     def entropy(self) -> Float[Tensor, "*batch"]:
-        r"""The differential entropy in nats, :math:`\tfrac12 \log |2 \pi e \Sigma|`.
+        r"""Returns the differential entropy in nats, :math:`\tfrac12 \log |2 \pi e \Sigma|`.
 
         Raises:
             ValueError: If the law is degenerate.
@@ -179,10 +183,10 @@ class Gaussian(Distribution):
         return self.distribution.entropy()
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "*samples size"]:
-        """Draws m + R z, of which gradients with respect to m and R exist; a degenerate law has draws too.
+        """Draws m + R z, differentiable with respect to m and R; a degenerate law can be sampled too.
 
         Args:
-            sample_shape: Shape of the draws of each law of the batch.
+            sample_shape: Shape of the draws from each law of the batch.
         """
         shape = (*sample_shape, *self.batch_shape, self._root.shape[-1])
         normal = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
@@ -191,11 +195,11 @@ class Gaussian(Distribution):
     def affine(
         self, matrix: Float[Tensor, "*#batch out size"], offset: Float[Tensor, "*#batch out"] | float = 0.0
     ) -> Gaussian:
-        r"""The law of :math:`A X + b`,
+        r"""Returns the law of :math:`A X + b`,
 
         .. math:: A X + b \sim N(A m + b, A \Sigma A^\top).
 
-        It is degenerate where A has more rows than columns, or rows that depend on each other.
+        It is degenerate if A has more rows than columns, or linearly dependent rows.
 
         Args:
             matrix: The matrix A.
@@ -210,12 +214,12 @@ class Gaussian(Distribution):
         return Gaussian._from_root(*self._image(matrix, offset))
 
     def __add__(self, other: Gaussian | Float[Tensor, "*#batch size"] | float) -> Gaussian:
-        r"""The law of X + Y for an independent Y, or of X + c for a constant c.
+        r"""Returns the law of X + Y for an independent Y, or of X + c for a constant c,
 
         .. math:: X + Y \sim N(m_X + m_Y, \Sigma_X + \Sigma_Y).
 
-        The same object twice stands for two independent variables of the same law; twice the same variable is
-        ``2 * X``.
+        The sum of an object with itself is that of two independent variables with the same law; twice the
+        same variable is ``2 * X``.
 
         References:
             The Matrix Cookbook (Petersen & Pedersen, 2012), section 8.1.4.
@@ -224,21 +228,23 @@ class Gaussian(Distribution):
             constant = self._vector("a constant", other, self._size)
             return Gaussian._from_root(self.loc + constant, self._root, self._triangular)
         if other._size != self._size:
-            raise ValueError(f"laws in a sum must have one size; theirs are {self._size} and {other._size}.")
+            raise ValueError(
+                f"laws in a sum must have the same size; the sizes are {self._size} and {other._size}."
+            )
         _checked("the second law", other.loc, (self._size,), self.batch_shape)
         return Gaussian._from_root(self.loc + other.loc, _cat([self._root, other._root], dim=-1))
 
     __radd__ = __add__
 
     def __mul__(self, coefficient: Float[Tensor, ""] | float) -> Gaussian:
-        """The law of a X for a number a."""
-        if isinstance(coefficient, Gaussian):  # not a normal law
+        """Returns the law of a X for a number a."""
+        if isinstance(coefficient, Gaussian):  # the product of two normal variables is not normal
             return NotImplemented
         number = self._tensor(coefficient)
         if number.dim() > 0:
             raise ValueError(
-                f"a coefficient must be one number; its shape is {list(number.shape)}. "
-                "A matrix is applied by affine()."
+                f"a coefficient must be a single number; its shape is {list(number.shape)}. "
+                "Use affine() to apply a matrix."
             )
         number = _checked("a coefficient", number, ())
         return Gaussian._from_root(number * self.loc, number * self._root)
@@ -255,66 +261,66 @@ class Gaussian(Distribution):
         return -self + other
 
     def marginal(self, indices: Sequence[int] | Int[Tensor, "kept"]) -> Gaussian:
-        r"""The law of some entries, in the order given: :math:`X_i \sim N(m_i, \Sigma_{ii})`.
+        r"""Returns the law of some entries, in the given order: :math:`X_i \sim N(m_i, \Sigma_{ii})`.
 
         Args:
-            indices: Which entries; negative ones count from the end.
+            indices: Which entries; negative indices count from the end.
 
         Raises:
-            ValueError: If an index is out of range or given twice, or none is given.
+            ValueError: If an index is out of range or given twice, or the list is empty.
 
         References:
             The Matrix Cookbook (Petersen & Pedersen, 2012), section 8.1.2.
         """
         kept = self._positions(indices)
         if len(kept) == 0:
-            raise ValueError("a marginal needs at least one entry.")
+            raise ValueError("indices must name at least one entry; the list is empty.")
         return Gaussian._from_root(self.loc[..., kept], self._root[..., kept, :])
 
     def condition(
-        self, indices: Sequence[int] | Int[Tensor, "known"], values: Float[Tensor, "*#batch known"]
+        self, indices: Sequence[int] | Int[Tensor, "given"], values: Float[Tensor, "*#batch given"]
     ) -> Gaussian:
-        r"""The law of the rest, in the order it had, given the values x of some entries o,
+        r"""Returns the law of the remaining entries r, in their order, given the values x of some entries o,
 
         .. math:: X_r \mid X_o = x \;\sim\; N(m_r + \Sigma_{ro} \Sigma_{oo}^{-1} (x - m_o),\;
                   \Sigma_{rr} - \Sigma_{ro} \Sigma_{oo}^{-1} \Sigma_{or}).
 
         Args:
-            indices: Which entries are known; negative ones count from the end.
+            indices: Which entries are given; negative indices count from the end.
             values: Their values, in the same order.
 
         Raises:
-            ValueError: If an index is out of range or given twice, nothing is left, a value is not finite, or
-                the known entries determine each other.
+            ValueError: If an index is out of range or given twice, no entry remains, a value is not finite,
+                or the given entries determine each other.
 
         References:
             Pattern Recognition and Machine Learning (Bishop, 2006), eq. 2.81 and 2.82;
             The Matrix Cookbook (Petersen & Pedersen, 2012), section 8.1.3.
         """
-        known = self._positions(indices)
-        if len(known) == self._size:
-            raise ValueError(f"at least one entry must be left; all {self._size} are known.")
-        values = _checked("values", values.to(self.loc), (len(known),), self.batch_shape)
-        is_rest = torch.ones(self._size, dtype=torch.bool, device=known.device)
-        is_rest[known] = False
-        rest = is_rest.nonzero()[:, 0]
-        known_root, rest_root = self._root[..., known, :], self._root[..., rest, :]
-        rank = _rank(known_root)
-        if rank < len(known):
+        given = self._positions(indices)
+        if len(given) == self._size:
+            raise ValueError(f"at least one entry must remain; all {self._size} are given.")
+        values = _checked("values", values.to(self.loc), (len(given),), self.batch_shape)
+        is_remaining = torch.ones(self._size, dtype=torch.bool, device=given.device)
+        is_remaining[given] = False
+        remaining = is_remaining.nonzero()[:, 0]
+        given_root, remaining_root = self._root[..., given, :], self._root[..., remaining, :]
+        rank = _rank(given_root)
+        if rank < len(given):
             raise ValueError(
-                f"the covariance of the known entries must have full rank; it has rank {rank} and size "
-                f"{len(known)}. Condition on entries that do not determine each other."
+                f"the covariance of the given entries must have full rank; it has rank {rank} and size "
+                f"{len(given)}. Condition on entries that do not determine each other."
             )
-        basis, upper = torch.linalg.qr(known_root.mT)
-        projected = rest_root @ basis
+        basis, upper = torch.linalg.qr(given_root.mT)
+        projected = remaining_root @ basis
         gain = torch.linalg.solve_triangular(upper.mT, projected, upper=False, left=False)
-        loc = self.loc[..., rest] + _apply(gain, values - self.loc[..., known])
-        left = rest_root - projected @ basis.mT
-        # what the known entries determine has no variance left, not even rounding error
-        scale = rest_root.detach().norm(dim=-1, keepdim=True)
-        noise = 8 * self._size * torch.finfo(left.dtype).eps * scale
-        left = torch.where(left.detach().norm(dim=-1, keepdim=True) > noise, left, 0)
-        return Gaussian._from_root(loc, left)
+        loc = self.loc[..., remaining] + _apply(gain, values - self.loc[..., given])
+        root = remaining_root - projected @ basis.mT
+        # an entry determined by the given ones has no variance left: remove the rounding error too
+        scale = remaining_root.detach().norm(dim=-1, keepdim=True)
+        rounding = 8 * self._size * torch.finfo(root.dtype).eps * scale
+        root = torch.where(root.detach().norm(dim=-1, keepdim=True) > rounding, root, 0)
+        return Gaussian._from_root(loc, root)
 
     def predict(
         self,
@@ -322,7 +328,7 @@ class Gaussian(Distribution):
         offset: Float[Tensor, "*#batch out"] | float,
         covariance: Float[Tensor, "*#batch out out"],
     ) -> Gaussian:
-        r"""The law of Y, where :math:`Y \mid X \sim N(A X + b, S)`,
+        r"""Returns the law of Y, where :math:`Y \mid X \sim N(A X + b, S)`,
 
         .. math:: Y \sim N(A m + b, S + A \Sigma A^\top).
 
@@ -348,7 +354,7 @@ class Gaussian(Distribution):
         offset: Float[Tensor, "*#batch out"] | float,
         covariance: Float[Tensor, "*#batch out out"],
     ) -> Gaussian:
-        r"""The law of (X, Y), where :math:`Y \mid X \sim N(A X + b, S)`,
+        r"""Returns the law of (X, Y), where :math:`Y \mid X \sim N(A X + b, S)`,
 
         .. math:: \begin{pmatrix} X \\ Y \end{pmatrix}
                   \sim N\left( \begin{pmatrix} m \\ A m + b \end{pmatrix}, \begin{pmatrix}
@@ -360,7 +366,7 @@ class Gaussian(Distribution):
             covariance: The covariance S of the noise.
 
         Raises:
-            ValueError: As :meth:`predict`.
+            ValueError: As for :meth:`predict`.
 
         References:
             Pattern Recognition and Machine Learning (Bishop, 2006), eq. 2.105 and 2.108.
@@ -379,7 +385,7 @@ class Gaussian(Distribution):
         covariance: Float[Tensor, "*#batch out out"],
         values: Float[Tensor, "*#batch out"],
     ) -> Gaussian:
-        r"""The law of X given Y = y, where :math:`Y \mid X \sim N(A X + b, S)`,
+        r"""Returns the law of X given Y = y, where :math:`Y \mid X \sim N(A X + b, S)`,
 
         .. math:: X \mid Y = y \;\sim\; N(m + K (y - A m - b),\; \Sigma - K A \Sigma), \qquad
                   K = \Sigma A^\top (S + A \Sigma A^\top)^{-1}.
@@ -393,7 +399,7 @@ class Gaussian(Distribution):
             values: The observation y.
 
         Raises:
-            ValueError: As :meth:`predict`, or if a value is not finite.
+            ValueError: As for :meth:`predict`, or if a value is not finite.
 
         References:
             Pattern Recognition and Machine Learning (Bishop, 2006), eq. 2.116 and 2.117, by the matrix
@@ -403,7 +409,7 @@ class Gaussian(Distribution):
         return joint.condition(range(self._size, joint._size), values)
 
     def _image(self, matrix: Tensor, offset: Tensor | float) -> tuple[Tensor, Tensor]:
-        """Mean and root of A X + b, with the same z as X."""
+        """Returns mean and root of A X + b, with the same z as X."""
         matrix = matrix.to(self.loc)
         rows = matrix.shape[-2] if matrix.dim() > 1 else 1
         matrix = _checked("matrix", matrix, (max(rows, 1), self._size), self.batch_shape)
@@ -411,7 +417,7 @@ class Gaussian(Distribution):
         return _apply(matrix, self.loc) + offset, matrix @ self._root
 
     def _tensor(self, value: Tensor | float) -> Tensor:
-        # told at once: a number would be rounded to single precision first
+        # with the dtype here: a Python number would first be rounded to single precision
         return torch.as_tensor(value, dtype=self.loc.dtype, device=self.loc.device)
 
     def _vector(self, name: str, value: Tensor | float, size: int) -> Tensor:
@@ -424,16 +430,19 @@ class Gaussian(Distribution):
             raise ValueError(f"indices must be a list of integers; they are {indices}.")
         outside = index[(index < -self._size) | (index >= self._size)]
         if len(outside):
-            raise ValueError(f"an index must be below {self._size}, the size; {int(outside[0])} is not.")
+            raise ValueError(
+                f"an index must lie in {-self._size}..{self._size - 1}, for size {self._size}; it is "
+                f"{int(outside[0])}."
+            )
         index = index.long() % self._size
         if len(index.unique()) < len(index):
-            raise ValueError(f"indices must differ from each other; they are {index.tolist()}.")
+            raise ValueError(f"indices must be distinct; they are {index.tolist()}.")
         return index
 
 
 @register_kl(Gaussian, Gaussian)
 def _kl_divergence(p: Gaussian, q: Gaussian) -> Float[Tensor, "..."]:
-    r"""The Kullback-Leibler divergence of two laws of full rank in nats,
+    r"""Returns the Kullback-Leibler divergence of two laws of full rank in nats,
 
     .. math:: KL(p \| q) = \tfrac12 \left( \operatorname{tr} \Sigma_q^{-1} \Sigma_p
               + (m_q - m_p)^\top \Sigma_q^{-1} (m_q - m_p) - n + \log \frac{|\Sigma_q|}{|\Sigma_p|} \right).
@@ -457,7 +466,8 @@ def _cat(matrices: Sequence[Tensor], dim: int) -> Tensor:
 
 
 def _checked(name: str, value: Tensor, shape: tuple[int, ...], batch_shape: Sequence[int] = ()) -> Tensor:
-    """The tensor; raises unless it ends in this shape, its batch dimensions broadcast and it is finite."""
+    """Returns the tensor; raises unless it ends in this shape, its batch dimensions broadcast and it is
+    finite."""
     own = value.shape[: value.dim() - len(shape)]
     try:
         torch.broadcast_shapes(own, batch_shape)
@@ -465,9 +475,9 @@ def _checked(name: str, value: Tensor, shape: tuple[int, ...], batch_shape: Sequ
     except RuntimeError:
         fits = False
     if not fits:
-        beside = f" and batch dimensions that broadcast with {list(batch_shape)}" if batch_shape else ""
+        batched = f" and batch dimensions that broadcast with {list(batch_shape)}" if batch_shape else ""
         wanted = ", ".join(["...", *map(str, shape)])
-        raise ValueError(f"{name} must have shape [{wanted}]{beside}; it has {list(value.shape)}.")
+        raise ValueError(f"{name} must have shape [{wanted}]{batched}; it has {list(value.shape)}.")
     if not torch.isfinite(value).all():
         raise ValueError(
             f"{name} must be finite; {int((~torch.isfinite(value)).sum())} of its entries are not."
@@ -476,9 +486,9 @@ def _checked(name: str, value: Tensor, shape: tuple[int, ...], batch_shape: Sequ
 
 
 def _cholesky(covariance: Float[Tensor, "*batch size size"]) -> Float[Tensor, "*batch size size"]:
-    """The Cholesky factor; raises unless the covariance is symmetric positive definite."""
+    """Returns the Cholesky factor; raises unless the covariance is symmetric positive definite."""
     precision = torch.finfo(covariance.dtype).eps
-    # entries may differ in unit by many orders: what is small is decided among correlations
+    # units may differ by many orders of magnitude, so tolerances apply to the correlations
     scale = covariance.detach().diagonal(dim1=-2, dim2=-1).abs().sqrt()
     scale = torch.where(scale > 0, scale, 1)
     correlation = covariance.detach() / (scale[..., :, None] * scale[..., None, :])
@@ -487,26 +497,27 @@ def _cholesky(covariance: Float[Tensor, "*batch size size"]) -> Float[Tensor, "*
         skew = (covariance - covariance.mT).abs().max()
         raise ValueError(f"covariance must be symmetric; it differs from its transpose by {float(skew):.3g}.")
     factor, info = torch.linalg.cholesky_ex(covariance)
-    # Cholesky may succeed by rounding errors where a row is a combination of the others
+    # rounding errors may let Cholesky succeed if a row is a linear combination of the others
     failed = (torch.linalg.eigvalsh(correlation)[..., 0] < 10 * precision) | (info > 0)
     if failed.any():
         smallest = float(torch.linalg.eigvalsh(covariance[failed]).min())
         raise ValueError(
             f"covariance must be positive definite; its smallest eigenvalue is {smallest:.6g}. "
-            "A degenerate law is the affine image of a smaller one: Gaussian(...).affine(matrix, offset)."
+            "Build a degenerate law as the affine image of a smaller law: Gaussian(...).affine(matrix, "
+            "offset)."
         )
     return factor
 
 
 def _rank(root: Float[Tensor, "*batch size columns"]) -> int:
-    """The rank, the smallest in the batch, of the entries in units of their standard deviations."""
+    """Returns the smallest rank in the batch, with entries in units of their standard deviations."""
     scale = root.detach().norm(dim=-1, keepdim=True)
     rank = torch.linalg.matrix_rank(root.detach() / torch.where(scale > 0, scale, 1))
     return int(rank.min()) if rank.numel() else root.shape[-2]
 
 
 def _triangular(root: Float[Tensor, "*batch size columns"]) -> Float[Tensor, "*batch size size"]:
-    r"""The Cholesky factor of :math:`R R^\top`, without forming the product; R must have full rank."""
+    r"""Returns the Cholesky factor of :math:`R R^\top` without forming the product; R must have full rank."""
     upper = torch.linalg.qr(root.mT).R
-    # QR leaves the signs of the diagonal open
+    # QR does not fix the signs of the diagonal
     return upper.mT * upper.diagonal(dim1=-2, dim2=-1).sign()[..., None, :]

@@ -1,34 +1,35 @@
-r"""Exact inference in linear-Gaussian state-space models with holes in what is measured.
+r"""Exact inference in linear-Gaussian state-space models with missing measurements.
 
-The state moves by :math:`s_t = F s_{t-1} + c + \eta_t` with :math:`\eta_t \sim N(0, Q)` and
-:math:`s_0 \sim N(a_0, P_0)`. Its first M entries are the series, :math:`x_t = H s_t`, measured without noise
-where ``context`` holds and not at all elsewhere. An autoregression of order p is of this form with
-:math:`s_t = (x_t, \dots, x_{t-p+1})`, F its companion matrix and a singular Q.
+The state evolves as :math:`s_t = F s_{t-1} + c + \eta_t` with :math:`\eta_t \sim N(0, Q)` and
+:math:`s_0 \sim N(a_0, P_0)`. Its first M entries are the series, :math:`x_t = H s_t`, which is measured
+without noise where ``context`` is True and not at all elsewhere. An autoregression of order p has this form
+with :math:`s_t = (x_t, \dots, x_{t-p+1})`, its companion matrix F and a singular Q.
 
-* :func:`kalman_filter`: the law of each slice given the context before it, and the likelihood of the context.
-  With predicted mean a and covariance P, innovation :math:`v = x - H a` and its covariance
+* :func:`kalman_filter`: the distribution of each slice given the context before it, and the likelihood of the
+  context. With predicted mean a and covariance P, innovation :math:`v = x - H a` and innovation covariance
   :math:`S = H P H^\top`,
 
   .. math:: K = P H^\top S^{-1}, \quad a \leftarrow F (a + K v) + c, \quad
             P \leftarrow F (I - K H) P F^\top + Q.
 
-  What was not measured has a zero innovation, zero columns in K and a unit row in S: every window of a batch
-  has a pattern of its own, and none has a shape of its own. At each step P is made symmetric and exactly zero
-  where an entry was measured, so that rounding errors do not gather however long the series.
-* :func:`smooth`: the law of each entry given the whole context, by the backward recursions of Durbin and
-  Koopman,
+  An entry that was not measured has a zero innovation, a zero column in K and a unit row in S, so that
+  windows with different patterns have tensors of the same shape. At each step P is made symmetric, and
+  exactly zero where an entry was measured, so that rounding errors do not accumulate over long series.
+* :func:`smooth`: the distribution of each entry given the whole context, by the backward recursions of Durbin
+  and Koopman,
 
   .. math:: r \leftarrow H^\top S^{-1} v + L^\top r, \quad N \leftarrow H^\top S^{-1} H + L^\top N L, \quad
             L = F (I - K H),
 
-  from :math:`r = 0, N = 0` after the last step: mean :math:`a + P r`, covariance :math:`P - P N P`. P,
-  singular wherever a lag was measured, is never inverted.
+  which start from :math:`r = 0, N = 0` after the last step. The mean is :math:`a + P r`, the covariance
+  :math:`P - P N P`. P is singular wherever a lag was measured, and is never inverted.
 * :func:`posterior_samples`: joint draws given the whole context. A path :math:`x^+` drawn from the model is
-  shifted by the smoothed mean of what it misses, :math:`x^+ + E[x - x^+ \mid x_O - x^+_O]`. Gains depend on
-  the pattern alone, so that all draws share them and a draw costs only the recursions of means.
+  corrected by the smoothed mean of its error on the context, :math:`x^+ + E[x - x^+ \mid x_O - x^+_O]`. Gains
+  depend only on the pattern of the context, so all draws share them and each draw costs only the recursions
+  for the means.
 
-Cost and memory are linear in the number of steps. Everything runs in the model's precision, meant to be
-float64.
+Cost and memory are linear in the number of steps. All computations run in the model's precision, which should
+be float64.
 
 References:
     Time Series Analysis by State Space Methods (Durbin & Koopman, 2nd ed. 2012), ch. 4;
@@ -50,16 +51,16 @@ from tsgen.counter_random import uniforms
 
 
 class StateSpace(NamedTuple):
-    """A linear-Gaussian state-space model whose series is the first entries of the state.
+    """A linear-Gaussian state-space model; the first entries of its state are the series.
 
     Attributes:
-        transition: The matrix F; row i makes entry i of the next state.
-        offset: What is added to the state at each step.
-        noise_covariance: Covariance of the state's noise; it may be singular, as long as no measured entry is
-            determined by the measured entries before it and beside it.
+        transition: The matrix F; row i gives entry i of the next state.
+        offset: The vector c added to the state at each step.
+        noise_covariance: Covariance Q of the state noise. It may be singular, provided that no measured entry
+            is determined by earlier measurements and the other measurements of its own step.
         initial_mean: Mean of the first state.
         initial_covariance: Covariance of the first state.
-        observed_size: The number M of entries, the state's first, that are the series.
+        observed_size: The number M of leading state entries that form the series.
     """
 
     transition: Float[Tensor, "state state"]
@@ -71,10 +72,10 @@ class StateSpace(NamedTuple):
 
 
 class FilteredStates(NamedTuple):
-    """The law of every slice given the context before it.
+    """Mean and covariance of every slice given the context before it, and the likelihood of the context.
 
     Attributes:
-        mean: The predicted slices.
+        mean: The predicted mean of each slice.
         covariance: The covariance of each slice's prediction error.
         log_likelihood: The log-density of each window's context, in nats.
     """
@@ -85,11 +86,11 @@ class FilteredStates(NamedTuple):
 
 
 class Smoothed(NamedTuple):
-    """The law of every entry given the whole context.
+    """Mean and variance of every entry given the whole context.
 
     Attributes:
-        mean: The posterior mean; in ``context`` the value itself.
-        variance: The posterior variance; zero in ``context``.
+        mean: The posterior mean; within ``context`` the value itself.
+        variance: The posterior variance; zero within ``context``.
     """
 
     mean: Float[Tensor, "batch time observed"]
@@ -97,16 +98,17 @@ class Smoothed(NamedTuple):
 
 
 class _Update(NamedTuple):
-    """One step's update, whatever the values: it depends on the pattern of the context alone."""
+    """The value-independent terms of one step's update; they depend only on the pattern of the context."""
 
-    seen: Bool[Tensor, "batch observed"]
+    context: Bool[Tensor, "batch observed"]
     covariance: Float[Tensor, "batch state state"]
     """The predicted covariance P."""
     rows: Float[Tensor, "batch observed state"]
-    """Its rows of the series, H P; a view."""
+    """The rows of P that belong to the series, H P; a view."""
     cholesky: Float[Tensor, "batch observed observed"]
-    """The factor of S, with a unit row for what was not seen."""
+    """The Cholesky factor of S, with a unit row for each entry outside the context."""
     gain: Float[Tensor, "batch state observed"]
+    """The gain K."""
 
 
 def kalman_filter(
@@ -117,12 +119,12 @@ def kalman_filter(
     """Predicts every slice from the context before it.
 
     Args:
-        model: The law of the series.
+        model: The state-space model of the series.
         values: Measurements in the model's units; anything, NaN included, outside the context.
-        context: What was measured.
+        context: Which entries were measured.
 
     Returns:
-        The predicted laws and the log-likelihood of the context.
+        The predicted means and covariances, and the log-likelihood of the context.
 
     Raises:
         ValueError: If a shape does not fit.
@@ -142,12 +144,12 @@ def smooth(
     values: Float[Tensor, "batch time observed"],
     context: Bool[Tensor, "batch time observed"],
 ) -> Smoothed:
-    """The mean and variance of every entry given the whole context, before and after it.
+    """Returns the mean and variance of every entry given the whole context, past and future.
 
     Args:
-        model: The law of the series.
+        model: The state-space model of the series.
         values: Measurements in the model's units; anything, NaN included, outside the context.
-        context: What was measured.
+        context: Which entries were measured.
 
     Raises:
         ValueError: If a shape does not fit.
@@ -160,13 +162,15 @@ def smooth(
 
 
 class SecondMoments(NamedTuple):
-    """What the smoothed states of some windows sum up to: all that a regression on them needs.
+    """First and second posterior moments of the states, summed over steps and windows.
+
+    They are sufficient for a regression on the states.
 
     Attributes:
         first: Sum of the states' posterior means.
         second: Sum of the posterior means of each state's outer product with itself.
-        steps: How many states were summed.
-        log_likelihood: The log-density of the windows' context, in nats.
+        steps: The number of states summed.
+        log_likelihood: The log-density of the context of all windows, in nats.
     """
 
     first: Float[Tensor, "state"]
@@ -181,13 +185,15 @@ def smoothed_moments(
     context: Bool[Tensor, "batch time observed"],
     skip: int = 0,
 ) -> SecondMoments:
-    """Sums of the states' first and second moments given the whole context, the E-step of an EM algorithm.
+    """Returns the summed first and second moments of the states given the whole context.
+
+    This is the E-step of an EM algorithm.
 
     Args:
-        model: The law of the series.
+        model: The state-space model of the series.
         values: Measurements in the model's units; anything, NaN included, outside the context.
-        context: What was measured.
-        skip: Steps at the start of each window whose states are left out.
+        context: Which entries were measured.
+        skip: Steps at the start of each window whose states are left out of the sums.
 
     Raises:
         ValueError: If a shape does not fit.
@@ -204,9 +210,9 @@ def smoothed_moments(
         adjoint = (kept.mT @ adjoint[..., None]).squeeze(-1) + pad(whitened.squeeze(-1), (0, lags))
         covariance = updates[t].covariance
         mean = predicted[:, t] + (covariance @ adjoint[..., None]).squeeze(-1)
-        left = covariance - covariance @ information @ covariance
+        posterior = covariance - covariance @ information @ covariance
         first = first + mean.sum(dim=0)
-        second = second + mean.mT @ mean + left.expand(len(mean), -1, -1).sum(dim=0)
+        second = second + mean.mT @ mean + posterior.expand(len(mean), -1, -1).sum(dim=0)
     steps = len(values) * (len(updates) - skip)
     return SecondMoments(first, (second + second.mT) / 2, steps, _log_likelihood(updates, innovation).sum())
 
@@ -220,10 +226,10 @@ def posterior_samples(
     """Draws whole windows jointly given the whole context.
 
     Args:
-        model: The law of the series.
-        values: Measurements in the model's units, the same for all draws or each draw's own; anything, NaN
-            included, outside the context.
-        context: What was measured; the draws hold these values exactly.
+        model: The state-space model of the series.
+        values: Measurements in the model's units, either shared by all draws or one set per draw; anything,
+            NaN included, outside the context.
+        context: Which entries were measured; the draws repeat these values exactly.
         stream: One random stream for each draw of each window (see :mod:`tsgen.counter_random`).
 
     Raises:
@@ -234,10 +240,10 @@ def posterior_samples(
     centred = model._replace(
         offset=torch.zeros_like(model.offset), initial_mean=torch.zeros_like(model.initial_mean)
     )
-    # the draws side by side as columns, so that one product with a gain serves them all
-    missed = torch.where(context, values - drawn, 0).movedim(0, -1)
-    shift = _smoothed_mean(centred, _updates(model, context), missed).movedim(-1, 0)
-    return torch.where(context, values, drawn + shift)
+    # the draws are columns, so that one product with a gain serves them all
+    error = torch.where(context, values - drawn, 0).movedim(0, -1)
+    correction = _smoothed_mean(centred, _updates(model, context), error).movedim(-1, 0)
+    return torch.where(context, values, drawn + correction)
 
 
 def simulate(
@@ -246,8 +252,8 @@ def simulate(
     """Draws series from the model, one for each random stream.
 
     Args:
-        model: The law of the series.
-        steps: Length of a series.
+        model: The state-space model of the series.
+        steps: Length of each series.
         stream: One random stream for each series.
     """
     size = len(model.offset)
@@ -262,19 +268,20 @@ def simulate(
 
 
 def _factor(covariance: Float[Tensor, "state state"]) -> Float[Tensor, "state state"]:
-    """A matrix whose product with its own transpose is the covariance, which may be singular."""
+    """Returns a matrix whose product with its own transpose is the covariance, which may be singular."""
     scale = covariance.diagonal().clamp(min=0).sqrt()
-    # entries may differ in unit by many orders: what counts as zero is decided among correlations
+    # units may differ by many orders of magnitude, so eigenvalues are compared to zero on the correlations
     safe = torch.where(scale > 0, scale, 1)
     eigenvalue, vector = torch.linalg.eigh(covariance / (safe[:, None] * safe))
     noise_floor = len(scale) * torch.finfo(scale.dtype).eps
     root = torch.where(eigenvalue > noise_floor, eigenvalue, 0).sqrt()
-    # the symmetric root: eigenvectors have no sign of their own
+    # the symmetric root is unique, whereas the signs of eigenvectors are arbitrary
     return scale[:, None] * ((vector * root) @ vector.mT)
 
 
 def _filled(model: StateSpace, values: Tensor, context: Tensor) -> Tensor:
-    """The values in the model's precision, zero outside the context; raises if a shape does not fit."""
+    """Returns the values in the model's precision, zero outside the context; raises if a shape does not
+    fit."""
     if context.dim() != 3 or values.shape[-3:] != context.shape or values.shape[-1] != model.observed_size:
         raise ValueError(
             f"values and context must both be [batch, time, {model.observed_size}]; their shapes are "
@@ -285,7 +292,7 @@ def _filled(model: StateSpace, values: Tensor, context: Tensor) -> Tensor:
 
 
 def _of_all(values: Tensor, steps: list[Tensor]) -> Tensor:
-    """Something of each step, side by side, for every window even if all share it."""
+    """Stacks the tensors of all steps and expands them to all windows, which may share them."""
     stacked = torch.stack(steps, dim=1)
     return stacked.expand(len(values), *stacked.shape[1:])
 
@@ -293,22 +300,22 @@ def _of_all(values: Tensor, steps: list[Tensor]) -> Tensor:
 def _updates(model: StateSpace, context: Bool[Tensor, "batch time observed"]) -> list[_Update]:
     size, transition = model.observed_size, model.transition
     if len(context) > 1 and bool((context == context[:1]).all()):
-        context = context[:1]  # windows of one pattern share everything that depends on it
+        context = context[:1]  # windows with the same pattern share the updates, which depend on it alone
     unit = torch.eye(size).to(transition)
     covariance = model.initial_covariance.expand(len(context), -1, -1)
     updates = []
-    for seen in context.unbind(dim=1):
+    for measured in context.unbind(dim=1):
         rows = covariance[:, :size]
         cholesky = torch.linalg.cholesky(
-            torch.where(seen[:, :, None] & seen[:, None], rows[..., :size], unit)
+            torch.where(measured[:, :, None] & measured[:, None], rows[..., :size], unit)
         )
-        gain = torch.cholesky_solve(rows * seen[:, :, None], cholesky).mT
-        updates.append(_Update(seen, covariance, rows, cholesky, gain))
-        left = covariance - gain @ rows
-        # what was seen has no variance left, not even rounding error
-        open_ = pad(~seen, (0, len(transition) - size), value=True)
-        left = left * (open_[:, :, None] & open_[:, None])
-        covariance = transition @ left @ transition.mT + model.noise_covariance
+        gain = torch.cholesky_solve(rows * measured[:, :, None], cholesky).mT
+        updates.append(_Update(measured, covariance, rows, cholesky, gain))
+        filtered = covariance - gain @ rows
+        # a measured entry has no variance left: remove the rounding error too
+        uncertain = pad(~measured, (0, len(transition) - size), value=True)
+        filtered = filtered * (uncertain[:, :, None] & uncertain[:, None])
+        covariance = transition @ filtered @ transition.mT + model.noise_covariance
         covariance = (covariance + covariance.mT) / 2
     return updates
 
@@ -319,8 +326,8 @@ def _log_likelihood(
     cholesky = torch.stack([update.cholesky for update in updates], dim=1)
     whitened = torch.linalg.solve_triangular(cholesky, innovation[..., None], upper=False).squeeze(-1)
     density = -0.5 * (whitened.square() + math.log(2 * math.pi)) - cholesky.diagonal(dim1=-2, dim2=-1).log()
-    seen = torch.stack([update.seen for update in updates], dim=1)
-    return torch.where(seen, density, 0).sum(dim=(1, 2))
+    context = torch.stack([update.context for update in updates], dim=1)
+    return torch.where(context, density, 0).sum(dim=(1, 2))
 
 
 def _predicted(
@@ -330,7 +337,7 @@ def _predicted(
     mean = model.initial_mean[:, None].expand(len(values), -1, values.shape[-1])
     for update, value in zip(updates, values.unbind(dim=1), strict=True):
         predicted.append(mean)
-        innovation = (value - mean[:, :size]) * update.seen[..., None]
+        innovation = (value - mean[:, :size]) * update.context[..., None]
         mean = model.transition @ (mean + update.gain @ innovation) + model.offset[:, None]
     return torch.stack(predicted, dim=1)
 
@@ -343,7 +350,7 @@ def _smoothed_mean(
     adjoint = values.new_zeros(len(values), len(model.offset), values.shape[-1])
     for t in reversed(range(len(updates))):
         _, _, rows, cholesky, gain = update = updates[t]
-        innovation = (values[:, t] - predicted[:, t]) * update.seen[..., None]
+        innovation = (values[:, t] - predicted[:, t]) * update.context[..., None]
         adjoint = model.transition.mT @ adjoint
         change = torch.cholesky_solve(innovation, cholesky) - gain.mT @ adjoint
         adjoint = adjoint + pad(change, (0, 0, 0, len(model.offset) - model.observed_size))
@@ -354,22 +361,22 @@ def _smoothed_mean(
 def _smoothed_variance(model: StateSpace, updates: list[_Update]) -> Float[Tensor, "batch time observed"]:
     variance = []
     for t, _, _, information in _backward(model, updates):
-        seen, rows = updates[t].seen, updates[t].rows
-        left = rows.diagonal(dim1=-2, dim2=-1) - ((rows @ information) * rows).sum(dim=-1)
-        variance.append(torch.where(seen, 0, left.clamp(min=0)))
+        rows = updates[t].rows
+        posterior = rows.diagonal(dim1=-2, dim2=-1) - ((rows @ information) * rows).sum(dim=-1)
+        variance.append(torch.where(updates[t].context, 0, posterior.clamp(min=0)))
     return torch.stack(variance[::-1], dim=1)
 
 
 def _backward(
     model: StateSpace, updates: list[_Update], skip: int = 0
 ) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
-    """From the last step to the first that is not skipped: its number, L, a root of H' S^-1 H, and N."""
+    """Yields, from the last step back to the first not skipped: its number, L, a root of H' S^-1 H, and N."""
     lags = len(model.offset) - model.observed_size
     unit = torch.eye(len(model.offset)).to(model.offset)
     information = torch.zeros_like(unit)
     for t in reversed(range(skip, len(updates))):
-        seen, _, _, cholesky, gain = updates[t]
+        context, _, _, cholesky, gain = updates[t]
         kept = model.transition @ (unit - pad(gain, (0, lags)))
-        whitening = torch.linalg.solve_triangular(cholesky, torch.diag_embed(seen.to(gain)), upper=False)
+        whitening = torch.linalg.solve_triangular(cholesky, torch.diag_embed(context.to(gain)), upper=False)
         information = pad(whitening.mT @ whitening, (0, lags, 0, lags)) + kept.mT @ information @ kept
         yield t, kept, whitening, information

@@ -1,17 +1,17 @@
-r"""Linear-Gaussian processes on a graph: the exact answer to every task, that all else is tested on.
+r"""Linear-Gaussian processes on a graph, which answer every task exactly and serve as oracles in tests.
 
 :class:`VARProcess` is the vector autoregression of order p
 
 .. math:: x_t = c + \sum_{k=1}^{p} A_k x_{t-k} + \epsilon_t, \qquad \epsilon_t \sim N(0, Q),
 
-in which row v of :math:`A_k` says what node v hears from whom k steps later: a graph model has entries only
-on the diagonal and along the edges. The process is stationary if every root of the companion matrix F lies
-inside the unit circle; the stationary covariance of :math:`s_t = (x_t, \dots, x_{t-p+1})` solves the Lyapunov
-equation :math:`\Gamma = F \Gamma F^\top + Q`, here by doubling,
+in which row v of :math:`A_k` holds the influence of every node on node v after k steps. A graph model has
+entries only on the diagonal and along the edges. The process is stationary if every root of the companion
+matrix F lies inside the unit circle. The stationary covariance of :math:`s_t = (x_t, \dots, x_{t-p+1})`
+solves the Lyapunov equation :math:`\Gamma = F \Gamma F^\top + Q`, here by doubling,
 
 .. math:: \Gamma \leftarrow \Gamma + F \Gamma F^\top, \quad F \leftarrow F^2.
 
-Whatever is missing, the laws of single entries, the likelihood and joint draws are exact
+The laws of single entries, the likelihood and joint draws are exact for every pattern of missing values
 (:mod:`tsgen.exact.kalman`).
 """
 
@@ -38,15 +38,15 @@ from tsgen.exact.kalman import (
 )
 
 CONTEXT_FLOOR = 1e-6
-"""Standard deviation of an entry that is known, in stationary standard deviations of its node."""
+"""Standard deviation given to an entry of the context, relative to the stationary one of its node."""
 
 
 Noise = Literal["diagonal", "full"]
-"""What the covariance of the noise may be."""
+"""The structure of the noise covariance."""
 
 
 class Start(NamedTuple):
-    """The law of the first slice of a window and of those before it, lag by lag, the latest first."""
+    """Mean and covariance of the first slice of a window and of the slices before it, latest first."""
 
     mean: Float[Tensor, "state"]
     covariance: Float[Tensor, "state state"]
@@ -54,20 +54,21 @@ class Start(NamedTuple):
 
 @dataclass(eq=False)
 class VARProcess:
-    """A vector autoregression with Gaussian noise, in data units: stationary, or with a start of its own.
+    """A vector autoregression with Gaussian noise, in data units: stationary, or with a given start.
 
-    Computes in float64 where its tensors lie, and answers in a batch's own precision and on its device.
+    Computes in float64 on the device of its tensors, and returns results in the precision and on the device
+    of the batch.
 
     Args:
-        coefficients: One matrix per lag, lag 1 first; row v, column u is what node v hears from node u.
-        intercept: What is added at each step.
+        coefficients: One matrix per lag, lag 1 first; row v, column u is the influence of node u on node v.
+        intercept: The vector c added at each step.
         covariance: Covariance of the noise.
-        start: The law of the first slice of a window and of the p - 1 before it, the latest first; the
-            stationary one if not given.
+        start: Mean and covariance of the first slice of a window and of the p - 1 slices before it, latest
+            first; those of the stationary process if not given.
 
     Raises:
         ValueError: If a shape does not fit, the covariance is not positive definite, or the process is not
-            stationary and has no start of its own.
+            stationary and no start is given.
     """
 
     coefficients: Float[Tensor, "order nodes nodes"]
@@ -98,18 +99,18 @@ class VARProcess:
             self.start = Start(*(x.double() for x in self.start))
             if self.start.mean.shape != (size,) or self.start.covariance.shape != (size, size):
                 raise ValueError(
-                    f"start must have a mean of {size} entries, {self.order} lags of {nodes} nodes, and "
-                    f"their covariance; their shapes are {[list(x.shape) for x in self.start]}."
+                    f"start must hold a mean of {size} entries ({self.order} lags of {nodes} nodes) and "
+                    f"their covariance; the shapes are {[list(x.shape) for x in self.start]}."
                 )
         elif not self.radius < 1:
             raise ValueError(
                 "the process must be stationary: the modulus of its largest root must be below 1; it is "
-                f"{self.radius:.6g}. Shrink the coefficients, or say how it starts."
+                f"{self.radius:.6g}. Shrink the coefficients, or pass start."
             )
 
     @property
     def radius(self) -> float:
-        """The modulus of the largest root; below 1 the process is stationary."""
+        """The modulus of the largest root; the process is stationary if it is below 1."""
         return float(torch.linalg.eigvals(self._companion()).abs().max())
 
     @property
@@ -128,8 +129,7 @@ class VARProcess:
         return torch.cat([top, below])
 
     def stationary(self) -> Start:
-        """The law of as many consecutive slices as there are lags, the latest first, of a stationary
-        process."""
+        """Returns the stationary mean and covariance of p consecutive slices, latest first."""
         total = torch.eye(self.num_nodes).to(self.intercept) - self.coefficients.sum(dim=0)
         mean = torch.linalg.solve(total, self.intercept).repeat(self.order)
         noise = torch.zeros_like(self._companion())
@@ -137,7 +137,7 @@ class VARProcess:
         return Start(mean, _stationary_covariance(self._companion(), noise))
 
     def state_space(self) -> StateSpace:
-        """The process as a state-space model of its last slices, as many as there are lags."""
+        """Returns the process as a state-space model whose state is the last p slices."""
         transition, size = self._companion(), self.order * self.num_nodes
         noise = transition.new_zeros(size, size)
         noise[: self.num_nodes, : self.num_nodes] = self.covariance
@@ -163,24 +163,24 @@ class VARProcess:
         iterations: int = 200,
         tolerance: float = 1e-8,
     ) -> VARFit:
-        """The likeliest process of a series, given its first p slices.
+        """Fits a process to a series by maximum likelihood, given its first p slices.
 
-        Without holes: least squares on the support. With holes (NaN): EM, whose E-step is the Kalman
-        smoother. Where the noise is full and the support is not, the two estimates take turns until they
-        settle.
+        Without missing values this is least squares on the support. With missing values (NaN) it is EM, whose
+        E-step is the Kalman smoother. If the noise covariance is full and the support is not, coefficients
+        and covariance are estimated in turn until they converge.
 
         Args:
             values: The series, in data units; NaN where nothing was observed.
             order: The number of lags.
-            support: Row v, column u: whether v may hear from u. The diagonal is always added; everything if
-                not given.
+            support: Row v, column u: whether node u may influence node v. The diagonal is always added; all
+                pairs if not given.
             noise: Whether the covariance of the noise is diagonal or full.
-            iterations: The most that EM may take.
-            tolerance: It stops when no coefficient moves by more than this, in standard units.
+            iterations: The maximum number of EM iterations.
+            tolerance: EM stops when no parameter changes by more than this, in standard units.
 
         Raises:
-            ValueError: If the series is too short, has infinite values, or a node is constant or never
-                observed.
+            ValueError: If the series is too short, has infinite values, or a node is constant or observed
+                fewer than twice.
         """
         values = values.double()
         observed = ~torch.isnan(values)
@@ -196,38 +196,38 @@ class VARProcess:
                 f"are {len(values)}. Lower the order or restrict the support."
             )
         process = cls.white_noise(order, torch.zeros_like(loc), torch.ones_like(scale))
-        done, rounds = False, 0
-        while not done and rounds < iterations:
+        converged, iteration = False, 0
+        while not converged and iteration < iterations:
             moments = process.expectation(standard, observed[None])
-            better = process.maximisation(moments, allowed, noise)
-            moved = max(
-                float((better.coefficients - process.coefficients).abs().max()),
-                float((better.intercept - process.intercept).abs().max()),
-                float((better.covariance - process.covariance).abs().max()),
+            updated = process.maximisation(moments, allowed, noise)
+            change = max(
+                float((updated.coefficients - process.coefficients).abs().max()),
+                float((updated.intercept - process.intercept).abs().max()),
+                float((updated.covariance - process.covariance).abs().max()),
             )
-            process, rounds, done = better, rounds + 1, moved < tolerance
-        return VARFit(process.in_units(loc, scale), rounds, done)
+            process, iteration, converged = updated, iteration + 1, change < tolerance
+        return VARFit(process.in_units(loc, scale), iteration, converged)
 
     def in_units(self, loc: Float[Tensor, "nodes"], scale: Float[Tensor, "nodes"]) -> VARProcess:
-        """The process of loc + scale * x.
+        """Returns the process of loc + scale * x.
 
         Args:
-            loc: What is added to each node.
-            scale: What each node is multiplied with; positive.
+            loc: The offset added to each node.
+            scale: The positive factor that multiplies each node.
         """
         coefficients = scale[:, None] * self.coefficients / scale
         intercept = scale * self.intercept + loc - coefficients.sum(dim=0) @ loc
         start = self.start
         if start is not None:
-            mean, wide = loc.repeat(self.order), scale.repeat(self.order)
-            start = Start(mean + wide * start.mean, wide[:, None] * start.covariance * wide)
+            all_loc, all_scale = loc.repeat(self.order), scale.repeat(self.order)
+            start = Start(all_loc + all_scale * start.mean, all_scale[:, None] * start.covariance * all_scale)
         return VARProcess(coefficients, intercept, scale[:, None] * self.covariance * scale, start)
 
     @classmethod
     def white_noise(
         cls, order: int, loc: Float[Tensor, "nodes"], scale: Float[Tensor, "nodes"]
     ) -> VARProcess:
-        """A process without memory, the start of a fit.
+        """Returns a process without memory, from which a fit starts.
 
         Args:
             order: The number of lags, their coefficients zero.
@@ -240,11 +240,13 @@ class VARProcess:
     def expectation(
         self, values: Float[Tensor, "batch time nodes"], context: Bool[Tensor, "batch time nodes"]
     ) -> SecondMoments:
-        """The E-step: moments of (x_t, x_{t-1}, .., x_{t-p}) given all that is known, summed over t > p.
+        """Returns the moments of (x_t, x_{t-1}, .., x_{t-p}) given the whole context, summed over t > p.
+
+        This is the E-step.
 
         Args:
             values: Windows in data units; anything, NaN included, outside the context.
-            context: What is known.
+            context: Which entries were measured.
 
         Raises:
             ValueError: If a shape does not fit or a window has no step after its first p.
@@ -256,12 +258,12 @@ class VARProcess:
         return smoothed_moments(self._one_lag_more().state_space(), values, context, skip=self.order)
 
     def _one_lag_more(self) -> VARProcess:
-        """The same process with a coefficient of zero at one more lag, so that a state holds x_t and its
-        past."""
+        """Returns the same process with one more lag of coefficient zero, so that a state holds x_t and the p
+        slices before it."""
         longer = torch.cat([self.coefficients, torch.zeros_like(self.coefficients[:1])])
         start = self.start
         if start is not None:
-            # the slice before the start: as uncertain as any, and never used
+            # the slice before the start needs some distribution; its coefficient is zero, so any will do
             size, nodes = len(start.mean), self.num_nodes
             covariance = torch.block_diag(start.covariance, start.covariance[size - nodes :, size - nodes :])
             start = Start(torch.cat([start.mean, start.mean[size - nodes :]]), covariance)
@@ -270,17 +272,17 @@ class VARProcess:
     def maximisation(
         self, moments: SecondMoments, support: Bool[Tensor, "nodes nodes"], noise: Noise
     ) -> VARProcess:
-        r"""The M-step: the process that makes such moments likeliest, given the first p slices.
+        r"""Returns the process that maximises the expected likelihood, given the first p slices.
 
-        With z = (1, x_{t-1}, .., x_{t-p}), the coefficients B of each node on its support solve the normal
-        equations of :math:`\sum E[(x_t - B z_t)^\top Q^{-1} (x_t - B z_t)]`, and Q is the mean of the
-        residuals' outer products. When everything was observed this is conditional least squares. Where Q is
-        diagonal, or every node hears from all, the nodes' equations are apart and Q does not matter for B;
-        otherwise this process' own Q weighs them.
+        This is the M-step. With z = (1, x_{t-1}, .., x_{t-p}), the coefficients B of each node on its support
+        solve the normal equations of :math:`\sum E[(x_t - B z_t)^\top Q^{-1} (x_t - B z_t)]`, and Q is the
+        mean of the residuals' outer products. If everything was observed, this is conditional least squares.
+        If Q is diagonal, or the support is full, the equations of the nodes decouple and Q does not affect B;
+        otherwise the Q of this process weighs them.
 
         Args:
-            moments: Sums of :meth:`expectation`.
-            support: Row v, column u: whether v may hear from u.
+            moments: The sums returned by :meth:`expectation`.
+            support: Row v, column u: whether node u may influence node v.
             noise: Whether Q is diagonal or full.
         """
         nodes = self.num_nodes
@@ -294,10 +296,10 @@ class VARProcess:
         )
         cross = torch.cat([now[:, None], moments.second[:nodes, nodes:]], dim=1)
         allowed = torch.cat([torch.ones_like(support[:, :1]), support.repeat(1, self.order)], dim=1)
-        apart = noise == "diagonal" or bool(allowed.all())
+        decoupled = noise == "diagonal" or bool(allowed.all())
         solution = (
-            _solve_apart(gram, cross, allowed)
-            if apart
+            _solve_by_node(gram, cross, allowed)
+            if decoupled
             else _solve_jointly(gram, cross, allowed, self.covariance)
         )
         residual = cross @ solution.mT
@@ -306,22 +308,22 @@ class VARProcess:
         if noise == "diagonal":
             covariance = torch.diag(covariance.diagonal())
         coefficients = solution[:, 1:].unflatten(1, (self.order, nodes)).movedim(1, 0)
-        return _with_a_start(coefficients, solution[:, 0], covariance, moments)
+        return _with_start(coefficients, solution[:, 0], covariance, moments)
 
     def simulate(self, steps: int, seed: int) -> Float[Tensor, "time nodes"]:
-        """A series of the stationary process.
+        """Draws a series, from the given start or the stationary process.
 
         Args:
-            steps: Its length.
+            steps: Length of the series.
             seed: Fixes the draw.
         """
         return simulate(self.state_space(), steps, streams(seed))
 
     def conditional_log_prob(self, values: Float[Tensor, "batch time nodes"]) -> Float[Tensor, "batch"]:
-        """The log-density of each window's slices after its first p, given those, in nats.
+        """Returns the log-density of each window's slices given its first p slices, in nats.
 
         Args:
-            values: Windows in data units, without holes.
+            values: Windows in data units, without missing values.
         """
         values = values.to(self.intercept)
         past = [values[:, self.order - k : values.shape[1] - k] for k in range(1, self.order + 1)]
@@ -334,11 +336,12 @@ class VARProcess:
         values: Float[Tensor, "batch time nodes"],
         context: Bool[Tensor, "batch time nodes"] | None = None,
     ) -> Float[Tensor, "batch"]:
-        """The joint log-density of what is known of each window, in nats.
+        """Returns the joint log-density of the context of each window, in nats.
 
         Args:
             values: Windows in data units; anything, NaN included, outside the context.
-            context: What is known; what is not NaN if not given. The rest is integrated out.
+            context: Which entries are in the context; those that are not NaN if not given. All others are
+                integrated out.
 
         Raises:
             ValueError: If a shape does not fit.
@@ -347,10 +350,10 @@ class VARProcess:
         return kalman_filter(self.state_space(), values, context).log_likelihood
 
     def predictive(self, batch: SeriesBatch) -> Normal:
-        """The law of each entry given the context at earlier steps.
+        """Returns the law of each entry given the context at earlier steps.
 
         Args:
-            batch: Windows in data units; a node's channels are entries of the slice, side by side.
+            batch: Windows in data units; the channels of a node are adjacent entries of the slice.
 
         Raises:
             ValueError: If the batch has other nodes or channels.
@@ -359,13 +362,13 @@ class VARProcess:
         return self._normal(filtered.mean, filtered.covariance.diagonal(dim1=-2, dim2=-1).sqrt(), batch)
 
     def posterior(self, batch: SeriesBatch) -> Normal:
-        """The law of each entry given the whole context.
+        """Returns the law of each entry given the whole context.
 
-        An entry of the context is known, which no normal law can say: it gets its own value as mean and a
-        standard deviation of :data:`CONTEXT_FLOOR` of its node's.
+        An entry of the context has zero variance, which ``Normal`` does not allow: it gets its own value as
+        mean, and :data:`CONTEXT_FLOOR` times the standard deviation of its node.
 
         Args:
-            batch: Windows in data units; a node's channels are entries of the slice, side by side.
+            batch: Windows in data units; the channels of a node are adjacent entries of the slice.
 
         Raises:
             ValueError: If the batch has other nodes or channels.
@@ -377,13 +380,13 @@ class VARProcess:
         return self._normal(smoothed.mean, torch.where(context, floor, smoothed.variance.sqrt()), batch)
 
     def impute(self, batch: SeriesBatch, num_samples: int, seed: int = 0) -> Samples:
-        """Draws the unknown entries of each window jointly from their posterior.
+        """Draws the entries outside the context of each window jointly from their posterior.
 
         Args:
-            batch: Windows in data units; a node's channels are entries of the slice, side by side.
-            num_samples: Draws of each window.
-            seed: Fixes the draws, with each window's position; they do not depend on the batch that it lies
-                in.
+            batch: Windows in data units; the channels of a node are adjacent entries of the slice.
+            num_samples: Draws per window.
+            seed: Fixes the draws, together with the window's position; they do not depend on the other
+                windows of the batch.
 
         Raises:
             ValueError: If the batch has other nodes or channels, or ``num_samples`` is below 1.
@@ -399,28 +402,28 @@ class VARProcess:
         stream: Int64[Tensor, "samples batch"],
         values: Float[Tensor, "samples batch time nodes channels"] | None = None,
     ) -> Float[Tensor, "samples batch time nodes channels"]:
-        """As :meth:`impute`, with given random numbers.
+        """Draws as :meth:`impute` does, from given random streams.
 
         Args:
-            batch: Windows in data units; a node's channels are entries of the slice, side by side.
+            batch: Windows in data units; the channels of a node are adjacent entries of the slice.
             stream: One random stream for each draw of each window (see :mod:`tsgen.counter_random`).
-            values: What each draw holds in the context, where draws differ in that too; the batch's own
-                values if not given.
+            values: The context values of each draw, if draws differ in them; the values of the batch if not
+                given.
 
         Raises:
             ValueError: If the batch has other nodes or channels.
         """
-        shared, context = self._slices(batch)
-        own = shared if values is None else values.flatten(3).to(shared)
-        drawn = posterior_samples(self.state_space(), own, context, stream.to(shared.device))
+        batch_values, context = self._slices(batch)
+        given = batch_values if values is None else values.flatten(3).to(batch_values)
+        drawn = posterior_samples(self.state_space(), given, context, stream.to(batch_values.device))
         return drawn.unflatten(-1, batch.values.shape[2:]).to(batch.values)
 
     def _slices(self, batch: SeriesBatch) -> tuple[Tensor, Tensor]:
         nodes, channels = batch.values.shape[2:]
         if nodes * channels != self.num_nodes:
             raise ValueError(
-                f"the batch must have {self.num_nodes} entries in a slice; it has {nodes} nodes of "
-                f"{channels} channels."
+                f"the batch must have {self.num_nodes} entries in a slice; it has {nodes} nodes with "
+                f"{channels} channels each."
             )
         values, context = batch.values.flatten(2), batch.context.flatten(2)
         return values.to(self.intercept), context.to(self.intercept.device)
@@ -432,12 +435,12 @@ class VARProcess:
 
 
 class VARFit(NamedTuple):
-    """A fitted process and how it was reached.
+    """A fitted process, with the convergence of its fit.
 
     Attributes:
         process: The process.
-        iterations: How many EM iterations it took.
-        converged: Whether it stopped moving before the iterations ran out.
+        iterations: The number of EM iterations.
+        converged: Whether the parameters settled within the allowed iterations.
     """
 
     process: VARProcess
@@ -446,12 +449,12 @@ class VARFit(NamedTuple):
 
 
 def _support(support: Tensor | None, nodes: int) -> Bool[Tensor, "nodes nodes"]:
-    """Who may hear from whom, everyone from itself."""
+    """Returns which node (column) may influence which (row), the diagonal included."""
     if support is None:
         return torch.ones(nodes, nodes, dtype=torch.bool)
     if support.shape != (nodes, nodes) or support.dtype != torch.bool:
         raise ValueError(
-            f"support must be bool of shape [{nodes}, {nodes}]; it is {support.dtype} of shape "
+            f"support must be a bool tensor of shape [{nodes}, {nodes}]; it is {support.dtype} of shape "
             f"{list(support.shape)}."
         )
     return support | torch.eye(nodes, dtype=torch.bool)
@@ -462,13 +465,13 @@ def _solved(systems: Tensor, right: Tensor) -> Tensor:
         return torch.linalg.solve(systems, right)
     except torch.linalg.LinAlgError as error:
         raise ValueError(
-            "what the nodes hear must not be copies of each other; the normal equations are singular. "
-            "Leave one of the copies out."
+            "the regressors of each node must be linearly independent; the normal equations are singular. "
+            "Leave out nodes that copy or determine each other."
         ) from error
 
 
 def _units(values: Tensor, observed: Tensor, order: int) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each node; raises if there is nothing to fit."""
+    """Returns mean and standard deviation of each node; raises if a fit is impossible."""
     if order < 1:
         raise ValueError(f"order must be at least 1; it is {order}.")
     if len(values) <= order + 1:
@@ -479,7 +482,11 @@ def _units(values: Tensor, observed: Tensor, order: int) -> tuple[Tensor, Tensor
         raise ValueError("values must be finite, or NaN where nothing was observed; some are infinite.")
     count = observed.sum(dim=0)
     if (count < 2).any():
-        raise ValueError(f"every node must be observed at least twice; node {int(count.argmin())} is not.")
+        node = int(count.argmin())
+        raise ValueError(
+            f"every node must be observed at least twice; node {node} is observed {int(count[node])} times. "
+            "Leave it out."
+        )
     loc = values.nanmean(dim=0)
     scale = (values - loc).square().nanmean(dim=0).sqrt()
     constant = scale <= 1e-12 * loc.abs()
@@ -488,9 +495,9 @@ def _units(values: Tensor, observed: Tensor, order: int) -> tuple[Tensor, Tensor
     return loc, scale
 
 
-def _solve_apart(gram: Tensor, cross: Tensor, allowed: Tensor) -> Tensor:
-    """Each row's own normal equations, with unit rows for what is not in its support."""
-    scale = gram.diagonal().sqrt()  # regressors may differ in unit by many orders
+def _solve_by_node(gram: Tensor, cross: Tensor, allowed: Tensor) -> Tensor:
+    """Solves the normal equations of each row, with unit rows for regressors outside its support."""
+    scale = gram.diagonal().sqrt()  # the units of regressors may differ by many orders of magnitude
     gram, cross = gram / (scale[:, None] * scale), cross / scale
     pairs = allowed[:, :, None] & allowed[:, None]
     systems = torch.where(pairs, gram, torch.diag_embed((~allowed).to(gram)))
@@ -499,7 +506,7 @@ def _solve_apart(gram: Tensor, cross: Tensor, allowed: Tensor) -> Tensor:
 
 
 def _solve_jointly(gram: Tensor, cross: Tensor, allowed: Tensor, covariance: Tensor) -> Tensor:
-    """Generalised least squares over all coefficients in the support at once."""
+    """Solves the generalised least squares problem of all coefficients in the support jointly."""
     scale, row_scale = gram.diagonal().sqrt(), covariance.diagonal().sqrt()
     gram, cross = gram / (scale[:, None] * scale), cross / scale / row_scale[:, None]
     factor = torch.linalg.cholesky(covariance / (row_scale[:, None] * row_scale))
@@ -511,17 +518,17 @@ def _solve_jointly(gram: Tensor, cross: Tensor, allowed: Tensor, covariance: Ten
     return solution / scale * row_scale[:, None]
 
 
-def _with_a_start(
+def _with_start(
     coefficients: Tensor, intercept: Tensor, covariance: Tensor, moments: SecondMoments
 ) -> VARProcess:
-    """The process, with the stationary start if it has one, else with that of the moments' own past
-    slices."""
+    """Returns the process with its stationary start if it is stationary, else with the mean and covariance of
+    the past slices in the moments."""
     size = coefficients.shape[0] * len(intercept)
     mean = moments.first[-size:] / moments.steps
-    spread = moments.second[-size:, -size:] / moments.steps - mean[:, None] * mean
-    # never singular: a window may be shorter than there are entries
-    spread = spread + 1e-6 * torch.diag(spread.diagonal())
-    process = VARProcess(coefficients, intercept, covariance, Start(mean, spread))
+    around_mean = moments.second[-size:, -size:] / moments.steps - mean[:, None] * mean
+    # a ridge, as the matrix is singular if a window has fewer steps than the state has entries
+    around_mean = around_mean + 1e-6 * torch.diag(around_mean.diagonal())
+    process = VARProcess(coefficients, intercept, covariance, Start(mean, around_mean))
     if process.radius < 1:
         process = VARProcess(coefficients, intercept, covariance)
     return process
@@ -531,22 +538,22 @@ def _check_positive_definite(covariance: Float[Tensor, "nodes nodes"]) -> None:
     skew = float((covariance - covariance.mT).abs().max())
     if skew > 1e-9 * float(covariance.abs().max()):
         raise ValueError(f"covariance must be symmetric; it differs from its transpose by {skew:.3g}.")
-    # Cholesky decides: unlike eigenvalues, it does not mind nodes whose units differ by many orders
+    # by Cholesky: eigenvalues are unreliable if the units of nodes differ by many orders of magnitude
     if torch.linalg.cholesky_ex(covariance).info:
         smallest = float(torch.linalg.eigvalsh(covariance)[0])
         raise ValueError(
             f"covariance must be positive definite; its smallest eigenvalue is {smallest:.6g}. "
-            "Are two nodes copies of each other?"
+            "Check whether two nodes are copies of each other."
         )
 
 
 def _stationary_covariance(transition: Tensor, noise: Tensor) -> Tensor:
     total = noise
-    for _ in range(64):  # of up to 2^64 terms, enough for any root that float64 can tell from 1
-        more = transition @ total @ transition.mT
-        total = total + more
-        # each entry's own unit; off the diagonal a covariance is bounded by its variances
-        if (more.diagonal() <= 1e-17 * total.diagonal()).all():
+    for _ in range(64):  # sums up to 2^64 terms, enough for any root that float64 can tell from 1
+        added = transition @ total @ transition.mT
+        total = total + added
+        # compared per entry, each in its own unit; the variances bound the covariances off the diagonal
+        if (added.diagonal() <= 1e-17 * total.diagonal()).all():
             break
         transition = transition @ transition
     return (total + total.mT) / 2

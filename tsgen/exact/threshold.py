@@ -1,16 +1,16 @@
-r"""A nonlinear process on a graph whose one-step law is known: for models that can do more than a Gaussian.
+r"""A nonlinear process on a graph with a known one-step law, to test models beyond the linear-Gaussian case.
 
-Every node has two regimes. It is in the second, :math:`r = 1`, where the weighted mean of its in-neighbours a
-step before lay above a threshold,
+Every node switches between two regimes. It is in the second, :math:`r = 1`, if the weighted mean of its
+in-neighbours at the previous step exceeded a threshold,
 
 .. math:: x_t^v = a_r + \phi_r x_{t-1}^v + \gamma_r m_{t-1}^v + \epsilon_t^v, \qquad
           m_t^v = \sum_{u \to v} w_{uv} x_t^u / \sum_{u \to v} w_{uv}, \qquad r = [m_{t-1}^v > \tau],
 
-and its noise is a mixture of two Gaussians with mean zero, :math:`\pi N(-(1 - \pi) d, \sigma^2) + (1 - \pi)
-N(\pi d, \sigma^2)`: two humps a distance d apart. The mean is discontinuous in the neighbours and the law has
-two modes, so that linear means, Gaussian laws and models blind to the graph each lose something measurable.
-With :math:`|\phi_r| + |\gamma_r| < 1` every step shrinks a slice, but for a bounded amount: the process is
-stable.
+and its noise has mean zero and is a mixture of two Gaussians, :math:`\pi N(-(1 - \pi) d, \sigma^2) + (1 -
+\pi) N(\pi d, \sigma^2)`, whose means are a distance d apart. The conditional mean is discontinuous in the
+neighbours and the law is bimodal, so that linear means, Gaussian laws and models that ignore the graph each
+lose a measurable amount. If :math:`|\phi_r| + |\gamma_r| < 1`, every step contracts a slice up to a bounded
+term, and the process is stable.
 
 References:
     Threshold models in non-linear time series analysis (Tong, 1983).
@@ -30,7 +30,7 @@ from tsgen.counter_random import streams, uniforms
 from tsgen.data.graphs import check_graph, weighted_mean
 
 BURN_IN = 500
-"""Steps drawn and dropped before a simulated series begins."""
+"""Steps that are drawn and discarded before a simulated series begins."""
 
 
 @dataclass(eq=False)
@@ -38,14 +38,14 @@ class ThresholdNetwork:
     """A two-regime autoregression on a graph with bimodal noise, in float64.
 
     Args:
-        graph: Who hears from whom, with weights.
-        threshold: Where a node's neighbours switch it to the second regime.
-        intercept: What is added at each step, in either regime.
-        persistence: What a node keeps of its own last value, in either regime.
-        coupling: What it takes of its neighbours' mean, in either regime.
-        weight: Probability of the noise's lower hump.
-        distance: Distance between the two humps.
-        scale: Standard deviation of each hump.
+        graph: The directed, weighted graph.
+        threshold: The mean of a node's neighbours above which it is in the second regime.
+        intercept: The constant added at each step, one per regime.
+        persistence: The coefficient of a node's own previous value, one per regime.
+        coupling: The coefficient of the mean of its neighbours, one per regime.
+        weight: Probability of the lower noise component.
+        distance: Distance between the means of the two noise components.
+        scale: Standard deviation of each noise component.
 
     Raises:
         ValueError: If a regime is not stable, or a number is out of range.
@@ -64,8 +64,8 @@ class ThresholdNetwork:
         for phi, gamma in zip(self.persistence, self.coupling, strict=True):
             if not abs(phi) + abs(gamma) < 1:
                 raise ValueError(
-                    "each regime must be stable, |persistence| + |coupling| < 1; one has "
-                    f"|{phi}| + |{gamma}| = {abs(phi) + abs(gamma):.6g}."
+                    "each regime must be stable, with |persistence| + |coupling| < 1; one has "
+                    f"|{phi}| + |{gamma}| = {abs(phi) + abs(gamma):.6g}. Shrink its coefficients."
                 )
         if not 0 < self.weight < 1:
             raise ValueError(f"weight must lie between 0 and 1; it is {self.weight}.")
@@ -95,31 +95,31 @@ class ThresholdNetwork:
         )
         return intercept + persistence * previous + coupling * neighbours
 
-    def _humps(self) -> tuple[float, float]:
+    def _noise_means(self) -> tuple[float, float]:
         return -(1 - self.weight) * self.distance, self.weight * self.distance
 
     def conditional(self, previous: Float[Tensor, "*slices nodes"]) -> MixtureSameFamily:
-        """The law of each node's next value given a whole slice; given that slice, nodes are independent.
+        """Returns the law of each node's next value given the previous slice; nodes are then independent.
 
         Args:
-            previous: The slices a step before.
+            previous: The slices at the previous step.
         """
         expected = self._expected(previous.double())[..., None]
-        loc = expected + expected.new_tensor(self._humps())
+        loc = expected + expected.new_tensor(self._noise_means())
         probs = expected.new_tensor((self.weight, 1 - self.weight)).expand(loc.shape)
         return MixtureSameFamily(Categorical(probs=probs), Normal(loc, self.scale))
 
     def simulate(self, steps: int, seed: int) -> Float[Tensor, "time nodes"]:
-        """A series of the process, after a burn-in.
+        """Draws a series of the process, after a burn-in.
 
         Args:
-            steps: Its length.
+            steps: Length of the series.
             seed: Fixes the draw.
         """
         shape = (BURN_IN + steps, self.num_nodes)
-        which, normal = uniforms(streams(seed), (2, *shape), dtype=torch.float64)
-        lower, upper = self._humps()
-        noise = torch.where(which < self.weight, lower, upper) + self.scale * torch.special.ndtri(normal)
+        component, uniform = uniforms(streams(seed), (2, *shape), dtype=torch.float64)
+        lower, upper = self._noise_means()
+        noise = torch.where(component < self.weight, lower, upper) + self.scale * torch.special.ndtri(uniform)
         state, series = noise[0], []
         for shock in noise[1:]:
             series.append(state)

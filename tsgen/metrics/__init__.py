@@ -1,5 +1,7 @@
-"""Scores of imputations and forecasts, as torchmetrics whose states are sums: any number of processes, one
-result."""
+"""Scores of imputations and forecasts, as torchmetrics whose states are sums.
+
+Sums make the result independent of the number of processes.
+"""
 
 from tsgen.metrics.density import NLL, LawCRPS, law_crps
 from tsgen.metrics.ensemble import (

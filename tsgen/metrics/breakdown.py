@@ -1,8 +1,8 @@
-"""Scores of groups of entries: by node, by gap length, by lead time, by month; and what they warn of.
+"""Scores of groups of entries (by node, gap length, lead time or month), and the groups that stand out.
 
-CRPS of different nodes and channels compare only relative to how much these vary. The scale is the standard
-deviation of a node's visible values, :func:`deviation`: a relative CRPS of 0.56 is what the node's own mean
-and deviation would have if it were Gaussian (the CRPS of a standard Gaussian against its own draws is
+The CRPS of different nodes and channels is comparable only relative to their variability. The scale is the
+standard deviation of a node's visible values, :func:`deviation`. For a Gaussian node, its own mean and
+deviation as prediction give a relative CRPS of 0.56 (the CRPS of a standard Gaussian against its own draws is
 :math:`1/\\sqrt{\\pi}`).
 """
 
@@ -18,59 +18,63 @@ from jaxtyping import Bool, Float, Int
 from tsgen.data.interpolation import GAPS, gap_class
 
 NOMINAL = 0.9
-"""The level of the interval that groups are judged by."""
+"""The level of the interval used to judge groups."""
 
 FEW = 50
-"""A group of fewer scored entries than this is not judged."""
+"""Groups with fewer scored entries than this are not judged."""
 
 EXCESS = 1.5
-"""A group stands out if it misses, or scores, this many times what it should."""
+"""A group stands out if its miss rate or its relative CRPS is at least this many times the expected one."""
 
 
-def _spread(
+def _deviations(
     x: Float[np.ndarray, "window step node channel"], where: Bool[np.ndarray, "window step node channel"]
 ) -> Float[np.ndarray, "node channel"]:
-    """Standard deviations over windows and steps; NaN where there are not two values that differ."""
+    """Returns standard deviations over windows and steps; NaN where fewer than two distinct values exist."""
     count = where.sum(axis=(0, 1))
     mean = np.where(where, x, 0).sum(axis=(0, 1)) / np.maximum(count, 1)
     square = np.where(where, x - mean, 0) ** 2
-    spread = np.sqrt(square.sum(axis=(0, 1)) / np.maximum(count - 1, 1))
-    return np.where((count > 1) & (spread > 0), spread, np.nan)
+    deviations = np.sqrt(square.sum(axis=(0, 1)) / np.maximum(count - 1, 1))
+    return np.where((count > 1) & (deviations > 0), deviations, np.nan)
 
 
-def fill_deviation(spread: Float[np.ndarray, "node channel"]) -> Float[np.ndarray, "node channel"]:
-    """Where a node has no deviation of its own: the median node's of its channel, 1 if none has any."""
-    known = np.isfinite(spread)
-    usual = np.array([np.median(x[k]) if k.any() else 1.0 for x, k in zip(spread.T, known.T, strict=True)])
-    return np.where(known, spread, usual)
+def fill_deviation(deviations: Float[np.ndarray, "node channel"]) -> Float[np.ndarray, "node channel"]:
+    """Returns the deviations with NaN replaced by the median over the nodes of the channel, or by 1 if all
+    are NaN."""
+    finite = np.isfinite(deviations)
+    median = np.array(
+        [np.median(x[ok]) if ok.any() else 1.0 for x, ok in zip(deviations.T, finite.T, strict=True)]
+    )
+    return np.where(finite, deviations, median)
 
 
 def deviation(evaluation: xr.Dataset) -> Float[np.ndarray, "node channel"]:
-    """The standard deviation of each node's visible values, in data units.
+    """Returns the standard deviation of each node's visible values, in data units.
 
-    Of all known values where the visible ones do not differ; the median node's where these do not either.
+    If the visible values of a node do not vary, the deviation is that of all its observed values; if these do
+    not vary either, it is the median over the other nodes of the channel.
     """
     truth = evaluation["truth"].values.astype(np.float64)
-    known = np.isfinite(truth)
-    visible = _spread(truth, known & evaluation["context"].values.astype(bool))
-    return fill_deviation(np.where(np.isfinite(visible), visible, _spread(truth, known)))
+    observed = np.isfinite(truth)
+    visible = _deviations(truth, observed & evaluation["context"].values.astype(bool))
+    return fill_deviation(np.where(np.isfinite(visible), visible, _deviations(truth, observed)))
 
 
 def relative_crps(evaluation: xr.Dataset) -> Float[np.ndarray, "window step node channel"]:
-    """The CRPS of each scored entry over its node's :func:`deviation`; NaN where nothing is scored."""
-    scored = evaluation["target"].values.astype(bool)
-    return np.where(scored, evaluation["crps"].values / deviation(evaluation), np.nan)
+    """Returns the CRPS of each scored entry divided by its node's :func:`deviation`; NaN elsewhere."""
+    target = evaluation["target"].values.astype(bool)
+    return np.where(target, evaluation["crps"].values / deviation(evaluation), np.nan)
 
 
 class Groups(NamedTuple):
-    """Scores of groups of entries, NaN where a group has none.
+    """Scores of groups of entries; NaN for a group without scored entries.
 
     Attributes:
         entries: Number of scored entries.
         crps: Mean CRPS, in data units.
         relative: Mean CRPS relative to each node's deviation.
-        error: Standard error of ``relative``, as if entries were independent.
-        covered: Share of truths inside the 90 % interval; NaN, too, where samples were too few for one.
+        error: Standard error of ``relative``, under the assumption that entries are independent.
+        covered: Share of truths inside the 90 % interval; also NaN if there were too few samples for one.
     """
 
     entries: Int[np.ndarray, " groups"]
@@ -81,27 +85,27 @@ class Groups(NamedTuple):
 
 
 def by_group(evaluation: xr.Dataset, label: Int[np.ndarray, "..."], groups: int) -> Groups:
-    """Scores the entries of each group.
+    """Returns the scores of each group of entries.
 
     Args:
         evaluation: The evaluation.
-        label: The number of each entry's group, negative where it has none; it is broadcast to all entries.
-        groups: How many groups there are.
+        label: The number of each entry's group, negative for none; it is broadcast to all entries.
+        groups: The number of groups.
     """
     relative = relative_crps(evaluation)
     label = np.broadcast_to(label, relative.shape)
     where = np.isfinite(relative) & (label >= 0)
-    at, relative = label[where], relative[where]
-    covered = "covered_90" in evaluation
-    inside = evaluation["covered_90"].values[where] if covered else np.full(len(at), np.nan)
-    entries = np.bincount(at, minlength=groups)
+    group, relative = label[where], relative[where]
+    has_intervals = "covered_90" in evaluation
+    inside = evaluation["covered_90"].values[where] if has_intervals else np.full(len(group), np.nan)
+    entries = np.bincount(group, minlength=groups)
     divisor = np.where(entries > 0, entries, np.nan)
 
     def mean(x: np.ndarray) -> np.ndarray:
-        return np.bincount(at, weights=x, minlength=groups) / divisor
+        return np.bincount(group, weights=x, minlength=groups) / divisor
 
     average = mean(relative)
-    variance = mean((relative - average[at]) ** 2)
+    variance = mean((relative - average[group]) ** 2)
     return Groups(
         entries,
         mean(evaluation["crps"].values[where]),
@@ -112,23 +116,23 @@ def by_group(evaluation: xr.Dataset, label: Int[np.ndarray, "..."], groups: int)
 
 
 def by_lead_time(evaluation: xr.Dataset, leads: int) -> Groups:
-    """Scores of the last steps of a window, the first of them first."""
+    """Returns the scores of the last ``leads`` steps of a window, in time order."""
     steps = evaluation.sizes["step"]
     lead = np.arange(steps) - (steps - leads)
     return by_group(evaluation, lead[:, None, None], leads)
 
 
 class Doubt(NamedTuple):
-    """A group of entries that is not to be trusted as the rest is.
+    """A group of entries whose results are less reliable than the rest.
 
     Attributes:
-        kind: What the group is: a node, a gap length, a month or a lead time.
-        name: Which one.
-        entries: How many of its entries were scored.
-        covered: Share of its truths inside the 90 % interval; NaN if none is scored.
-        ratio: Its relative CRPS over that of all entries; NaN if none is scored.
-        reasons: Why, in words.
-        weight: How far it stands out, by which doubts are sorted.
+        kind: The kind of group: a node, a gap length, a month or a lead time.
+        name: The name of the group.
+        entries: The number of its scored entries.
+        covered: Share of its truths inside the 90 % interval; NaN if none was scored.
+        ratio: Its relative CRPS divided by that of all entries; NaN if none was scored.
+        reasons: The reasons, as sentences for a report.
+        weight: How far the group stands out; doubts are sorted by it.
     """
 
     kind: str
@@ -141,26 +145,32 @@ class Doubt(NamedTuple):
 
 
 def doubts(evaluation: xr.Dataset, scores: Mapping[str, Any]) -> list[Doubt]:
-    """Where the model is worst, the worst first.
+    """Returns the groups on which the model is worst, worst first.
 
     A group of at least 50 entries stands out if its 90 % interval misses at least 1.5 times as often as it
-    should, or its relative CRPS is at least 1.5 times that of all entries; and by more than two standard
-    errors, as if entries were independent. A node stands out, too, if more than half of it was never observed
-    or if none of it was scored while others were.
+    should, or its relative CRPS is at least 1.5 times that of all entries. The difference must also exceed
+    two standard errors, under the assumption that entries are independent. A node stands out, too, if more
+    than half of it was never observed, or if none of its entries was scored while others were.
+
+    Args:
+        evaluation: The evaluation.
+        scores: The scores of the run, whose table ``by_lead_time`` gives the number of lead times.
     """
-    every = by_group(evaluation, np.zeros((1, 1, 1, 1), dtype=np.int64), 1)
-    if not every.entries[0]:
+    overall = by_group(evaluation, np.zeros((1, 1, 1, 1), dtype=np.int64), 1)
+    if not overall.entries[0]:
         return []
     found = []
     for kind, names, groups, missing in _groupings(evaluation, scores):
         for i, name in enumerate(names):
-            doubt = _judge(kind, name, Groups(*(x[i] for x in groups)), float(every.relative[0]), missing[i])
+            doubt = _judge(
+                kind, name, Groups(*(x[i] for x in groups)), float(overall.relative[0]), missing[i]
+            )
             found += [doubt] if doubt else []
     return sorted(found, key=lambda doubt: -doubt.weight)
 
 
 def _groupings(evaluation: xr.Dataset, scores: Mapping[str, Any]) -> list[tuple[str, list[str], Groups, Any]]:
-    """Kind, names, scores and shares never observed of all groups that are judged."""
+    """Returns kind, names, scores and never-observed shares of all groups to judge."""
     nodes = [str(name) for name in evaluation["node"].values]
     number = np.arange(len(nodes))[:, None]
     missing = evaluation["share_missing"].values.astype(float)
@@ -182,24 +192,34 @@ def _groupings(evaluation: xr.Dataset, scores: Mapping[str, Any]) -> list[tuple[
     return found
 
 
-def _judge(kind: str, name: str, group: Groups, usual: float, missing: float) -> Doubt | None:
+def _judge(kind: str, name: str, group: Groups, overall: float, missing: float) -> Doubt | None:
+    """Returns a doubt about a group, or None if it does not stand out.
+
+    Args:
+        kind: The kind of group.
+        name: Its name.
+        group: Its scores.
+        overall: The relative CRPS of all entries.
+        missing: The share of the group that was never observed.
+    """
     entries = int(group.entries)
     reasons, weight = [], 0.0
-    missed, ratio = 1 - float(group.covered), float(group.relative) / usual if usual > 0 else float("nan")
+    missed = 1 - float(group.covered)
+    ratio = float(group.relative) / overall if overall > 0 else float("nan")
     if entries >= FEW:
-        chance = 2 * np.sqrt(NOMINAL * (1 - NOMINAL) / entries)
-        if missed >= EXCESS * (1 - NOMINAL) and missed > 1 - NOMINAL + chance:
+        two_errors = 2 * np.sqrt(NOMINAL * (1 - NOMINAL) / entries)
+        if missed >= EXCESS * (1 - NOMINAL) and missed > 1 - NOMINAL + two_errors:
             reasons.append(
-                f"the truth lies outside the 90 % interval in {100 * missed:.0f} % of them, not in 10 %"
+                f"the truth lies outside the 90 % interval for {100 * missed:.0f} % of its entries, not 10 %"
             )
             weight = max(weight, missed / (1 - NOMINAL))
-        if ratio >= EXCESS and float(group.relative) - 2 * float(group.error) > usual:
+        if ratio >= EXCESS and float(group.relative) - 2 * float(group.error) > overall:
             reasons.append(f"CRPS is {ratio:.1f} times that of all entries, relative to the node's deviation")
             weight = max(weight, ratio)
     if missing > 0.5:
         reasons.append(f"{100 * missing:.0f} % was never observed, so there was little to learn from")
         weight = max(weight, EXCESS * missing)
     if kind == "node" and not entries:
-        reasons.append("not one entry was scored: nothing is known of its errors")
+        reasons.append("no entry was scored, so its errors are unknown")
         weight = max(weight, EXCESS)
     return Doubt(kind, name, entries, float(group.covered), ratio, reasons, weight) if reasons else None

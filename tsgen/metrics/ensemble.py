@@ -1,23 +1,24 @@
 r"""Scores of samples against the truth.
 
-Every score takes draws ``[samples, entries]`` and truth ``[entries]`` (see :func:`entries`). With draws
-:math:`x_1, .., x_S` of an entry whose truth is y:
+Every score takes draws ``[samples, entries]`` and truth ``[entries]`` (see :func:`entries`). For draws
+:math:`x_1, .., x_S` of an entry with truth y there are:
 
 * the absolute and squared error of their median;
-* the fair CRPS, unbiased in the number of samples, in O(S log S) from the sorted draws,
+* the fair CRPS, whose expectation does not depend on the number of samples, computed in O(S log S) from the
+  sorted draws,
 
   .. math:: \frac1S \sum_i |x_i - y| - \frac{1}{2 S (S - 1)} \sum_{i,j} |x_i - x_j|;
 
 * the normalised quantile CRPS of the imputation papers, :math:`\operatorname{mean}_q 2 \sum |(x_q - y)(1\{y
   \le x_q\} - q)| / \sum |y|` over q = 0.05, 0.10, .., 0.95;
-* how often the central interval of a level covers the truth, and how wide it is. Its ends are order
-  statistics at position p (S + 1), between which a calibrated truth lies with exactly that probability; the
-  quantiles of most libraries, at 1 + p (S - 1), would cover only level (S - 1) / (S + 1);
-* both in one, the interval score of the interval [l, u] of level :math:`1 - \alpha`,
+* coverage and width of the central interval of a given level. Its ends are the order statistics at position
+  p (S + 1), between which a calibrated truth lies with exactly that probability; the quantiles of most
+  libraries, at 1 + p (S - 1), would cover the truth only with probability level * (S - 1) / (S + 1);
+* the interval score, which combines the two, of the interval [l, u] of level :math:`1 - \alpha`,
 
   .. math:: u - l + \frac2\alpha (l - y)_+ + \frac2\alpha (y - u)_+;
 
-* the rank of the truth among the draws, uniform on 0, .., S if truth and draws follow the same law.
+* the rank of the truth among the draws, uniform on 0, .., S if truth and draws have the same distribution.
 
 References:
     Strictly proper scoring rules, prediction, and estimation (Gneiting & Raftery, 2007);
@@ -46,33 +47,38 @@ from tsgen.metrics.ranks import rank_edges
 def entries(
     samples: Float[Tensor, "samples batch time nodes channels"], batch: SeriesBatch
 ) -> tuple[Float[Tensor, "samples entries"], Float[Tensor, "entries"]]:
-    """Draws and truth of the entries that are hidden and scored."""
+    """Returns draws and truth of the hidden entries, which are scored."""
     return samples[:, batch.hidden], batch.values[batch.hidden]
 
 
 def empirical_quantiles(
     ordered: Float[Tensor, "samples *entries"], levels: Float[Tensor, "levels"]
 ) -> Float[Tensor, "levels *entries"]:
-    """Quantiles of draws that are sorted along their first axis, linear between neighbours.
+    """Returns quantiles of sorted draws, with linear interpolation.
 
-    torch.quantile gives the same, but sorts again and refuses more than 16 million numbers.
+    ``torch.quantile`` returns the same, but sorts again and rejects more than 16 million numbers.
+
+    Args:
+        ordered: Draws, sorted along their first axis.
+        levels: Probabilities, in [0, 1].
     """
-    at = levels.to(ordered) * (len(ordered) - 1)
-    below = at.floor().long()
+    place = levels.to(ordered) * (len(ordered) - 1)
+    below = place.floor().long()
     above = (below + 1).clamp(max=len(ordered) - 1)
-    share = (at - below).view(-1, *[1] * (ordered.dim() - 1))
+    share = (place - below).view(-1, *[1] * (ordered.dim() - 1))
     return torch.lerp(ordered[below], ordered[above], share)
 
 
 def calibrated_quantiles(
     ordered: Float[Tensor, "samples *entries"], levels: Sequence[float]
 ) -> Float[Tensor, "levels *entries"]:
-    """Values that a calibrated truth falls below with just these probabilities.
+    """Returns the values below which a calibrated truth falls with exactly the given probabilities.
 
-    They are the order statistics at p (S + 1), linear between neighbours.
+    These are the order statistics at position p (S + 1), with linear interpolation.
 
     Args:
-        ordered: Draws, sorted along their first axis. With too few for a level the outermost one is taken.
+        ordered: Draws, sorted along their first axis. If they are too few for a level, the outermost draw is
+            used.
         levels: Probabilities, in (0, 1).
     """
     size = len(ordered)
@@ -83,10 +89,11 @@ def calibrated_quantiles(
 def central_interval(
     ordered: Float[Tensor, "samples *entries"], level: float
 ) -> tuple[Float[Tensor, "*entries"], Float[Tensor, "*entries"]]:
-    """Ends of the central interval that a calibrated truth lies in with probability ``level``.
+    """Returns the ends of the central interval that contains a calibrated truth with probability ``level``.
 
     Args:
-        ordered: Draws, sorted along their first axis. With too few for the level the interval is their range.
+        ordered: Draws, sorted along their first axis. If they are too few for the level, the interval is
+            their range.
         level: Nominal coverage, in (0, 1).
     """
     low, high = calibrated_quantiles(ordered, ((1 - level) / 2, (1 + level) / 2))
@@ -94,18 +101,18 @@ def central_interval(
 
 
 def enough_samples(num_samples: int, level: float) -> bool:
-    """Whether draws have order statistics as far out as the ends of the central interval of a level.
+    """Returns whether there are enough draws for the ends of the central interval of a level.
 
-    With fewer than 2 / (1 - level) - 1 (19 for 90 %) their range is narrower than the interval.
+    With fewer than 2 / (1 - level) - 1 draws (19 for 90 %), their range is narrower than the interval.
     """
-    # whole numbers, which the level's rounding would miss
+    # the tolerance admits exact whole numbers in spite of the rounding error of the level
     return (num_samples + 1) * (1 - level) / 2 > 1 - 1e-9
 
 
 def crps(
     samples: Float[Tensor, "samples *entries"], truth: Float[Tensor, "*entries"]
 ) -> Float[Tensor, "*entries"]:
-    """The fair CRPS of each entry, in data units; of a single draw, its absolute error."""
+    """Returns the fair CRPS of each entry, in data units; for a single draw, its absolute error."""
     errors = samples - truth
     error = errors.abs().mean(dim=0)
     size = len(samples)
@@ -123,14 +130,16 @@ def interval_score(
     truth: Float[Tensor, "*entries"],
     level: float,
 ) -> Float[Tensor, "*entries"]:
-    """The interval (Winkler) score of central intervals, in data units: the width and, where the truth lies
-    outside, the distance to it, weighed so that the true quantiles are the best ends.
+    """Returns the interval (Winkler) score of central intervals, in data units.
+
+    It is the width plus, if the truth lies outside, its distance to the interval, with a weight for which the
+    true quantiles are the optimal ends.
 
     Args:
         low: The lower ends.
         high: The upper ends.
-        truth: The values that came true.
-        level: The intervals' nominal coverage, in (0, 1).
+        truth: The true values.
+        level: Nominal coverage of the intervals, in (0, 1).
     """
     outside = (low - truth).clamp(min=0) + (truth - high).clamp(min=0)
     return high - low + 2 / (1 - level) * outside
@@ -141,13 +150,15 @@ def ranks(
     truth: Float[Tensor, "*entries"],
     noise: Float[Tensor, "*entries"],
 ) -> Int64[Tensor, "*entries"]:
-    """How many draws lie below the truth, in 0, .., S. Of draws that equal it a random number counts as
-    below, so that ranks are uniform for values on a grid, too.
+    """Returns the number of draws below the truth, in 0, .., S.
+
+    Ties are broken at random: a uniformly drawn number of the draws that equal the truth counts as below, so
+    that ranks are uniform for values on a grid, too.
 
     Args:
         samples: Draws, in data units.
-        truth: The values that came true.
-        noise: Uniform numbers in (0, 1).
+        truth: The true values.
+        noise: Uniform numbers in (0, 1) that break ties.
     """
     below, equal = (samples < truth).sum(dim=0), (samples == truth).sum(dim=0)
     return below + (noise * (equal + 1)).long()
@@ -158,34 +169,36 @@ def entry_scores(
     truth: Float[Tensor, "*entries"],
     log_prob: Float[Tensor, "*entries"] | None = None,
 ) -> dict[str, Float[Tensor, "*entries"]]:
-    """The scores of each entry that are told by groups of entries: ``mae``, ``crps``, with draws enough
-    ``coverage_90`` and, where there is a density, ``nll``.
+    """Returns the scores of each entry that are reported by groups of entries.
+
+    They are ``mae`` and ``crps``; ``coverage_90`` if there are enough draws; and ``nll`` if there is a
+    density.
 
     Args:
         samples: Draws, in data units.
-        truth: The values that came true.
-        log_prob: Log-density of each entry in nats; None where the answer has no density.
+        truth: The true values.
+        log_prob: Log-density of each entry in nats; None if there is no density.
     """
     ordered = samples.sort(dim=0).values
-    scored = {
+    by_name = {
         "mae": (empirical_quantiles(ordered, torch.tensor([0.5]))[0] - truth).abs(),
         "crps": crps(samples, truth),
     }
     if enough_samples(len(samples), 0.9):
         low, high = central_interval(ordered, 0.9)
-        scored["coverage_90"] = ((low <= truth) & (truth <= high)).to(truth.dtype)
-    return scored if log_prob is None else scored | {"nll": -log_prob}
+        by_name["coverage_90"] = ((low <= truth) & (truth <= high)).to(truth.dtype)
+    return by_name if log_prob is None else by_name | {"nll": -log_prob}
 
 
 class _MeanScore(Mean):
-    """A score that is a ratio of two sums over entries."""
+    """A score that is the ratio of two sums over entries."""
 
     @abstractmethod
     def _score(self, samples: Tensor, truth: Tensor) -> Tensor:
-        """The score of each entry."""
+        """Returns the score of each entry."""
 
     def _weight(self, truth: Tensor) -> Tensor:
-        """What the sum of the scores is divided by."""
+        """Returns the weight of each entry; their sum divides the sum of the scores."""
         return torch.ones_like(truth)
 
     def update(self, samples: Float[Tensor, "samples entries"], truth: Float[Tensor, "entries"]) -> None:
@@ -220,12 +233,12 @@ class RMSE(_MeanScore):
         return (_median(samples) - truth).square()
 
     def compute(self) -> Tensor:
-        """The score; NaN if nothing was scored."""
+        """Returns the score; NaN if nothing was scored."""
         return super().compute().sqrt()
 
 
 class MRE(MAE):
-    """Mean relative error of the median: the sum of absolute errors over the sum of absolute truths."""
+    """Mean relative error of the median: the sum of absolute errors over the sum of absolute true values."""
 
     def _weight(self, truth: Tensor) -> Tensor:
         return truth.abs()
@@ -241,8 +254,8 @@ class CRPS(_MeanScore):
 
 
 class QuantileCRPS(_MeanScore):
-    """The imputation papers' normalised CRPS: the mean quantile loss at 19 levels over the sum of absolute
-    truths."""
+    """The normalised CRPS of the imputation papers: the mean quantile loss at 19 levels over the sum of
+    absolute true values."""
 
     higher_is_better = False
 
@@ -256,10 +269,10 @@ class QuantileCRPS(_MeanScore):
 
 
 class _CentralInterval(_MeanScore):
-    """A score of the central interval of a level; NaN of draws too few for it.
+    """A score of the central interval of a level; NaN if there are too few draws for the level.
 
     Args:
-        level: The interval's nominal coverage, in (0, 1).
+        level: Nominal coverage of the interval, in (0, 1).
 
     Raises:
         ValueError: If the level is out of range.
@@ -273,7 +286,7 @@ class _CentralInterval(_MeanScore):
 
     @abstractmethod
     def _of_ends(self, low: Tensor, high: Tensor, truth: Tensor) -> Tensor:
-        """The score of each entry, from the ends of its interval."""
+        """Returns the score of each entry, given the ends of its interval."""
 
     def _score(self, samples: Tensor, truth: Tensor) -> Tensor:
         if not enough_samples(len(samples), self.level):
@@ -282,7 +295,7 @@ class _CentralInterval(_MeanScore):
 
 
 class Coverage(_CentralInterval):
-    """Share of the truths that lie in the central interval. It should be the level."""
+    """Share of the true values inside the central interval; equal to the level for calibrated draws."""
 
     def _of_ends(self, low: Tensor, high: Tensor, truth: Tensor) -> Tensor:
         return ((low <= truth) & (truth <= high)).to(truth.dtype)
@@ -307,16 +320,16 @@ class IntervalScore(_CentralInterval):
 
 
 class RankHistogram(Metric):
-    """How many truths had each rank among their draws, in at most 20 bins of whole ranks.
+    """Counts of the ranks of the true values among their draws, in at most 20 bins of whole ranks.
 
-    Bins differ by at most one rank, and calibrated counts are as the numbers of their ranks are: see
-    :meth:`table`.
+    Bins differ by at most one rank. For calibrated draws, counts are proportional to the number of ranks per
+    bin: see :meth:`table`.
 
     Args:
         num_samples: The number S of draws: ranks run from 0 to S.
 
     Raises:
-        ValueError: If there are no draws.
+        ValueError: If ``num_samples`` is below 1.
     """
 
     full_state_update = False
@@ -333,22 +346,25 @@ class RankHistogram(Metric):
         """Adds entries.
 
         Args:
-            rank: What :func:`ranks` returned; negative where nothing is scored.
+            rank: Ranks, from :func:`ranks`; negative where nothing is scored.
         """
         self.counts += torch.bincount(rank[rank >= 0], minlength=self.num_samples + 1)
 
     def compute(self) -> Int64[Tensor, "bins"]:
-        """The number of entries in each bin."""
+        """Returns the number of entries in each bin."""
         edge = torch.from_numpy(rank_edges(self.num_samples)[1:]).to(self.counts.device)
         return self.counts.cumsum(dim=0)[edge - 1].diff(prepend=self.counts.new_zeros(1))
 
     def table(self) -> dict[str, list[int]]:
-        """The ``counts`` of the bins and how many ``ranks`` each holds, in proportion where calibrated."""
+        """Returns the ``counts`` of the bins and the number of ``ranks`` in each.
+
+        The two are proportional, up to chance, if draws are calibrated.
+        """
         return {"counts": self.compute().tolist(), "ranks": np.diff(rank_edges(self.num_samples)).tolist()}
 
 
 def scores() -> MetricCollection:
-    """All scores of samples, by their short names."""
+    """Returns all scores of samples, by their short names."""
     return MetricCollection(
         {
             "mae": MAE(),
@@ -363,6 +379,6 @@ def scores() -> MetricCollection:
             "interval_50": IntervalScore(0.5),
             "interval_90": IntervalScore(0.9),
         },
-        # groups would merge scores whose states happen to be equal after the first batch
+        # compute groups would merge scores whose states happen to be equal after the first batch
         compute_groups=False,
     )

@@ -1,7 +1,7 @@
 """Scores by groups of entries: lead times, gap lengths, nodes, channels, shares missing.
 
-A :class:`Grouping` says which group each entry of a batch is in, a :class:`GroupedScores` keeps the sums of
-the scores of :func:`~tsgen.metrics.entry_scores` for each group.
+A :class:`Grouping` assigns each entry of a batch to a group. A :class:`GroupedScores` accumulates the scores
+of :func:`~tsgen.metrics.entry_scores` for each group.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from tsgen.data.series import Series, SeriesBatch
 from tsgen.metrics.rounding import rounded
 
 SHARES = tuple(f"{share}-{share + 20} %" for share in range(0, 100, 20))
-"""Groups of windows by the share of their entries that is not visible; a share on a border is in the upper
-group."""
+"""Groups of windows by the share of their entries outside the context; a share on a border belongs to the
+upper group."""
 
 
 class Grouping(NamedTuple):
-    """Groups that entries fall into.
+    """A grouping of entries.
 
     Attributes:
-        key: How the table is called.
-        labels: What the row of each group begins with.
-        of: The group of each entry of a batch; -1 for none.
+        key: The name of the table.
+        labels: The label columns of each group's row.
+        of: Function that returns the number of each entry's group for a batch; -1 for none.
     """
 
     key: str
@@ -38,13 +38,13 @@ class Grouping(NamedTuple):
 
 
 def groupings(series: Series, horizon: int = 0) -> list[Grouping]:
-    """All groupings of the windows of a series.
+    """Returns all groupings of the windows of a series.
 
     Args:
         series: The series.
-        horizon: The number of steps that are forecast; the first of them has lead time 1.
+        horizon: The number of steps forecast; the first one has lead time 1.
     """
-    known = [
+    always = [
         Grouping("by_node", [{"node": name} for name in series.nodes], _node),
         Grouping(
             "by_channel",
@@ -58,17 +58,17 @@ def groupings(series: Series, horizon: int = 0) -> list[Grouping]:
         Grouping("by_share_missing", [{"share": name} for name in SHARES], _share_missing),
     ]
     if not horizon:
-        return known
+        return always
     lead = Grouping(
         "by_lead_time",
         [{"lead": lead} for lead in range(1, horizon + 1)],
         lambda batch: _lead(batch, horizon),
     )
-    return [*known, lead]
+    return [*always, lead]
 
 
 def _along(axis: int, batch: SeriesBatch) -> Tensor:
-    """The number of each entry along an axis."""
+    """Returns the index of each entry along an axis."""
     shape = batch.values.shape
     number = torch.arange(shape[axis], device=batch.values.device)
     return number.view(-1, *[1] * (3 - axis)).expand(shape)
@@ -93,7 +93,7 @@ def _gap(batch: SeriesBatch) -> Tensor:
 
 def _share_missing(batch: SeriesBatch) -> Tensor:
     missing = (~batch.context).sum(dim=(1, 2, 3), keepdim=True)
-    # whole numbers: a share on a border is not left to rounding
+    # integer arithmetic, so that rounding does not decide about a share on a border
     group = missing * len(SHARES) // batch.context[0].numel()
     return group.clamp(max=len(SHARES) - 1).expand(batch.values.shape)
 
@@ -102,7 +102,7 @@ class GroupedScores(Metric):
     """Mean scores of the entries of each group.
 
     Args:
-        labels: What the row of each group begins with.
+        labels: The label columns of each group's row.
     """
 
     full_state_update = False
@@ -122,23 +122,25 @@ class GroupedScores(Metric):
         """Adds entries.
 
         Args:
-            scores: Those of each entry by their names; one that the answer does not have is left out.
+            scores: The scores of each entry, by name; those that do not exist are left out.
             group: The group of each entry; -1 for none.
         """
-        some = group >= 0
+        grouped = group >= 0
         for column, name in enumerate(self.NAMES):
             if name in scores:
-                score = scores[name][some].double()
-                self.sums[:, column].index_add_(0, group[some], score)
-                self.counts[:, column].index_add_(0, group[some], torch.ones_like(score))
+                score = scores[name][grouped].double()
+                self.sums[:, column].index_add_(0, group[grouped], score)
+                self.counts[:, column].index_add_(0, group[grouped], torch.ones_like(score))
 
     def compute(self) -> Float[Tensor, "groups columns"]:
-        """The mean scores, in data units and nats an entry, NaN where nothing was scored; and, last, how many
-        entries each is a mean of."""
+        """Returns the mean scores of each group and, in the last column, its number of entries.
+
+        Scores are in data units, or in nats per entry; NaN where nothing was scored.
+        """
         return torch.cat([self.sums / self.counts, self.counts[:, :1]], dim=1)
 
     def table(self) -> list[dict[str, Any]]:
-        """One row a group, with the scores by their names; None where nothing was scored."""
+        """Returns one row per group, with its scores by name; None where nothing was scored."""
         return [
             {**label, "entries": int(entries)}
             | {name: None if x != x else rounded(x) for name, x in zip(self.NAMES, row, strict=True)}

@@ -1,21 +1,22 @@
-r"""Scores of joint laws: of all hidden entries of a window together.
+r"""Scores of joint laws, over all hidden entries of a window together.
 
-With draws :math:`x_1, .., x_S` of the hidden entries of a window, whose truth is y:
+For draws :math:`x_1, .., x_S` of the hidden entries of a window with truth y there are:
 
 * the fair energy score, the CRPS of vectors,
 
   .. math:: \frac1S \sum_i \|x_i - y\| - \frac{1}{2 S (S - 1)} \sum_{i,j} \|x_i - x_j\|.
 
-  It judges the whole law, but feels little of wrong dependence between entries;
-* the fair variogram score of order p, which is made for that: the mean over pairs (a, b) of entries of
+  It judges the whole joint law, but is not very sensitive to wrong dependence between entries;
+* the fair variogram score of order p, which is sensitive to dependence: the mean over pairs (a, b) of entries
+  of
 
   .. math:: \Bigl(|y_a - y_b|^p - \frac1S \sum_i |x_{ia} - x_{ib}|^p\Bigr)^2 - \frac{s_{ab}^2}{S},
 
-  :math:`s_{ab}^2` the variance of :math:`|x_{ia} - x_{ib}|^p` over the draws. It does not see a shift of all
-  entries alike.
+  with :math:`s_{ab}^2` the variance of :math:`|x_{ia} - x_{ib}|^p` over the draws. It is insensitive to a
+  common shift of all entries.
 
-Both are unbiased in the number of samples. Where there are several channels their units are taken as they
-are.
+The expectations of both do not depend on the number of samples. Several channels are combined in their own
+units, without rescaling.
 
 References:
     Strictly proper scoring rules, prediction, and estimation (Gneiting & Raftery, 2007);
@@ -32,11 +33,11 @@ from torch import Tensor
 from tsgen.metrics.mean import Mean
 
 NUMBERS_AT_ONCE = 2**22
-"""Numbers of all windows and samples together whose distances are taken at once: 32 MiB."""
+"""Numbers of all windows and samples whose distances are computed in one portion: 32 MiB in float64."""
 
 PAIRED = 32
-"""Others on each side that an entry is paired with, so that slices of up to 65 entries have all their pairs
-and larger ones cost no more an entry."""
+"""Entries on each side that an entry is paired with: slices of up to 65 entries have all pairs, and larger
+slices cost no more per entry."""
 
 
 def energy_score(
@@ -44,8 +45,9 @@ def energy_score(
     truth: Float[Tensor, "batch time nodes channels"],
     mask: Bool[Tensor, "batch time nodes channels"],
 ) -> Float[Tensor, "batch"]:
-    """The fair energy score of each window, in data units; of a single draw, the norm of its error. NaN where
-    nothing is scored.
+    """Returns the fair energy score of each window, in data units; NaN where nothing is scored.
+
+    For a single draw it is the norm of its error.
 
     Args:
         samples: Draws, in data units.
@@ -53,20 +55,20 @@ def energy_score(
         mask: Which entries are scored.
     """
     portion = max(1, NUMBERS_AT_ONCE // samples[:, 0].numel())
-    pieces = zip(samples.split(portion, dim=1), truth.split(portion), mask.split(portion), strict=True)
-    score = torch.cat([_energy(*piece) for piece in pieces])
+    portions = zip(samples.split(portion, dim=1), truth.split(portion), mask.split(portion), strict=True)
+    score = torch.cat([_energy(*tensors) for tensors in portions])
     return torch.where(mask.flatten(1).any(dim=1), score, torch.nan).to(samples.dtype)
 
 
 def _energy(samples: Tensor, truth: Tensor, mask: Tensor) -> Float[Tensor, "batch"]:
-    # distances by inner products, so in float64 and about the truth: what they cancel is then no larger
+    # distances come from inner products: float64, and errors rather than values, limit the cancellation
     errors = torch.where(mask, samples.double() - truth, 0).flatten(2).movedim(0, 1)
     size, error = len(samples), errors.norm(dim=-1).mean(dim=1)
     if size == 1:
         return error
-    apart = torch.cdist(errors, errors, compute_mode="use_mm_for_euclid_dist")
-    # a draw's distance to itself is zero but for rounding
-    return error - apart.triu(diagonal=1).sum(dim=(1, 2)) / (size * (size - 1))
+    distance = torch.cdist(errors, errors, compute_mode="use_mm_for_euclid_dist")
+    # the diagonal is left out, as a draw's distance to itself is only zero up to rounding
+    return error - distance.triu(diagonal=1).sum(dim=(1, 2)) / (size * (size - 1))
 
 
 def variogram_score(
@@ -75,10 +77,12 @@ def variogram_score(
     mask: Bool[Tensor, "batch time nodes channels"],
     order: float = 0.5,
 ) -> Float[Tensor, "batch"]:
-    """The fair variogram score of each window, in data units to the power 2p. NaN where no pair is scored.
+    """Returns the fair variogram score of each window, in data units to the power 2p; NaN where no pair is
+    scored.
 
-    Pairs are of entries of the same slice, whose dependence a model of a graph is about: all pairs of up to
-    65 scored entries; of more, each entry with the 32 before it and the 32 after it, in a circle.
+    Pairs lie within a slice, as a graph model describes the dependence of its entries. With up to 65 scored
+    entries all pairs count; with more, each entry is paired with the 32 before and the 32 after it, in a
+    circle.
 
     Args:
         samples: Draws, in data units.
@@ -88,32 +92,32 @@ def variogram_score(
     """
     x, y = samples[:, mask], truth[mask]
     window, step = mask.nonzero()[:, :2].T
-    number = window * mask.shape[1] + step  # of an entry's slice; entries come slice by slice
+    number = window * mask.shape[1] + step  # the number of each entry's slice; entries are sorted by slice
     size = torch.bincount(number, minlength=mask.shape[0] * mask.shape[1])
     start = (size.cumsum(dim=0) - size)[number]
     size, place = size[number], torch.arange(len(number), device=mask.device) - start
     total, pairs = y.new_zeros(2, len(mask), dtype=torch.float64)
     for k in range(1, min(PAIRED, int(size.max()) // 2 if len(size) else 0) + 1):
-        # the neighbour at half the circle is one and the same from both sides
-        one = ((2 * k < size) | ((2 * k == size) & (place < k))).nonzero()[:, 0]
-        other = start[one] + (place[one] + k) % size[one]
-        score = _variogram(x[:, one] - x[:, other], y[one] - y[other], order)
-        total.index_add_(0, window[one], score.double())
-        pairs.index_add_(0, window[one], torch.ones_like(score, dtype=torch.float64))
+        # the entry opposite on the circle is reached from both sides, but its pair counts once
+        first = ((2 * k < size) | ((2 * k == size) & (place < k))).nonzero()[:, 0]
+        second = start[first] + (place[first] + k) % size[first]
+        score = _variogram(x[:, first] - x[:, second], y[first] - y[second], order)
+        total.index_add_(0, window[first], score.double())
+        pairs.index_add_(0, window[first], torch.ones_like(score, dtype=torch.float64))
     return (total / pairs).to(samples.dtype)
 
 
 def _variogram(
     drawn: Float[Tensor, "samples pairs"], true: Float[Tensor, "pairs"], order: float
 ) -> Float[Tensor, "pairs"]:
-    """The score of each pair, from the differences of its entries."""
+    """Returns the score of each pair, given the differences between its entries."""
     powers = drawn.abs() ** order
-    plain = (true.abs() ** order - powers.mean(dim=0)).square()
-    return plain if len(drawn) == 1 else plain - powers.var(dim=0) / len(drawn)
+    biased = (true.abs() ** order - powers.mean(dim=0)).square()
+    return biased if len(drawn) == 1 else biased - powers.var(dim=0) / len(drawn)
 
 
 class EnergyScore(Mean):
-    """Mean fair energy score of the windows in which something is scored, in data units."""
+    """Mean fair energy score of the windows with scored entries, in data units."""
 
     higher_is_better = False
 
@@ -135,7 +139,7 @@ class EnergyScore(Mean):
 
 
 class VariogramScore(Mean):
-    """Mean fair variogram score of the windows in which a pair is scored, in data units to the power 2p.
+    """Mean fair variogram score of the windows with scored pairs, in data units to the power 2p.
 
     Args:
         order: The power p of the differences.

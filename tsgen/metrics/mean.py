@@ -1,4 +1,4 @@
-"""The mean that every score is: a ratio of two sums."""
+"""The base class of scores that are means: a ratio of two sums."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torchmetrics import Metric
 
 
 class Mean(Metric):
-    """A sum of scores over a sum of weights. Several processes add up both before they divide."""
+    """A sum of scores divided by a sum of weights; several processes add both sums before the division."""
 
     full_state_update = False
     total: Tensor
@@ -20,10 +20,10 @@ class Mean(Metric):
         self.add_state("weight", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def _add(self, score: Tensor, weight: Tensor) -> None:
-        """Adds scores, and weights such as one for each of them."""
+        """Adds scores and their weights; the weight of a plain mean is 1 per score."""
         self.total += score.sum(dtype=torch.float64)
         self.weight += weight.sum(dtype=torch.float64)
 
     def compute(self) -> Tensor:
-        """The mean; NaN if nothing was scored."""
+        """Returns the mean; NaN if nothing was scored."""
         return (self.total / self.weight).float()

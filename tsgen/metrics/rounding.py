@@ -1,12 +1,14 @@
-"""Numbers as they are written: to six significant digits, whatever their unit."""
+"""Rounding of written numbers to six significant digits, independent of their unit."""
 
 from __future__ import annotations
 
 
 def rounded(x: float) -> float:
-    """A number to six significant digits; what is not finite stays as it is.
+    """Returns a number rounded to six significant digits; infinity and NaN are returned unchanged.
+
+    Significant digits rather than decimal places, so that a score of 3e-7 does not round to zero.
 
     Args:
-        x: The number. A score of 3e-7 keeps its digits: places after the point would leave it none.
+        x: The number.
     """
     return float(f"{x:.6g}")
