@@ -10,6 +10,8 @@ Names are imported when they are first used, so that ``import tsgen`` costs noth
 from importlib import import_module
 from typing import Any
 
+from tsgen.moved import install
+
 __version__ = "0.1.0"
 
 _HOMES = {
@@ -46,6 +48,9 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'tsgen' has no attribute {name!r}")
+
+
+install()
 
 
 def __dir__() -> list[str]:

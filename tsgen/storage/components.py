@@ -18,6 +18,8 @@ from functools import cache, partial
 from importlib import import_module
 from typing import Any
 
+from tsgen.moved import current
+
 MODULES = (
     *("tsgen.encoders", "tsgen.heads", "tsgen.models", "tsgen.objectives", "tsgen.sampling"),
     *("tsgen.training", "tsgen.storage.checkpoints", "tsgen.data.masks", "tsgen.encoders.propagation"),
@@ -178,7 +180,7 @@ def find_class(class_path: str, bases: tuple[type, ...], trusted: Sequence[str] 
     Raises:
         ValueError: If it may not be named, or there is no such class of those bases.
     """
-    class_path = str(class_path)
+    class_path = current(str(class_path))
     package, _, name = class_path.rpartition(".")
     if not is_importable(class_path, trusted):
         raise ValueError(
