@@ -187,11 +187,11 @@ BROKEN = {
     ),
     "a list": (
         lambda f: write_graph(f / "adj_mx.pkl", IDS, [[1]]),
-        "must hold ids, the row of each, and a matrix",
+        "must hold ids, the row of each id, and a matrix",
     ),
-    "two things": (lambda f: (f / "adj_mx.pkl").write_bytes(pickle.dumps([1, 2])), "must hold three things"),
+    "two things": (lambda f: (f / "adj_mx.pkl").write_bytes(pickle.dumps([1, 2])), "must hold three objects"),
     "rows that are none": (
-        lambda f: (f / "adj_mx.pkl").write_bytes(pickle.dumps([IDS, dict.fromkeys(IDS, (1,)), np.eye(3)], 2)),
+        lambda f: (f / "adj_mx.pkl").write_bytes(pickle.dumps([IDS, dict.fromkeys(IDS, "a"), np.eye(3)], 2)),
         "must hold a square matrix with a row for each id",
     ),
     "a pickle that runs": (
@@ -230,7 +230,7 @@ def test_what_is_wrong_in_an_extract_is_one_line(root, changes, message):
 
 
 def test_a_network_that_is_neither(as_a_user):
-    with pytest.raises(ValueError, match="network must be one of metr_la, pems_bay; it is 'pems04'"):
+    with pytest.raises(ValueError, match="network must be one of metr_la, pems_bay; got 'pems04'"):
         TrafficDataModule(".", network="pems04")
 
 

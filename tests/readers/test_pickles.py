@@ -46,7 +46,7 @@ def refused(folder: Path, content: bytes) -> str:
 def test_containers_text_numbers_and_arrays_come_out_as_they_went_in(tmp_path, protocol):
     plain = [
         ["ä", "b\n"],
-        {"a": 0, 7: (1, 2.5, -(2**70))},
+        {"a": 0, 7: (1, 2.5, -(2**40))},
         (),
         [],
         {},
@@ -55,6 +55,7 @@ def test_containers_text_numbers_and_arrays_come_out_as_they_went_in(tmp_path, p
         False,
         b"\x00\xff",
         (1, 2, 3, 4),
+        2**63,
     ]
     found = read(tmp_path, pickle.dumps([plain, *ARRAYS, ARRAYS[0]], protocol))
     assert found[0] == plain
@@ -103,6 +104,9 @@ def global_call(module: str, name: str, argument: str) -> bytes:
     return f"c{module}\n{name}\n(S'{argument}'\ntR.".encode()
 
 
+EMPTY = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tS'b'\ntR"
+# 60 lists, each of the one before twice
+DOUBLED = b"]q\x00" + b"".join(b"(h%ch%clq%c" % (i - 1, i - 1, i) for i in range(1, 60))
 TOUCH = "touch {folder}/ran"
 HOSTILE = {
     "os.system": lambda f: pickle.dumps(Calls(os.system, TOUCH.format(folder=f))),
@@ -138,7 +142,8 @@ HOSTILE = {
     "array of dates": lambda f: pickle.dumps(np.zeros(2, "M8[s]")),
     "matrix class": lambda f: pickle.dumps(np.matrix([[1.0]])),
     "a number of NumPy": lambda f: pickle.dumps(np.float64(1)),
-    "an array that never is filled": lambda f: graph()[: graph().index(b"R")] + b"R.",
+    "an array that never is filled": lambda f: EMPTY + b".",
+    "an array that is a key and never filled": lambda f: b"}" + EMPTY + b"K\x01s.",
     "an array as a state": lambda f: graph().replace(b"b\x89", b"0\x89"),
     "another codec": lambda f: b"c_codecs\nencode\n(S'a'\nS'rot13'\ntR.",
     "state of a list": lambda f: b"]}b.",
@@ -148,7 +153,7 @@ HOSTILE = {
     "empty": lambda f: b"",
     "only an end": lambda f: b".",
     "garbage": lambda f: b"\xff\xfe garbage \n" * 9,
-    "two objects": lambda f: b"K\x01K\x02.",
+    "a type of nested lists": lambda f: DOUBLED + b"cnumpy\ndtype\n(h;I00\nI01\ntR.",
     "mark left": lambda f: b"(.",
     "marks wanting": lambda f: b"K\x01e.",
     "memo wanting": lambda f: b"h\x07.",
@@ -195,11 +200,11 @@ BOMBS = {
     "a number of many digits": b"L" + b"9" * 100_000 + b"L\n.",
     "far memo": b"Nr\xff\xff\xff\xff0.",
     "tuples of tuples as a key": b"})" + b"q\x00h\x00\x86" * 5000 + b"K\x01s.",
-    "the same bytes again and again": b"(c_codecs\nencode\nq\x00X\x00\x10\x00\x00"
-    + b"a" * 4096
-    + b"S'latin1'\n\x86q\x01R"
-    + b"h\x00h\x01R" * 5000
-    + b"l.",
+    "the same past a state": b"})" + b"\x85Nbq\x00h\x00\x86" * 50 + b"K\x01s.",
+    "tuples nested deep as a key": b"})" + b"\x85" * 2_000_000 + b"K\x01s.",
+    "long integers as keys": b"}(" + b"\x8a\x09" + bytes(8) + b"\x01K\x01u.",
+    "an array that begins with a shape": array_of("(K\x02t", 8).replace(b"(K\x00t", b"(I9999999999\nt"),
+    "ndarray called with a shape": b"cnumpy\nndarray\n(I99999999999\ntR.",
 }
 
 
@@ -208,14 +213,12 @@ def test_sizes_that_the_file_does_not_pay_for_are_refused(tmp_path, name):
     refused(tmp_path, BOMBS[name])
 
 
+TEXT = b"T\x00\x10\x00\x00" + b"a" * 4096 + b"q\x01"
 AGAIN = {
-    "text as bytes": BOMBS["the same bytes again and again"],
-    "text of Python 2 as an array": b"(cnumpy.core.multiarray\n_reconstruct\nq\x00"
-    + b"(cnumpy\nndarray\n(K\x00tS'b'\ntq\x01R"
-    + b"(K\x01(I4096\ntq\x02cnumpy\ndtype\n(S'u1'\nI00\nI01\ntRq\x03I00\nT\x00\x10\x00\x00"
-    + b"a" * 4096
-    + b"q\x04tb"
-    + b"h\x00h\x01R(K\x01h\x02h\x03I00\nh\x04tb" * 5000
+    "text as bytes": b"(c_codecs\nencode\nq\x00" + TEXT + b"h\x00h\x01S'latin1'\n\x86R" * 900 + b"l.",
+    "text of Python 2 as an array": b"("
+    + TEXT
+    + (EMPTY + b"(K\x01(I4096\ntcnumpy\ndtype\n(S'u1'\nI00\nI01\ntRI00\nh\x01tb") * 180
     + b"l.",
 }
 
@@ -225,11 +228,23 @@ def test_what_is_fetched_again_is_paid_for_again(tmp_path, name):
     assert "more bytes than the file" in refused(tmp_path, AGAIN[name])
 
 
-def test_deep_nesting_is_no_danger(tmp_path):
-    deep = read(tmp_path, b"]" * 20_000 + b"a" * 19_999 + b".")
-    for _ in range(19_999):
-        (deep,) = deep
-    assert deep == []
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"]" * 20_000 + b"a" * 19_999 + b".",
+        b"]q\x00h\x00a.",
+        b"]" + b"q\x00]h\x00ah\x00a" * 200 + b".",
+    ],
+    ids=["deep", "in itself", "doubled"],
+)
+def test_deep_nesting_is_refused(tmp_path, content):
+    assert "more than 100 deep" in refused(tmp_path, content)
+
+
+def test_what_is_shared_stays_shared(tmp_path):
+    shared = ["a"]
+    first, second = read(tmp_path, pickle.dumps([shared, shared]))
+    assert first is second and first == shared
 
 
 def test_a_file_that_is_too_large_or_not_there(tmp_path, monkeypatch):
