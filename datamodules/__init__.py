@@ -1,4 +1,4 @@
-"""Published data sets as data modules, beside those that tsgen brings."""
+"""Data modules of published data sets, together with those of tsgen."""
 
 from datamodules.air_quality import AirQualityDataModule
 from datamodules.red_wine import RedWineDataModule

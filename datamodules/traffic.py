@@ -1,4 +1,4 @@
-"""Traffic speeds in Los Angeles and the Bay Area, as the imputation papers hide and score them."""
+"""Traffic speeds in Los Angeles and the Bay Area, hidden and scored as in the imputation papers."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ from tsgen.datamodules.windows import SeriesDataModule, Split, calendar, split_i
 from tsgen.readers.downloads import check_source, fetch_missing
 from tsgen.readers.hdf5 import check_contents
 from tsgen.readers.pickles import read_pickle
-from tsgen.readers.regular_times import moments, regular
-from tsgen.readers.tables import few, first_line, shown
+from tsgen.readers.regular_times import parse_times, regular_grid
+from tsgen.readers.tables import first_line, name_list, quoted
 from tsgen.readers.unpacking import check_unpacked
 
 THRESHOLD = 0.1
-"""Weights below it make no edge, as published."""
+"""Edges with a smaller weight are dropped, as published."""
 
 
 NPZ_ERRORS = (
     *(OSError, BadZipFile, zlib.error, EOFError, RuntimeError),  # a damaged archive
-    MemoryError,  # of one array that is announced, before anything is read
+    MemoryError,  # an array is announced too large for memory
     *(
         LookupError,
         TypeError,
         ValueError,
         AttributeError,
         ArithmeticError,
-    ),  # what it lacks, or is no start or step
+    ),  # a missing array, or an invalid start or step
 )
-"""What reading a broken extract raises."""
+"""Exceptions that reading a damaged extract raises."""
 
 
 class _Published(NamedTuple):
-    """A network's files, by the names under which they may lie in a folder, and the seed of its masks."""
+    """The names that the files of a network may have, and the published seed of its masks."""
 
     speeds: tuple[str, ...]
     graph: tuple[str, ...]
@@ -61,30 +61,31 @@ NETWORKS = {
 class TrafficDataModule(SeriesDataModule):
     r"""Traffic speed in mph every 5 minutes: METR-LA (207 sensors, 4 months) or PEMS-BAY (325, 6 months).
 
-    A speed of zero is a missing value (GRIN's code keeps those of PEMS-BAY), and steps that the file leaves
-    out are put in, unobserved. 70 % of the time is for training, 10 % for validation and 20 % for the test,
-    one after another. What is held out is scored in validation and test; in the training stretch, too, it
-    counts as never measured, as no published method has seen it. The graph is the published one: directed, a
-    Gaussian kernel of the distances along the road from a row's sensor to a column's, weights below 0.1
-    dropped and self-loops as well. Covariates: hour of day and day of week, each as a point on a circle.
+    A speed of zero is a missing value (GRIN's code keeps zeros of PEMS-BAY), and steps that the file leaves
+    out are inserted, unobserved. The first 70 % of the time is for training, the next 10 % for validation and
+    the last 20 % for the test. Held-out entries are scored in validation and test; in the training stretch
+    they count as never measured, because no published method has seen them. The graph is the published one:
+    directed, a Gaussian kernel of the distances along the road from the sensor of a row to that of a column,
+    without weights below 0.1 and without self-loops. Covariates: hour of day and day of week, each as a point
+    on a circle.
 
-    The pickle with the graph is read without running any of it (:mod:`tsgen.readers.pickles`).
+    The pickle with the graph is read without running any code in it (:mod:`tsgen.readers.pickles`).
 
     Args:
         root: Folder with ``metr-la.h5`` and ``adj_mx.pkl``, or ``pems-bay.h5`` and ``adj_mx_bay.pkl`` (or
             ``adj_mx.pkl``); or with an extract, ``metr_la_first10_full.npz``, instead of ``metr-la.h5``.
-        network: Which of the two.
-        held_out: What is hidden and scored; by default GRIN's point missing, 25 % of the entries, with the
-            seed published for the network. Block missing is ``GRINMask(0.05, 0.0015, seed)``.
-        predict_on: What ``predict`` imputes: one split or the whole series.
-        url: Address of a folder with ``metr-la.h5`` and ``adj_mx.pkl``, or ``pems-bay.h5`` and
-            ``adj_mx_bay.pkl``, a mirror of your own: what ``root`` lacks is fetched from it.
-        checksums: SHA-256 of files, by name, to which a download is held.
-        options: Those of every data module, such as ``stride``: see
+        network: The network.
+        held_out: Entries that are hidden and scored; by default GRIN's point missing, 25 % of the entries,
+            with the seed published for the network. Block missing is ``GRINMask(0.05, 0.0015, seed)``.
+        predict_on: The split that ``predict`` imputes, or the whole series.
+        url: Address of a folder on the web with ``metr-la.h5`` and ``adj_mx.pkl``, or ``pems-bay.h5`` and
+            ``adj_mx_bay.pkl``: the files that ``root`` lacks are downloaded from it.
+        checksums: SHA-256 of files, by name, which downloads must have.
+        options: Options of every data module, such as ``stride``: see
             :class:`~tsgen.datamodules.windows.SeriesDataModule`.
 
     Raises:
-        ValueError: If ``network`` is neither, or a file is missing, damaged or of another network.
+        ValueError: If ``network`` is unknown, or a file is missing, damaged or of another network.
 
     References:
         Diffusion convolutional recurrent neural network: data-driven traffic forecasting (Li et al., 2018);
@@ -103,14 +104,14 @@ class TrafficDataModule(SeriesDataModule):
     ) -> None:
         super().__init__(predict_on=predict_on, **options)
         if network not in NETWORKS:
-            raise ValueError(f"network must be one of {', '.join(NETWORKS)}; it is {network!r}.")
+            raise ValueError(f"network must be one of {', '.join(NETWORKS)}; got {network!r}.")
         check_source(url, checksums)
         self.url, self.checksums = url, checksums
         self.root, self.published = Path(root), NETWORKS[network]
         self.held_out = held_out or GRINMask(seed=self.published.seed)
 
     def load(self) -> Split:
-        """Reads the speeds and the graph, fetched if need be."""
+        """Reads the speeds and the graph, downloading missing files."""
         for names in (self.published.speeds, self.published.graph):
             if not any((self.root / name).is_file() for name in names):
                 fetch_missing(self.root, names[:1], self.url, self.checksums)
@@ -138,36 +139,34 @@ class TrafficDataModule(SeriesDataModule):
 
 
 def _found(root: Path, names: tuple[str, ...]) -> Path:
-    """The first of some files that is there."""
+    """Returns the first of the files that exists."""
     for name in names:
         if (root / name).is_file():
             return root / name
     raise ValueError(
         f"{root} must be a folder with {' or '.join(names)}; there is none. Set data.root to the folder of "
-        "the files (or data.url to that of a mirror), and data.network to metr_la or pems_bay."
+        "the files (or data.url to the address of a mirror), and data.network to metr_la or pems_bay."
     )
 
 
 def _read_hdf5(path: Path) -> pd.DataFrame:
-    """The table in an HDF5 file as pandas lays one out (``format="fixed"``): a block of numbers, its axes."""
+    """Returns the table in an HDF5 file in the layout of pandas (``format="fixed"``): block and axes."""
     try:
         check_contents(path)
         with h5py.File(path) as file:
             groups = [g for g in file.values() if isinstance(g, h5py.Group) and "block0_values" in g]
             if len(groups) != 1 or "block1_values" in groups[0]:
-                raise ValueError("it must hold one table, as pandas writes it in its fixed format")
+                raise ValueError("it must hold one table, in the fixed format of pandas")
             group = groups[0]
-            parts = [group[name] for name in ("block0_items", "axis1", "block0_values")]
+            arrays = [group[name] for name in ("block0_items", "axis1", "block0_values")]
             if any(
-                part.dtype.kind not in kinds for part, kinds in zip(parts, ("SiU", "i", "f"), strict=True)
+                array.dtype.kind not in kinds for array, kinds in zip(arrays, ("SiU", "i", "f"), strict=True)
             ):
-                raise ValueError(
-                    "its ids must be text or whole numbers, its times dates and its speeds numbers"
-                )
-            ids, times, speeds = (part[:] for part in parts)
-            # pandas writes no unit where it is nanoseconds
+                raise ValueError("its ids must be text or integers, its times dates and its speeds numbers")
+            ids, times, speeds = (array[:] for array in arrays)
+            # pandas writes no unit for nanoseconds
             unit = re.search(r"datetime64\[(s|ms|us|ns)\]", str(group["axis1"].attrs.get("kind", "")))
-    # what the file lacks is a KeyError, a damaged one an OSError or a RuntimeError
+    # a missing item is a KeyError, damage an OSError or a RuntimeError
     except (OSError, RuntimeError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise _damaged(path, first_line(error)) from error
     names = [i.decode("latin1") if isinstance(i, bytes) else str(i) for i in ids.tolist()]
@@ -175,12 +174,12 @@ def _read_hdf5(path: Path) -> pd.DataFrame:
 
 
 def _read_npz(path: Path) -> pd.DataFrame:
-    """The table in an extract: ``speed``, ``sensor_ids``, ``start`` and ``freq``."""
+    """Returns the table in an extract with ``speed``, ``sensor_ids``, ``start`` and ``freq``."""
     try:
         with np.load(path, allow_pickle=False) as file:
             _check_packed(path, file.zip.infolist())
             speeds, ids, start, step = (file[name] for name in ("speed", "sensor_ids", "start", "freq"))
-        # an array may have a length, and no bytes to show for it
+        # an array of entries without bytes may have any length
         if speeds.shape != (len(speeds), ids.size) or not speeds.size:
             raise ValueError(f"{len(speeds)} times and {ids.size} ids go with a table of {speeds.shape}")
         times = pd.date_range(str(start), periods=len(speeds), freq=str(step)).to_numpy()
@@ -190,41 +189,43 @@ def _read_npz(path: Path) -> pd.DataFrame:
 
 
 def _check_packed(path: Path, entries: list[ZipInfo]) -> None:
-    """Raises if an archive unpacks to too much."""
+    """Raises if an archive decompresses to too much."""
     check_unpacked(path, sum(entry.file_size for entry in entries))
     if any(entry.compress_type not in (ZIP_STORED, ZIP_DEFLATED) for entry in entries):
-        raise ValueError("it is packed in another way than NumPy does")
+        raise ValueError("it is compressed in another way than NumPy does")
 
 
 def _table(path: Path, times: np.ndarray, names: list[str], speeds: np.ndarray) -> pd.DataFrame:
-    """Speeds at regular times, by sensor; NaN at steps that are left out."""
+    """Returns the speeds at regular times, by sensor; steps that are left out are NaN."""
     if speeds.shape != (len(times), len(names)) or not len(times):
         raise _damaged(path, f"{len(times)} times and {len(names)} ids go with a table of {speeds.shape}")
     for what, labels in (("id", pd.Index(names)), ("time", pd.DatetimeIndex(times))):
         if labels.has_duplicates:
-            raise _damaged(path, f"the {what} {shown(labels[labels.duplicated()][0])} comes twice")
+            raise _damaged(path, f"the {what} {quoted(labels[labels.duplicated()][0])} comes twice")
 
-    def fault(_label: int, what: str) -> ValueError:
+    def error_at(_label: int, what: str) -> ValueError:
         return ValueError(f"{path}: {what}")
 
-    place, grid = regular(moments(times, fault), "5min", len(names), fault)
+    place, grid = regular_grid(parse_times(times, error_at), "5min", len(names), error_at)
     filled: Float[np.ndarray, "time nodes"] = np.full((len(grid), len(names)), np.nan, dtype=np.float32)
     filled[place] = speeds
     return pd.DataFrame(filled, index=pd.DatetimeIndex(grid), columns=names)
 
 
 def _damaged(path: Path, what: str) -> ValueError:
-    return ValueError(f"{path} must be the published table of speeds; {what[:300]}. Get that file.")
+    return ValueError(f"{path} must be the published table of speeds; {what[:300]}. Get the published file.")
 
 
 def _read_graph(path: Path, nodes: list[str], speeds: Path) -> Data:
-    """The graph in a pickle of ids, the row of each, and a matrix of weights."""
+    """Returns the graph in a pickle of ids, the row of each id, and a matrix of weights."""
     ids, weight = _adjacency(path)
     unknown, extra = sorted(set(nodes) - set(ids)), sorted(set(ids) - set(nodes))
     if unknown or extra:
-        told = f"it lacks {few(unknown)}" if unknown else f"{speeds.name} lacks {few(extra)}"
+        difference = (
+            f"it lacks {name_list(unknown)}" if unknown else f"{speeds.name} lacks {name_list(extra)}"
+        )
         raise ValueError(
-            f"{path} must have the sensors of {speeds.name}; {told}. Put the files of one network "
+            f"{path} must have the sensors of {speeds.name}; {difference}. Put the files of one network "
             "into the folder."
         )
     row = [ids[name] for name in nodes]
@@ -235,13 +236,13 @@ def _read_graph(path: Path, nodes: list[str], speeds: Path) -> Data:
 
 
 def _adjacency(path: Path) -> tuple[dict[str, int], np.ndarray]:
-    """The row of each id, and the matrix."""
+    """Returns the row of each id, and the matrix."""
     found = read_pickle(path)
     if not isinstance(found, (list, tuple)) or len(found) != 3:
-        raise ValueError(f"{path} must hold three things: ids, the row of each, and a matrix of weights.")
+        raise ValueError(f"{path} must hold three objects: ids, the row of each id, and a matrix of weights.")
     _, rows, weight = found
     if not isinstance(rows, dict) or not isinstance(weight, np.ndarray) or weight.dtype.kind not in "fiu":
-        raise ValueError(f"{path} must hold ids, the row of each, and a matrix of weights, in this order.")
+        raise ValueError(f"{path} must hold ids, the row of each id, and a matrix of weights, in this order.")
     numbered = all(type(row) is int for row in rows.values()) and {*rows.values()} == {*range(len(rows))}
     if weight.shape != (len(rows), len(rows)) or not numbered:
         raise ValueError(

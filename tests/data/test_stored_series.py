@@ -273,8 +273,8 @@ REFUSED = {
     ),
     "irregular": (lambda d: d.isel(time=[0, 1, 3]), {}, "strictly increasing in equal steps"),
     "units": (lambda d: d, {"units": ["m"]}, "units must have 2 labels"),
-    "renamed": (lambda d: d, {"time_column": "when"}, "time_column goes with series that are held in memory"),
-    "step": (lambda d: d, {"step": "1h"}, "step goes with series that are held in memory"),
+    "renamed": (lambda d: d, {"time_column": "when"}, "time_column needs a series that is held in memory"),
+    "step": (lambda d: d, {"step": "1h"}, "step needs a series that is held in memory"),
     "values": (lambda d: d, {"held_out": ValueMask()}, "ValueMask needs a series that is held in memory"),
 }
 

@@ -317,7 +317,7 @@ def test_a_wide_table_as_pandas_writes_it_and_a_choice_of_its_nodes(tmp_path):
     with pytest.raises(ValueError, match=re.escape(str(tmp_path / "data.csv"))) as error:
         read(tmp_path, text.replace("2024-01-02", "2024-01-01"), **options)
     one_line(error, "line 3", "column ''", "duplicate row for '2024-01-01', which line 2 has too")
-    with pytest.raises(ValueError, match="'x' is no number") as error:
+    with pytest.raises(ValueError, match="'x' is not a number") as error:
         read(tmp_path, text.replace("3.0", "x"), **options)
     one_line(error, "line 4", "column 'b'")
 
@@ -337,7 +337,10 @@ def test_packed_tables_that_are_damaged(tmp_path, cut):
         (text.encode(), ""),
         (gzip.compress(text.replace(",b,", ",\xe4,").encode("latin1")), "line 3: '0,\ufffd,0' is not UTF-8"),
         (gzip.compress((text + "5,b\n").encode()), "line 40002: it has 2 fields, the header has 3"),
-        (gzip.compress(text.replace("0,a,0", "0,a,x", 1).encode()), "line 2, column 'pm': 'x' is no number"),
+        (
+            gzip.compress(text.replace("0,a,0", "0,a,x", 1).encode()),
+            "line 2, column 'pm': 'x' is not a",
+        ),
     ):
         with pytest.raises(ValueError, match=re.escape(str(tmp_path / "data.csv.gz"))) as error:
             read(tmp_path, content, name="data.csv.gz")
@@ -587,31 +590,31 @@ BROKEN_CSV = {
     "close match": (GOOD.replace("time", "Timee"), ["no column 'time'", "Did you mean 'Timee'?"]),
     "no node": (GOOD.replace("node", "station"), ["no column 'node'", "'time', 'station', 'pm'"]),
     "column twice": ("time,node,pm,pm\n0,a,1,2\n", ["2 columns 'pm'"]),
-    "no values": ("time,node\n0,a\n", ["no value column beside 'time', 'node'"]),
+    "no values": ("time,node\n0,a\n", ["no value column besides 'time', 'node'"]),
     "nameless": (",time,node,pm\n0,0,a,1\n", ["column 1 has no name", "index=False"]),
     "semicolons": (GOOD.replace(",", ";"), ["separated by semicolons", "commas"]),
     "tabs": (GOOD.replace(",", "\t"), ["separated by tabs", "commas"]),
-    "text": (row("1,a,three"), ["line 4", "column 'pm'", "'three' is no number"]),
-    "decimal comma": (row('1,a,"3,5"'), ["line 4", "column 'pm'", "'3,5' is no number"]),
+    "text": (row("1,a,three"), ["line 4", "column 'pm'", "'three' is not a number"]),
+    "decimal comma": (row('1,a,"3,5"'), ["line 4", "column 'pm'", "'3,5' is not a number"]),
     "truth": (row("1,a,True"), ["line 4", "column 'pm'", "'True'"]),
-    "long text": (row(f"1,a,{'long ' * 99}"), ["line 4", "column 'pm'", "...' is no number"]),
+    "long text": (row(f"1,a,{'long ' * 99}"), ["line 4", "column 'pm'", "...' is not a number"]),
     "text with newline": (row('1,a,"a\nb"'), ["line 5", "column 'pm'", r"'a\nb'"]),
     "text after blank lines": (row("\n\n1,a,three"), ["line 6", "column 'pm'", "'three'"]),
     "text after newline in quotes": (
         'time,node,pm,note\n0,a,1,"x\ny"\n0,b,z,\n',
-        ["line 4", "column 'pm'", "'z' is no number"],
+        ["line 4", "column 'pm'", "'z' is not a number"],
     ),
     "infinite": (row("1,a,inf"), ["line 4", "column 'pm'", "'inf' is infinite"]),
     "overflow": (row("1,a,1e39"), ["line 4", "column 'pm'", "'1e39' is infinite or beyond"]),
-    "bad time": (row("soon,a,3"), ["line 4", "column 'time'", "'soon' is no time", "2024-01-31T13:00"]),
-    "numbers and dates": (row("2024-01-01,a,3"), ["line 2", "column 'time'", "'0'", "all as whole numbers"]),
+    "bad time": (row("soon,a,3"), ["line 4", "column 'time'", "'soon' is not a time", "2024-01-31T13:00"]),
+    "numbers and dates": (row("2024-01-01,a,3"), ["line 2", "column 'time'", "'0'", "all as integers"]),
     "german date": (
         "time,node,pm\n2024-01-01,a,1\n31.01.2024,b,2\n",
-        ["line 3", "column 'time'", "'31.01.2024' is no time"],
+        ["line 3", "column 'time'", "'31.01.2024' is not a time"],
     ),
     "american date": ("time,node,pm\n1/31/2024,a,1\n", ["line 2", "column 'time'", "'1/31/2024'"]),
-    "impossible date": ("time,node,pm\n2023-02-29,a,1\n", ["line 2", "'2023-02-29' is no time"]),
-    "fraction": ("time,node,pm\n0,a,1\n0.5,b,1\n", ["line", "column 'time'", "whole numbers"]),
+    "impossible date": ("time,node,pm\n2023-02-29,a,1\n", ["line 2", "'2023-02-29' is not a time"]),
+    "fraction": ("time,node,pm\n0,a,1\n0.5,b,1\n", ["line", "column 'time'", "integers"]),
     "early date": ("time,node,pm\n1500-01-01,a,1\n1500-01-02,b,1\n", ["line 2", "column 'time'"]),
     "date or number": (
         "time,node,pm\n20240131,a,1\n20240201,b,1\n",
@@ -621,9 +624,9 @@ BROKEN_CSV = {
         "time,node,pm\n2024-01-01T00:00Z,a,1\n2024-01-01T01:00,b,1\n",
         ["line 3", "column 'time'", "has no time zone"],
     ),
-    "empty time": (row(",a,3"), ["line 4", "column 'time'", "no entry"]),
-    "empty node": (row("1, ,3"), ["line 4", "column 'node'", "no entry"]),
-    "only commas": (GOOD + ",,\n", ["line 8", "column 'node'", "no entry"]),
+    "empty time": (row(",a,3"), ["line 4", "column 'time'", "the entry is missing"]),
+    "empty node": (row("1, ,3"), ["line 4", "column 'node'", "the entry is missing"]),
+    "only commas": (GOOD + ",,\n", ["line 8", "column 'node'", "the entry is missing"]),
     "duplicate": (GOOD + "1,a,7\n", ["line 8", "'time' and 'node'", "duplicate", "'1' and 'a'", "line 4"]),
     "equal duplicate": (row("1,a,3\n1,a,3"), ["line 5", "duplicate", "line 4"]),
     "same time in other words": (
@@ -695,19 +698,22 @@ BROKEN_PARQUET = {
     ),
     "no rows": (table().iloc[:0], ["header but no rows"]),
     "no column": (table().rename(columns={"node": "nodes"}), ["no column 'node'", "Did you mean 'nodes'?"]),
-    "text": (table(pm=["1", "x", "3"]), ["row 1 (counted from 0)", "column 'pm'", "'x' is no number"]),
+    "text": (table(pm=["1", "x", "3"]), ["row 1 (counted from 0)", "column 'pm'", "'x' is not a number"]),
     "dates for numbers": (table(pm=pd.date_range("2024", periods=3)), ["column 'pm'", "must hold numbers"]),
     "lists for numbers": (table(pm=[[1], [2], [3]]), ["column 'pm'", "must hold numbers"]),
     "infinite": (table(pm=[1, 2, -np.inf]), ["row 2 (counted from 0)", "column 'pm'", "'-inf' is infinite"]),
     "no time": (
         table(time=[0, None, 1]).astype({"time": "Int64"}),
-        ["row 1 (counted", "column 'time'", "no entry"],
+        ["row 1 (counted", "column 'time'", "the entry is missing"],
     ),
     "no date": (table(time=pd.to_datetime(["2024", None, "2025"])), ["row 1 (counted", "column 'time'"]),
-    "no times at all": (table(time=None), ["row 0 (counted", "column 'time'", "no entry"]),
-    "fractions for times": (table(time=[0.0, 1.0, 2.0]), ["column 'time'", "dates", "whole numbers"]),
-    "no node": (table(node=["a", None, "b"]), ["row 1 (counted from 0)", "column 'node'", "no entry"]),
-    "fractions for nodes": (table(node=[1.0, 2.0, 1.0]), ["column 'node'", "text or whole numbers"]),
+    "no times at all": (table(time=None), ["row 0 (counted", "column 'time'", "the entry is missing"]),
+    "fractions for times": (table(time=[0.0, 1.0, 2.0]), ["column 'time'", "dates", "integers"]),
+    "no node": (
+        table(node=["a", None, "b"]),
+        ["row 1 (counted", "column 'node'", "the entry is missing"],
+    ),
+    "fractions for nodes": (table(node=[1.0, 2.0, 1.0]), ["column 'node'", "text or integers"]),
     "duplicate": (table(node="a"), ["row 1 (counted from 0)", "duplicate", "row 0 (counted from 0)"]),
     "irregular": (table(time=[0, 5, 12]), ["row 2 (counted from 0)", "column 'time'", "irregular"]),
     "all missing": (table(pm=None), ["column 'pm'", "all values are missing"]),
@@ -732,11 +738,14 @@ BROKEN_EDGES = {
     ),
     "unknown target": ("source,target\na,B\n", ["line 2", "column 'target'", "no node 'B'", "mean 'b'?"]),
     "unknown nodes": ("source,target\na,b\nc,b\nd,b\n", ["line 3", "no node 'c' (1 more like it)"]),
-    "empty node": ("source,target\na,\n", ["line 2", "column 'target'", "no entry"]),
+    "empty node": ("source,target\na,\n", ["line 2", "column 'target'", "the entry is missing"]),
     "weight zero": ("source,target,weight\na,b,0\n", ["line 2", "column 'weight'", "positive", "'0'"]),
     "weight negative": ("source,target,weight\na,b,1\nb,a,-2\n", ["line 3", "column 'weight'", "'-2'"]),
     "weight tiny": ("source,target,weight\na,b,1e-99\n", ["line 2", "column 'weight'", "'1e-99'"]),
-    "weight missing": ("source,target,weight\na,b,1\nb,a,\n", ["line 3", "column 'weight'", "no value"]),
+    "weight missing": (
+        "source,target,weight\na,b,1\nb,a,\n",
+        ["line 3", "column 'weight'", "value is missing"],
+    ),
     "weight infinite": ("source,target,weight\na,b,inf\n", ["line 2", "column 'weight'", "infinite"]),
     "weight text": ("source,target,weight\na,b,strong\n", ["line 2", "column 'weight'", "'strong'"]),
     "twice": ("source,target\na,b\nb,a\na,b\n", ["line 4", "'source' and 'target'", "'a' to 'b'", "twice"]),
@@ -764,11 +773,11 @@ BROKEN_PLACES = {
     "node left out": (PLACES.replace("b,51,11\n", ""), ["column 'node'", "'b'", "not listed"]),
     "node twice": (PLACES + "a,52,12\n", ["line 4", "column 'node'", "'a' is listed twice"]),
     "no column": (PLACES.replace("latitude", "lattitude"), ["no column 'latitude'", "mean 'lattitude'?"]),
-    "empty": (PLACES.replace("51", ""), ["line 3", "column 'latitude'", "no value"]),
-    "text": (PLACES.replace("11", "11°E"), ["line 3", "column 'longitude'", "'11°E' is no number"]),
+    "empty": (PLACES.replace("51", ""), ["line 3", "column 'latitude'", "the value is missing"]),
+    "text": (PLACES.replace("11", "11°E"), ["line 3", "column 'longitude'", "'11°E' is not a number"]),
     "out of range": (PLACES.replace("51", "151"), ["line 3", "column 'latitude'", "'151'", "-90..90"]),
     "far east": (PLACES.replace("11", "361"), ["line 3", "column 'longitude'", "'361'", "-180..360"]),
-    "one place": ("node,latitude,longitude\na,50,10\nb,50,10\n", ["one place", "kernel_scale_km"]),
+    "one place": ("node,latitude,longitude\na,50,10\nb,50,10\n", ["the same position", "kernel_scale_km"]),
 }
 
 
@@ -821,13 +830,13 @@ BROKEN_NETCDF = {
     ),
     "no time": (
         dataset().assign_coords(time=pd.to_datetime(["2024-01-01", None] + ["2024-01-02"] * 5)),
-        ["step 1 (counted", "dimension 'time'", "no time"],
+        ["step 1 (counted", "dimension 'time'", "the time is missing"],
     ),
     "node twice": (dataset().assign_coords(node=["a", "b", "a"]), ["dimension 'node'", "'a' comes twice"]),
     "fractions for nodes": (dataset().assign_coords(node=[0.5, 1, 2]), ["dimension 'node'", "float64"]),
     "edge out of range": (dataset(edge_target=("edge", [0, 1, 3])), ["edge_index must lie in 0..2"]),
     "weight zero": (dataset(edge_weight=("edge", [0.0, 1, 1])), ["edge_weight must be positive"]),
-    "no edges": (dataset().drop_vars("edge_source"), ["no graph of its own", "give edges"]),
+    "no edges": (dataset().drop_vars("edge_source"), ["contains no graph", "give edges"]),
     "all missing": (with_value(1.0).where(False), ["column 'pm25'", "all values are missing"]),
     "hole in covariates": (
         graph_series().to_xarray().isel(time=[0, 1, 2, 4]),
@@ -866,7 +875,10 @@ def test_a_calendar_that_is_not_the_standard_one(tmp_path):
 
 
 BROKEN_COVARIATES = {
-    "empty": ("time,node,x,c\n0,a,1,2\n0,b,1,\n", ["line 3", "column 'c'", "no value", "covariate"]),
+    "empty": (
+        "time,node,x,c\n0,a,1,2\n0,b,1,\n",
+        ["line 3", "column 'c'", "value is missing", "covariate"],
+    ),
     "row absent": (
         "time,node,x,c\n0,a,1,2\n0,b,1,2\n1,b,1,2\n",
         ["column 'c'", "time 1 and node 'a'", "covariate"],
@@ -898,14 +910,14 @@ BROKEN_OPTIONS = {
     "no edges": ({"edges": "{}/edgse.csv"}, ["edgse.csv does not exist", "Did you mean 'edges.csv'?"]),
     "edges suffix": ({"edges": "{}/edges.nc"}, ["edges.nc must end in .csv or .csv.gz or .parquet"]),
     "no coordinates": ({"edges": None, "coordinates": "{}/x.csv"}, ["x.csv does not exist"]),
-    "no graph": ({"edges": None}, ["must come with a graph", "edges", "coordinates"]),
+    "no graph": ({"edges": None}, ["needs a graph", "edges", "coordinates"]),
     "two graphs": ({"coordinates": "{}/places.csv"}, ["edges and coordinates", "one of them"]),
     "undirected": (
         {"edges": None, "coordinates": "{}/places.csv", "undirected": True},
-        ["undirected goes with"],
+        ["undirected needs"],
     ),
-    "kernel with edges": ({"kernel_scale_km": 3.0}, ["kernel_scale_km goes with coordinates"]),
-    "neighbours with edges": ({"neighbours": 3}, ["neighbours goes with coordinates"]),
+    "kernel with edges": ({"kernel_scale_km": 3.0}, ["kernel_scale_km needs coordinates"]),
+    "neighbours with edges": ({"neighbours": 3}, ["neighbours needs coordinates"]),
     "kernel of 0": (
         {"edges": None, "coordinates": "{}/places.csv", "kernel_scale_km": 0.0},
         ["must be positive"],
@@ -922,19 +934,19 @@ BROKEN_OPTIONS = {
         {"edges": None, "coordinates": "{}/places.csv", "neighbours": 1, "kernel_scale_km": 1.0},
         ["give one of them"],
     ),
-    "layout": ({"layout": "broad"}, ["layout must be one of long, wide; it is 'broad'"]),
-    "wide netCDF": ({"layout": "wide", "path": "{}/data.nc"}, ["layout goes with tables", "data.nc"]),
+    "layout": ({"layout": "broad"}, ["layout must be one of long, wide; got 'broad'"]),
+    "wide netCDF": ({"layout": "wide", "path": "{}/data.nc"}, ["layout is an option for tables", "data.nc"]),
     "wide with covariates": (
         {"layout": "wide", "covariate_columns": ["pm"]},
-        ["covariate_columns go with the long layout"],
+        ["covariate_columns need the long layout"],
     ),
     "values": ({"value_columns": ["PM"]}, ["no column 'PM'", "Did you mean 'pm'?"]),
     "no values": ({"value_columns": []}, ["value_columns must name at least one"]),
     "column twice": ({"value_columns": ["pm"], "covariate_columns": ["pm"]}, ["'pm' is named 2 times"]),
     "time as value": ({"value_columns": ["time"]}, ["'time' is named 2 times"]),
-    "units": ({"units": ["m", "s"]}, ["units must be as many", "1 ('pm')", "there are 2"]),
-    "step of dates": ({"step": "1h"}, ["step must be a positive whole number", "'1h'"]),
-    "step of 0": ({"step": 0}, ["step must be a positive whole number", "0"]),
+    "units": ({"units": ["m", "s"]}, ["units must have one entry per value column", "1 ('pm')", "got 2"]),
+    "step of dates": ({"step": "1h"}, ["step must be a positive integer", "'1h'"]),
+    "step of 0": ({"step": 0}, ["step must be a positive integer", "0"]),
     "coarse step": ({"step": 2}, ["line 4", "column 'time'", "irregular"]),
     "shares": ({"val": 0.5, "test": 0.5}, ["val and test"]),
 }
@@ -956,13 +968,13 @@ def test_broken_options(tmp_path, name, as_a_user):
 
 @pytest.mark.parametrize("step", ["3", "0h", "-1h", "1M", "MS", "often", ""])
 def test_steps_that_are_no_length_of_time(tmp_path, step):
-    with pytest.raises(ValueError, match="step must be a length of time such as 1h") as error:
+    with pytest.raises(ValueError, match="step must be a duration such as 1h") as error:
         read(tmp_path, csv_of(long_table()), CHAIN, step=step)
     one_line(error, repr(step))
 
 
 def test_a_step_that_makes_a_series_too_large(tmp_path):
-    with pytest.raises(ValueError, match="too much to hold") as error:
+    with pytest.raises(ValueError, match="too large for memory") as error:
         read(tmp_path, csv_of(long_table()), CHAIN, step="10us")
     one_line(error, "data.csv", "line 17", "column 'time'", "1800000001 steps", "each of 6 numbers")
 

@@ -93,8 +93,8 @@ def copied(tmp_path):
     ("change", "message"),
     [
         (lambda text: text[:500_000].rpartition("\n")[0] + "\n", "must have the same hours; they have"),
-        (lambda text: text + "1\n", "pm25_ground.txt, line 8761, column 'datetime': '1' is no time"),
-        (lambda text: text.replace(",89,", ",8 9,", 1), "line 2, column '001002': '8 9' is no number"),
+        (lambda text: text + "1\n", "pm25_ground.txt, line 8761, column 'datetime': '1' is not a time"),
+        (lambda text: text.replace(",89,", ",8 9,", 1), "line 2, column '001002': '8 9' is not a number"),
     ],
     ids=["cut short", "a broken row", "no number"],
 )

@@ -83,7 +83,7 @@ def test_units_are_those_of_the_nine_training_parts(tmp_path, fold):
 
 def test_mistakes_end_in_one_line(tmp_path):
     for fold in (0, 11):
-        with pytest.raises(ValueError, match=rf"fold must lie in 1\.\.10; it is {fold}"):
+        with pytest.raises(ValueError, match=rf"fold must lie in 1\.\.10; got {fold}"):
             RedWineDataModule(str(tmp_path), fold=fold)
     with pytest.raises(ValueError, match=r"red_wine\.hdf5 must be the red wine data; there is no such file"):
         _ = RedWineDataModule(str(tmp_path)).split

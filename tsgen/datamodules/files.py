@@ -1,6 +1,6 @@
-"""A user's own data: a table or a netCDF file of measurements, and the graph between their nodes.
+"""The data module of a user's own files: a table or a netCDF file of measurements, and a graph of the nodes.
 
-A table (CSV, packed by gzip or not, or Parquet) is long: one row for each time and node, one column for each
+A table (CSV, which may be compressed by gzip, or Parquet) is long: one row per time and node, one column per
 quantity::
 
     time,node,pm25,no2
@@ -8,20 +8,20 @@ quantity::
     2024-01-01T00:00,south,,41
     2024-01-01T01:00,north,11.0,28
 
-Or, of one quantity, wide (``layout="wide"``): one row for each time, one column for each node::
+Or, for a single quantity, wide (``layout="wide"``): one row per time, one column per node::
 
     time,north,south
     2024-01-01T00:00,12.5,
     2024-01-01T01:00,11.0,13.5
 
-An empty cell is a missing value, and so is a row that is absent. Times lie on a regular grid; steps that no
-row names are put in, unobserved. The order of the rows means nothing: the nodes are sorted by name. The graph
-is a second table, of edges or of coordinates; a netCDF file may carry it itself.
+An empty cell or an absent row is a missing value. Times lie on a regular grid; steps without a row are
+inserted, unobserved. The order of the rows does not matter: the nodes are sorted by name. The graph comes
+from a second table, of edges or of coordinates; a netCDF file may contain it.
 
-Here the series is put together from what was read, and the graph from its table: columns are placed whole
-(numpy), never row by row. :mod:`tsgen.readers.tables` reads a table's columns, :mod:`tsgen.readers.netcdf` a
-netCDF file, and :mod:`tsgen.readers.regular_times` finds the grid. What is wrong in a file ends in a
-``ValueError`` of one line that names file, row and column.
+This module assembles the series and the graph; whole columns are placed at once (numpy), never row by row.
+:mod:`tsgen.readers.tables` reads the columns of a table, :mod:`tsgen.readers.netcdf` reads a netCDF file, and
+:mod:`tsgen.readers.regular_times` finds the grid. A mistake in a file raises a ``ValueError`` of one line
+that names file, row and column.
 """
 
 from __future__ import annotations
@@ -43,68 +43,67 @@ from tsgen.data.series import GraphSeries
 from tsgen.data.stored_series import StoredSeries
 from tsgen.datamodules.windows import SeriesDataModule, Split, split_in_time
 from tsgen.readers.netcdf import check_stored, read_netcdf
-from tsgen.readers.regular_times import Contents, check_complete, check_values, moments, regular
+from tsgen.readers.regular_times import Contents, check_complete, check_values, parse_times, regular_grid
 from tsgen.readers.tables import (
     CSV,
     PARQUET,
     Columns,
     Table,
     checked_path,
-    close,
+    count_more,
+    did_you_mean,
     ends_in,
-    few,
-    more,
+    name_list,
     open_table,
-    shown,
+    quoted,
 )
 
 logger = logging.getLogger(__name__)
 
 
 class FilesDataModule(SeriesDataModule):
-    """Windows of a user's own series: a table or a netCDF file, with a graph.
+    """Windows of a user's own series, read from a table or a netCDF file, with a graph.
 
     The splits follow each other in time: training, validation, test.
 
     Args:
-        path: The measurements. A ``.csv``, ``.csv.gz`` or ``.parquet`` table with a column of times, one of
-            nodes and one for each channel (or see ``layout``); or a ``.nc`` file, either one that
-            :meth:`tsgen.data.GraphSeries.to_xarray` made or any with variables of dimensions time and node,
-            and perhaps a third of channels.
-        edges: Table with columns ``source``, ``target`` and perhaps ``weight`` (positive). The target hears
-            from the source.
-        coordinates: Table with columns ``node`` (or what ``node_column`` says), ``latitude`` and
-            ``longitude``, in degrees. Give this or ``edges``; neither if the netCDF file has edges of its
-            own.
-        layout: Of a table. ``long``: a row is a time and a node. ``wide``: a row is a time, every column but
-            that of the times a node, and the one channel has the name of the file.
-        time_column: Column (netCDF: dimension) of the times: ISO dates, or whole numbers. Dates with a time
-            zone are converted to UTC. Empty for a column without a name.
-        node_column: Column (netCDF: dimension) of the nodes' names. They are text: ``007`` stays ``007``.
+        path: The measurements. A ``.csv``, ``.csv.gz`` or ``.parquet`` table with one column of times, one of
+            nodes and one per channel (or see ``layout``); or a ``.nc`` file, written by
+            :meth:`tsgen.data.GraphSeries.to_xarray` or with variables of dimensions time, node and, if there
+            are several channels, channel.
+        edges: Table with columns ``source``, ``target`` and optionally ``weight`` (positive). An edge leads
+            from the source to the target, which receives the messages.
+        coordinates: Table with columns ``node`` (or the name in ``node_column``), ``latitude`` and
+            ``longitude``, in degrees. Give this or ``edges``; neither if the netCDF file contains edges.
+        layout: The layout of a table. ``long``: one row per time and node. ``wide``: one row per time, every
+            column except that of the times is a node, and the one channel has the name of the file.
+        time_column: Column (netCDF: dimension) of the times: ISO dates or integers. Dates with a time zone
+            are converted to UTC. Empty for a column without a name.
+        node_column: Column (netCDF: dimension) of the node names. They are text: ``007`` stays ``007``.
         value_columns: Columns (netCDF: variables or channels; wide tables: nodes) to model; by default all
-            that are left.
+            remaining columns.
         covariate_columns: Columns (netCDF: variables) known beforehand at every time and node. By default
-            none, or what a netCDF file has as ``covariates``.
+            none; for a netCDF file its ``covariates``, if any.
         units: Unit of each value column.
-        step: The sampling step, such as ``1h`` or ``15min``, or a whole number if times are numbers; by
-            default the smallest difference between times.
-        val: Share of the steps for validation.
-        test: Share of the steps for the test.
+        step: The sampling step, such as ``1h`` or ``15min``, or an integer if times are numbers; by default
+            the smallest difference between times.
+        val: Fraction of the steps for validation.
+        test: Fraction of the steps for the test.
         held_out: Which observed entries of validation and test are hidden and scored; by default one in four
             at random.
         undirected: Add the reverse of every edge.
-        kernel_scale_km: Length of the Gaussian kernel of the distances between coordinates, in km; by
-            default their standard deviation.
-        threshold: Kernel weights below it make no edge.
-        neighbours: Instead of the kernel, every node hears from this many nearest ones, with weight 1.
-        in_memory: Whether all of the series is held in memory. If not, windows are read from the netCDF file
-            when they are asked for: see :class:`~tsgen.data.StoredSeries`, which says what the file
-            must look like.
-        options: Those of every data module, such as ``stride``: see
+        kernel_scale_km: Length scale of the Gaussian kernel of the distances between coordinates, in km; by
+            default the standard deviation of the distances.
+        threshold: Edges with a kernel weight below it are dropped.
+        neighbours: Instead of the kernel, every node has incoming edges of weight 1 from this many nearest
+            nodes.
+        in_memory: Whether all of the series is held in memory. If not, each window is read from the netCDF
+            file on request; :class:`~tsgen.data.StoredSeries` says which layout the file must have.
+        options: Options of every data module, such as ``stride``: see
             :class:`~tsgen.datamodules.windows.SeriesDataModule`.
 
     Raises:
-        ValueError: If options contradict each other. What is wrong in a file comes once data is asked for.
+        ValueError: If options contradict each other. Mistakes in a file are reported when data is requested.
     """
 
     def __init__(
@@ -142,62 +141,62 @@ class FilesDataModule(SeriesDataModule):
 
     def _check_layout(self) -> None:
         if self.layout not in ("long", "wide"):
-            raise ValueError(f"layout must be one of long, wide; it is {self.layout!r}.")
+            raise ValueError(f"layout must be one of long, wide; got {self.layout!r}.")
         if self.layout == "wide" and ends_in(self.path, (".nc",)):
-            raise ValueError(f"layout goes with tables, and {self.path} is netCDF; leave it out.")
+            raise ValueError(f"layout is an option for tables, but {self.path} is netCDF; leave it out.")
         if self.layout == "wide" and self.columns.covariates:
             raise ValueError(
-                "covariate_columns go with the long layout, in which every row names its node; leave them "
-                "out, or bring the table into that form."
+                "covariate_columns need the long layout, in which every row names its node; leave them "
+                "out, or convert the table to that layout."
             )
         if not self.in_memory:
             self._check_stored()
 
     def _check_stored(self) -> None:
         if not ends_in(self.path, (".nc",)):
-            raise ValueError(f"in_memory must be true for tables; {self.path} is one. Convert it to netCDF.")
+            raise ValueError(f"in_memory must be true for tables such as {self.path}. Convert it to netCDF.")
         named = {"time_column": self.columns.time != "time", "node_column": self.columns.node != "node"}
         named |= {"covariate_columns": bool(self.columns.covariates), "step": self.step is not None}
         for name, given in named.items():
             if given:
                 raise ValueError(
-                    f"{name} goes with series that are held in memory; leave it out, and name and order the "
-                    "file's dimensions time, node and channel."
+                    f"{name} needs a series that is held in memory (in_memory); leave it out, and name and "
+                    "order the dimensions of the file time, node, channel."
                 )
 
     def _check_graph_options(self) -> None:
         if self.edges is not None and self.coordinates is not None:
-            raise ValueError("edges and coordinates both make a graph; give one of them.")
+            raise ValueError("edges and coordinates both define a graph; give one of them.")
         if self.edges is None and self.coordinates is None and not ends_in(self.path, (".nc",)):
             raise ValueError(
-                f"{self.path} must come with a graph; give edges, a table of source and target, or "
+                f"{self.path} needs a graph; give edges, a table of source and target, or "
                 "coordinates, a table of node, latitude and longitude."
             )
         if self.undirected and self.edges is None:
-            raise ValueError("undirected goes with edges, which are not given; leave it out.")
+            raise ValueError("undirected needs edges, which are not given; leave it out.")
         for name in ("kernel_scale_km", "neighbours"):
             number = getattr(self, name)
             if number is not None and self.coordinates is None:
-                raise ValueError(f"{name} goes with coordinates, which are not given; leave it out.")
+                raise ValueError(f"{name} needs coordinates, which are not given; leave it out.")
             if number is not None and not number > 0:
-                raise ValueError(f"{name} must be positive; it is {number}.")
+                raise ValueError(f"{name} must be positive; got {number}.")
         if self.kernel_scale_km is not None and self.neighbours is not None:
-            raise ValueError("kernel_scale_km and neighbours make different graphs; give one of them.")
+            raise ValueError("kernel_scale_km and neighbours define different graphs; give one of them.")
 
     def load(self) -> Split:
-        """Reads the files.
+        """Reads the files and returns the series with its splits.
 
         Raises:
-            ValueError: If something in a file is wrong: one line that says where, and what to do.
+            ValueError: If something in a file is wrong: one line that says where and what to do.
         """
         path = checked_path(self.path, (*CSV, *PARQUET, ".nc"))
         series = self._in_memory(path) if self.in_memory else self._stored(path)
-        deaf = series.graph.num_nodes - len(series.graph.edge_index[1].unique())
-        if deaf:
+        without_edges = series.graph.num_nodes - len(series.graph.edge_index[1].unique())
+        if without_edges:
             logger.warning(
-                "%d of %d nodes hear from no other. If that is not meant, raise data.kernel_scale_km, lower "
-                "data.threshold or set data.neighbours.",
-                deaf,
+                "%d of %d nodes have no incoming edges. If that is not intended, raise data.kernel_scale_km, "
+                "lower data.threshold or set data.neighbours.",
+                without_edges,
                 series.graph.num_nodes,
             )
         train, val, test = split_in_time(len(series), self.val, self.test)
@@ -209,13 +208,13 @@ class FilesDataModule(SeriesDataModule):
         return Split(series, train, val, test, held_out)
 
     def _in_memory(self, path: Path) -> GraphSeries:
-        """All of the file."""
+        """Returns the whole series of a file."""
         read = _read_long if self.layout == "long" else _read_wide
         contents = (read_netcdf if ends_in(path, (".nc",)) else read)(path, self.columns, self.step)
         graph = self._graph(contents.nodes) or contents.graph
         if graph is None:
             raise ValueError(
-                f"{path} has no graph of its own; give edges, a table of source and target, or coordinates, "
+                f"{path} contains no graph; give edges, a table of source and target, or coordinates, "
                 "a table of node, latitude and longitude."
             )
         return GraphSeries(
@@ -231,12 +230,12 @@ class FilesDataModule(SeriesDataModule):
         )
 
     def _stored(self, path: Path) -> StoredSeries:
-        """What windows are read from."""
+        """Returns the series of a file whose windows are read on request."""
         check_stored(path)
         return StoredSeries(path, self.columns.values, self._graph, self.units)
 
     def _graph(self, nodes: list[str]) -> Data | None:
-        """The graph of the table of edges or coordinates, if there is one."""
+        """Returns the graph of the table of edges or coordinates; None if neither is given."""
         if self.edges is not None:
             return _graph_of_edges(self.edges, nodes, self.undirected)
         if self.coordinates is None:
@@ -255,8 +254,8 @@ class FilesDataModule(SeriesDataModule):
             return contents.units
         if len(self.units) != len(contents.channels):
             raise ValueError(
-                f"units must be as many as the value columns of {path}, {len(contents.channels)} "
-                f"({few(contents.channels)}); there are {len(self.units)}."
+                f"units must have one entry per value column of {path}, {len(contents.channels)} "
+                f"({name_list(contents.channels)}); got {len(self.units)}."
             )
         return self.units
 
@@ -265,7 +264,7 @@ class FilesDataModule(SeriesDataModule):
 
 
 def _read_long(path: Path, columns: Columns, step: str | int | None) -> Contents:
-    """The series in a long table."""
+    """Returns the series in a long table."""
     table = open_table(path)
     channels = columns.values or _rest(table, columns.named)
     table.read([columns.time, columns.node, *channels, *columns.covariates])
@@ -291,7 +290,7 @@ def _read_long(path: Path, columns: Columns, step: str | int | None) -> Contents
 
 
 def _read_wide(path: Path, columns: Columns, step: str | int | None) -> Contents:
-    """The series in a wide table."""
+    """Returns the series in a wide table."""
     table = open_table(path)
     nodes = sorted(columns.values or _rest(table, [columns.time]))
     table.read([columns.time, *nodes])
@@ -306,35 +305,37 @@ def _read_wide(path: Path, columns: Columns, step: str | int | None) -> Contents
 
 
 def _rest(table: Table, named: list[str]) -> list[str]:
-    """The columns of a table that are not named as something else."""
+    """Returns the columns of a table that no option names."""
     for name in named:
         table.check_column(name)
     rest = [name for name in table.header if name not in named]
     if "" in rest:
         raise ValueError(
             f"{table.path}: column {table.header.index('') + 1} has no name. Name it, leave it out (pandas: "
-            "index=False), or say with value_columns what to read."
+            "index=False), or list the columns to read in value_columns."
         )
     if not rest:
-        raise ValueError(f"{table.path} has no value column beside {few(named)}; add one for each quantity.")
+        raise ValueError(
+            f"{table.path} has no value column besides {name_list(named)}; add one per quantity."
+        )
     return rest
 
 
 def _grid(
     table: Table, column: str, step: str | int | None, width: int
 ) -> tuple[Int64[np.ndarray, "rows"], np.ndarray]:
-    """For each row of a table its step on the regular grid of times, and the times of the grid."""
+    """Returns the step of each row of a table on the regular grid of times, and the times of the grid."""
     codes, labels = table.distinct(column)
 
-    def fault(label: int, what: str) -> ValueError:
-        return table.fault(column, int((codes == label).argmax()), what)
+    def error_at(label: int, what: str) -> ValueError:
+        return table.error_at(column, int((codes == label).argmax()), what)
 
-    position, time = regular(moments(labels, fault), step, width, fault)
+    position, time = regular_grid(parse_times(labels, error_at), step, width, error_at)
     return position[codes], time
 
 
 def _check_unique(table: Table, names: list[str], place: Int64[np.ndarray, "rows"], places: int) -> None:
-    """Raises if two rows have the same entries in these columns, and so the same place."""
+    """Raises if two rows have the same entries in these columns, and therefore the same place."""
     taken = np.zeros(places, dtype=bool)
     taken[place] = True
     if np.count_nonzero(taken) < len(place):
@@ -352,7 +353,7 @@ def _check_unique(table: Table, names: list[str], place: Int64[np.ndarray, "rows
 
 
 def _graph_of_edges(path: str | Path, nodes: list[str], undirected: bool) -> Data:
-    """The graph in a table of edges."""
+    """Returns the graph in a table of edges."""
     table = open_table(path)
     weighted = "weight" in table.header
     table.read(["source", "target"] + ["weight"] * weighted)
@@ -362,8 +363,8 @@ def _graph_of_edges(path: str | Path, nodes: list[str], undirected: bool) -> Dat
         weight = table.numbers("weight", needed="give every edge a finite weight")
     if not (weight > 0).all():
         row = int((weight <= 0).argmax())
-        what = f"a weight must be positive; it is {table.entry('weight', row)}. Delete edges of weight 0."
-        raise table.fault("weight", row, what)
+        what = f"a weight must be positive; got {table.entry('weight', row)}. Delete edges of weight 0."
+        raise table.error_at("weight", row, what)
     _check_edges(table, source, target, weight, undirected)
     return from_edges(source, target, weight, num_nodes=len(nodes), undirected=undirected)
 
@@ -371,7 +372,7 @@ def _graph_of_edges(path: str | Path, nodes: list[str], undirected: bool) -> Dat
 def _check_edges(
     table: Table, source: np.ndarray, target: np.ndarray, weight: np.ndarray, undirected: bool
 ) -> None:
-    """Raises if an edge is listed twice, or both ways in different weights where it has no direction."""
+    """Raises if an edge is listed twice, or an undirected edge both ways with different weights."""
     ends = pd.DataFrame({"source": source, "target": target, "weight": weight})
     twice, what = ends.duplicated(["source", "target"]).to_numpy(), "listed twice"
     if undirected and not twice.any():
@@ -395,7 +396,7 @@ def _graph_of_coordinates(
     threshold: float,
     neighbours: int | None,
 ) -> Data:
-    """The graph of the nodes' positions in a table, in which they stand in the column ``node`` or another."""
+    """Returns the graph of the positions in a table; the nodes are in column ``node``, else in ``column``."""
     table = open_table(path)
     column = "node" if "node" in table.header else column
     table.read([column, "latitude", "longitude"])
@@ -403,43 +404,43 @@ def _graph_of_coordinates(
     twice = pd.Series(number).duplicated().to_numpy()
     if twice.any():
         row = int(twice.argmax())
-        raise table.fault(column, row, f"the node {table.entry(column, row)} is listed twice. Keep one.")
+        raise table.error_at(column, row, f"the node {table.entry(column, row)} is listed twice. Keep one.")
     missing = np.isin(np.arange(len(nodes)), number, invert=True)
     if missing.any():
-        name = shown(nodes[int(missing.argmax())])
-        what = f"{name}, which the data has, is not listed{more(missing)}. Add it."
-        raise table.fault(column, None, what)
+        name = quoted(nodes[int(missing.argmax())])
+        what = f"the node {name} of the data is not listed{count_more(missing)}. Add it."
+        raise table.error_at(column, None, what)
     order = np.argsort(number)
     latitude = _degrees(table, "latitude", -90, 90)[order]
     longitude = _degrees(table, "longitude", -180, 360)[order]
     if neighbours is not None:
         if neighbours >= len(nodes):
             raise ValueError(
-                f"neighbours must be less than the number of nodes, {len(nodes)}; it is {neighbours}."
+                f"neighbours must be less than the number of nodes, {len(nodes)}; got {neighbours}."
             )
         return nearest_neighbours(latitude, longitude, neighbours)
     if scale is None and not (np.ptp(latitude) or np.ptp(longitude)):
-        raise ValueError(f"{table.path}: all nodes lie at one place. Give the kernel its kernel_scale_km.")
+        raise ValueError(f"{table.path}: all nodes have the same position. Set kernel_scale_km.")
     return from_coordinates(latitude, longitude, scale, threshold)
 
 
 def _numbered(table: Table, column: str, nodes: list[str]) -> Int64[np.ndarray, "rows"]:
-    """For each row the number of the node that it names."""
+    """Returns for each row the index of the node that it names."""
     codes, names = table.names(column)
     number = pd.Index(nodes, dtype=object).get_indexer(pd.Index(names, dtype=object))
     if (number < 0).any():
         row = int((number[codes] < 0).argmax())
         name = names[codes[row]]
-        what = f"the data has no node {shown(name)}{more(number < 0)}; it has {few(nodes)}."
-        raise table.fault(column, row, f"{what}{close(name, nodes)}")
+        what = f"the data has no node {quoted(name)}{count_more(number < 0)}; it has {name_list(nodes)}."
+        raise table.error_at(column, row, f"{what}{did_you_mean(name, nodes)}")
     return number[codes]
 
 
 def _degrees(table: Table, column: str, low: int, high: int) -> Float[np.ndarray, "rows"]:
-    degrees = table.numbers(column, needed="give every node its place")
+    degrees = table.numbers(column, needed="give every node a position")
     wrong = (degrees < low) | (degrees > high)
     if wrong.any():
         row = int(wrong.argmax())
         what = f"{table.entry(column, row)} is not in {low}..{high} degrees. Are the two columns swapped?"
-        raise table.fault(column, row, what)
+        raise table.error_at(column, row, what)
     return degrees.astype(np.float64)

@@ -1,1 +1,1 @@
-"""Readers of files: CSV, Parquet, netCDF, HDF5 and one published pickle, and downloads."""
+"""Readers of CSV, Parquet, netCDF, HDF5 and pickled graphs, and downloads of published files."""

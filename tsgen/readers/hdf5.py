@@ -1,12 +1,13 @@
-"""Files of HDF5, netCDF-4 among them, that would hang the library, or fill the memory.
+"""Checks of HDF5 files, netCDF-4 among them, that would hang the library or fill the memory.
 
-What has no fixed length, such as names and references between variables, lies in collections of objects
-("global heaps"). The library walks through one by the sizes that the objects give, and one of size 0, or
-whose size overflows to 0, never lets it go on: neither a signal nor the interpreter ends it. It is looked
-for beforehand (:func:`check_heaps`).
+**Hanging.** Values without a fixed length, such as names and references between variables, lie in collections
+of objects, the "global heaps". The library steps through a heap by the sizes that its objects state. An
+object of size 0, or whose size overflows to 0, makes it step on the spot forever, and neither a signal nor
+the interpreter can end it: a damaged file hangs the process that reads it. Therefore the heaps are walked
+through before the library opens the file (:func:`check_heaps`), in time linear in the size of the file.
 
-A file of a kilobyte may announce as many numbers as it likes, and a packed chunk may unpack to a thousand
-times what was announced. Both are asked before a file is read whole (:func:`check_contents`).
+**Memory.** A file of a kilobyte may announce any number of entries, and a compressed chunk may decompress to
+a thousand times its announced size. Both are checked before a file is read whole (:func:`check_contents`).
 
 References:
     HDF5 File Format Specification, version 3.0, section II, Disk Format: Level 0 - File Metadata, and
@@ -25,63 +26,63 @@ import h5py
 
 from tsgen.readers.unpacking import MAX_UNPACKED, check_unpacked
 
-FILE = b"\x89HDF\r\n\x1a\n"
-"""How a file begins, at byte 0, 512 or a power of two times that."""
+SUPERBLOCK = b"\x89HDF\r\n\x1a\n"
+"""First bytes of a file's superblock, which lies at byte 0, 512 or a power of two times that."""
 
 SIGNATURE = b"GCOL\x01\x00\x00\x00"
-"""The name of a collection, its version and what is reserved."""
+"""First bytes of a global heap: its name, its version and reserved bytes."""
 
-AT_ONCE = 2**24
-"""Bytes that are looked through, or unpacked, at once."""
+BLOCK = 2**24
+"""Bytes that are searched, or decompressed, at a time."""
 
 HEADER = struct.Struct("<HH4xQ")
-"""Of an object: its number (0 if unused), how often it is referred to, and its size."""
+"""Header of an object: its index (0 if it is free space), its reference count and its size."""
 
-AGAIN = 4
-"""How often all bytes may be walked through: leftovers of collections that were freed may lie in others."""
+MAX_WALKS = 4
+"""Largest number of times that all bytes are walked through. Remains of freed heaps may lie in other heaps,
+so one walk is not enough; heaps that are made to overlap would take time quadratic in the file's size."""
 
 DEFLATE, SHUFFLE, CHECKSUM = 1, 2, 3
-"""The filter that packs, and those that keep the length."""
+"""Numbers of HDF5's filters: the compression, and those that keep the length."""
 
-OBJECT = 64
-"""Bytes of an object in memory, beside its content."""
+OBJECT_OVERHEAD = 64
+"""Bytes of memory that a Python object takes in addition to its content."""
 
-RATIO = 1032
-"""How much smaller a deflated chunk may be than its content, at most."""
+DEFLATE_RATIO = 1032
+"""Largest ratio of a deflated chunk's content to its compressed size."""
 
 
 def check_heaps(path: Path) -> int:
-    """Raises ``ValueError`` if the library would not find the end of one of the file's collections.
+    """Raises ``ValueError`` if the library would never reach the end of one of the file's global heaps.
 
     Args:
-        path: The file; one of another format has none.
+        path: The file; a file of another format has no heaps and passes.
 
     Returns:
-        The bytes of the largest object in a collection.
+        The size of the largest object in a heap, in bytes.
     """
-    if path.stat().st_size == 0:  # which cannot be mapped
+    if path.stat().st_size == 0:  # an empty file cannot be mapped
         return 0
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        _check_lengths(content)
-        largest, left = 0, AGAIN * len(content)
-        for first in range(0, len(content), AT_ONCE):
-            last = first + AT_ONCE + len(SIGNATURE) - 1
+        _check_length_size(content)
+        largest, bytes_left = 0, MAX_WALKS * len(content)
+        for first in range(0, len(content), BLOCK):
+            last = first + BLOCK + len(SIGNATURE) - 1
             start = content.find(SIGNATURE, first, last)
             while start >= 0:
-                object_, walked = _walk(content, start, left)
-                largest, left = max(largest, object_), left - walked
+                size, walked = _walk_heap(content, start, bytes_left)
+                largest, bytes_left = max(largest, size), bytes_left - walked
                 start = content.find(SIGNATURE, start + 1, last)
-            # what was looked at need not stay in memory
             if hasattr(content, "madvise"):  # not on every system
-                content.madvise(mmap.MADV_DONTNEED)
+                content.madvise(mmap.MADV_DONTNEED)  # frees the memory of the searched block
     return largest
 
 
-def _check_lengths(content: mmap.mmap) -> None:
-    """Raises unless lengths have eight bytes, as every library writes them and as they are read here."""
+def _check_length_size(content: mmap.mmap) -> None:
+    """Raises unless lengths in the file have eight bytes: all libraries write that, and HEADER assumes it."""
     at = 0
     while at + 16 <= len(content):
-        if content[at : at + 8] == FILE:
+        if content[at : at + 8] == SUPERBLOCK:
             length = content[at + (14 if content[at + 8] < 2 else 10)]
             if length != 8:
                 raise ValueError(f"its lengths have {length} bytes instead of 8")
@@ -89,23 +90,20 @@ def _check_lengths(content: mmap.mmap) -> None:
         at = 2 * at or 512
 
 
-def _walk(content: mmap.mmap, start: int, left: int) -> tuple[int, int]:
-    """The size of the largest object of a collection, and the bytes gone through; raises if there is no end.
-
-    Collections do not overlap: if all have more bytes than are left, this one is made to take time.
-    """
+def _walk_heap(content: mmap.mmap, start: int, bytes_left: int) -> tuple[int, int]:
+    """Returns the size of a heap's largest object and the bytes walked; raises if the walk would not end."""
     at = start + 16
     if at > len(content):
         return 0, 0
     end = min(start + int.from_bytes(content[start + 8 : at], "little"), len(content))
-    if end - start > left:
+    if end - start > bytes_left:
         raise ValueError("it is damaged: its global heaps overlap")
     largest = 0
     while at + HEADER.size <= end:
-        number, _, size = HEADER.unpack_from(content, at)
-        # an unused one counts its header; others are followed by as many bytes, filled up to eights
-        length = HEADER.size + -(-size // 8) * 8 if number else size
-        # what overflows leads back
+        index, _, size = HEADER.unpack_from(content, at)
+        # the size of free space includes the header; other objects are padded to a multiple of eight bytes
+        length = HEADER.size + -(-size // 8) * 8 if index else size
+        # a length beyond 63 bits overflows and leads backwards
         if length < HEADER.size or length >= 2**63:
             raise ValueError("it is damaged: an object in a global heap has no size")
         largest = max(largest, size)
@@ -114,75 +112,76 @@ def _walk(content: mmap.mmap, start: int, left: int) -> tuple[int, int]:
 
 
 def check_contents(path: Path) -> int:
-    """Raises ``ValueError`` if a file would hang the library, unpack to too much, or leads to other files.
+    """Raises ``ValueError`` if a file would hang the library, is too large decompressed or leads to others.
 
     Args:
-        path: The file; one of another format is passed over.
+        path: The file; a file of another format is only passed to :func:`check_heaps`.
 
     Returns:
-        What :func:`check_heaps` does.
+        The size of the largest object in a heap, in bytes.
     """
     largest, names = check_heaps(path), list[str]()
     if not h5py.is_hdf5(path):
         return largest
     try:
         with h5py.File(path) as file:
-            # the library does not bear an exception while it goes through a file
+            # the visitor returns the name instead of raising: h5py does not support exceptions there
             elsewhere = file.visititems_links(_leads_elsewhere)
             if elsewhere is not None:
-                raise ValueError(f"{elsewhere[:80]!r} leads to another place; a copy must stand there")
+                raise ValueError(f"{elsewhere[:80]!r} is a link to another place; store a copy there instead")
             file.visit(names.append)
-            datasets = {name: thing for name in names if isinstance(thing := file[name], h5py.Dataset)}
-            check_unpacked(path, sum(_announced(*item, largest) for item in datasets.items()))
+            datasets = {name: item for name in names if isinstance(item := file[name], h5py.Dataset)}
+            check_unpacked(path, sum(_announced_size(*item, largest) for item in datasets.items()))
             for item in datasets.items():
                 _check_chunks(*item)
-    # what the file lacks is a KeyError, a damaged one an OSError or a RuntimeError
+    # a missing item is a KeyError, damage an OSError or a RuntimeError
     except (OSError, RuntimeError, LookupError, TypeError, zlib.error) as error:
         raise ValueError(str(error)) from error
     return largest
 
 
 def _leads_elsewhere(name: str, link: object) -> str | None:
-    """The name of a link that is more than a place in this file."""
+    """Returns the name of a link unless it is an ordinary (hard) link within the file."""
     return None if isinstance(link, h5py.HardLink) else name
 
 
-def _announced(name: str, dataset: h5py.Dataset, largest: int) -> int:
-    """The bytes that a dataset takes when it is read; raises if other files hold it."""
+def _announced_size(name: str, dataset: h5py.Dataset, largest: int) -> int:
+    """Returns the bytes that a dataset takes in memory; raises if its data lies in other files."""
     if dataset.external or dataset.is_virtual:
-        raise ValueError(f"{name[:80]!r} lies in other files; a copy must stand there")
+        raise ValueError(f"the data of {name[:80]!r} lies in other files; store a copy in this file instead")
     entries = max(dataset.size or 0, math.prod(dataset.chunks or ()))
-    # texts and lists lie in heaps, and the same may be named again and again
-    return entries * (dataset.dtype.itemsize + (largest + OBJECT if dataset.dtype.hasobject else 0))
+    # many entries may refer to the same text or list in a heap, and each is read into memory
+    return entries * (dataset.dtype.itemsize + (largest + OBJECT_OVERHEAD if dataset.dtype.hasobject else 0))
 
 
 def _check_chunks(name: str, dataset: h5py.Dataset) -> None:
-    """Raises if the library would unpack a chunk to too much: it goes on as long as something comes."""
+    """Raises if a chunk decompresses to too much: the library goes on until the compressed data ends."""
     if dataset.chunks is None:
         return
     settings = dataset.id.get_create_plist()
     filters = [settings.get_filter(i)[0] for i in range(settings.get_nfilters())]
     if any(filters[i:] in ([DEFLATE], [DEFLATE, CHECKSUM]) for i in range(len(filters))):
         large: list[tuple[int, ...]] = []
+        smallest = MAX_UNPACKED // DEFLATE_RATIO
         dataset.id.chunk_iter(
-            lambda chunk: large.append(chunk.chunk_offset) if chunk.size > MAX_UNPACKED // RATIO else None
+            lambda chunk: large.append(chunk.chunk_offset) if chunk.size > smallest else None
         )
         for offset in large:
             _check_chunk(name, dataset.id.read_direct_chunk(offset)[1])
         filters = filters[: filters.index(DEFLATE)]
     if not set(filters) <= {SHUFFLE, CHECKSUM}:
         raise ValueError(
-            f"{name[:80]!r} is packed by another filter than deflate; store it unpacked or by deflate"
+            f"{name[:80]!r} is compressed by another filter than deflate; store it uncompressed or by deflate"
         )
 
 
-def _check_chunk(name: str, packed: bytes) -> None:
-    """Raises if a deflated chunk unpacks to too much."""
+def _check_chunk(name: str, compressed: bytes) -> None:
+    """Raises if a deflated chunk decompresses to more than :data:`MAX_UNPACKED` bytes."""
     inflate, size = zlib.decompressobj(), 0
-    for first in range(0, len(packed), AT_ONCE):
-        rest = packed[first : first + AT_ONCE]
+    for first in range(0, len(compressed), BLOCK):
+        rest = compressed[first : first + BLOCK]
         while rest and size <= MAX_UNPACKED:
-            size += len(inflate.decompress(rest, AT_ONCE))
+            size += len(inflate.decompress(rest, BLOCK))
             rest = inflate.unconsumed_tail
     if size > MAX_UNPACKED:
         raise ValueError(f"a chunk of {name[:80]!r} unpacks to more than {MAX_UNPACKED:,} bytes")

@@ -1,9 +1,9 @@
-"""A netCDF file of measurements: the channels, the covariates and the graph that it may carry.
+"""A reader of netCDF files of measurements: channels, covariates and, if the file has one, the graph.
 
-A channel is a variable with dimensions time and node, or an entry of a third dimension that a variable has
-besides. What :meth:`tsgen.data.GraphSeries.to_xarray` made is read back whole: ``values`` where
-``observed`` holds, ``covariates``, units, and the graph in ``edge_source``, ``edge_target``, ``edge_weight``
-and ``position``. Steps and nodes in errors are counted from 0.
+A channel is a variable with dimensions time and node. A variable with a third dimension has one channel per
+entry of that dimension. Files of :meth:`tsgen.data.GraphSeries.to_xarray` are read back completely:
+``values`` where ``observed`` holds, ``covariates``, units, and the graph in ``edge_source``, ``edge_target``,
+``edge_weight`` and ``position``. Errors count steps and nodes from 0.
 """
 
 from __future__ import annotations
@@ -22,25 +22,32 @@ from torch_geometric.data import Data
 
 from tsgen.data.graphs import check_graph
 from tsgen.data.series import graph_in, times_in
-from tsgen.readers.hdf5 import OBJECT, check_contents, check_heaps
-from tsgen.readers.regular_times import Contents, check_complete, check_values, moment, moments, regular
-from tsgen.readers.tables import Columns, close, few, first_line, shown
+from tsgen.readers.hdf5 import OBJECT_OVERHEAD, check_contents, check_heaps
+from tsgen.readers.regular_times import (
+    Contents,
+    check_complete,
+    check_values,
+    format_time,
+    parse_times,
+    regular_grid,
+)
+from tsgen.readers.tables import Columns, did_you_mean, first_line, name_list, quoted
 from tsgen.readers.unpacking import check_unpacked
 
 
 def read_netcdf(path: Path, columns: Columns, step: str | int | None) -> Contents:
-    """The series in a netCDF file, and the graph if it has one.
+    """Returns the series in a netCDF file, and the graph if the file has one.
 
     Args:
         path: The file.
-        columns: Which dimensions are times and nodes, and which variables to read.
+        columns: Names of the dimensions of times and nodes, and of the variables to read.
         step: The sampling step; the smallest difference between times if not given.
 
     Returns:
-        What the file holds, the nodes in its own order.
+        The content of the file, with the nodes in the order of the file.
 
     Raises:
-        ValueError: If something in the file is wrong: one line that says where, and what to do.
+        ValueError: If something in the file is wrong: one line that says where and what to do.
     """
     data = _open_netcdf(path)
     found = _channels(path, data, columns)
@@ -73,13 +80,13 @@ def read_netcdf(path: Path, columns: Columns, step: str | int | None) -> Content
 
 
 def check_stored(path: Path) -> None:
-    """Raises unless windows can be read from a file: its labels are in order, and it is not too large.
+    """Raises unless windows can be read from a file: its labels are valid and fit into memory.
 
     Args:
-        path: The file; what has times and nodes may be of any size.
+        path: The file. Variables with dimensions time and node may be of any size.
 
     Raises:
-        ValueError: In one line.
+        ValueError: In one line, which says what is wrong.
     """
     with _reading(path):
         _check_variables(path, check_heaps(path), read_later=("time", "node"))
@@ -87,17 +94,17 @@ def check_stored(path: Path) -> None:
             if not all(data.sizes.get(name, 1) for name in ("time", "node", "channel")):
                 raise ValueError("it has no steps, no nodes or no channels")
             if "time" in data.variables and data["time"].dtype.kind not in "iufM":
-                raise ValueError("its times must be numbers, or dates of the standard calendar")
+                raise ValueError("its times must be numbers or dates of the standard calendar")
             if "node" in data.variables and data["node"].to_series().duplicated().any():
                 raise ValueError("a node comes twice")
 
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turns what the library raises into a ``ValueError`` of one line."""
+    """Turns the library's exceptions into a ``ValueError`` of one line."""
     try:
         yield
-    # what decoding a broken file raises is anyone's guess
+    # decoding a damaged file can raise almost anything
     except (OSError, RuntimeError, ValueError, TypeError, ArithmeticError, LookupError) as error:
         raise ValueError(f"{path} cannot be read as netCDF: {first_line(error)}.") from error
 
@@ -109,18 +116,18 @@ def _open_netcdf(path: Path) -> xr.Dataset:
 
 
 def _check_variables(path: Path, largest: int, read_later: Collection[str] = ()) -> None:
-    """Raises ``ValueError`` if a file announces more numbers than are held in memory.
+    """Raises ``ValueError`` if a file announces more numbers than may be read into memory.
 
     Args:
-        path: The file, of netCDF 3 or 4.
-        largest: The bytes of its largest text, at most.
-        read_later: Dimensions; what has all of them is not counted.
+        path: The file, netCDF 3 or 4.
+        largest: Upper bound of the size of its longest text, in bytes.
+        read_later: Names of dimensions; variables with all of them are not counted.
     """
     total = 0
     with netCDF4.Dataset(path) as file:
         for variable in file.variables.values():
             if not read_later or not set(read_later) <= set(variable.dimensions):
-                each = OBJECT + largest if variable.dtype is str else variable.dtype.itemsize
+                each = OBJECT_OVERHEAD + largest if variable.dtype is str else variable.dtype.itemsize
                 total += math.prod(variable.shape) * each
     check_unpacked(path, total)
 
@@ -128,17 +135,17 @@ def _check_variables(path: Path, largest: int, read_later: Collection[str] = ())
 def _netcdf_grid(
     path: Path, data: xr.Dataset, dimension: str, step: str | int | None, width: int
 ) -> tuple[Int64[np.ndarray, "steps"], np.ndarray]:
-    """For each step of a file its place on the regular grid of times, and the times of the grid."""
+    """Returns the index of each step of a file on the regular grid of times, and the times of the grid."""
 
-    def fault(index: int, what: str) -> ValueError:
+    def error_at(index: int, what: str) -> ValueError:
         return ValueError(f"{path}, step {index} (counted from 0), dimension {dimension!r}: {what}")
 
     labels = times_in(data, dimension)
-    position, time = regular(moments(labels, fault), step, width, fault)
+    position, time = regular_grid(parse_times(labels, error_at), step, width, error_at)
     twice = pd.Series(position).duplicated().to_numpy()
     if twice.any():
         index = int(twice.argmax())
-        raise fault(index, f"duplicate time {moment(time[position[index]])}. Keep one.")
+        raise error_at(index, f"duplicate time {format_time(time[position[index]])}. Keep one.")
     return position, time
 
 
@@ -146,23 +153,23 @@ def _node_names(path: Path, data: xr.Dataset, dimension: str) -> list[str]:
     labels = data[dimension].values
     if labels.dtype.kind not in "iuOSUT":
         raise ValueError(
-            f"{path}, dimension {dimension!r}: names must be text or whole numbers, not {labels.dtype}."
+            f"{path}, dimension {dimension!r}: names must be text or integers, not {labels.dtype}."
         )
     names = pd.Index([label.decode() if isinstance(label, bytes) else str(label) for label in labels])
     if names.has_duplicates:
         raise ValueError(
-            f"{path}, dimension {dimension!r}: the node {shown(names[names.duplicated()][0])} comes twice."
+            f"{path}, dimension {dimension!r}: the node {quoted(names[names.duplicated()][0])} comes twice."
         )
     return list(names)
 
 
 def _channels(path: Path, data: xr.Dataset, columns: Columns) -> dict[str, xr.DataArray]:
-    """The channels of a dataset, each with dimensions time and node."""
-    plane = {columns.time, columns.node}
+    """Returns the channels of a dataset, each with dimensions time and node."""
+    time_and_node = {columns.time, columns.node}
     fitting = {
         str(name): variable
         for name, variable in data.data_vars.items()
-        if plane <= set(variable.dims)
+        if time_and_node <= set(variable.dims)
         and variable.ndim <= 3
         and variable.dtype.kind in "fiub"
         and name not in ("observed", "covariates", *columns.covariates)
@@ -173,46 +180,52 @@ def _channels(path: Path, data: xr.Dataset, columns: Columns) -> dict[str, xr.Da
         ]
         raise ValueError(
             f"{path} has no variable of numbers with dimensions {columns.time!r} and {columns.node!r}; it "
-            f"has {', '.join(there[:10]) or 'none'}. Tell with time_column and node_column what yours are."
+            f"has {', '.join(there[:10]) or 'none'}. Set time_column and node_column to "
+            "the names of your dimensions."
         )
-    if not all(data.sizes[dimension] for dimension in plane):
+    if not all(data.sizes[dimension] for dimension in time_and_node):
         raise ValueError(f"{path} has no {'nodes' if data.sizes[columns.time] else 'steps'}; add the data.")
     if "values" in fitting and "observed" in data:
         other = set(data["observed"].dims) - set(fitting["values"].dims)
         if other:
-            told = few([*map(str, other)])
+            told = name_list([*map(str, other)])
             raise ValueError(f"{path}: 'observed' must have the dimensions of 'values'; it has {told} too.")
         fitting["values"] = fitting["values"].where(data["observed"].astype(bool))
     if columns.values is None:
-        return _apart({"values": fitting["values"]} if "values" in fitting else fitting, plane)
-    return _chosen(path, "channel", _apart(fitting, plane), columns.values)
+        return _split_channels(
+            {"values": fitting["values"]} if "values" in fitting else fitting, time_and_node
+        )
+    return _chosen(path, "channel", _split_channels(fitting, time_and_node), columns.values)
 
 
 def _covariates(path: Path, data: xr.Dataset, columns: Columns) -> dict[str, xr.DataArray]:
-    """The covariates of a dataset, each with dimensions time and node."""
-    plane = {columns.time, columns.node}
+    """Returns the covariates of a dataset, each with dimensions time and node."""
+    time_and_node = {columns.time, columns.node}
     own = {}
-    if "covariates" in data and data["covariates"].ndim == 3 and plane < set(data["covariates"].dims):
-        own = _apart({"covariates": data["covariates"]}, plane)
+    if "covariates" in data and data["covariates"].ndim == 3 and time_and_node < set(data["covariates"].dims):
+        own = _split_channels({"covariates": data["covariates"]}, time_and_node)
     if not columns.covariates:
         return own
     single = {
         str(name): variable
         for name, variable in data.data_vars.items()
-        if variable.dims and set(variable.dims) <= plane and variable.dtype.kind in "fiub"
+        if variable.dims and set(variable.dims) <= time_and_node and variable.dtype.kind in "fiub"
     }
-    sizes = {dimension: data.sizes[dimension] for dimension in plane}
+    sizes = {dimension: data.sizes[dimension] for dimension in time_and_node}
     return {
         name: variable.expand_dims({d: n for d, n in sizes.items() if d not in variable.dims})
         for name, variable in _chosen(path, "covariate", own | single, columns.covariates).items()
     }
 
 
-def _apart(variables: dict[str, xr.DataArray], plane: set[str]) -> dict[str, xr.DataArray]:
-    """The channels that variables consist of, named by label; by variable too if there are several."""
+def _split_channels(variables: dict[str, xr.DataArray], time_and_node: set[str]) -> dict[str, xr.DataArray]:
+    """Returns the channels of which variables consist.
+
+    A channel is named by its label on the third dimension, after the variable's name if there are several.
+    """
     found = {}
     for name, variable in variables.items():
-        third = next((dimension for dimension in variable.dims if dimension not in plane), None)
+        third = next((dimension for dimension in variable.dims if dimension not in time_and_node), None)
         if third is None:
             found[name] = variable
             continue
@@ -231,13 +244,13 @@ def _chosen(
     for name in names:
         if name not in variables:
             there = list(variables)
-            hint = close(name, there)
-            raise ValueError(f"{path} has no {kind} {name!r}; it has {few(there) or 'none'}.{hint}")
+            hint = did_you_mean(name, there)
+            raise ValueError(f"{path} has no {kind} {name!r}; it has {name_list(there) or 'none'}.{hint}")
     return {name: variables[name] for name in names}
 
 
 def _numbers(path: Path, name: str, variable: xr.DataArray) -> Float[np.ndarray, "time nodes"]:
-    """A variable's numbers, NaN where there is none."""
+    """Returns the numbers of a variable; missing values are NaN."""
     with np.errstate(over="ignore"):
         numbers = variable.values.astype(np.float32)
     if np.isinf(numbers).any():
@@ -250,7 +263,7 @@ def _numbers(path: Path, name: str, variable: xr.DataArray) -> Float[np.ndarray,
 
 
 def _own_graph(path: Path, data: xr.Dataset, nodes: int) -> Data | None:
-    """The graph that a dataset carries, if it carries one."""
+    """Returns the graph in a dataset, or None."""
     if not {"edge_source", "edge_target"} <= set(data.variables):
         return None
     try:

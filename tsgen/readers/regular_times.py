@@ -1,11 +1,11 @@
-"""The regular grid that a file's times lie on, and what the file holds there.
+r"""The regular grid of a file's times, and the content of the file on that grid.
 
-Times are ISO dates or whole numbers, in any order. With the first of them, :math:`t_0`, and the step
-:math:`s`, the grid is :math:`t_0 + k s` for whole numbers :math:`k` from 0 on, up to the last time. Every
-time must lie on it; steps that none names are put in. Unless it is given, the step is the smallest difference
-between times. Dates are held in nanoseconds, in UTC if they have time zones.
+Times are ISO dates or integers, in any order. With the first time :math:`t_0` and the step :math:`s`, the
+grid is :math:`t_0 + k s` for :math:`k = 0, 1, 2, \dots` up to the last time. Every time must lie on the grid;
+steps that the file leaves out are inserted. By default the step is the smallest difference between times.
+Dates are stored in nanoseconds, in UTC if they have time zones.
 
-What a file holds on its grid is the same whether it was a table or netCDF, and so are the checks of it.
+Tables and netCDF files have the same content on the grid (:class:`Contents`) and pass the same checks.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import re
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -22,36 +22,37 @@ from jaxtyping import Float, Int64
 from pandas.tseries.frequencies import to_offset
 from torch_geometric.data import Data
 
-from tsgen.readers.tables import shown
+from tsgen.readers.tables import quoted
 
 MAX_ENTRIES = 2**30
-"""A series larger than this (4 GiB) is taken for a mistake in its times."""
+"""Largest number of entries in a series (4 GiB): more are taken for a mistake in the times."""
 
-SPARSE = 10
-"""One step in so many must occur, unless the step is given: otherwise times are jittered, not regular."""
+MAX_SPARSITY = 10
+"""Largest number of grid steps per time in the file, unless the step is given: beyond it the times are taken
+for jittered, not regular."""
 
-WHOLE = r"[+-]?\d{1,18}"
-"""A whole number that int64 holds."""
+INTEGER = r"[+-]?\d{1,18}"
+"""An integer that fits into int64."""
 
-Fault = Callable[[int, str], ValueError]
-"""Makes the error for one of several entries, from its number and what is wrong with it."""
+ErrorAt = Callable[[int, str], ValueError]
+"""Makes the error for one of several entries, from the entry's index and a description of the mistake."""
 
 
 # --------------------------------------------------------------------------------------------- times
 
 
-def moments(labels: np.ndarray, fault: Fault) -> np.ndarray:
-    """Times as int64 numbers or as dates, datetime64[ns] in UTC.
+def parse_times(labels: np.ndarray, error_at: ErrorAt) -> np.ndarray:
+    """Returns times as int64 or, if they are dates, as datetime64[ns] in UTC.
 
     Args:
-        labels: The times as a file has them: numbers, dates or text.
-        fault: Makes the error for a label.
+        labels: The times as the file has them: numbers, dates or text.
+        error_at: Makes the error for a label.
 
     Returns:
-        The times, each where its label is.
+        The times, in the order of the labels.
 
     Raises:
-        ValueError: If a label is no time, or goes with the others neither as a date nor as a number.
+        ValueError: If a label is not a time, or some labels are dates and others numbers.
     """
     if labels.dtype.kind in "iu":
         return labels.astype(np.int64)
@@ -59,88 +60,88 @@ def moments(labels: np.ndarray, fault: Fault) -> np.ndarray:
         dates = pd.DatetimeIndex(labels)
     elif isinstance(labels[0], str):
         text = pd.Series(labels, dtype=object)
-        if text.str.fullmatch(WHOLE).all():
-            return _whole_numbers(text, fault)
-        dates = _dates(text, fault)
+        if text.str.fullmatch(INTEGER).all():
+            return _integers(text, error_at)
+        dates = _dates(text, error_at)
     else:
         kind = type(labels[0]).__name__ if labels.dtype.kind == "O" else labels.dtype
-        what = f"times must be dates of the standard calendar or whole numbers, not {kind}. Convert them."
-        raise fault(0, what)
+        what = f"times must be dates of the standard calendar or integers, not {kind}. Convert them."
+        raise error_at(0, what)
     if dates.isna().any():
-        raise fault(int(dates.isna().argmax()), "no time; fill it in or leave it out.")
+        raise error_at(int(dates.isna().argmax()), "the time is missing; fill it in or leave it out.")
     try:
         return dates.as_unit("ns").to_numpy()
-    except ValueError as error:  # int64 nanoseconds reach that far
-        raise fault(int(np.abs(dates.year - 1970).argmax()), "the year must lie in 1678..2261.") from error
+    except ValueError as error:  # the range of int64 nanoseconds
+        raise error_at(int(np.abs(dates.year - 1970).argmax()), "the year must lie in 1678..2261.") from error
 
 
-def _whole_numbers(text: pd.Series, fault: Fault) -> Int64[np.ndarray, "labels"]:
+def _integers(text: pd.Series, error_at: ErrorAt) -> Int64[np.ndarray, "labels"]:
     dates = pd.to_datetime(text, format="%Y%m%d", errors="coerce")
     if text.str.fullmatch(r"(19|20)\d{6}").all() and dates.notna().all():
-        raise fault(0, f"{shown(text[0])} may be a date or a number. Write dates as 2024-01-31.")
+        raise error_at(0, f"{quoted(text[0])} is a date or a number. Write dates as 2024-01-31.")
     return text.astype(np.int64).to_numpy()
 
 
-def _dates(text: pd.Series, fault: Fault) -> pd.DatetimeIndex:
-    """Dates from ISO text, in UTC if they have time zones."""
+def _dates(text: pd.Series, error_at: ErrorAt) -> pd.DatetimeIndex:
+    """Returns dates from ISO text, in UTC if they have time zones."""
     dates = pd.DatetimeIndex(pd.to_datetime(text, format="ISO8601", utc=True, errors="coerce"))
     if dates.isna().any():
-        neither = dates.isna() & ~text.str.fullmatch(WHOLE).to_numpy(dtype=bool)
+        neither = dates.isna() & ~text.str.fullmatch(INTEGER).to_numpy(dtype=bool)
         label = int((neither if neither.any() else dates.isna()).argmax())
-        what = "is no time. Write all times as 2024-01-31T13:00, or all as whole numbers."
-        raise fault(label, f"{shown(text[label])} {what}")
+        what = "is not a time. Write all times as 2024-01-31T13:00, or all as integers."
+        raise error_at(label, f"{quoted(text[label])} {what}")
     zoned = text.str.contains(r"[T ].*(?:Z|[+-]\d{2}(?::?\d{2})?)$").to_numpy(dtype=bool)
     if zoned.any() and not zoned.all():
         label = int((~zoned).argmax())
         what = "has no time zone while others have one. Give all times one, or none."
-        raise fault(label, f"{shown(text[label])} {what}")
+        raise error_at(label, f"{quoted(text[label])} {what}")
     return dates.tz_localize(None)
 
 
-def regular(
-    moments: np.ndarray, step: str | int | None, width: int, fault: Fault
-) -> tuple[Int64[np.ndarray, "moments"], np.ndarray]:
-    """The regular grid that some moments lie on.
+def regular_grid(
+    times: np.ndarray, step: str | int | None, width: int, error_at: ErrorAt
+) -> tuple[Int64[np.ndarray, "times"], np.ndarray]:
+    """Returns the regular grid on which times lie.
 
     Args:
-        moments: Whole numbers or dates, in any order.
-        step: The grid's step, a length of time such as ``1h`` or a whole number; the smallest difference if
-            not given.
-        width: How many numbers there are to hold at each step.
-        fault: Makes the error for a moment.
+        times: Integers or dates, in any order.
+        step: The step of the grid, a duration such as ``1h`` or an integer; the smallest difference between
+            times if not given.
+        width: The number of entries per step, which bounds the length of the grid.
+        error_at: Makes the error for a time.
 
     Returns:
-        The place of each moment on the grid, and the grid's times.
+        The index of each time on the grid, and the times of the grid.
 
     Raises:
-        ValueError: If a moment lies off the grid, or the grid is too long to hold or mostly empty.
+        ValueError: If a time lies off the grid, or the grid is too long for memory or mostly empty.
     """
-    dated = moments.dtype.kind == "M"
+    dated = times.dtype.kind == "M"
     given = None if step is None else _spacing(step, dated)
-    ordered, which = np.unique(moments, return_index=True)
+    ordered, which = np.unique(times, return_index=True)
     if len(ordered) == 1:
-        return np.zeros(len(moments), dtype=np.int64), ordered
+        return np.zeros(len(times), dtype=np.int64), ordered
     ticks = ordered.astype(np.int64) - ordered[:1].astype(np.int64)
     near = int(np.diff(ticks).argmin())
     spacing = given or int(ticks[near + 1] - ticks[near])
     place, rest = np.divmod(ticks, spacing)
     steps = int(place[-1]) + 1
 
-    if rest.any() or (given is None and steps > SPARSE * len(ordered)):
+    if rest.any() or (given is None and steps > MAX_SPARSITY * len(ordered)):
         at, what = _irregularity(ordered, ticks, given)
-        raise fault(int(which[at]), what)
+        raise error_at(int(which[at]), what)
     if steps * width > MAX_ENTRIES:
         span = f"{steps} steps of {_length(spacing, dated)}"
-        what = f"too much to hold: the times span {span}, each of {width} numbers."
-        raise fault(int(which[-1]), f"{what} Give a larger step, or leave out nodes or columns.")
+        what = f"too large for memory: the times span {span}, each of {width} numbers."
+        raise error_at(int(which[-1]), f"{what} Give a larger step, or leave out nodes or columns.")
     grid = ordered[0] + (spacing * np.arange(steps)).astype("timedelta64[ns]" if dated else np.int64)
-    return place[np.searchsorted(ordered, moments)], grid
+    return place[np.searchsorted(ordered, times)], grid
 
 
 def _irregularity(
-    ordered: np.ndarray, ticks: Int64[np.ndarray, "moments"], given: int | None
+    ordered: np.ndarray, ticks: Int64[np.ndarray, "times"], given: int | None
 ) -> tuple[int, str]:
-    """Which of some ordered moments breaks the rule, and what to tell."""
+    """Returns the index of the first ordered time that breaks the grid, and a description of the mistake."""
     dated = ordered.dtype.kind == "M"
     gaps, counts = np.unique(np.diff(ticks), return_counts=True)
     usual = given or int(gaps[counts.argmax()])
@@ -148,10 +149,12 @@ def _irregularity(
     off = ticks % usual != 0
     if off.any():
         at = int(off.argmax())
-        what = f"irregular time: {moment(ordered[at])} does not follow the first, {moment(ordered[0])}, in"
+        irregular = f"irregular time: {format_time(ordered[at])}"
+        what = f"{irregular} does not follow the first, {format_time(ordered[0])}, in"
         return at, f"{what} steps of {_length(usual, dated)} ({source}). Correct it, round all, or give step."
     at = int(np.diff(ticks).argmax()) + 1
-    what = f"irregular time: {moment(ordered[at])} is {ticks[at] // usual - ticks[at - 1] // usual} steps of"
+    gap = ticks[at] // usual - ticks[at - 1] // usual
+    what = f"irregular time: {format_time(ordered[at])} is {gap} steps of"
     return at, f"{what} {_length(usual, dated)} after the one before. Correct it, or give step to insist."
 
 
@@ -160,17 +163,17 @@ def _length(spacing: int, dated: bool) -> str:
 
 
 def _spacing(step: str | int, dated: bool) -> int:
-    """A sampling step: in nanoseconds if times are dates, else in their own unit."""
+    """Returns the sampling step: in nanoseconds if times are dates, else in the unit of the times."""
     text = str(step).strip()
     if not dated:
         if not re.fullmatch(r"\d{1,18}", text) or not int(text):
-            raise ValueError(f"step must be a positive whole number, as times are numbers; it is {step!r}.")
+            raise ValueError(f"step must be a positive integer, because times are numbers; got {step!r}.")
         return int(text)
-    wanted = f"step must be a length of time such as 1h, 15min or 1D, as times are dates; it is {step!r}."
+    wanted = f"step must be a duration such as 1h, 15min or 1D, because times are dates; got {step!r}."
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # units that pandas is about to rename
-            length = pd.Timedelta(to_offset(text))
+            warnings.simplefilter("ignore")  # units that pandas will rename
+            length = pd.Timedelta(cast("Any", to_offset(text)))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{wanted} Months differ in length: number them 0, 1, 2, ...") from error
     if not length > pd.Timedelta(0):
@@ -178,14 +181,14 @@ def _spacing(step: str | int, dated: bool) -> int:
     return int(length.as_unit("ns").value)
 
 
-def moment(time: Any) -> str:
-    """A time of a grid as it can stand in a message.
+def format_time(time: Any) -> str:
+    """Returns a time of a grid as text, for messages.
 
     Args:
-        time: A date or a whole number.
+        time: A date or an integer.
 
     Returns:
-        The date to the digits that it needs, or the number.
+        The date without trailing zero digits, or the number.
     """
     return str(pd.Timestamp(time)) if isinstance(time, np.datetime64) else str(time)
 
@@ -194,17 +197,17 @@ def moment(time: Any) -> str:
 
 
 class Contents(NamedTuple):
-    """What a file of measurements holds, on a regular grid of times; NaN where there is no value.
+    """The content of a file of measurements on a regular grid of times; missing values are NaN.
 
     Attributes:
-        time: The grid's times, as dates in UTC or whole numbers.
-        nodes: The nodes' names.
-        channels: The channels' names.
-        values: The channels, in the file's units.
-        covariates: What is known at every time and node; None if nothing is.
-        covariate_names: The covariates' names.
-        units: Unit of each channel, as far as the file tells.
-        graph: The graph that the file carries itself, if it does.
+        time: The times of the grid, as dates in UTC or integers.
+        nodes: Names of the nodes.
+        channels: Names of the channels.
+        values: The channels, in the units of the file.
+        covariates: The covariates, known at every time and node; None if there are none.
+        covariate_names: Names of the covariates.
+        units: Unit of each channel, where the file states it.
+        graph: The graph in the file, or None.
     """
 
     time: np.ndarray
@@ -218,15 +221,15 @@ class Contents(NamedTuple):
 
 
 def check_values(path: Path, values: Float[np.ndarray, "time nodes channels"], channels: list[str]) -> None:
-    """Raises unless every channel has a value somewhere.
+    """Raises unless every channel has at least one value.
 
     Args:
         path: The file, for the message.
-        values: The channels, NaN where there is no value.
-        channels: Their names.
+        values: The channels; missing values are NaN.
+        channels: Names of the channels.
 
     Raises:
-        ValueError: If a channel is missing throughout.
+        ValueError: If all values of a channel are missing.
     """
     without = np.isnan(values).all(axis=(0, 1))
     if without.any():
@@ -247,17 +250,17 @@ def check_complete(
 
     Args:
         path: The file, for the message.
-        covariates: The covariates, NaN where there is no value.
-        names: Their names.
-        time: The grid's times.
-        nodes: The nodes' names.
+        covariates: The covariates; missing values are NaN.
+        names: Names of the covariates.
+        time: The times of the grid.
+        nodes: Names of the nodes.
 
     Raises:
-        ValueError: If a covariate has a hole; it names the first.
+        ValueError: If a value of a covariate is missing; the message names the first.
     """
     if np.isnan(covariates).any():
         t, v, f = np.unravel_index(int(np.isnan(covariates).argmax()), covariates.shape)
         raise ValueError(
-            f"{path}, column {names[f]!r}: no value for time {moment(time[t])} and node {nodes[v]!r}; a "
-            "covariate must be known at every time and node. Add it, with a row of its own if need be."
+            f"{path}, column {names[f]!r}: no value for time {format_time(time[t])} and node {nodes[v]!r}; a "
+            "covariate must be known at every time and node. Add it, in a new row if necessary."
         )

@@ -1,15 +1,16 @@
-"""Tables, CSV or Parquet: their columns as they stand in a file, and words for what is wrong in them.
+"""Readers of the columns of CSV and Parquet tables, and helpers for error messages about files.
 
-Columns are read whole (pyarrow), never row by row, and only those that are asked for. A column of times or
-nodes is reduced to its distinct entries first, so that each is parsed once, however many rows name it. A CSV
-is in UTF-8, with commas and a header, packed by gzip or not, and its cells are read as text; numbers are made
-of them afterwards.
+Only the requested columns are read, and each as a whole (pyarrow), never row by row. A column of times or
+nodes is reduced to its distinct entries first, so each entry is parsed once, in however many rows it occurs.
+A CSV is in UTF-8, with commas and a header, and may be compressed by gzip. Its cells are read as text and
+converted to numbers afterwards.
 
-What is wrong in a file ends in a ``ValueError`` of one line that names file, row and column: a line of a CSV
-is counted as an editor does, the header being line 1; a row of Parquet is counted from 0.
+A mistake in a file raises a ``ValueError`` of one line that names file, row and column. Lines of a CSV are
+counted as in an editor, the header being line 1; rows of Parquet are counted from 0.
 
-What is packed is counted before it is held (:mod:`tsgen.readers.unpacking`): a CSV is unpacked once and
-thrown away, and of Parquet, which may say "a million times this text" in a few bytes, each text is held once.
+The decompressed size is checked before a table is held in memory (:mod:`tsgen.readers.unpacking`): a CSV is
+decompressed once to count its bytes; a Parquet file, which can store "this text a million times" in a few
+bytes, is read with each distinct text held once until the total size is known.
 """
 
 from __future__ import annotations
@@ -38,67 +39,67 @@ from pyarrow import parquet
 from tsgen.readers.unpacking import check_unpacked
 
 CSV, PARQUET = (".csv", ".csv.gz"), (".parquet",)
-"""Endings of the tables that can be read."""
+"""Endings of the file names of tables that can be read."""
 
-AT_ONCE = 2**20
-"""Bytes that are unpacked at once."""
+BLOCK = 2**20
+"""Bytes that are decompressed at a time."""
 
 ROWS = 2**20
-"""Rows of Parquet that are read at once."""
+"""Rows of Parquet that are read at a time."""
 
 NO_VALUE = ["", "NA", "N/A", "n/a", "NaN", "nan", "-nan", "NULL", "Null", "null", "None", "<NA>", "#N/A"]
-"""What a cell of numbers may hold instead of one."""
+"""Cells that stand for a missing number."""
 
 
-# ----------------------------------------------------------------------------------- words and paths
+# -------------------------------------------------------------------------------- messages and paths
 
 
-def few(names: Sequence[str]) -> str:
-    """The first ten of some names, for a message.
+def name_list(names: Sequence[str]) -> str:
+    """Returns the first ten names as text, for a message.
 
     Args:
-        names: Names in a file, of columns or nodes.
+        names: Names of columns or nodes in a file.
 
     Returns:
-        The names between commas, each as :func:`shown` gives it.
+        The names, each in quotation marks by :func:`quoted`, separated by commas.
     """
-    return ", ".join(shown(name) for name in names[:10]) + (", ..." if len(names) > 10 else "")
+    return ", ".join(quoted(name) for name in names[:10]) + (", ..." if len(names) > 10 else "")
 
 
-def more(wrong: np.ndarray) -> str:
-    """Tells how many others are wrong, if any, for a message about the first.
+def count_more(wrong: np.ndarray) -> str:
+    """Returns text for the number of further wrong entries, for a message about the first.
 
     Args:
         wrong: True where an entry is wrong.
 
     Returns:
-        Words in brackets after a blank; nothing if at most one is wrong.
+        A space and text in parentheses; empty if at most one entry is wrong.
     """
     return f" ({wrong.sum() - 1} more like it)" if wrong.sum() > 1 else ""
 
 
-def shown(entry: Any) -> str:
-    """An entry of a file as it can stand in a message: short and on one line.
+def quoted(entry: Any) -> str:
+    """Returns an entry of a file in quotation marks, short and on one line, for a message.
 
     Args:
-        entry: What the file holds there.
+        entry: The entry.
 
     Returns:
-        Its text in quotation marks, cut after 40 characters.
+        The text of the entry in quotation marks, cut after 40 characters.
     """
     text = str(entry)
     return repr(text if len(text) <= 40 else text[:40] + "...")
 
 
-def close(name: str, names: Sequence[str]) -> str:
-    """A hint at the name that is most alike, if one is.
+def did_you_mean(name: str, names: Sequence[str]) -> str:
+    """Returns the question whether a similar name was meant, for a message.
 
     Args:
-        name: A name that is not there.
-        names: Those that are; upper and lower case count as the same.
+        name: A name that does not exist.
+        names: The names that exist; case is ignored.
 
     Returns:
-        A question after a blank; nothing if no name is close.
+        A space and a question; empty if no name is similar.
     """
     known = {other.lower(): other for other in names}
     match = difflib.get_close_matches(name.lower(), known, n=1)
@@ -106,14 +107,14 @@ def close(name: str, names: Sequence[str]) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of what an error of some library tells.
+    """Returns the first line of an error's message.
 
     Args:
-        error: The error.
+        error: An error raised by a library.
 
     Returns:
-        That line without its full stop, bytes of the file that cannot be shown replaced; the error's class if
-        it tells nothing.
+        The line without its full stop, with unprintable characters replaced; the name of the error's class if
+        the message is empty.
     """
     line = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
     return "".join(letter if letter.isprintable() else "\ufffd" for letter in line)
@@ -121,7 +122,7 @@ def first_line(error: Exception) -> str:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turns what the readers of files raise into a ``ValueError`` of one line."""
+    """Turns the exceptions of file readers into a ``ValueError`` of one line."""
     try:
         yield
     except OSError as error:
@@ -138,27 +139,27 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def ends_in(path: str | Path, endings: Sequence[str]) -> bool:
-    """Whether a file is of one of some kinds, by its name.
+    """Returns whether the name of a file has one of the endings.
 
     Args:
-        path: The file; upper and lower case count as the same.
-        endings: Such as ``.csv``, in lower case.
+        path: The file; case is ignored.
+        endings: Endings such as ``.csv``, in lower case.
     """
     return Path(path).name.lower().endswith(tuple(endings))
 
 
 def checked_path(path: str | Path, suffixes: Sequence[str]) -> Path:
-    """The path, after making sure that a file of one of these kinds is there.
+    """Returns the path of a file after checking that it exists, has one of the endings and is not empty.
 
     Args:
-        path: Where the file should be; ``~`` is the home folder.
-        suffixes: Endings of the kinds that can be read, such as ``.csv``, in lower case.
+        path: The file; ``~`` is the home folder.
+        suffixes: Allowed endings such as ``.csv``, in lower case.
 
     Returns:
-        The path of a file that is not empty.
+        The path, with ``~`` expanded.
 
     Raises:
-        ValueError: If there is none: what is there instead, and perhaps what was meant.
+        ValueError: If there is no such file; the message suggests similar names.
     """
     path = Path(path).expanduser()
     with _reading(path):
@@ -169,7 +170,7 @@ def checked_path(path: str | Path, suffixes: Sequence[str]) -> Path:
         if not path.parent.is_dir():
             raise ValueError(f"{path} does not exist, nor does the folder {path.parent}; correct the path.")
         if not path.exists():
-            hint = close(path.name, [other.name for other in path.parent.iterdir()])
+            hint = did_you_mean(path.name, [other.name for other in path.parent.iterdir()])
             raise ValueError(f"{path} does not exist.{hint or ' Correct the path.'}")
         if not path.stat().st_size:
             raise ValueError(f"{path} is empty; it must hold a header and rows.")
@@ -185,9 +186,9 @@ class Columns:
 
     Attributes:
         time: The column of times.
-        node: The column of the nodes' names.
-        values: The channels; None for all columns that are left.
-        covariates: What is known beforehand at every time and node.
+        node: The column of node names.
+        values: The channels; None for all remaining columns.
+        covariates: The covariates, known beforehand at every time and node.
 
     Raises:
         ValueError: If a column is named twice, or ``values`` is empty.
@@ -210,16 +211,16 @@ class Columns:
 
     @property
     def named(self) -> list[str]:
-        """All names that are given."""
+        """All names of columns that are given."""
         return [self.time, self.node, *(self.values or []), *self.covariates]
 
 
 class Table(ABC):
-    """A CSV or Parquet file, of which chosen columns are read as they stand.
+    """A CSV or Parquet file of which selected columns are read.
 
     Attributes:
         path: The file.
-        header: The names of all columns.
+        header: Names of all columns.
     """
 
     def __init__(self, path: Path) -> None:
@@ -229,17 +230,17 @@ class Table(ABC):
 
     @abstractmethod
     def where(self, row: int) -> str:
-        """A row's place in the file, in words."""
+        """Returns the position of a row in the file as text."""
 
     @abstractmethod
     def _load(self, names: list[str]) -> pa.Table:
-        """The columns of these names, as the file has them."""
+        """Returns the columns of these names, unchanged."""
 
     def read(self, names: list[str]) -> None:
         """Reads these columns.
 
         Raises:
-            ValueError: If one is not there, or there are no rows.
+            ValueError: If a column does not exist, or there are no rows.
         """
         for name in names:
             self.check_column(name)
@@ -248,7 +249,7 @@ class Table(ABC):
             raise ValueError(f"{self.path} has a header but no rows; add the data.")
 
     def check_column(self, name: str) -> None:
-        """Raises unless there is one column of this name."""
+        """Raises unless there is exactly one column of this name."""
         if self.header.count(name) > 1:
             raise ValueError(f"{self.path} has {self.header.count(name)} columns {name!r}; keep one.")
         if name in self.header:
@@ -257,41 +258,41 @@ class Table(ABC):
             if any(separator in other for other in self.header):
                 raise ValueError(
                     f"{self.path} seems to be separated by {word}: its header is "
-                    f"{shown(','.join(self.header))}. Save it with commas, and numbers with points."
+                    f"{quoted(','.join(self.header))}. Save it with commas between cells and decimal points."
                 )
         raise ValueError(
-            f"{self.path} has no column {name!r}; its columns are {few(self.header)}."
-            f"{close(name, self.header)}"
+            f"{self.path} has no column {name!r}; its columns are {name_list(self.header)}."
+            f"{did_you_mean(name, self.header)}"
         )
 
-    def fault(self, column: str, row: int | None, what: str) -> ValueError:
-        """The error for something wrong in a column, at a row if it lies at one."""
+    def error_at(self, column: str, row: int | None, what: str) -> ValueError:
+        """Returns the error for a mistake in a column, or in one row of the column."""
         at = "" if row is None else f", {self.where(row)}"
         return ValueError(f"{self.path}{at}, column {column!r}: {what}")
 
     def entry(self, column: str, row: int) -> str:
-        """An entry as it stands in the file, for a message."""
-        return shown(self._entries[column][row].as_py())
+        """Returns an entry in quotation marks, for a message."""
+        return quoted(self._entries[column][row].as_py())
 
     def numbers(self, column: str, needed: str | None = None) -> Float[np.ndarray, "rows"]:
-        """A column of numbers, NaN where there is none.
+        """Returns a column of numbers; missing values are NaN.
 
         Args:
-            column: Its name.
-            needed: If there must be no hole, what to tell someone who left one.
+            column: The name of the column.
+            needed: If no number may be missing, the advice for the message.
         """
         entries = self._entries[column]
         if _is_text(entries.type):
             text = pc.utf8_trim_whitespace(entries)
             entries = pc.if_else(pc.is_in(text, pa.array(NO_VALUE, text.type)), None, text)
         elif not _is_number(entries.type):
-            raise self.fault(column, None, f"it must hold numbers, not {entries.type}. Leave it out.")
+            raise self.error_at(column, None, f"it must hold numbers, not {entries.type}. Leave it out.")
         try:
             wide = entries.cast(pa.float64(), safe=False).to_numpy()
         except pa.ArrowInvalid as error:
             row = _first_unreadable(entries)
-            what = f"{self.entry(column, row)} is no number. Write 12.5; leave missing values empty."
-            raise self.fault(column, row, what) from error
+            what = f"{self.entry(column, row)} is not a number. Write 12.5; leave missing values empty."
+            raise self.error_at(column, row, what) from error
         with np.errstate(over="ignore"):
             numbers = wide.astype(np.float32)
         self._check_numbers(column, numbers, needed)
@@ -301,32 +302,34 @@ class Table(ABC):
         if np.isinf(numbers).any():
             row = int(np.isinf(numbers).argmax())
             what = f"{self.entry(column, row)} is infinite or beyond 3e38"
-            raise self.fault(column, row, f"{what}; {needed or 'leave missing values empty'}.")
+            raise self.error_at(column, row, f"{what}; {needed or 'leave missing values empty'}.")
         if needed and np.isnan(numbers).any():
-            raise self.fault(column, int(np.isnan(numbers).argmax()), f"no value; {needed}.")
+            raise self.error_at(column, int(np.isnan(numbers).argmax()), f"the value is missing; {needed}.")
 
     def distinct(self, column: str) -> tuple[Int64[np.ndarray, "rows"], np.ndarray]:
-        """For each row the number of its entry among the distinct ones, and those in the file's order.
+        """Returns for each row the index of its entry among the distinct entries, and the distinct entries.
 
-        Text has lost its outer blanks.
+        Distinct entries are in the order of the file, text without leading and trailing spaces.
         """
         coded = self._entries[column].dictionary_encode().combine_chunks()
         codes = coded.indices.cast(pa.int64()).fill_null(-1).to_numpy()
         labels = coded.dictionary.to_numpy(zero_copy_only=False)
         empty = np.zeros(len(labels) + 1, dtype=bool)
-        empty[-1] = True  # where code -1 leads
+        empty[-1] = True  # code -1, a missing entry
         if _is_text(coded.dictionary.type):
             labels = np.array([label.strip() for label in labels], dtype=object)
             empty[:-1] = labels == ""
         if empty[codes].any():
-            raise self.fault(column, int(empty[codes].argmax()), "no entry; fill it in or delete the row.")
+            raise self.error_at(
+                column, int(empty[codes].argmax()), "the entry is missing; fill it in or delete the row."
+            )
         return codes, labels
 
     def names(self, column: str) -> tuple[Int64[np.ndarray, "rows"], list[str]]:
-        """For each row the number of its name among all names, and those, sorted."""
+        """Returns for each row the index of its name among the sorted distinct names, and those names."""
         kind = self._entries[column].type
         if not (_is_text(kind) or pa.types.is_integer(kind)):
-            raise self.fault(column, None, f"names must be text or whole numbers, not {kind}. Convert them.")
+            raise self.error_at(column, None, f"names must be text or integers, not {kind}. Convert them.")
         codes, labels = self.distinct(column)
         numbers, names = pd.factorize(np.array([str(label) for label in labels], dtype=object), sort=True)
         return numbers[codes], list(names)
@@ -337,8 +340,8 @@ class _CsvTable(Table):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        if _packed(path):
-            _check_packed(path)
+        if _compressed(path):
+            _check_compressed(path)
         with _reading(path), _open_csv(path) as file:
             records = filter(None, csv.reader(file))
             self._raw_header = next(records, [])
@@ -351,7 +354,7 @@ class _CsvTable(Table):
             raise ValueError(f"{path} {what}.")
 
     def where(self, row: int) -> str:
-        # blank lines and line breaks inside quotes shift lines against rows: go through the file once more
+        # blank lines and line breaks inside quotes shift lines against rows: read the file once more
         with _reading(self.path), _open_csv(self.path, errors="replace") as file:
             reader = csv.reader(file)
             next(islice(filter(None, reader), row + 1, None))
@@ -361,7 +364,7 @@ class _CsvTable(Table):
         raw = [self._raw_header[self.header.index(name)] for name in names]
         convert = arrow_csv.ConvertOptions(include_columns=raw, column_types=dict.fromkeys(raw, pa.string()))
         parse = arrow_csv.ParseOptions(newlines_in_values=True)
-        compression = "gzip" if _packed(self.path) else None
+        compression = "gzip" if _compressed(self.path) else None
         with _reading(self.path), pa.input_stream(self.path, compression=compression) as file:
             table = arrow_csv.read_csv(file, parse_options=parse, convert_options=convert)
         return table.rename_columns(names)
@@ -373,7 +376,7 @@ class _ParquetTable(Table):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         with _reading(path), parquet.ParquetFile(path) as file:
-            # an index without a name, which pandas writes along, is no column of the user's
+            # pandas writes an index without a name as a column, which is not one of the user's
             self.header = [name for name in file.schema_arrow.names if not name.startswith("__index_level_")]
 
     def where(self, row: int) -> str:
@@ -384,29 +387,29 @@ class _ParquetTable(Table):
             kinds = {name: file.schema_arrow.field(name).type for name in names}
         for name, kind in kinds.items():
             if pa.types.is_nested(kind) or pa.types.is_fixed_size_binary(kind):
-                raise self.fault(
+                raise self.error_at(
                     name, None, f"it must hold numbers, text or times, not {kind}. Leave it out."
                 )
         with _reading(self.path), parquet.ParquetFile(self.path, read_dictionary=names) as file:
-            parts, size = [], 0
-            for part in file.iter_batches(ROWS, columns=names):
-                part.validate(full=True)  # text that is not UTF-8 is let through otherwise
-                size += sum(map(_size, part.columns))
+            batches, size = [], 0
+            for batch in file.iter_batches(ROWS, columns=names):
+                batch.validate(full=True)  # otherwise text that is not UTF-8 passes
+                size += sum(map(_size, batch.columns))
                 _check_size(self.path, size)
-                # without categories: those may include some that no row has
-                columns = [_written_out(column) for column in part.columns]
-                parts.append(pa.record_batch(columns, names=part.schema.names))
-        return pa.Table.from_batches(parts) if parts else pa.table({name: [] for name in names})
+                # without categories: some of them may occur in no row
+                columns = [_without_categories(column) for column in batch.columns]
+                batches.append(pa.record_batch(columns, names=batch.schema.names))
+        return pa.Table.from_batches(batches) if batches else pa.table({name: [] for name in names})
 
 
 def open_table(path: str | Path) -> Table:
-    """The table in a file, with its header read.
+    """Returns the table in a file after reading its header.
 
     Args:
         path: A file that ends in ``.csv``, ``.csv.gz`` or ``.parquet``.
 
     Returns:
-        The table; its columns come with :meth:`Table.read`.
+        The table; :meth:`Table.read` reads its columns.
 
     Raises:
         ValueError: If there is no such file, or it is not well formed.
@@ -415,40 +418,40 @@ def open_table(path: str | Path) -> Table:
     return _CsvTable(path) if ends_in(path, CSV) else _ParquetTable(path)
 
 
-def _packed(path: Path) -> bool:
+def _compressed(path: Path) -> bool:
     return ends_in(path, (".gz",))
 
 
 def _open_csv(path: Path, errors: str = "strict") -> TextIOWrapper:
-    """A CSV's text, unpacked if need be."""
-    if _packed(path):
+    """Opens a CSV as text, decompressed if necessary."""
+    if _compressed(path):
         return gzip.open(path, "rt", encoding="utf-8-sig", errors=errors, newline="")
     return path.open(encoding="utf-8-sig", errors=errors, newline="")
 
 
 def _not_utf8(path: Path) -> str | None:
-    """Where a file's bytes are no UTF-8, in words; None if they are."""
-    with gzip.open(path) if _packed(path) else path.open("rb") as file:
+    """Returns where a file is not UTF-8, as text; None if all of it is."""
+    with gzip.open(path) if _compressed(path) else path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
                 line.decode("utf-8")
             except UnicodeDecodeError:
                 text = line.decode("utf-8", "replace").strip()
-                return f"line {number}: {shown(text)} is not UTF-8. Save the file as UTF-8."
+                return f"line {number}: {quoted(text)} is not UTF-8. Save the file as UTF-8."
     return None
 
 
-def _check_packed(path: Path) -> None:
-    """Raises if a file unpacks to too much, after unpacking it into nothing."""
+def _check_compressed(path: Path) -> None:
+    """Raises if a file decompresses to too much: decompresses it and counts the bytes, keeping none."""
     size = 0
     with _reading(path), gzip.open(path) as file:
-        while some := len(file.read(AT_ONCE)):
+        while some := len(file.read(BLOCK)):
             size += some
             _check_size(path, size)
 
 
 def _check_size(path: Path, size: int) -> None:
-    """Raises if that is too much to unpack a table to."""
+    """Raises if a table decompresses to too many bytes."""
     try:
         check_unpacked(path, size)
     except ValueError as error:
@@ -456,31 +459,31 @@ def _check_size(path: Path, size: int) -> None:
 
 
 def _size(column: pa.Array) -> int:
-    """The bytes of a column once each text is written out where it stands."""
-    least = 8 * len(column)  # as a number, or the place of a text
+    """Returns the bytes of a column when each row has its own copy of its text."""
+    least = 8 * len(column)  # of a number, or the offset of a text
     if not pa.types.is_dictionary(column.type):
         return max(least, column.nbytes)
     lengths = pc.binary_length(column.dictionary).cast(pa.int64())
     return least + (pc.sum(lengths.take(column.indices)).as_py() or 0)
 
 
-def _written_out(column: pa.Array) -> pa.Array:
+def _without_categories(column: pa.Array) -> pa.Array:
     return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
 
 
 def _ragged(path: Path) -> str | None:
-    """Where a line of a CSV has more or fewer fields than the header, in words; None if none has."""
+    """Returns where a line of a CSV has more or fewer fields than the header, as text; None if none has."""
     with _open_csv(path) as file:
         reader = csv.reader(file)
         start, width = 1, 0
         try:
-            for fields in reader:  # gone through only once parsing has failed
+            for fields in reader:  # slow, but runs only after parsing has failed
                 width = width or len(fields)
                 if fields and len(fields) != width:
                     open_quote = " Is a quotation mark not closed?" if reader.line_num > start else ""
                     return (
                         f"line {start}: it has {len(fields)} fields, the header has {width}. Give every line "
-                        f"as many, and put text with commas in quotation marks.{open_quote}"
+                        f"the same number, and put text with commas in quotation marks.{open_quote}"
                     )
                 start = reader.line_num + 1
         except csv.Error as error:
@@ -498,7 +501,7 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 def _first_unreadable(text: pa.ChunkedArray) -> int:
-    """The first row whose text is no number, by halving."""
+    """Returns the first row whose text is not a number, by bisection."""
     low, high = 0, len(text)
     while high - low > 1:
         middle = (low + high) // 2

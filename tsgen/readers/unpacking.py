@@ -1,8 +1,9 @@
-"""How much a packed file may unpack to.
+"""A bound on the size that a compressed file decompresses to.
 
-A file of a megabyte may unpack to gigabytes: to a thousand times its size by deflate, which gzip, HDF5 and
-NumPy's archives use, and without any bound where a format writes down how often a value comes (Parquet), or
-nothing at all where none was written (HDF5, netCDF). Each reader asks beforehand, or counts while it unpacks.
+A file of a megabyte may decompress to gigabytes: by deflate, which gzip, HDF5 and NumPy's archives use, to a
+thousand times its size; without any bound where a format stores how often a value is repeated (Parquet), or
+stores nothing at all for entries that were never written (HDF5, netCDF). Each reader checks the size
+beforehand, or counts while it decompresses.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ MAX_UNPACKED = 2**32
 
 
 def check_unpacked(path: Path, size: int) -> None:
-    """Raises ``ValueError`` if a file unpacks to more than :data:`MAX_UNPACKED` and more than it has itself.
+    """Raises ``ValueError`` if a file decompresses to more than :data:`MAX_UNPACKED` and than its own size.
 
     Args:
         path: The file.
-        size: The bytes that it unpacks to, or at least so many.
+        size: The bytes that it decompresses to, or a lower bound of them.
     """
     most = max(MAX_UNPACKED, path.stat().st_size)
     if size > most:
         raise ValueError(
-            f"it unpacks to {size:,} bytes or more, and at most {most:,} are read; if that is meant, store "
-            "it unpacked"
+            f"it unpacks to {size:,} bytes or more, and at most {most:,} are read; if it is meant to be that "
+            "large, store it uncompressed"
         )
