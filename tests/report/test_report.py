@@ -24,9 +24,9 @@ from tsgen.metrics.breakdown import by_group, deviation, doubts
 from tsgen.metrics.ensemble import central_interval
 from tsgen.report import write_comparison, write_report
 from tsgen.report.gaps import find_gaps, gap_fans, read_imputation
-from tsgen.report.html import _introduction, _score_section, _training_section
-from tsgen.report.page import column
+from tsgen.report.run import training
 from tsgen.report.scores import best as best_of
+from tsgen.report.tables import column
 
 EMPTY = "data:image/svg+xml;base64,"
 ENTRY = ("window", "step", "node", "channel")
@@ -184,7 +184,7 @@ def make_run(tmp_path):
 @pytest.fixture
 def unpainted(monkeypatch):
     """Figures are drawn but not written as files: most of a page's time goes there."""
-    monkeypatch.setattr("tsgen.report.page._encode", lambda figure: EMPTY)
+    monkeypatch.setattr("tsgen.report.pictures._encode", lambda figure: EMPTY)
 
 
 class Page(HTMLParser):
@@ -658,6 +658,11 @@ def check(path) -> Page:
     return page
 
 
+def words_of(page: Page) -> str:
+    """The page's text, with single spaces as a browser shows it."""
+    return " ".join("".join(page.text).split())
+
+
 def test_page_of_an_evaluation(make_run):
     run = make_run(make_evaluation())
     (run / "config_fit.yaml").write_text("seed: 1 # <b>&</b>\n")
@@ -665,7 +670,7 @@ def test_page_of_an_evaluation(make_run):
     path = write_report(run)
     assert path == run / "report.html"
     page = check(path)
-    text = " ".join("".join(page.text).split())
+    text = words_of(page)
     evaluation = make_evaluation()
     assert "On 3 windows of 12 steps and 4 nodes, between 2015‑03‑01 and 2015‑03‑02, " in text
     assert f" {int(evaluation['target'].sum())} entries of known truth were hidden from AnyOrderModel" in text
@@ -687,9 +692,9 @@ def test_page_of_an_evaluation(make_run):
     assert write_report(run).read_bytes() == first
 
 
-def test_filtering_is_said_in_plain_words():
-    evaluation = make_evaluation(conditioning="filtering")
-    assert "what is observed later is not seen" in _introduction(evaluation, make_scores(evaluation))
+def test_filtering_is_said_in_plain_words(unpainted, make_run):
+    page = check(write_report(make_run(make_evaluation(conditioning="filtering"))))
+    assert "what is observed later is not seen" in words_of(page)
 
 
 @pytest.mark.parametrize(
@@ -707,9 +712,8 @@ def test_the_best_of_acolumn(key, values, best):
     assert best_of(key, values) == best
 
 
-def test_exact_rows_are_never_bold():
-    evaluation = make_evaluation()
-    text = _score_section(make_scores(evaluation), evaluation)
+def test_exact_rows_are_never_bold(unpainted, make_run):
+    text = write_report(make_run(make_evaluation())).read_text("utf-8")
     exact = text[text.index('<tr class="exact">') :]
     assert "<strong>" not in exact[: exact.index("</tr>")]
     assert "<strong>5.000</strong>" in text
@@ -755,7 +759,7 @@ def test_pages_of_unusual_evaluations(make_run, case, request):
     if case in ({"channels": 5}, {"nodes": 40, "windows": 2}, {"samples": 1}):
         request.getfixturevalue("unpainted")
     page = check(write_report(make_run(make_evaluation(**case))))
-    text = "".join(page.text)
+    text = words_of(page)
     assert ("one sample has no spread" in text) == (case.get("samples") == 1)
     assert ("The first 4 of 5 channels" in text) == (case.get("channels") == 5)
     assert ("The 30 worst of 40 nodes, by CRPS" in text) == (case.get("nodes") == 40)
@@ -772,16 +776,17 @@ def test_page_where_nothing_is_scored(unpainted, make_run):
     run = make_run(
         evaluation, rows=[{"name": "AnyOrderModel", "conditioning": "posterior", "mae": None}], by_node=[]
     )
-    text = "".join(check(write_report(run)).text)
+    text = words_of(check(write_report(run)))
     assert "Nothing was scored" in text
     assert "Calibration" not in text
 
 
 def test_a_log_without_curves_is_left_out(tmp_path):
     (tmp_path / "metrics.csv").write_text("epoch,step,test/mae\n0,0,1.0\n")
-    assert _training_section(tmp_path / "metrics.csv") == ""
+    assert training(tmp_path / "metrics.csv") is None
     (tmp_path / "metrics.csv").write_text(LOG)
-    assert "<h2>Training</h2>" in _training_section(tmp_path / "metrics.csv")
+    found = training(tmp_path / "metrics.csv")
+    assert found is not None and found["validated"] and found["picture"].wide.startswith(EMPTY)
 
 
 def drop(name):
@@ -964,15 +969,18 @@ def test_wide_intervals_are_told(unpainted, tmp_path):
     nodes = [row for row in content.rows if len(row) == 6][1:]
     assert [row[0] for row in nodes] == ["station 2", "station 1", "station 0"]
     assert nodes[0][1:3] == [f"{n:,}" for n in (found.observed[2, 0], found.imputed[:, 2].sum())]
-    text = " ".join("".join(content.text).split())
+    text = words_of(content)
     assert "No truth is known of them, so nothing here is a score: to score the model, hide some" in text
     assert "<h2>Scores" not in (run / "report.html").read_text("utf-8")
 
 
 def test_a_page_of_scores_and_of_an_imputation(make_run):
     run = written(make_run(newer(make_evaluation()), **newer_scores(leads=3)), make_imputation())
-    content = check(write_report(run, run / "page.html"))
-    text = " ".join("".join(content.text).split())
+    write("logs/fit/metrics.csv", LOG)(run)
+    path = write_report(run, run / "page.html")
+    content = check(path)
+    assert "<h2>Training</h2>" in path.read_text("utf-8")
+    text = words_of(content)
     assert "the scores above are of a test" in text
     for heading in ("By gap length", "By lead time", "Particles", "What was seen", "Where not to trust it"):
         assert heading in text
@@ -1066,7 +1074,7 @@ def test_two_runs_side_by_side(two_runs):
     nodes = [row for row in content.rows if row[0].startswith("station")]
     assert nodes[0][0] == "station 2" and nodes[1][0] == "station 0"
     assert [float(row[4].replace("−", "-")) > 0 for row in nodes[:2]] == [True, False]
-    text = " ".join("".join(content.text).split())
+    text = words_of(content)
     assert "One conditions on the past" in text
     assert "+hidden: <b>16</b>" in text
     for heading in ("By gap length", "By lead time", "The same windows", "Calibration"):
@@ -1190,4 +1198,4 @@ def test_a_year_of_many_nodes(make_run):
         node=[str(v) for v in range(500)]
     )
     page = check(write_report(make_run(several)))
-    assert "The 30 worst of 500 nodes, by CRPS" in "".join(page.text)
+    assert "The 30 worst of 500 nodes, by CRPS" in words_of(page)

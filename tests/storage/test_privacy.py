@@ -15,8 +15,8 @@ from tsgen.cli import tracking
 from tsgen.cli.commands import TsgenCLI
 from tsgen.cli.configs import read
 from tsgen.cli.variants import read_study
-from tsgen.report.comparison import _configuration_section as compared
-from tsgen.report.html import _configuration_section as shown
+from tsgen.report.comparison import configuration_differences as compared
+from tsgen.report.run import configurations as shown
 from tsgen.storage.privacy import scrubbed, scrubbed_text, without_home
 
 SECRET = "abcd-1234-efgh-5678"
@@ -110,9 +110,10 @@ def test_pages_show_no_secret_of_a_configuration(home):
         run.mkdir()
         content = {"api_key": SECRET + run.name, "root": f"{home[1]}/{run.name}"}
         (run / "config_fit.yaml").write_text(yaml.safe_dump({"trainer": content}))
-    for page in (shown(runs[0]), compared(["a", "b"], runs)):
-        assert SECRET not in page and str(home[0]) not in page and str(home[1]) not in page
-    assert "~/first" in shown(runs[0])
+    for files in (shown(runs[0]), compared(["a", "b"], runs)):
+        ((_, text),) = files
+        assert SECRET not in text and str(home[0]) not in text and str(home[1]) not in text
+    assert "~/first" in shown(runs[0])[0][1]
 
 
 def test_what_a_run_keeps_holds_no_secret(home, monkeypatch):

@@ -1,9 +1,8 @@
-"""One page on two runs that scored the same entries."""
+"""One page on two runs that scored the same entries; the template is ``comparison.html.j2``."""
 
 from __future__ import annotations
 
 import difflib
-import html
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -17,12 +16,12 @@ from tsgen import figures
 from tsgen.evaluation.comparison import OTHER_CONDITIONING, Difference, compare, other_conditioning
 from tsgen.figures.compared import compared_calibration, compared_fans, differing_panels
 from tsgen.metrics.breakdown import by_group
-from tsgen.report import page
-from tsgen.report.reading import REMEDY, read_evaluation, read_scores
+from tsgen.report.page import write_page
+from tsgen.report.pictures import Picture, picture
+from tsgen.report.reading import read_evaluation, read_scores, require_run
 from tsgen.report.scores import PERCENT, SCORES, best
+from tsgen.report.tables import MOST_NODES, Cell, Row, column, count, name
 from tsgen.storage.privacy import scrubbed_text
-
-_MOST_NODES = 30
 
 
 def write_comparison(first: Path, second: Path, path: Path | None = None) -> Path:
@@ -45,8 +44,7 @@ def write_comparison(first: Path, second: Path, path: Path | None = None) -> Pat
         raise ValueError(f"two runs must be compared; both are {first}. Name another one.")
     scores, evaluations = [], []
     for run in folders:
-        if not run.is_dir():
-            raise ValueError(f"{run} must be the folder of a run; there is none. {REMEDY}")
+        require_run(run)
         scores.append(read_scores(run / "scores.json"))
         evaluations.append(read_evaluation(run / "evaluation.nc"))
     try:
@@ -54,175 +52,172 @@ def write_comparison(first: Path, second: Path, path: Path | None = None) -> Pat
     except ValueError as error:
         raise ValueError(f"{first} and {second}: {error} Test both alike.") from error
     names = _names(folders, scores)
-    runs = dict(zip(names, evaluations, strict=True))
-    tables = dict(zip(names, scores, strict=True))
-    title = f"{page.text(names[0])} and {page.text(names[1])}"
-    body = [
-        f"<h1>{title}</h1>",
-        _introduction(runs, tables),
-        _score_section(tables, found, other_conditioning(evaluations[0], evaluations[1])),
-        _group_section(runs, tables),
-        _fan_section(runs),
-        _calibration_section(runs),
-        _node_section(runs),
-        _configuration_section(names, folders),
-    ]
+    runs, tables = dict(zip(names, evaluations, strict=True)), dict(zip(names, scores, strict=True))
     stem = "_vs_".join(run.resolve().name for run in folders)
-    return page.write_page(path or folders[0].parent / f"{stem}.html", title, body)
+    return write_page(
+        path or folders[0].parent / f"{stem}.html",
+        "comparison.html.j2",
+        title=" and ".join(map(name, names)),
+        names=[name(run, 32) for run in names],
+        **_sections(runs, tables, found),
+        files=configuration_differences(names, folders),
+    )
 
 
 def _names(folders: list[Path], scores: list[dict[str, Any]]) -> list[str]:
-    """What the runs are called: their names, or their paths if these are the same."""
+    """Returns the runs' names, or the ends of their paths if the names look the same."""
     names = [str(table.get("run") or run.resolve().name) for run, table in zip(folders, scores, strict=True)]
-    shown = [figures.printable(name, 20) for name in names]
+    shown = [name(run, 20) for run in names]
     if shown[0] != shown[1]:
         return names
-    # the ends of their paths, as long as it takes to tell them apart
+    # the shortest ends that differ
     ends = [str(Path(*run.resolve().parts[-k:])) for k in range(1, 99) for run in folders]
     pairs = zip(ends[::2], ends[1::2], strict=True)
     return next([f"{i}: {end}" for i, end in enumerate(pair, 1)] for pair in pairs if pair[0] != pair[1])
 
 
-def _introduction(runs: Mapping[str, xr.Dataset], tables: Mapping[str, Any]) -> str:
-    words = []
-    for name, evaluation in runs.items():
-        conditioning = str(evaluation.attrs["conditioning"])
-        model = page.text(evaluation.attrs.get("model") or tables[name]["rows"][0]["name"])
-        samples = page.plural(int(evaluation.attrs["num_samples"]), "sample")
-        words.append(f"<strong>{page.text(name)}</strong> ({model}, {conditioning}, {samples})")
-    evaluation = next(iter(runs.values()))
-    text = (
-        f"<p>{words[0]} and {words[1]} answered the same questions: "
-        f"{int(evaluation['target'].sum()):,} hidden entries in "
-        f"{page.plural(evaluation.sizes['window'], 'window')} of "
-        f"{page.plural(evaluation.sizes['node'], 'node')}."
-        "</p>"
-    )
-    return text + f"\n<p>{OTHER_CONDITIONING}</p>" * other_conditioning(*runs.values())
-
-
-def _score_section(tables: Mapping[str, Any], found: Sequence[Difference], conditioning_differs: bool) -> str:
-    rows = [table["rows"][0] for table in tables.values()]
-    spans = {row.score: row.interval for row in found if row.group is None and row.interval}
-    cells = []
-    for key, (heading, ideal, _) in SCORES.items():
-        pair = [figures.number(row.get(key)) for row in rows]
-        if not any(math.isfinite(value) for value in pair):
-            continue
-        change = pair[1] - pair[0]
-        share = change / pair[0] if ideal == 0 and pair[0] > 0 else math.nan
-        span = spans.get(key)
-        *shown, gap = page.column([*pair, change], key in PERCENT)
-        chance = span is not None and span[0] <= 0 <= span[1]
-        bold = set() if chance or (key == "nll" and conditioning_differs) else best(key, pair)
-        shown = [f"<strong>{cell}</strong>" if i in bold else cell for i, cell in enumerate(shown)]
-        sign = "+" * (change > 0)
-        relative = (
-            ("+" * (share > 0) + page.column([share], percent=True)[0]) if math.isfinite(share) else "–"
-        )
-        interval = " to ".join(page.column(list(span), key in PERCENT)) if span else "–"
-        cells.append([heading, *shown, sign + gap, interval, relative])
-    names = (page.text(name, 32) for name in tables)
-    heading_row = ["score", *names, "difference", "its 95 % interval", "relative"]
-    note = (
-        "The difference is that of the second to the first, its interval is over windows. Bold: better, "
-        "unless the interval holds zero. Without an interval a difference may be chance; and with one it may "
-        "be another with another seed or another year."
-    )
-    return f'<h2>Scores</h2>\n{page.table(heading_row, cells, 1)}\n<p class="soft">{note}</p>'
-
-
-def _group_section(runs: Mapping[str, xr.Dataset], tables: Mapping[str, Any]) -> str:
-    parts = []
-    evaluation = next(iter(runs.values()))
-    gaps = [[row["gap"] for row in table.get("by_gap_length", [])] for table in tables.values()]
-    if gaps[0] and gaps[0] == gaps[1]:
-        draw = page.picture(
-            lambda n: figures.by_gap(tables, evaluation, n),
-            2,
-            "CRPS and coverage of the 90 % interval of both runs by gap length",
-            "Entries by the length of the gap that they lie in.",
-        )
-        parts += ["<h2>By gap length</h2>", draw]
-    leads = [[row["lead"] for row in table.get("by_lead_time", [])] for table in tables.values()]
-    if leads[0] and leads[0] == leads[1] and len(leads[0]) <= evaluation.sizes["step"]:
-        both = {name: (runs[name], tables[name]) for name in runs}
-        draw = page.picture(
-            lambda n: figures.by_lead(both, n),
-            2,
-            "CRPS and coverage of the 90 % interval of both runs by lead time",
-            "Entries by how many steps ahead they are forecast.",
-        )
-        parts += ["<h2>By lead time</h2>", draw]
-    return "\n".join(parts)
-
-
-def _fan_section(runs: Mapping[str, xr.Dataset]) -> str:
-    parts = ["<h2>The same windows</h2>"]
+def _sections(
+    runs: Mapping[str, xr.Dataset], tables: Mapping[str, Any], found: Sequence[Difference]
+) -> dict[str, Any]:
     first, second = runs.values()
-    names = [page.text(name) for name in runs]
-    for channel in range(min(first.sizes["channel"], figures.MOST_CHANNELS)):
-        panels = differing_panels(first, second, channel)
-        name = figures.printable(first["channel"].values[channel])
-        caption = (
-            f"<strong>{page.text(name)}</strong>: the pair of a node and a window where {names[1]} "
-            "gains most "
-            f"on {names[0]}, the pair of the median difference, and the one where it loses most. The "
-            "difference "
-            "is that of the mean CRPS in standard deviations (sd) of the node's visible values."
-        )
-        alt = f"Fan charts of {name}: the same windows as both runs see them"
-        parts.append(page.picture(partial(compared_fans, runs, panels), 2, alt, caption))
-    return "\n".join(parts)
+    unlike = other_conditioning(first, second)
+    return {
+        "runs": [_described(run, evaluation, tables[run]) for run, evaluation in runs.items()],
+        "entries": int(first["target"].sum()),
+        "windows": first.sizes["window"],
+        "warning": OTHER_CONDITIONING if unlike else "",
+        "scores": _score_rows(tables, found, unlike),
+        "gaps": _gaps(first, tables),
+        "leads": _leads(runs, tables),
+        "fans": [_fan(runs, i) for i in range(min(first.sizes["channel"], figures.MOST_CHANNELS))],
+        "calibration": _calibration(runs),
+        "nodes": _nodes(runs),
+    }
 
 
-def _calibration_section(runs: Mapping[str, xr.Dataset]) -> str:
-    if any(int(evaluation.attrs["num_samples"]) == 1 for evaluation in runs.values()):
-        return "<h2>Calibration</h2>\n<p>Not shown: one sample has no spread to calibrate.</p>"
-    caption = (
-        "A flat histogram and a curve on the diagonal are calibrated. At each place the grey band "
-        "holds 95 % of "
-        "calibrated results if entries are independent; those near in time or space are not, so the band is "
-        "narrower than it should be."
-    )
-    alt = "Histograms of the truth's rank for both runs, and the coverage of both"
-    return "<h2>Calibration</h2>\n" + page.picture(lambda n: compared_calibration(runs, n), 3, alt, caption)
+def _described(run: str, evaluation: xr.Dataset, table: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "name": name(run),
+        "model": name(evaluation.attrs.get("model") or table["rows"][0]["name"]),
+        "conditioning": str(evaluation.attrs["conditioning"]),
+        "samples": int(evaluation.attrs["num_samples"]),
+    }
 
 
-def _node_section(runs: Mapping[str, xr.Dataset]) -> str:
-    first = next(iter(runs.values()))
-    nodes = first.sizes["node"]
-    groups = [by_group(e, np.arange(nodes)[:, None], nodes) for e in runs.values()]
-    one = first.sizes["channel"] == 1
-    pair = [group.crps if one else group.relative for group in groups]
+def _score_rows(tables: Mapping[str, Any], found: Sequence[Difference], unlike: bool) -> list[Row]:
+    """Returns one row per score that either run has.
+
+    Args:
+        tables: What ``scores.json`` holds, by the runs' names.
+        found: The differences, with their intervals.
+        unlike: Whether the runs differ in their conditioning, so that neither has the better NLL.
+    """
+    spans = {row.score: row.interval for row in found if row.group is None and row.interval}
+    rows = []
+    for key in SCORES:
+        pair = [figures.number(table["rows"][0].get(key)) for table in tables.values()]
+        if any(math.isfinite(value) for value in pair):
+            rows.append(_score_row(key, pair, spans.get(key), ranked=not (key == "nll" and unlike)))
+    return rows
+
+
+def _score_row(key: str, pair: list[float], span: tuple[float, float] | None, ranked: bool) -> Row:
+    """Returns both values, their difference, its interval and the relative difference.
+
+    Args:
+        key: Which score.
+        pair: Its values, NaN where a run has none.
+        span: The interval of the difference, if known; an interval that holds zero makes no value bold.
+        ranked: Whether one value may be better than the other.
+    """
+    percent = key in PERCENT
     change = pair[1] - pair[0]
-    order = np.argsort(-np.abs(np.nan_to_num(change)), kind="stable")[:_MOST_NODES]
-    columns = [page.column(values[order].tolist()) for values in (*pair, change)]
-    cells = [
-        [page.text(first["node"].values[v]), f"{groups[0].entries[v]:,}", *(column[i] for column in columns)]
-        for i, v in enumerate(order)
+    share = change / pair[0] if SCORES[key].best == 0 and pair[0] > 0 else math.nan
+    chance = span is not None and span[0] <= 0 <= span[1]
+    bold = best(key, pair) if ranked and not chance else set()
+    *shown, difference = column([*pair, change], percent)
+    relative = column([share], percent=True)[0]
+    return Row(
+        [
+            SCORES[key].heading,
+            *(Cell(text, i in bold) for i, text in enumerate(shown)),
+            "+" * (change > 0) + difference,
+            " to ".join(column(list(span), percent)) if span else "–",
+            "+" * (share > 0) + relative,
+        ]
+    )
+
+
+def _gaps(first: xr.Dataset, tables: Mapping[str, Any]) -> Picture | None:
+    """Returns the scores by gap length if both runs have the same gap lengths."""
+    gaps = [[row["gap"] for row in table.get("by_gap_length", [])] for table in tables.values()]
+    if not gaps[0] or gaps[0] != gaps[1]:
+        return None
+    return picture(lambda columns: figures.by_gap(tables, first, columns), 2)
+
+
+def _leads(runs: Mapping[str, xr.Dataset], tables: Mapping[str, Any]) -> Picture | None:
+    """Returns the scores by lead time if both runs have the same lead times."""
+    steps = next(iter(runs.values())).sizes["step"]
+    leads = [[row["lead"] for row in table.get("by_lead_time", [])] for table in tables.values()]
+    if not leads[0] or leads[0] != leads[1] or len(leads[0]) > steps:
+        return None
+    both = {run: (runs[run], tables[run]) for run in runs}
+    return picture(lambda columns: figures.by_lead(both, columns), 2)
+
+
+def _fan(runs: Mapping[str, xr.Dataset], channel: int) -> dict[str, Any]:
+    first, second = runs.values()
+    panels = differing_panels(first, second, channel)
+    return {
+        "name": name(first["channel"].values[channel]),
+        "picture": picture(partial(compared_fans, runs, panels), 2),
+    }
+
+
+def _calibration(runs: Mapping[str, xr.Dataset]) -> Picture | None:
+    """Returns the calibration of both runs; None if one of them has a single sample."""
+    if any(int(evaluation.attrs["num_samples"]) == 1 for evaluation in runs.values()):
+        return None
+    return picture(lambda columns: compared_calibration(runs, columns), 3)
+
+
+def _nodes(runs: Mapping[str, xr.Dataset]) -> dict[str, Any]:
+    """Returns the nodes with the largest difference in CRPS first; relative CRPS if channels are several."""
+    first = next(iter(runs.values()))
+    nodes, single = first.sizes["node"], first.sizes["channel"] == 1
+    groups = [by_group(e, np.arange(nodes)[:, None], nodes) for e in runs.values()]
+    pair = [group.crps if single else group.relative for group in groups]
+    change = pair[1] - pair[0]
+    order = np.argsort(-np.abs(np.nan_to_num(change)), kind="stable")[:MOST_NODES]
+    columns = [
+        [name(node) for node in first["node"].values[order]],
+        [count(int(entries)) for entries in groups[0].entries[order]],
+        *(column(values[order].tolist()) for values in (*pair, change)),
     ]
-    score = "CRPS" if one else "relative CRPS"
-    heading = ["node", "scored entries", *(f"{score}: {page.text(n, 24)}" for n in runs), "difference"]
-    which = f"{_MOST_NODES} of {nodes:,} nodes" if nodes > _MOST_NODES else "All nodes"
-    names = list(runs)
-    caption = f"Blue: {page.text(names[0])} is better. Orange: {page.text(names[1])} is better."
-    caption += " White ring: not scored." * bool(np.isnan(change).any())
-    if not figures.has_positions(first):
-        caption += " The nodes have no positions and stand on a circle."
-    alt = "The graph, its nodes coloured by the difference of the mean CRPS of the two runs"
-    draw = page.picture(lambda n: figures.network_difference(first, change, n), 1, alt, caption)
-    words = f'<p class="soft">{which}, the largest differences first.</p>'
-    return f"<h2>By node</h2>\n{draw}\n{words}\n{page.table(heading, cells, 1)}"
+    score = "CRPS" if single else "relative CRPS"
+    return {
+        "picture": picture(lambda columns: figures.network_difference(first, change, columns), 1),
+        "rows": [Row(cells) for cells in zip(*columns, strict=True)],
+        "total": nodes,
+        "headings": [f"{score}: {name(run, 24)}" for run in runs],
+        "unscored": bool(np.isnan(change).any()),
+        "positions": figures.has_positions(first),
+    }
 
 
-def _configuration_section(names: list[str], folders: list[Path]) -> str:
-    parts = []
-    for name in ("config_fit.yaml", "config_test.yaml"):
-        files = [run / name for run in folders]
-        if all(file.is_file() for file in files):
-            lines = [file.read_text(encoding="utf-8", errors="replace").splitlines() for file in files]
-            found = "\n".join(difflib.unified_diff(lines[0], lines[1], names[0], names[1], n=2, lineterm=""))
-            shown = f"<pre>{html.escape(scrubbed_text(found))}</pre>" if found else "<p>No difference.</p>"
-            parts.append(f"<details><summary>{name}: what differs</summary>{shown}</details>")
-    return "<h2>Configuration</h2>\n" + "\n".join(parts) if parts else ""
+def configuration_differences(names: list[str], folders: list[Path]) -> list[tuple[str, str]]:
+    """Returns the configurations that both runs have: their names, and their differences without secrets.
+
+    Args:
+        names: The runs' names.
+        folders: The runs' folders.
+    """
+    found = []
+    for file in ("config_fit.yaml", "config_test.yaml"):
+        if all((run / file).is_file() for run in folders):
+            texts = [(run / file).read_text(encoding="utf-8", errors="replace") for run in folders]
+            first, second = (text.splitlines() for text in texts)
+            difference = difflib.unified_diff(first, second, names[0], names[1], n=2, lineterm="")
+            found.append((file, scrubbed_text("\n".join(difference))))
+    return found

@@ -32,6 +32,16 @@ _VARIABLES = {
 _OPTIONAL = {"gap_length": _ENTRY, "ess": ("window", "step"), "covered_90": _ENTRY}
 
 
+def require_run(run: Path) -> None:
+    """Raises an error unless the folder of a run exists.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    if not run.is_dir():
+        raise ValueError(f"{run} must be the folder of a run; there is none. {REMEDY}")
+
+
 def read_evaluation(path: Path, *also: str) -> xr.Dataset:
     """Reads ``evaluation.nc``; what an older test did not write is left out.
 

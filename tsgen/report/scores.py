@@ -1,33 +1,58 @@
-"""The scores that pages show: what they are called, what is best, what they mean."""
+"""The scores that pages show: their headings, their best values and their meanings."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
-SCORES = {  # key: heading, what is best (None: nothing by itself), what it means
-    "mae": ("MAE", 0.0, "mean absolute error of the median of the samples"),
-    "rmse": ("RMSE", 0.0, "root of the mean squared error of the median"),
-    "mre": ("MRE", 0.0, "sum of absolute errors over the sum of absolute truths"),
-    "crps": ("CRPS", 0.0, "continuous ranked probability score: the absolute error of a whole distribution"),
-    "crps_quantile": ("CRPS, normalised", 0.0, "from 19 quantiles, over the mean absolute truth"),
-    "nll": ("NLL", -math.inf, "negative log-likelihood of the truth, in nats per scored entry"),
-    "coverage_50": ("50 % coverage", 0.5, "share of truths inside the central 50 % interval: best at 50 %"),
-    "coverage_90": ("90 % coverage", 0.9, "share of truths inside the central 90 % interval: best at 90 %"),
-    "width_50": ("50 % width", None, "mean width of the 50 % interval: narrow is good if coverage is right"),
-    "width_90": ("90 % width", None, "mean width of the 90 % interval"),
-    "from_exact": (
+
+class Score(NamedTuple):
+    """A score that pages show.
+
+    Attributes:
+        heading: The heading of its column.
+        best: Its best value; None if no value is best by itself.
+        meaning: What it measures.
+    """
+
+    heading: str
+    best: float | None
+    meaning: str
+
+
+SCORES = {
+    "mae": Score("MAE", 0.0, "mean absolute error of the median of the samples"),
+    "rmse": Score("RMSE", 0.0, "root of the mean squared error of the median"),
+    "mre": Score("MRE", 0.0, "sum of absolute errors over the sum of absolute truths"),
+    "crps": Score(
+        "CRPS", 0.0, "continuous ranked probability score: the absolute error of a whole distribution"
+    ),
+    "crps_quantile": Score("CRPS, normalised", 0.0, "from 19 quantiles, over the mean absolute truth"),
+    "nll": Score("NLL", -math.inf, "negative log-likelihood of the truth, in nats per scored entry"),
+    "coverage_50": Score(
+        "50 % coverage", 0.5, "share of truths inside the central 50 % interval: best at 50 %"
+    ),
+    "coverage_90": Score(
+        "90 % coverage", 0.9, "share of truths inside the central 90 % interval: best at 90 %"
+    ),
+    "width_50": Score(
+        "50 % width", None, "mean width of the 50 % interval: narrow is good if coverage is right"
+    ),
+    "width_90": Score("90 % width", None, "mean width of the 90 % interval"),
+    "from_exact": Score(
         "from exact",
         0.0,
         "root mean squared distance of the median to the exact posterior mean, in its standard deviations",
     ),
 }
-PERCENT = {"mre", "coverage_50", "coverage_90", "share_missing"}
+PERCENT = {"mre", "coverage_50", "coverage_90"}
+"""The scores that are shown in percent."""
 
 
 def best(key: str, values: Sequence[float]) -> set[int]:
-    """Which of the values show as the best: those nearest to what the score's best is."""
-    ideal = SCORES[key][1]
+    """Returns the positions of the values nearest to the score's best value; none if fewer than two exist."""
+    ideal = SCORES[key].best
     known = [i for i, v in enumerate(values) if not math.isnan(v)]
     if ideal is None or len(known) < 2:
         return set()

@@ -1,0 +1,194 @@
+"""The data of a page's sections on an evaluation; the template is ``evaluation.html.j2``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from tsgen import figures
+from tsgen.metrics import breakdown
+from tsgen.report.pictures import Draw, Picture, picture
+from tsgen.report.scores import PERCENT, SCORES, best
+from tsgen.report.tables import MOST_NODES, Cell, Row, column, count, name
+
+_MOST_DOUBTS = 12
+
+Drawings = Mapping[str, Draw]
+
+
+def evaluation_sections(evaluation: xr.Dataset, scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the data of all sections on an evaluation; None for a section without content.
+
+    Args:
+        evaluation: What ``evaluation.nc`` holds.
+        scores: What ``scores.json`` holds.
+    """
+    draws = figures.drawings(evaluation, scores)
+    return {
+        "introduction": _introduction(evaluation, scores),
+        "scores": _scores(evaluation, scores),
+        "doubts": _doubts(evaluation, scores),
+        "fans": _fans(evaluation, draws),
+        "gaps": _gaps(scores, draws),
+        "leads": _optional(draws, "lead_time", 2),
+        "calibration": _calibration(evaluation, draws),
+        "particles": _optional(draws, "particles", 1),
+        "network": _network(evaluation, draws),
+        "missing": picture(draws["missingness"], 2),
+        "nodes": _nodes(evaluation, scores),
+    }
+
+
+def _optional(draws: Drawings, figure: str, columns: int) -> Picture | None:
+    return picture(draws[figure], columns) if figure in draws else None
+
+
+def _introduction(evaluation: xr.Dataset, scores: Mapping[str, Any]) -> dict[str, Any]:
+    sizes, target = evaluation.sizes, evaluation["target"]
+    entries = int(target.sum())
+    return {
+        "windows": sizes["window"],
+        "steps": sizes["step"],
+        "nodes": sizes["node"],
+        "channels": sizes["channel"],
+        "dates": _dates(evaluation["time"].values),
+        "entries": entries,
+        "unknown": int(target.size) - entries - int(evaluation["context"].sum()),
+        "samples": int(evaluation.attrs["num_samples"]),
+        "model": name(evaluation.attrs.get("model") or scores.get("model") or scores["rows"][0]["name"]),
+        "conditioning": evaluation.attrs["conditioning"],
+    }
+
+
+def _dates(time: np.ndarray) -> list[str] | None:
+    """Returns the first and the last day; None if times are not dates."""
+    if not np.issubdtype(time.dtype, np.datetime64) or np.isnat(time).all():
+        return None
+    days = [np.datetime_as_string(end(time), unit="D") for end in (np.nanmin, np.nanmax)]
+    return [str(day).replace("-", "\u2011") for day in days]  # hyphens that no line breaks at
+
+
+def _scores(evaluation: xr.Dataset, scores: Mapping[str, Any]) -> dict[str, Any] | None:
+    rows = scores["rows"]
+    used = [key for key in SCORES if any(not math.isnan(figures.number(row.get(key))) for row in rows)]
+    if not used:
+        return None
+    bars = {"crps", "mae"} & set(used)
+    units = {str(unit) for unit in evaluation["unit"].values}
+    return {
+        "headings": [SCORES[key].heading for key in used],
+        "rows": _score_rows(rows, used),
+        "unit": name(units.pop()) if len(units) == 1 else "",
+        "exact": any(figures.is_exact(row) for row in rows),
+        "meanings": [(SCORES[key].heading, SCORES[key].meaning) for key in used],
+        "bars": picture(lambda columns: figures.score_bars(scores, columns), 2) if bars else None,
+    }
+
+
+def _score_rows(rows: Sequence[Mapping[str, Any]], used: Sequence[str]) -> list[Row]:
+    """Returns one row per method; the best of each column is bold, exact laws are not ranked."""
+    exact = [figures.is_exact(row) for row in rows]
+    columns = []
+    for key in used:
+        values = [figures.number(row.get(key)) for row in rows]
+        bold = best(key, [math.nan if bound else v for v, bound in zip(values, exact, strict=True)])
+        shown = column(values, key in PERCENT)
+        columns.append([Cell(text, i in bold) for i, text in enumerate(shown)])
+    table = []
+    for i, row in enumerate(rows):
+        method = name(row["name"]) + (" (bound)" if exact[i] else "")
+        conditioning = name(row.get("conditioning") or "–")
+        cells = [Cell(method), Cell(conditioning), *(shown[i] for shown in columns)]
+        table.append(Row(cells, "exact" if exact[i] else "model" if i == 0 else ""))
+    return table
+
+
+def _doubts(evaluation: xr.Dataset, scores: Mapping[str, Any]) -> dict[str, Any] | None:
+    if not evaluation["target"].values.any():
+        return None
+    found = breakdown.doubts(evaluation, scores)
+    return {
+        "rows": [_doubt_row(doubt) for doubt in found[:_MOST_DOUBTS]],
+        "found": len(found),
+        "fewest": breakdown.FEW,
+        "excess": breakdown.EXCESS,
+    }
+
+
+def _doubt_row(doubt: breakdown.Doubt) -> Row:
+    return Row(
+        [
+            Cell(name(doubt.name), bold=True, before=f"{doubt.kind} "),
+            name("; ".join(doubt.reasons), 200),
+            count(doubt.entries),
+            column([doubt.covered], percent=True)[0],
+            f"{doubt.ratio:.2f}" if math.isfinite(doubt.ratio) else "–",
+        ]
+    )
+
+
+def _fans(evaluation: xr.Dataset, draws: Drawings) -> dict[str, Any]:
+    channels = evaluation["channel"].values
+    shown = [
+        {"name": name(channel), "picture": picture(draws["imputation" + f"_{i}" * (i > 0)], 3)}
+        for i, channel in enumerate(channels[: figures.MOST_CHANNELS])
+    ]
+    return {"channels": shown, "total": len(channels), "scored": bool(evaluation["target"].any())}
+
+
+def _gaps(scores: Mapping[str, Any], draws: Drawings) -> dict[str, Any] | None:
+    if "gap_length" not in draws:
+        return None
+    return {
+        "picture": picture(draws["gap_length"], 2),
+        "summary": "; ".join(_gap_summary(row) for row in scores["by_gap_length"]),
+    }
+
+
+def _gap_summary(row: Mapping[str, Any]) -> str:
+    covered = figures.number(row.get("coverage_90"))
+    crps = f"{row['gap']} steps: CRPS {figures.number(row.get('crps')):.3g}"
+    return f"{crps}, {100 * covered:.0f} % covered" if math.isfinite(covered) else crps
+
+
+def _calibration(evaluation: xr.Dataset, draws: Drawings) -> dict[str, Any] | None:
+    ranks = int((evaluation["rank"] >= 0).sum())
+    if not ranks:
+        return None
+    return {"picture": _optional(draws, "calibration", 2), "ranks": ranks}
+
+
+def _network(evaluation: xr.Dataset, draws: Drawings) -> dict[str, Any]:
+    return {
+        "picture": picture(draws["network"], 2),
+        "edges": evaluation.sizes["edge"],
+        "positions": figures.has_positions(evaluation),
+    }
+
+
+def _nodes(evaluation: xr.Dataset, scores: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Returns the nodes with the highest CRPS first, or MAE if no CRPS is known."""
+    rows = scores["by_node"]
+    if not rows:
+        return None
+    keys = [k for k in ("crps", "mae") if any(math.isfinite(figures.number(row.get(k))) for row in rows)]
+
+    def badness(row: Mapping[str, Any]) -> float:
+        value = figures.number(row.get(keys[0])) if keys else math.nan
+        return -math.inf if math.isnan(value) else value
+
+    worst = sorted(rows, key=badness, reverse=True)[:MOST_NODES]
+    names = [str(node) for node in evaluation["node"].values]
+    missing = dict(zip(names, evaluation["share_missing"].values.tolist(), strict=True))
+    columns = [column([figures.number(row.get(key)) for row in worst]) for key in keys]
+    columns.append(column([figures.number(missing.get(str(row["node"]))) for row in worst], percent=True))
+    cells = zip(worst, zip(*columns, strict=True), strict=True)
+    return {
+        "rows": [Row([name(row["node"]), count(row.get("entries")), *numbers]) for row, numbers in cells],
+        "total": len(rows),
+        "headings": [key.upper() for key in keys],
+    }
