@@ -24,7 +24,6 @@ import matplotlib.pyplot as plt
 import torch
 from torch import Tensor
 
-from experiments.figures.style import STYLE
 from tsgen.counter_random import streams, uniforms
 from tsgen.data.graphs import partition
 from tsgen.data.series import SeriesBatch, SeriesSpec
@@ -33,7 +32,7 @@ from tsgen.encoders import WindowEncoder
 from tsgen.encoders.propagation import Propagation
 from tsgen.exact.kalman import simulate
 from tsgen.exact.linear import Start, VARProcess
-from tsgen.figures import GREY
+from tsgen.figures import GREY, STYLE
 from tsgen.heads import GaussianHead
 from tsgen.models import AutoregressiveModel
 from tsgen.sampling.particles import ParticleFilter

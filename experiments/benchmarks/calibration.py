@@ -33,9 +33,10 @@ from tsgen.encoders import GraphGRUEncoder
 from tsgen.evaluation.calibration import RankTest, ecdf_p_value, simulation_based_calibration
 from tsgen.exact.linear import VARProcess
 from tsgen.figures import axes_grid, in_style
+from tsgen.figures.calibration import draw_histogram
 from tsgen.heads import MixtureHead
 from tsgen.models import AutoregressiveModel, DensityModel, GraphVAR
-from tsgen.report.calibration_figures import draw_difference, draw_histogram
+from tsgen.report.calibration_figures import draw_difference
 from tsgen.sampling import Ancestral, Exact
 
 IMAGE = Path(__file__).parents[2] / "docs" / "images" / "sbc.png"

@@ -38,12 +38,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from experiments.benchmarks.models import in_a_fresh_process, interleaved
-from experiments.figures.style import STYLE
 from tsgen.data.series import GraphSeries, SeriesBatch, SeriesSpec
 from tsgen.datamodules.synthetic import geometric_graph
 from tsgen.encoders import AttentionEncoder, ConvolutionEncoder, GraphGRUEncoder, WindowEncoder
 from tsgen.encoders.propagation import Propagation
-from tsgen.figures import BLUE, INK, PALE, VERMILLION
+from tsgen.figures import BLUE, INK, PALE, STYLE, VERMILLION
 from tsgen.heads import GaussianHead
 from tsgen.heads.likelihood import masked_nll
 from tsgen.models import AutoregressiveModel

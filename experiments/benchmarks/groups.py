@@ -28,10 +28,9 @@ from matplotlib.ticker import NullLocator
 from torch import Tensor
 
 from datamodules import AirQualityDataModule
-from experiments.figures.style import STYLE
 from tsgen.data.series import SeriesBatch
 from tsgen.evaluation.bootstrap import WindowBootstrap
-from tsgen.figures import BLUE, GREY, INK, PALE, VERMILLION
+from tsgen.figures import BLUE, GREY, INK, PALE, STYLE, VERMILLION
 from tsgen.metrics import crps, empirical_quantiles, energy_score
 from tsgen.metrics.ensemble import central_interval
 from tsgen.models import DensityModel, load

@@ -20,9 +20,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn.functional import pad
 
-from experiments.figures.style import STYLE, WIDTH_50, WIDTH_90
 from tsgen.exact.ar import ARProcess
-from tsgen.figures import BAND_50, BAND_90, BLUE, GREY, INK, VERMILLION
+from tsgen.figures import BAND_50, BAND_90, BLUE, GREY, INK, STYLE, VERMILLION, WIDTH_50, WIDTH_90
 
 ROOT = Path(__file__).parents[2]
 SERIES = ROOT / "tests" / "ar_references.json"

@@ -14,9 +14,8 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.figures.style import STYLE, WIDTH_50, WIDTH_90
 from tsgen.exact.gaussian import Gaussian
-from tsgen.figures import BAND_50, BAND_90, BLUE, GREY, INK, VERMILLION
+from tsgen.figures import BAND_50, BAND_90, BLUE, GREY, INK, STYLE, VERMILLION, WIDTH_50, WIDTH_90
 
 IMAGE = Path(__file__).parents[2] / "docs" / "images" / "gaussian.png"
 

@@ -20,9 +20,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from experiments.figures.style import STYLE
 from tsgen.exact.ar import ARProcess
-from tsgen.figures import BLUE, GREY, INK, PALE, VERMILLION
+from tsgen.figures import BLUE, GREY, INK, PALE, STYLE, VERMILLION
 
 IMAGE = Path(__file__).parents[2] / "docs" / "images" / "multistep.png"
 RUN = Path("runs") / "multistep"

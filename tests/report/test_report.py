@@ -2,9 +2,11 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -14,7 +16,7 @@ import xarray as xr
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from tsgen import figures
+from tsgen import figures, report
 from tsgen.data.interpolation import GAPS, gap_class
 from tsgen.evaluation.comparison import compare
 from tsgen.figures.compared import differing_panels
@@ -240,7 +242,7 @@ def test_ranks_fall_into_their_bins():
     counts, edges = figures.rank_histogram(np.array([0, 0, 4, 5, 9, -1]), 9, bins=2)
     np.testing.assert_array_equal(edges, [0, 5, 10])
     np.testing.assert_array_equal(counts, [3, 2])
-    with pytest.raises(ValueError, match="num_samples = 9; there is 10"):
+    with pytest.raises(ValueError, match="num_samples = 9; got 10"):
         figures.rank_histogram(np.array([10]), 9)
 
 
@@ -613,7 +615,7 @@ def test_wild_first_steps_do_not_press_the_rest_flat(tmp_path):
     path.write_text("step,train/nll\n" + "".join(f"{i},{v}\n" for i, v in enumerate(values)))
     (ax,) = figures.training_curve(path).axes
     assert ax.get_ylim()[1] < 5
-    assert ax.get_title(loc="right") == "1 points lie above"
+    assert ax.get_title(loc="right") == "1 point above the axis"
 
 
 @pytest.mark.parametrize(
@@ -673,9 +675,11 @@ def test_page_of_an_evaluation(make_run):
     text = words_of(page)
     evaluation = make_evaluation()
     assert "On 3 windows of 12 steps and 4 nodes, between 2015‑03‑01 and 2015‑03‑02, " in text
-    assert f" {int(evaluation['target'].sum())} entries of known truth were hidden from AnyOrderModel" in text
+    assert (
+        f" {int(evaluation['target'].sum())} entries with known truth were hidden from AnyOrderModel" in text
+    )
     assert "against 19 joint samples" in text
-    assert "Its draws are posterior draws: each hidden entry is drawn given everything visible" in text
+    assert "The samples are posterior samples: each hidden entry is drawn given everything visible" in text
     assert "seed: 1 # <b>&</b>" in text
     assert page.count("details") == 2
     assert page.count("img") == 6
@@ -686,7 +690,7 @@ def test_page_of_an_evaluation(make_run):
     assert "NLL" not in page.rows[0]  # nobody has one
     nodes = [row for row in page.rows[4:] if row[0].startswith("station")]
     assert len(nodes) == 4
-    assert "Where not to trust it" in text
+    assert "Where not to trust the model" in text
     assert [row[2] for row in nodes] == sorted((row[2] for row in nodes), key=float, reverse=True)
     first = path.read_bytes()
     assert write_report(run).read_bytes() == first
@@ -694,7 +698,7 @@ def test_page_of_an_evaluation(make_run):
 
 def test_filtering_is_said_in_plain_words(unpainted, make_run):
     page = check(write_report(make_run(make_evaluation(conditioning="filtering"))))
-    assert "what is observed later is not seen" in words_of(page)
+    assert "later observations are not used" in words_of(page)
 
 
 @pytest.mark.parametrize(
@@ -724,6 +728,11 @@ def test_numbers_of_a_column_share_their_decimals():
     assert column([-0.51234, 12345.6]) == ["−0.5123", "12,345.6000"]
     assert column([0.9, 0.0], percent=True) == ["90.0 %", "0.0 %"]
     assert column([1234567.0, 1e12]) == ["1,234,567", "1.000e+12"]
+
+
+def test_templates_mark_nothing_as_safe():
+    templates = list(Path(report.__file__).parent.glob("templates/*.j2"))
+    assert templates and not [t for t in templates if re.search("safe|autoescape", t.read_text("utf-8"))]
 
 
 def test_names_are_escaped(make_run):
@@ -833,7 +842,7 @@ def spoil(run):
         (spoil, "evaluation.nc is damaged"),
         (drop("rank"), "must have a variable 'rank'"),
         (drop("unit"), "must have a variable 'unit'"),
-        (mark(conditioning="smoothing"), "must be filtering or posterior; it is 'smoothing'"),
+        (mark(conditioning="smoothing"), "must be filtering or posterior; got 'smoothing'"),
         (mark(num_samples=0), "num_samples"),
         (mark(num_samples=3), "must not exceed num_samples = 3"),
         (write("scores.json", '{"rows": ['), "scores.json is damaged"),
@@ -858,9 +867,7 @@ def test_errors_are_one_line(make_run, damage, message):
 def test_a_run_with_nothing_hidden_is_not_called_untested(tmp_path):
     row = {"name": "AutoregressiveModel", "conditioning": "filtering", "nll": 0.8, "log_likelihood": -9.1}
     (tmp_path / "scores.json").write_text(json.dumps({"run": "example", "rows": [row]}))
-    with pytest.raises(
-        ValueError, match="densities alone were scored, and there is nothing to draw"
-    ) as error:
+    with pytest.raises(ValueError, match="only densities were scored, and there is nothing to draw") as error:
         write_report(tmp_path)
     assert "missing" not in str(error.value) and "--data.horizon STEPS" in str(error.value)
     assert "\n" not in str(error.value)
@@ -868,7 +875,7 @@ def test_a_run_with_nothing_hidden_is_not_called_untested(tmp_path):
 
 def test_a_folder_that_is_not_there(tmp_path):
     with pytest.raises(
-        ValueError, match=r"must be the folder of a run; there is none\. Write it with: tsgen test"
+        ValueError, match=r"must be the folder of a run; it does not exist\. Write it with: tsgen test"
     ):
         write_report(tmp_path / "nowhere")
 
@@ -970,7 +977,7 @@ def test_wide_intervals_are_told(unpainted, tmp_path):
     assert [row[0] for row in nodes] == ["station 2", "station 1", "station 0"]
     assert nodes[0][1:3] == [f"{n:,}" for n in (found.observed[2, 0], found.imputed[:, 2].sum())]
     text = words_of(content)
-    assert "No truth is known of them, so nothing here is a score: to score the model, hide some" in text
+    assert "unknown, so nothing here is a score: to score the model, hide some entries" in text
     assert "<h2>Scores" not in (run / "report.html").read_text("utf-8")
 
 
@@ -981,8 +988,8 @@ def test_a_page_of_scores_and_of_an_imputation(make_run):
     content = check(path)
     assert "<h2>Training</h2>" in path.read_text("utf-8")
     text = words_of(content)
-    assert "the scores above are of a test" in text
-    for heading in ("By gap length", "By lead time", "Particles", "What was seen", "Where not to trust it"):
+    assert "the scores above come from a test" in text
+    for heading in ("By gap length", "By lead time", "Particles", "Visible and hidden", "Where not to trust"):
         assert heading in text
     assert all(attributes["alt"] for tag, attributes in content.tags if tag == "img")
 
@@ -1163,7 +1170,7 @@ def test_two_runs_of_the_same_name_are_told_apart(unpainted, two_runs):
 
 def test_a_run_is_not_compared_with_itself(two_runs):
     folder = two_runs()[0]
-    with pytest.raises(ValueError, match="two runs must be compared; both are"):
+    with pytest.raises(ValueError, match="the two runs must differ; both are"):
         write_comparison(folder, folder)
 
 

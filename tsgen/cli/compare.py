@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -20,7 +19,7 @@ from rich.table import Table
 from tsgen.evaluation.bootstrap import WindowBootstrap
 from tsgen.evaluation.comparison import OTHER_CONDITIONING, Difference, baseline, compare, other_conditioning
 from tsgen.evaluation.table import COLUMNS
-from tsgen.figures import BLUE, GREY, INK, PALE, STYLE, VERMILLION
+from tsgen.figures import BLUE, GREY, INK, PALE, VERMILLION, in_style
 from tsgen.metrics.rounding import rounded
 from tsgen.report.reading import REMEDY, read_evaluation
 from tsgen.storage.atomic import replacing, write_text
@@ -227,6 +226,7 @@ def said(pair: Pair, row: Difference) -> str:
 # --------------------------------------------------------------------------------------------------- figure
 
 
+@in_style
 def draw(pairs: Sequence[Pair], unit: str = "") -> Figure:
     """Draws the differences with their intervals: of all entries, relative to the first answer; of groups,
     the CRPS in the unit of the data.
@@ -236,17 +236,16 @@ def draw(pairs: Sequence[Pair], unit: str = "") -> Figure:
         unit: That of the data.
     """
     groups = [group for group in GROUPS if any(row.group == group for pair in pairs for row in pair.found)]
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(3.4 * (1 + len(groups)), 3.4), layout="constrained")
-        axes = figure.subplots(1, 1 + len(groups), squeeze=False)[0]
-        _draw_all(axes[0], pairs)
-        for ax, group in zip(axes[1:], groups, strict=True):
-            _draw_group(ax, group, pairs)
-            ax.set_ylabel(f"difference in CRPS [{unit or 'units of the data'}]")
-        for ax in axes:
-            ax.tick_params(colors=GREY)
-        lines, labels = axes[0].get_legend_handles_labels()
-        figure.legend(lines, labels, loc="outside lower center", ncols=2, fontsize=8)
+    figure = Figure(figsize=(3.4 * (1 + len(groups)), 3.4), layout="constrained")
+    axes = figure.subplots(1, 1 + len(groups), squeeze=False)[0]
+    _draw_all(axes[0], pairs)
+    for ax, group in zip(axes[1:], groups, strict=True):
+        _draw_group(ax, group, pairs)
+        ax.set_ylabel(f"difference in CRPS [{unit or 'units of the data'}]")
+    for ax in axes:
+        ax.tick_params(colors=GREY)
+    lines, labels = axes[0].get_legend_handles_labels()
+    figure.legend(lines, labels, loc="outside lower center", ncols=2, fontsize=8)
     return figure
 
 

@@ -27,7 +27,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import xarray as xr
 from cycler import cycler
 from matplotlib.axes import Axes
@@ -38,7 +37,7 @@ from rich.table import Table
 
 from tsgen.cli.configs import apply, find, fragments, read
 from tsgen.evaluation.table import COLUMNS, IN_FILE_ONLY
-from tsgen.figures import BLUE, GREY, INK, PALE, STYLE, VERMILLION, is_exact
+from tsgen.figures import BLUE, GREY, INK, PALE, VERMILLION, in_style, is_exact
 from tsgen.storage.atomic import replacing, write_text
 
 FLAGS = {"--config": "config", "-c": "config", "--variant": "variant"}
@@ -245,6 +244,7 @@ def show(folder: Path, summary: Mapping[str, Any]) -> None:
 # ------------------------------------------------------------------------------------------------ lead time
 
 
+@in_style
 def lead_time(tables: Mapping[str, Mapping[str, Any]], replicates: bool = False, unit: str = "") -> Figure:
     """Draws the scores against the lead time, one line a variant.
 
@@ -257,20 +257,19 @@ def lead_time(tables: Mapping[str, Mapping[str, Any]], replicates: bool = False,
     curves = {name: table["by_lead_time"] for name, table in tables.items()}
     exact, *others = (table.get("by_lead_time_exact") for table in tables.values())
     keys = _drawn(tables)
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(1 + 3.4 * len(keys), 3.6), layout="constrained")
-        for ax, key in zip(figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
-            _draw_lead_time(ax, key, curves, replicates)
-            if exact and all(other == exact for other in others):
-                ax.plot(*_curve(exact, key), color=INK, lw=1.2, ls=(0, (4, 2)), label="exact")
-            ax.set(xlabel="lead time [steps]", ylabel=LEAD_SCORES[key].format(unit or "units of the data"))
-            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-            ax.grid(axis="y", color=PALE, lw=0.5)
-            ax.tick_params(colors=GREY)
-        lines, labels = ax.get_legend_handles_labels()
-        # inches of a line, and of a letter at this size
-        columns = int(figure.get_figwidth() / (0.6 + 0.07 * max(map(len, labels))))
-        figure.legend(lines, labels, loc="outside lower center", ncols=max(1, columns), fontsize=8)
+    figure = Figure(figsize=(1 + 3.4 * len(keys), 3.6), layout="constrained")
+    for ax, key in zip(figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
+        _draw_lead_time(ax, key, curves, replicates)
+        if exact and all(other == exact for other in others):
+            ax.plot(*_curve(exact, key), color=INK, lw=1.2, ls=(0, (4, 2)), label="exact")
+        ax.set(xlabel="lead time [steps]", ylabel=LEAD_SCORES[key].format(unit or "units of the data"))
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.grid(axis="y", color=PALE, lw=0.5)
+        ax.tick_params(colors=GREY)
+    lines, labels = ax.get_legend_handles_labels()
+    # inches of a line, and of a letter at this size
+    columns = int(figure.get_figwidth() / (0.6 + 0.07 * max(map(len, labels))))
+    figure.legend(lines, labels, loc="outside lower center", ncols=max(1, columns), fontsize=8)
     return figure
 
 

@@ -1,14 +1,16 @@
-"""Figures of an evaluation, of an imputation, of a training.
+"""Figures of an evaluation, an imputation or a training.
 
 Each function takes the evaluation (an :class:`xarray.Dataset` with dimensions quantile, window, step, node
 and channel, as ``evaluation.nc`` holds it), the scores, an imputation or the training log, and returns a
-:class:`matplotlib.figure.Figure`. None touches pyplot: there is no display, no figure to close and no setting
-that outlives the call.
+:class:`matplotlib.figure.Figure`. No function uses pyplot: none needs a display, leaves a figure open or
+changes a global setting.
 
-* ``style``: colours, type, a grid of panels. ``scores``: all methods, and the training.
-* ``fans``: what a model makes of hidden entries. ``calibration``: ranks and coverage.
-* ``groups``: by gap length and lead time; particles. ``network``: by node. ``missing``: by time and node.
-* ``imputed``: where no truth is known.
+* ``style``: colours, fonts, a grid of panels, formats of names and times.
+* ``scores``: the scores of all methods, and the training curve.
+* ``fans``: samples of hidden entries. ``calibration``: ranks and coverage.
+* ``groups``: scores by gap length and lead time; effective sample sizes.
+* ``network``: scores by node. ``missing``: visible and hidden entries by time and node.
+* ``compared``: two runs side by side. ``imputed``: gaps and interval widths where no truth is known.
 """
 
 from collections.abc import Callable, Mapping
@@ -34,17 +36,21 @@ from tsgen.figures.style import (
     PALE,
     STYLE,
     VERMILLION,
+    WIDTH_50,
+    WIDTH_90,
     axes_grid,
     in_style,
     printable,
 )
 
 MOST_CHANNELS = 4
-"""Channels whose fan charts are drawn."""
+"""The number of channels whose fan charts are drawn."""
 
 
 def drawings(evaluation: xr.Dataset, scores: Mapping[str, Any]) -> dict[str, Callable[[int], Figure]]:
-    """All figures that an evaluation allows, by name: what draws each, given the panels side by side.
+    """Returns the functions that draw the figures of an evaluation, by name.
+
+    Each function takes the number of panels side by side. Figures without data are left out.
 
     Args:
         evaluation: What ``evaluation.nc`` holds.
@@ -80,6 +86,8 @@ __all__ = [
     "PALE",
     "STYLE",
     "VERMILLION",
+    "WIDTH_50",
+    "WIDTH_90",
     "Panel",
     "axes_grid",
     "by_gap",

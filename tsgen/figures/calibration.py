@@ -1,13 +1,13 @@
-r"""Calibration: where truths lie among their samples.
+r"""Calibration: the ranks of truths among their samples.
 
-Calibration is read off ranks. Let r be the number of the S samples of an entry that lie below its truth. If
-truth and samples come from the same law, r is uniform on 0, ..., S. Hence
+Let r be the number of the S samples of an entry that lie below its truth. If
+truth and samples come from the same distribution, r is uniform on 0, ..., S. Hence
 
-* the histogram of ranks is flat. Its bins are made of whole ranks, so that a bin of m ranks holds a binomial
-  count of probability :math:`m / (S + 1)`;
-* the interval from the k-th lowest to the k-th highest sample holds the truth, which is to say
+* the histogram of ranks is flat. A bin consists of whole ranks; the count of a bin of m ranks is binomial
+  with probability :math:`m / (S + 1)`;
+* the interval from the k-th lowest to the k-th highest sample contains the truth, that is
   :math:`k \le r \le S - k`, with probability exactly :math:`1 - 2k / (S + 1)`. Coverage is compared at these
-  levels, so that a finite S brings no bias.
+  levels, so that a finite S causes no bias.
 
 References:
     Interpretation of Rank Histograms for Verifying Ensemble Forecasts (Hamill, 2001).
@@ -39,14 +39,14 @@ def rank_histogram(
         bins: The number of bins, fewer if there are fewer ranks. They differ by at most one rank.
 
     Returns:
-        The count of each bin, and the edges: bin b holds the ranks from ``edges[b]`` to ``edges[b + 1] - 1``.
+        The count of each bin, and the edges: bin b contains the ranks ``edges[b]`` to ``edges[b + 1] - 1``.
 
     Raises:
         ValueError: If a rank exceeds the number of samples.
     """
     ranks = rank[rank >= 0]
     if ranks.size and ranks.max() > num_samples:
-        raise ValueError(f"ranks must lie in 0 to num_samples = {num_samples}; there is {ranks.max()}.")
+        raise ValueError(f"ranks must lie in 0 to num_samples = {num_samples}; got {ranks.max()}.")
     edges = rank_edges(num_samples, bins)
     every = np.bincount(ranks, minlength=num_samples + 1)
     return np.add.reduceat(every, edges[:-1]), edges
@@ -55,7 +55,7 @@ def rank_histogram(
 def central_coverage(
     rank: Int[np.ndarray, "..."], num_samples: int
 ) -> tuple[Float[np.ndarray, " levels"], Float[np.ndarray, " levels"]]:
-    r"""How often central intervals hold the truth, at every level that S samples can express.
+    r"""Returns how often central intervals contain the truth, at every level that S samples can express.
 
     The interval from the k-th lowest to the k-th highest sample has the level :math:`1 - 2k / (S + 1)`.
 
@@ -67,7 +67,7 @@ def central_coverage(
         The levels, falling from 1, and the share of truths inside; NaN if there is no truth.
     """
     counts, _ = rank_histogram(rank, num_samples, bins=num_samples + 1)
-    below = np.concatenate([[0], np.cumsum(counts)])  # below[r]: the truths of a rank less than r
+    below = np.concatenate([[0], np.cumsum(counts)])  # below[r]: number of truths with a rank below r
     k = np.arange((num_samples + 1) // 2 + 1)
     inside = np.maximum(below[num_samples - k + 1] - below[k], 0)
     total = counts.sum()
@@ -75,23 +75,38 @@ def central_coverage(
     return 1 - 2 * k / (num_samples + 1), share
 
 
-def draw_ranks(ax: Axes, evaluation: xr.Dataset, colour: str = BAND_50) -> None:
-    """Draws the histogram of ranks, and what 95 % of calibrated histograms would stay within."""
-    samples = int(evaluation.attrs["num_samples"])
-    rank = evaluation["rank"].values
-    bins = int(np.clip((rank >= 0).sum() // 10, 5, 20))
-    counts, edges = rank_histogram(rank, samples, bins)
+def draw_histogram(
+    ax: Axes, rank: Int[np.ndarray, "..."], num_samples: int, bins: int = 20, colour: str = BAND_50
+) -> None:
+    """Draws the histogram of ranks as a density, and a band that contains 95 % of each calibrated bar.
+
+    The band is a normal approximation, for independent entries.
+
+    Args:
+        ax: The axes to draw on.
+        rank: How many samples lie below the truth; negative where there is no truth.
+        num_samples: The number of samples.
+        bins: The number of bins, fewer if there are fewer ranks.
+        colour: The colour of the bars.
+    """
+    counts, edges = rank_histogram(rank, num_samples, bins)
     total = max(int(counts.sum()), 1)
-    share = np.diff(edges) / (samples + 1)
-    place = edges / (samples + 1)
-    spread = 1.96 * np.sqrt((1 - share) / (share * total))  # of a density that is 1 when calibrated
-    ax.bar(
-        place[:-1], counts / (total * share), np.diff(place), align="edge", color=colour, ec="white", lw=0.8
-    )
+    share, place = np.diff(edges) / (num_samples + 1), edges / (num_samples + 1)
+    spread = 1.96 * np.sqrt((1 - share) / (share * total))  # of a density that is 1 if calibrated
+    bar = counts / (total * share)
+    ax.bar(place[:-1], bar, np.diff(place), align="edge", color=colour, ec="white", lw=0.8)
     low, high = (np.append(band, band[-1]) for band in (np.maximum(1 - spread, 0), 1 + spread))
     ax.fill_between(place, low, high, step="post", color=INK, alpha=0.14, lw=0, zorder=3)
     ax.axhline(1, color=INK, lw=1, ls=(0, (4, 3)), zorder=4)
-    ax.set(xlim=(0, 1), ylim=(0, None), xlabel="place of the truth among the samples", ylabel="density")
+    ax.set(xlim=(0, 1), ylim=(0, None), ylabel="density")
+
+
+def draw_ranks(ax: Axes, evaluation: xr.Dataset, colour: str = BAND_50) -> None:
+    """Draws the histogram of an evaluation's ranks, with about ten or more entries per bin."""
+    rank = evaluation["rank"].values
+    bins = int(np.clip((rank >= 0).sum() // 10, 5, 20))
+    draw_histogram(ax, rank, int(evaluation.attrs["num_samples"]), bins, colour)
+    ax.set_xlabel("place of the truth among the samples")
 
 
 def draw_coverage(ax: Axes, evaluations: Mapping[str, xr.Dataset], colours: Sequence[str]) -> None:
@@ -117,13 +132,13 @@ def draw_coverage(ax: Axes, evaluations: Mapping[str, xr.Dataset], colours: Sequ
 def calibration(evaluation: xr.Dataset, columns: int = 2) -> Figure:
     """Draws the histogram of ranks, and the coverage of central intervals against their level.
 
-    The grey bands hold 95 % of what calibrated samples give at each place if entries are independent of each
-    other (binomial counts, in the normal approximation). Entries near in time or space are not, so the bands
-    are too narrow, and small excursions mean little.
+    At each place the grey bands contain 95 % of calibrated results if entries are independent of each other
+    (binomial counts, in the normal approximation). Entries near in time or space are not, so the bands are
+    too narrow, and small excursions mean little.
 
     Args:
-        evaluation: The evaluation; ``rank`` and ``num_samples`` are read.
-        columns: How many panels stand side by side.
+        evaluation: The evaluation; reads ``rank`` and ``num_samples``.
+        columns: The number of panels side by side.
     """
     figure, (left, right) = axes_grid(2, columns, 4.2, 3.3)
     draw_ranks(left, evaluation)

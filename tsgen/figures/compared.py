@@ -1,4 +1,4 @@
-"""Two runs that scored the same entries, side by side."""
+"""Figures of two runs that scored the same entries, side by side."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tsgen.metrics.breakdown import deviation, relative_crps
 def differing_panels(
     first: xr.Dataset, second: xr.Dataset, channel: int = 0, longest: int = 96
 ) -> list[Panel]:
-    """The pairs of node and window where the second run gains most, as the median pair, and loses most.
+    """Chooses the panels with the second run's largest gain, median difference and largest loss.
 
     Args:
         first: The first run's evaluation.
         second: The second run's.
-        channel: Which channel to show.
-        longest: Windows of more steps than this are cut into stretches, each a candidate.
+        channel: The number of the channel to show.
+        longest: Windows with more steps than this are cut into stretches, each a candidate.
     """
     difference = relative_crps(second)[..., channel] - relative_crps(first)[..., channel]
     return stretches(difference, longest).panels(channel, {0: "", 0.5: "", 1: ""})
@@ -30,12 +30,12 @@ def differing_panels(
 
 @in_style
 def compared_fans(runs: Mapping[str, xr.Dataset], panels: list[Panel], columns: int = 2) -> Figure:
-    """Draws the same windows as each of two runs sees them: a row for each window.
+    """Draws the samples of two runs in the same windows, one row per window.
 
     Args:
         runs: The evaluations, by the runs' names.
-        panels: Which windows.
-        columns: How many panels stand side by side.
+        panels: The windows.
+        columns: The number of panels side by side.
     """
     fans = []
     first = next(iter(runs.values()))
@@ -53,7 +53,7 @@ def compared_calibration(runs: Mapping[str, xr.Dataset], columns: int = 3) -> Fi
 
     Args:
         runs: The evaluations, by the runs' names.
-        columns: How many panels stand side by side.
+        columns: The number of panels side by side.
     """
     figure, axes = axes_grid(len(runs) + 1, columns, 3.6, 3.0)
     colours = (BLUE, VERMILLION)

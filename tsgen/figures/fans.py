@@ -1,4 +1,4 @@
-"""Fan charts: what a model makes of entries that it does not see."""
+"""Fan charts: the samples of hidden entries as a median and bands."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ _PLACES = {0: "best", 0.5: "median", 1: "worst"}
 
 
 class Panel(NamedTuple):
-    """What one panel of a fan chart shows: one channel of one node over a stretch of one window.
+    """The choice of one panel of a fan chart: one channel of one node over a stretch of one window.
 
     Attributes:
-        window: Which window.
-        node: Which node.
-        channel: Which channel.
-        start: The stretch's first step.
-        stop: The step after its last; None for the window's end.
-        place: Where the panel stands among all, in words for its title.
+        window: Number of the window.
+        node: Number of the node.
+        channel: Number of the channel.
+        start: First step of the stretch.
+        stop: The step after its last step; None for the window's end.
+        place: Rank among all panels, in words for the title, such as "median".
     """
 
     window: int
@@ -57,17 +57,17 @@ class Panel(NamedTuple):
 
 
 class Fan(NamedTuple):
-    """What is drawn in one panel: a stretch of one channel of one node, in data units.
+    """The data of one panel: a stretch of one channel of one node, in data units.
 
     Attributes:
         name: The node's name.
-        place: Where the panel stands among others, in words.
-        about: What else is to be said of it.
+        place: Rank among other panels, in words.
+        about: A line below the title.
         time: The steps' times.
-        truth: The values, NaN where they are not known.
-        context: Where they are visible.
-        target: Where they are hidden, and scored.
-        levels: The 5, 25, 50, 75 and 95 % quantiles of the samples; NaN where there are none.
+        truth: The values, NaN where unknown.
+        context: Where the values are visible.
+        target: Where they are hidden and scored.
+        levels: The 5, 25, 50, 75 and 95 % quantiles of the samples; NaN where missing.
     """
 
     name: str
@@ -81,13 +81,13 @@ class Fan(NamedTuple):
 
 
 class Stretches(NamedTuple):
-    """The stretches that panels may show, with their scores.
+    """All stretches that a panel may show, with their scores.
 
     Attributes:
         starts: First steps.
-        stops: The steps after the last ones.
+        stops: The steps after their last steps.
         entries: Number of scored entries by window, stretch and node.
-        score: Their mean, 0 where there are none.
+        score: Mean score of these entries, 0 without any.
     """
 
     starts: np.ndarray
@@ -96,10 +96,14 @@ class Stretches(NamedTuple):
     score: np.ndarray
 
     def panels(self, channel: int, places: dict[float, str]) -> list[Panel]:
-        """The stretches that stand at these shares of the order from the lowest score to the highest.
+        """Chooses stretches by quantiles of the score, from the lowest to the highest.
 
-        Candidates are those that have at least half as many scored entries as the median one: one lucky entry
-        makes no best window. If nothing at all is scored, panels are spread evenly over the data.
+        Candidates have at least half as many scored entries as the median stretch, so that one lucky entry
+        does not make a best window. If nothing is scored, panels are spread evenly over the data.
+
+        Args:
+            channel: The number of the channel.
+            places: The name of each quantile, by its level from 0 to 1.
         """
         scored = self.entries > 0
         if scored.any():
@@ -113,17 +117,17 @@ class Stretches(NamedTuple):
             window, piece, node = (int(i) for i in np.unravel_index(at, self.entries.shape))
             start, stop = int(self.starts[piece]), int(self.stops[piece])
             found.append(Panel(window, node, channel, start, stop, place if scored.any() else ""))
-        # of few candidates the same one stands at several shares
+        # with few candidates, several quantiles choose the same one
         first = {panel[:5]: panel for panel in reversed(found)}
         return [panel for panel in found if first[panel[:5]] is panel]
 
 
 def stretches(score: Float[np.ndarray, "window step node"], longest: int) -> Stretches:
-    """Cuts windows into stretches of at most that many steps, with their mean score.
+    """Cuts windows into stretches and computes the mean score of each.
 
     Args:
-        score: The score of each entry; NaN where it has none.
-        longest: The most steps that a panel shows well.
+        score: The score of each entry; NaN where it is not scored.
+        longest: The most steps of a stretch.
     """
     steps = score.shape[1]
     pieces = -(-steps // longest)
@@ -135,16 +139,16 @@ def stretches(score: Float[np.ndarray, "window step node"], longest: int) -> Str
 
 
 def choose_panels(evaluation: xr.Dataset, channel: int = 0, longest: int = 96) -> list[Panel]:
-    """Chooses panels by the quantiles of the score: the best, the median and the worst, and three between.
+    """Chooses panels by quantiles of the score: best, median and worst, and three between.
 
-    The score is the mean CRPS relative to the node's deviation, so that one noisy node does not take all
-    places. Candidates are all nodes in all windows that have at least half as many scored entries as the
-    median one. The choice depends on the evaluation alone.
+    The score is the mean CRPS relative to the node's standard deviation, so that one noisy node does not
+    fill all panels. Candidates are all nodes in all windows that have at least half as many scored entries as
+    the median one. The choice depends on the evaluation alone.
 
     Args:
         evaluation: The evaluation.
-        channel: Which channel to show.
-        longest: Windows of more steps than this are cut into stretches, each a candidate.
+        channel: The number of the channel to show.
+        longest: Windows with more steps than this are cut into stretches, each a candidate.
     """
     places = {share: _PLACES.get(share, f"{100 * share:.0f} % are better") for share in SHARES}
     return stretches(relative_crps(evaluation)[..., channel], longest).panels(channel, places)
@@ -152,16 +156,16 @@ def choose_panels(evaluation: xr.Dataset, channel: int = 0, longest: int = 96) -
 
 @in_style
 def fan_chart(evaluation: xr.Dataset, panels: Sequence[Panel] | None = None, columns: int = 3) -> Figure:
-    """Draws what the model makes of hidden entries: median and bands, the visible and the truth.
+    """Draws median and bands of the samples, with the visible values and the hidden truths.
 
-    The bands close on what is visible, since a sample has the data's own value there. They go on where
-    nothing is known, and break where the evaluation has no quantiles. Each panel says its mean CRPS, in data
-    units and in deviations (sd) of the node.
+    The bands have no width at visible entries, because a sample has the data's own value there. They continue
+    where the truth is unknown, and break where the evaluation has no quantiles. Each panel states its mean
+    CRPS, in data units and in standard deviations (sd) of the node.
 
     Args:
         evaluation: The evaluation.
-        panels: What to show, one panel each; :func:`choose_panels` chooses if not given.
-        columns: How many panels stand side by side.
+        panels: The panels; those of :func:`choose_panels` if not given.
+        columns: The number of panels side by side.
     """
     panels = choose_panels(evaluation) if panels is None else list(panels)
     scale = deviation(evaluation)
@@ -170,12 +174,12 @@ def fan_chart(evaluation: xr.Dataset, panels: Sequence[Panel] | None = None, col
 
 
 def fan_of(evaluation: xr.Dataset, panel: Panel, scale: float) -> Fan:
-    """What a panel of an evaluation draws.
+    """Reads the data of a panel from an evaluation.
 
     Args:
         evaluation: The evaluation.
-        panel: Which stretch.
-        scale: The node's deviation, in data units.
+        panel: The stretch.
+        scale: The node's standard deviation, in data units.
     """
     part = evaluation[["truth", "context", "target", "crps", "quantiles", "time"]].isel(
         window=panel.window, node=panel.node, channel=panel.channel, step=slice(panel.start, panel.stop)
@@ -197,10 +201,10 @@ def draw_fans(fans: Sequence[Fan], label: str, columns: int, shared: bool = Fals
     """Draws fans, one panel each, with their legend.
 
     Args:
-        fans: What to draw.
-        label: What stands at the vertical axes: channel and unit.
-        columns: How many panels stand side by side.
-        shared: Whether each row has one vertical axis.
+        fans: The data of the panels.
+        label: The label of the vertical axes: channel and unit.
+        columns: The number of panels side by side.
+        shared: Whether the panels of a row share their vertical limits.
     """
     columns = min(columns, len(fans))
     figure, axes = axes_grid(len(fans), columns, 3.6, 2.7)
@@ -225,7 +229,7 @@ def draw_fans(fans: Sequence[Fan], label: str, columns: int, shared: bool = Fals
 def _draw_fan(ax: Axes, fan: Fan) -> None:
     time, truth, context, target = fan.time, fan.truth, fan.context, fan.target
     lowest, low, middle, high, highest = np.where(context, truth, fan.levels)
-    size = float(np.clip(60 / max(len(time), 1), 0.25, 1))  # long stretches want small marks
+    size = float(np.clip(60 / max(len(time), 1), 0.25, 1))  # long stretches need small marks
     if len(time) > 1:
         ax.fill_between(time, lowest, highest, color=BAND_90, lw=0)
         ax.fill_between(time, low, high, color=BAND_50, lw=0)

@@ -1,4 +1,4 @@
-"""Scores of groups of entries: by gap length and by lead time; and how many particles carry a posterior."""
+"""Scores by gap length and by lead time, and the effective sample sizes of a particle filter."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _TWO = ((BLUE, "o"), (VERMILLION, "s"))
 
 
 def column(rows: Sequence[Mapping[str, Any]], key: str) -> Float[np.ndarray, " row"]:
-    """One score of all rows, NaN where a row has none."""
+    """Returns one score of all rows, NaN where a row has none."""
     return np.array([number(row.get(key)) for row in rows])
 
 
 def _nominal(ax: Axes, lowest: float) -> None:
-    """The line at 90 %, and an axis that shows it and the lowest coverage."""
+    """Draws the line at 90 %, and sets an axis that shows it and the lowest coverage."""
     ax.axhline(0.9, color=INK, lw=1, ls=(0, (4, 3)), zorder=1)
     low = np.nanmin([lowest, 0.9])
     ax.set_ylim(max(np.floor(20 * (low - 0.04)) / 20, -0.01), 1.005)
@@ -55,12 +55,12 @@ def _legend(ax: Axes, names: Sequence[str]) -> None:
 
 @in_style
 def by_gap(scores: Mapping[str, Mapping[str, Any]], evaluation: xr.Dataset, columns: int = 2) -> Figure:
-    """Draws CRPS, and coverage of the 90 % interval, of the entries in gaps of each length.
+    """Draws CRPS and coverage of the 90 % interval by gap length.
 
     Args:
-        scores: What ``scores.json`` holds, by the name of the run: of one, or of two side by side.
+        scores: What ``scores.json`` holds, by the name of the run: one run, or two side by side.
         evaluation: The evaluation, for its unit.
-        columns: How many panels stand side by side.
+        columns: The number of panels side by side.
     """
     figure, (left, right) = axes_grid(2, columns, 4.2, 3.2)
     lowest = 1.0
@@ -95,12 +95,12 @@ def _short(entries: float) -> str:
 
 @in_style
 def by_lead(runs: Mapping[str, tuple[xr.Dataset, Mapping[str, Any]]], columns: int = 2) -> Figure:
-    """Draws CRPS, and coverage of the 90 % interval, by the number of steps ahead.
+    """Draws CRPS and coverage of the 90 % interval by the number of steps ahead.
 
     Args:
-        runs: Evaluation and scores by the name of the run: of one, or of two side by side. The exact
-            posterior's CRPS is drawn too, where it is known.
-        columns: How many panels stand side by side.
+        runs: Evaluation and scores by the name of the run: one run, or two side by side. The CRPS of the
+            exact posterior is drawn too if known.
+        columns: The number of panels side by side.
     """
     figure, (left, right) = axes_grid(2, columns, 4.2, 3.2)
     lowest = 1.0
@@ -133,11 +133,11 @@ def by_lead(runs: Mapping[str, tuple[xr.Dataset, Mapping[str, Any]]], columns: i
 
 @in_style
 def particles(evaluation: xr.Dataset, columns: int = 1) -> Figure:
-    """Draws the effective sample size over the steps of a window: the median and the lowest of all windows.
+    """Draws the median and the lowest effective sample size of all windows by step.
 
     Args:
-        evaluation: The evaluation; ``ess``, as a share of the particles, is read, and their number.
-        columns: Without use: there is one panel.
+        evaluation: The evaluation; reads ``ess``, as a share of the particles, and their number.
+        columns: Unused: there is one panel.
     """
     share = evaluation["ess"].values
     figure, (ax,) = axes_grid(1, 1, 6.4, 3.2)
@@ -152,7 +152,7 @@ def particles(evaluation: xr.Dataset, columns: int = 1) -> Figure:
     ax.plot(step[known], np.nanmin(share, axis=0), marker=mark, ms=3, **worst)
     if "particles" in evaluation.attrs:
         few = min(FEW / evaluation.attrs["particles"], 0.5)
-        limit: dict[str, Any] = {"ls": (0, (2, 2)), "label": f"{FEW} particles: fewer are not to be trusted"}
+        limit: dict[str, Any] = {"ls": (0, (2, 2)), "label": f"{FEW} particles: below, do not trust it"}
         ax.axhline(few, color=INK, lw=1.2, **limit)
     ax.set(xlabel="step of the window", ylabel="effective sample size", ylim=(0, 1.02))
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))

@@ -1,4 +1,4 @@
-"""What was imputed, where no truth is known: gaps, and how wide the model's own intervals are."""
+"""Figures of an imputation without known truth: gap lengths and the widths of the model's intervals."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 
-from tsgen.figures.style import BAND_50, BLUE, GREY, axes_grid, few_ticks, in_style
+from tsgen.figures.style import BAND_50, BLUE, GREY, WIDTH_90, axes_grid, few_ticks, in_style
 
 
 @in_style
 def gap_lengths(length: Int[np.ndarray, " gap"], columns: int = 2) -> Figure:
-    """Draws how many gaps there are of each length, and how many entries lie in them.
+    """Draws the number of gaps of each length, and the number of entries in them.
 
     Args:
         length: The length of each gap in steps.
-        columns: How many panels stand side by side.
+        columns: The number of panels side by side.
     """
     longest = int(length.max())
-    # one bar each for the short ones, then ever wider
+    # one bar per short length, then wider and wider bins
     edges = np.unique(np.ceil(np.geomspace(1, longest + 1, 24)).astype(int))
     edges = np.append(edges, longest + 1) if edges[-1] <= longest else edges
     edges = edges if len(edges) > 1 else np.array([1, longest + 1])
@@ -50,12 +50,12 @@ def gap_lengths(length: Int[np.ndarray, " gap"], columns: int = 2) -> Figure:
 def widths(
     by_gap: Mapping[str, tuple[float, int]], by_node: Float[np.ndarray, " node"], columns: int = 2
 ) -> Figure:
-    """Draws the width of the 90 % interval, relative to the node's deviation, by gap length and by node.
+    """Draws the width of the 90 % interval over the node's standard deviation, by gap length and by node.
 
     Args:
-        by_gap: Relative width and number of entries of each class of gap lengths.
+        by_gap: Relative width and number of entries for each class of gap lengths.
         by_node: Relative width of each node; NaN where nothing was imputed.
-        columns: How many panels stand side by side.
+        columns: The number of panels side by side.
     """
     figure, (left, right) = axes_grid(2, columns, 4.2, 3.2)
     value = np.array([width for width, _ in by_gap.values()])
@@ -74,7 +74,7 @@ def widths(
     right.set_title("90 % interval by node")
     few_ticks(right)
     few_ticks(right, "x", 6, integer=True)
-    usual = 2 * 1.6449  # a Gaussian about the node's own mean, with the node's own deviation
+    usual = 2 * WIDTH_90  # of a Gaussian with the node's own mean and standard deviation
     highest = max([usual, *value[np.isfinite(value)], *ordered])
     for ax in (left, right):
         ax.axhline(usual, color=GREY, lw=1, ls=(0, (4, 3)))

@@ -1,4 +1,4 @@
-"""What was seen: a map of time and nodes."""
+"""A map of visible, hidden and unknown entries by time and node."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from tsgen.figures.style import (
     printable,
 )
 
-_COLOURS = {"visible": BAND_50, "hidden and scored": VERMILLION, "not known": "#FFFFFF"}
+_COLOURS = {"visible": BAND_50, "hidden and scored": VERMILLION, "unknown": "#FFFFFF"}
 
 
 def states(evaluation: xr.Dataset) -> tuple[np.ndarray, Float[np.ndarray, "time node 3"]]:
-    """How much of each time and node was visible, hidden and scored, or not known.
+    """Returns the shares of entries that were visible, hidden and scored, or unknown, by time and node.
 
     Args:
-        evaluation: The evaluation; where windows overlap, scored in one of them is scored.
+        evaluation: The evaluation; where windows overlap, an entry scored in one of them counts as scored.
 
     Returns:
-        The times, rising, and the three shares of each time and node over its channels.
+        The times in ascending order, and the three shares of each time and node over its channels.
     """
     time = evaluation["time"].values
     context, target = (evaluation[name].values.astype(bool) for name in ("context", "target"))
@@ -47,7 +47,7 @@ def states(evaluation: xr.Dataset) -> tuple[np.ndarray, Float[np.ndarray, "time 
 
 
 def _coarser(x: np.ndarray, axis: int, most: int) -> np.ndarray:
-    """Means of neighbours, so that at most that many are left."""
+    """Averages neighbours along an axis so that at most ``most`` values remain."""
     size = x.shape[axis]
     left = min(size, most)
     starts = np.arange(left) * size // left
@@ -59,14 +59,14 @@ def _coarser(x: np.ndarray, axis: int, most: int) -> np.ndarray:
 
 @in_style
 def missingness(evaluation: xr.Dataset, columns: int = 2) -> Figure:
-    """Draws when each node was visible, hidden or unknown in the evaluated stretch, and its share missing.
+    """Draws when each node was visible, hidden or unknown in the evaluated period, and its share missing.
 
-    Nodes stand in their given order, from the top. Steps between windows that were not evaluated are left
-    out; a line marks where they would be. Of a long series, or of many nodes, a cell is the mean of several.
+    Nodes are in their given order, from the top. Steps between windows that were not evaluated are left out;
+    a line marks their place. In a long series, or with many nodes, a cell is the mean of several entries.
 
     Args:
         evaluation: The evaluation.
-        columns: How many panels stand side by side: of one, the share missing is left out.
+        columns: The number of panels side by side; with one, the share missing is left out.
     """
     time, shares = states(evaluation)
     nodes = evaluation.sizes["node"]

@@ -1,4 +1,4 @@
-"""The graph, its nodes coloured by what is known of them."""
+"""The graph, its nodes coloured by score, by share missing, or by the difference of two runs."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from tsgen.figures.style import (
 
 
 def node_scores(crps: Float[np.ndarray, "window step node channel"]) -> Float[np.ndarray, " node"]:
-    """The mean CRPS of each node, NaN where none of its entries is scored.
+    """Returns the mean CRPS of each node, NaN where none of its entries is scored.
 
-    With several channels, each is divided by its mean over all nodes first, since their units differ.
+    Several channels are first divided by their means over all nodes, because their units differ.
     """
     found = np.isfinite(crps)
     filled = np.where(found, crps, 0).astype(np.float64)
@@ -43,20 +43,20 @@ def node_scores(crps: Float[np.ndarray, "window step node channel"]) -> Float[np
 
 @in_style
 def network(evaluation: xr.Dataset, columns: int = 2) -> Figure:
-    """Draws the graph, its nodes coloured by the share never observed and, if any are scored, by their CRPS.
+    """Draws the graph, its nodes coloured by the share never observed and, if any is scored, by CRPS.
 
-    Nodes stand at their positions, or on a circle if these are not known. A graph with few edges that are not
-    all mutual shows their direction; the width of an edge follows its weight.
+    Nodes are drawn at their positions, or on a circle if positions are unknown. A graph with few edges that
+    are not all mutual shows their direction; the width of an edge follows its weight.
 
     Args:
         evaluation: The evaluation.
-        columns: How many panels stand side by side.
+        columns: The number of panels side by side.
     """
     score = node_scores(evaluation["crps"].values)
     missing = evaluation["share_missing"].values.astype(float)
     scored = bool(np.isfinite(score).any())
     figure, axes = axes_grid(1 + scored, columns, 4.6, 4.0)
-    # a scale from zero, and wide: where nothing is missing, no node is to look worst
+    # the scale starts at zero: where nothing is missing, no node should look worst
     highest = max(float(np.nanmax(np.append(missing, 0.01))), 0.01)
     bar = _draw_network(axes[0], evaluation, missing, "YlGnBu", (0.0, highest))
     bar.formatter = PercentFormatter(1, decimals=0 if highest >= 0.03 else 1, symbol=" %")
@@ -80,13 +80,13 @@ def network(evaluation: xr.Dataset, columns: int = 2) -> Figure:
 def network_difference(
     evaluation: xr.Dataset, difference: Float[np.ndarray, " node"], columns: int = 1
 ) -> Figure:
-    """Draws the graph, its nodes coloured by how much worse the second of two runs is: blue if it is.
+    """Draws the graph, its nodes coloured by the difference of two runs: blue where the second is worse.
 
     Args:
-        evaluation: The evaluation of either, for the graph.
-        difference: CRPS of the second less that of the first, by node; NaN where nothing is scored. Of
-            several channels it is relative to the node's deviation.
-        columns: Without use: there is one panel.
+        evaluation: The evaluation of either run, for the graph.
+        difference: CRPS of the second run minus that of the first, by node; NaN where nothing is scored. With
+            several channels it is relative to the node's standard deviation.
+        columns: Unused: there is one panel.
     """
     figure, (ax,) = axes_grid(1, 1, 5.2, 4.2)
     known = np.abs(difference[np.isfinite(difference)])
@@ -96,7 +96,7 @@ def network_difference(
     bar = _draw_network(ax, evaluation, difference, colours, (-limit, limit))
     single = evaluation.sizes["channel"] == 1
     label = "mean CRPS" + unit_of(evaluation) if single else "mean CRPS / deviation"
-    bar.set_label(f"{label}, second less first", color=GREY)
+    bar.set_label(f"{label}, second minus first", color=GREY)
     ax.set_title("Difference by node")
     return figure
 
@@ -108,7 +108,7 @@ def _draw_network(
     place, aspect = _layout(evaluation)
     names: Any = evaluation["node"].values if len(place) <= 12 else []
     middle, extent = (place.max(axis=0) + place.min(axis=0)) / 2, np.ptp(place, axis=0)
-    # names want room; and nodes may stand in a line, or be one
+    # names need room; nodes may lie on a line, or there may be only one
     reach = np.maximum((0.72 if len(names) else 0.56) * extent, 0.3 * (extent.max() or 1))
     ax.set(xlim=middle[0] + reach[0] * np.array([-1, 1]), ylim=middle[1] + reach[1] * np.array([-1, 1]))
     ax.set_aspect(aspect)
@@ -116,11 +116,11 @@ def _draw_network(
     _draw_edges(ax, evaluation, place)
     size = float(np.clip(3000 / len(place), 10, 110))
     for v in range(len(names)):
-        # of nodes that stand together only the first is named
+        # only the first of nodes close together is named
         if (np.hypot(*(place[:v] - place[v]).T) < 0.13 * extent.max()).any():
             continue
         out = place[v] - middle
-        out = out / np.hypot(*out) if out.any() else np.array([0, 1])  # away from the middle
+        out = out / np.hypot(*out) if out.any() else np.array([0, 1])  # away from the centre
         ax.annotate(
             printable(names[v], 18),
             place[v],
@@ -146,13 +146,13 @@ def _draw_network(
 
 
 def has_positions(evaluation: xr.Dataset) -> bool:
-    """Whether every node has a known place in the plane."""
+    """Returns whether every node has a known position in the plane."""
     known = "position" in evaluation and evaluation["position"].shape[1] >= 2
     return known and bool(np.isfinite(evaluation["position"].values[:, :2]).all())
 
 
 def _layout(evaluation: xr.Dataset) -> tuple[np.ndarray, float]:
-    """Where the nodes stand, and how much longer a unit upwards is drawn than one to the right."""
+    """Returns the positions of the nodes, and the length of a vertical unit relative to a horizontal one."""
     if has_positions(evaluation):
         place = evaluation["position"].values[:, :2].astype(float)
         longitude, latitude = np.abs(place).max(axis=0)
@@ -165,7 +165,7 @@ def _layout(evaluation: xr.Dataset) -> tuple[np.ndarray, float]:
 def _draw_edges(
     ax: Axes, evaluation: xr.Dataset, place: np.ndarray, most: int = 20_000, arrows: int = 80
 ) -> None:
-    """Draws arrows if edges are few and not all mutual, else a line for each pair, the strongest if many."""
+    """Draws arrows if edges are few and not all mutual, else one line per pair: the strongest if many."""
     source, target, weight = (evaluation[f"edge_{name}"].values for name in ("source", "target", "weight"))
     source, target, weight = (x[source != target] for x in (source, target, np.abs(weight)))
     if not len(source):
@@ -175,18 +175,18 @@ def _draw_edges(
     mutual = all((t, s) in pairs for s, t in pairs)
     if not mutual and len(pairs) <= arrows:
         for s, t, w in zip(source, target, width, strict=True):
-            bend = 0.14 if (t, s) in pairs else 0.0  # the two of a pair side by side
+            bend = 0.14 if (t, s) in pairs else 0.0  # both edges of a pair, side by side
             look = {"arrowstyle": "-|>", "mutation_scale": 8, "lw": w, "color": "#8A8A8A"}
             look |= {"shrinkA": 5, "shrinkB": 6, "connectionstyle": f"arc3,rad={bend}"}
             ax.annotate("", place[t], xytext=place[s], arrowprops=look, zorder=1)
         return
     strongest = np.argsort(-width, kind="stable")
     ends = np.sort(np.stack([source, target], axis=1), axis=1)[strongest]
-    _, first = np.unique(ends, axis=0, return_index=True)  # the stronger of a pair comes first
+    _, first = np.unique(ends, axis=0, return_index=True)  # the stronger edge of a pair comes first
     chosen = np.sort(first)[:most]
     lines = place[ends[chosen]]
     dense = float(np.clip(30 / np.sqrt(len(lines)), 0.15, 1))
     thickness = width[strongest][chosen]
     collection = LineCollection(list(lines), linewidths=thickness, colors="#8A8A8A", alpha=dense, zorder=1)
-    collection.set_rasterized(len(lines) > 600)  # or a vector file grows by each line
+    collection.set_rasterized(len(lines) > 600)  # each line would enlarge a vector file
     ax.add_collection(collection)

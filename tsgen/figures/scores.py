@@ -1,4 +1,4 @@
-"""Scores of all methods, and the training that led there."""
+"""Scores of all methods, and the training curve."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from tsgen.figures.style import BLUE, GREY, INK, PALE, STEPS, axes_grid, in_styl
 
 
 def is_exact(row: Mapping[str, Any]) -> bool:
-    """Whether a row of the scores is an exact law's: what no method of its kind can beat but by chance."""
+    """Returns whether a row scores an exact distribution, which no method beats except by chance."""
     return str(row.get("name", "")).lower().startswith("exact")
 
 
 def number(value: Any) -> float:
-    """A score as a float, NaN where there is none."""
+    """Returns a score as a float, NaN if there is none."""
     return float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else float("nan")
 
 
 @in_style
 def score_bars(scores: Mapping[str, Any], columns: int = 2) -> Figure:
-    """Draws CRPS and MAE of the model (the first row), of the baselines, and of exact laws as hollow bars.
+    """Draws CRPS and MAE of the model (the first row), the baselines, and exact distributions as hollow bars.
 
     Args:
         scores: What ``scores.json`` holds.
-        columns: How many panels stand side by side.
+        columns: The number of panels side by side.
     """
     rows = scores["rows"]
     names = [printable(row["name"], 26) for row in rows]
@@ -69,21 +69,21 @@ def read_curves(metrics: Path) -> dict[str, pd.Series]:
     """Reads the curves of a training run: ``"train, each step"``, ``"train"``, ``"validation"``, if logged.
 
     Args:
-        metrics: A table as Lightning's ``CSVLogger`` writes it, with holes where a step logged other things.
+        metrics: A table as written by Lightning's ``CSVLogger``; cells may be empty.
 
     Returns:
-        The negative log-likelihoods over the steps (series named ``"nll"``), or the losses (``"loss"``) if
-        there are none; empty if the table has neither.
+        The negative log-likelihoods by step (series named ``"nll"``), or the losses (``"loss"``) if there
+        are none; empty if the table has neither.
 
     Raises:
-        ValueError: If the file is no such table.
+        ValueError: If the file is not such a table.
     """
     try:
         table = pd.read_csv(metrics)
         step = pd.to_numeric(table["step"])
     except (OSError, ValueError, KeyError) as error:  # pandas' own errors are ValueErrors
         raise ValueError(
-            f"{metrics} must be a table with a column 'step', as CSVLogger writes it."
+            f"{metrics} must be a table with a column 'step', as written by CSVLogger."
         ) from error
     for score in ("nll", "loss"):
         columns = {
@@ -106,17 +106,17 @@ def read_curves(metrics: Path) -> dict[str, pd.Series]:
 
 @in_style
 def training_curve(metrics: Path) -> Figure:
-    """Draws how the negative log-likelihood fell in training and validation.
+    """Draws the negative log-likelihood, or the loss, in training and validation by step.
 
     Args:
-        metrics: A table as Lightning's ``CSVLogger`` writes it.
+        metrics: A table as written by Lightning's ``CSVLogger``.
 
     Raises:
-        ValueError: If the file is no such table or holds no curve.
+        ValueError: If the file is not such a table, or has no curve.
     """
     curves = read_curves(metrics)
     if not curves:
-        raise ValueError(f"{metrics} must have a column train/nll or val/nll (or loss); it has none.")
+        raise ValueError(f"{metrics} must have a column train/nll or val/nll (or loss); got none.")
     figure, (ax,) = axes_grid(1, 1, 6.4, 3.2)
     looks = {
         "train, each step": (PALE, 0.8),
@@ -138,14 +138,15 @@ def training_curve(metrics: Path) -> Figure:
     values = np.concatenate([curve.to_numpy() for curve in curves.values()])
     low, usual = values.min(), np.quantile(values, 0.98)
     room = max(usual - low, 1e-12)
-    if values.max() > usual + 2 * room:  # a few wild first steps would press the rest flat
+    if values.max() > usual + 2 * room:  # a few extreme first steps would flatten the rest
         above = int((values > usual + 0.2 * room).sum())
         ax.set_ylim(low - 0.12 * room, usual + 0.2 * room)
-        ax.set_title(f"{above} points lie above", loc="right", color=GREY, fontsize=8, fontweight="normal")
+        points = f"{above} point{'s' * (above != 1)} above the axis"
+        ax.set_title(points, loc="right", color=GREY, fontsize=8, fontweight="normal")
     else:
         ax.margins(y=0.14)
     kind = next(iter(curves.values())).name
-    ax.set(xlabel="step", ylabel="nll, nats per scored entry" if kind == "nll" else kind)
+    ax.set(xlabel="step", ylabel="NLL [nats per scored entry]" if kind == "nll" else kind)
     ax.grid(axis="y", color=PALE, lw=0.5)
     ax.legend(loc="upper right", fontsize=8.5)
     return figure

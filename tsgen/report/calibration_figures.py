@@ -8,29 +8,31 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from tsgen.evaluation.calibration import RankTest, ecdf_envelope
-from tsgen.figures import BAND_50, BLUE, INK, VERMILLION, axes_grid, in_style, rank_histogram
+from tsgen.figures import BLUE, INK, VERMILLION, axes_grid, in_style
+from tsgen.figures.calibration import draw_histogram
 
 LEVEL = 0.95
-"""The probability of what the grey bands hold."""
+"""The probability that the grey bands contain the result."""
 
 
 @in_style
 def rank_figure(found: RankTest, bins: int = 20, title: str = "") -> Figure:
-    """Draws each quantity's histogram of ranks, and its empirical distribution less the uniform one.
+    """Draws each quantity's histogram of ranks, and its empirical distribution minus the uniform one.
 
-    The grey band of a histogram holds 95 % of what each bar alone is where ranks are uniform, in the normal
-    approximation; that of a distribution holds the whole line with a probability of 95 %, exactly. A line
-    that leaves its band is vermillion. It rises at both ends and falls between where draws are too narrow,
-    and lies to one side where they are biased.
+    If ranks are uniform, the grey band of a histogram contains each single bar with a probability of 95 %, in
+    the normal approximation; the grey band of a distribution contains the whole line with a probability of
+    95 %, exactly. A line that leaves its band is vermillion. The line rises at both ends and falls between if
+    draws are too narrow, and lies on one side if they are biased.
 
     Args:
         found: The ranks.
         bins: The number of bins, fewer if there are fewer ranks.
-        title: What stands above, if anything.
+        title: The title, if any.
     """
     figure, axes = axes_grid(2 * len(found.quantities), 2, 3.9, 1.9)
     for left, right, name, ranks in zip(axes[::2], axes[1::2], found.quantities, found.ranks, strict=True):
         draw_histogram(left, ranks.numpy(), found.num_draws, bins)
+        left.yaxis.set_major_locator(MaxNLocator(4))
         draw_difference(right, ranks.numpy(), found.num_draws)
         left.set_title(name)
         right.set_title(f"p = {found.p_values[name]:.2g}", fontweight="normal", loc="right")
@@ -41,32 +43,11 @@ def rank_figure(found: RankTest, bins: int = 20, title: str = "") -> Figure:
     return figure
 
 
-def draw_histogram(ax: Axes, ranks: np.ndarray, num_draws: int, bins: int = 20) -> None:
-    """Draws the histogram of one quantity's ranks, as a density.
-
-    Args:
-        ax: Where.
-        ranks: The ranks, 0 to ``num_draws``.
-        num_draws: The number of draws.
-        bins: The number of bins, fewer if there are fewer ranks.
-    """
-    counts, edges = rank_histogram(ranks, num_draws, bins)
-    share, place = np.diff(edges) / (num_draws + 1), edges / (num_draws + 1)
-    spread = 1.96 * np.sqrt((1 - share) / (share * len(ranks)))
-    bar = counts / (len(ranks) * share)
-    ax.bar(place[:-1], bar, np.diff(place), align="edge", color=BAND_50, ec="white", lw=0.6)
-    low, high = (np.append(band, band[-1]) for band in (np.maximum(1 - spread, 0), 1 + spread))
-    ax.fill_between(place, low, high, step="post", color=INK, alpha=0.14, lw=0, zorder=3)
-    ax.axhline(1, color=INK, lw=0.9, ls=(0, (4, 3)), zorder=4)
-    ax.set(xlim=(0, 1), ylim=(0, None), ylabel="density")
-    ax.yaxis.set_major_locator(MaxNLocator(4))
-
-
 def draw_difference(ax: Axes, ranks: np.ndarray, num_draws: int, level: float = LEVEL) -> None:
-    """Draws one quantity's empirical distribution less the uniform one, in its simultaneous envelope.
+    """Draws one quantity's empirical distribution minus the uniform one, with its simultaneous envelope.
 
     Args:
-        ax: Where.
+        ax: The axes to draw on.
         ranks: The ranks, 0 to ``num_draws``.
         num_draws: The number of draws.
         level: The probability that uniform ranks stay in the envelope everywhere.

@@ -28,20 +28,20 @@ def write_comparison(first: Path, second: Path, path: Path | None = None) -> Pat
     """Writes one page on two runs side by side.
 
     Args:
-        first: The folder of a run that was tested.
-        second: The folder of another one.
+        first: The folder of a tested run.
+        second: The folder of another tested run.
         path: The page; ``FIRST_vs_SECOND.html`` beside the first folder if not given.
 
     Returns:
         The page's path.
 
     Raises:
-        ValueError: If a folder or one of its files is missing or damaged, or the two did not score the same
+        ValueError: If a folder or one of its files is missing or damaged, or the runs did not score the same
             entries.
     """
     folders = [Path(first), Path(second)]
     if folders[0].resolve() == folders[1].resolve():
-        raise ValueError(f"two runs must be compared; both are {first}. Name another one.")
+        raise ValueError(f"the two runs must differ; both are {first}. Name another run.")
     scores, evaluations = [], []
     for run in folders:
         require_run(run)
@@ -50,7 +50,7 @@ def write_comparison(first: Path, second: Path, path: Path | None = None) -> Pat
     try:
         found = compare(evaluations[0], evaluations[1])
     except ValueError as error:
-        raise ValueError(f"{first} and {second}: {error} Test both alike.") from error
+        raise ValueError(f"{first} and {second}: {error} Test both runs with the same options.") from error
     names = _names(folders, scores)
     runs, tables = dict(zip(names, evaluations, strict=True)), dict(zip(names, scores, strict=True))
     stem = "_vs_".join(run.resolve().name for run in folders)

@@ -1,7 +1,7 @@
-"""What an imputation holds: its gaps, and how wide the model's own intervals are in them.
+"""Reads ``imputation.nc`` and summarises its gaps and the widths of the model's intervals in them.
 
-``imputation.nc`` may be far larger than memory. It is read once, in blocks of time and nodes that follow its
-chunks; only the mask of what was observed, one byte an entry, is held whole.
+The file may be far larger than memory. It is read once, in blocks of time and nodes that follow its chunks.
+Only the mask of observed entries, one byte per entry, is in memory as a whole.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from tsgen.figures.style import name_of_time
 from tsgen.metrics.breakdown import fill_deviation
 
 MOST_VALUES = 2**22
-"""Values of the file that are in memory at a time."""
+"""The number of the file's values in memory at a time."""
 
 LONGEST_SHOWN = 240
-"""Steps of a gap that a panel shows."""
+"""The most steps of a gap that a panel shows."""
 
 _DIMS = {"observed": ("time", "node", "channel"), "imputation": ("sample", "time", "node", "channel")}
 _REMEDY = "Write it with: tsgen predict --config EXPERIMENT.yaml"
@@ -34,7 +34,7 @@ class Gaps(NamedTuple):
     """Runs of steps at which a channel of a node was not observed.
 
     Attributes:
-        start: First step of each, counted in the file.
+        start: First step of each gap, counted from the start of the file.
         length: Number of steps.
         node: Number of the node.
         channel: Number of the channel.
@@ -47,14 +47,14 @@ class Gaps(NamedTuple):
 
 
 class Imputation(NamedTuple):
-    """What was found in an imputation.
+    """The summary of an imputation.
 
     Attributes:
         data: The file, not loaded.
         gaps: Its gaps.
         observed: Number of observed entries, by node and channel.
-        imputed: Number of imputed ones, by class of gap length (:data:`GAPS`), node and channel.
-        width: Sum of the widths of their 90 % intervals, in data units, likewise.
+        imputed: Number of imputed entries, by class of gap length (:data:`GAPS`), node and channel.
+        width: Sum of the widths of their 90 % intervals, in data units, by class, node and channel.
         deviation: Standard deviation of the observed values, in data units, by node and channel.
     """
 
@@ -66,14 +66,18 @@ class Imputation(NamedTuple):
     deviation: Float[np.ndarray, "node channel"]
 
     def relative_width(self, axis: tuple[int, ...]) -> np.ndarray:
-        """Mean width of the 90 % interval over the node's deviation, over these axes; NaN without entries."""
+        """Returns the mean width of the 90 % interval over the node's standard deviation.
+
+        Args:
+            axis: The axes of (class, node, channel) to average over; NaN where they have no entries.
+        """
         count = self.imputed.sum(axis)
         total = (self.width / self.deviation).sum(axis)
         return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 def read_imputation(path: Path) -> Imputation:
-    """Reads what a prediction left.
+    """Reads and summarises ``imputation.nc``.
 
     Args:
         path: The file ``imputation.nc``.
@@ -92,7 +96,7 @@ def read_imputation(path: Path) -> Imputation:
             raise ValueError(f"{path} must have a variable {name!r} over {', '.join(dims)}. {_REMEDY}")
     empty = [dim for dim in _DIMS["imputation"] if data.sizes[dim] == 0]
     if empty:
-        raise ValueError(f"{path} must have at least one {empty[0]}; it has none. {_REMEDY}")
+        raise ValueError(f"{path} must have at least one {empty[0]}; got none. {_REMEDY}")
     if "unit" not in data:
         data = data.assign_coords(unit=("channel", [""] * data.sizes["channel"]))
     try:
@@ -104,16 +108,16 @@ def read_imputation(path: Path) -> Imputation:
 def find_gaps(
     observed: Bool[np.ndarray, "time node channel"], breaks: Bool[np.ndarray, " time"]
 ) -> tuple[Gaps, Int[np.ndarray, "time node channel"]]:
-    """The runs of steps that were not observed.
+    """Finds the runs of steps that were not observed.
 
     Args:
-        observed: Where something was.
-        breaks: Which steps do not follow the one before them: no gap goes on across.
+        observed: Where an entry was observed.
+        breaks: Which steps do not directly follow the step before them: a gap ends there.
 
     Returns:
-        The gaps, and the class of each entry's gap (:data:`GAPS`), -1 where it was observed.
+        The gaps, and the class of each entry's gap (:data:`GAPS`), -1 where the entry was observed.
     """
-    hidden = np.moveaxis(~observed, 0, -1)  # time last, so that a run lies together
+    hidden = np.moveaxis(~observed, 0, -1)  # time last, so that a run is contiguous
     first, last = hidden.copy(), hidden.copy()
     first[..., 1:] &= ~hidden[..., :-1] | breaks[1:]
     last[..., :-1] &= ~hidden[..., 1:] | breaks[1:]
@@ -125,7 +129,7 @@ def find_gaps(
 
 
 def _breaks(time: np.ndarray) -> Bool[np.ndarray, " time"]:
-    """Which steps do not follow the one before them by the usual distance."""
+    """Returns which steps follow the step before them by more than the shortest distance."""
     found = np.zeros(len(time), dtype=bool)
     if len(time) > 2 and time.dtype.kind in "Mmiuf":
         step = np.diff(time)
@@ -134,7 +138,7 @@ def _breaks(time: np.ndarray) -> Bool[np.ndarray, " time"]:
 
 
 def _blocks(data: xr.Dataset) -> Iterator[tuple[slice, slice]]:
-    """Stretches of time and nodes that cover the file, whole chunks where they fit into memory."""
+    """Yields blocks of time and nodes that cover the file, in whole chunks if these fit into memory."""
     samples, steps, nodes, channels = data["imputation"].shape
     chunks = data["imputation"].encoding.get("chunksizes") or (samples, 16, nodes, channels)
     wide = min(max(chunks[2], 1), nodes)
@@ -154,7 +158,7 @@ def _summarise(data: xr.Dataset) -> Imputation:
     for steps, nodes in _blocks(data):
         values = data["imputation"][:, steps, nodes].values
         visible, where = seen[steps, nodes], kind[steps, nodes] >= 0
-        # from the first value on, so that a large mean costs no digits
+        # relative to the first value, so that a large mean costs no digits
         value = np.where(visible, values[0], np.nan).astype(np.float64)
         first = np.take_along_axis(value, visible.argmax(axis=0)[None], axis=0)[0]
         origin[nodes] = np.where(np.isnan(origin[nodes]), first, origin[nodes])
@@ -172,11 +176,11 @@ def _summarise(data: xr.Dataset) -> Imputation:
 
 
 def gap_fans(found: Imputation, channel: int = 0) -> list[Fan]:
-    """A few gaps of a channel, from the shortest to the longest, with what surrounds them.
+    """Chooses a few gaps of a channel, from the shortest to the longest, with the steps around them.
 
     Args:
-        found: The imputation; the panels' stretches are read from its file.
-        channel: Which channel.
+        found: The imputation; the panels are read from its file.
+        channel: The number of the channel.
     """
     mine = np.flatnonzero(found.gaps.channel == channel)
     length = found.gaps.length[mine]
@@ -185,7 +189,7 @@ def gap_fans(found: Imputation, channel: int = 0) -> list[Fan]:
     words: dict[int, str] = {}
     for share, place in places.items() if len(mine) else ():
         size = int(ordered[round(share * (len(mine) - 1))])
-        # of one length a panel is enough: it is the shortest, or the longest, before it is a quantile
+        # one panel per length: "shortest" and "longest" take precedence over the quantiles
         words[size] = place if share == 1 and size > ordered[0] else words.get(size, place)
     fans = []
     for size, place in words.items():
@@ -202,7 +206,7 @@ def _fan(found: Imputation, gap: int, place: str) -> Fan:
     time, context = part["time"].values, part["observed"].values.astype(bool)
     if time.dtype.kind not in "Miuf":
         time = np.arange(len(time)) + steps.start
-    # a panel shows no jump in time
+    # a panel does not cross a jump in time
     part_of = np.cumsum(_breaks(time))
     kept = part_of == part_of[start - steps.start]
     time, context = time[kept], context[kept]
@@ -217,7 +221,7 @@ def _fan(found: Imputation, gap: int, place: str) -> Fan:
 def _quantiles(
     draws: Float[np.ndarray, "samples *entries"], levels: Sequence[float]
 ) -> Float[np.ndarray, "levels *entries"]:
-    """Values that a calibrated truth falls below with these probabilities."""
-    from tsgen.metrics import calibrated_quantiles  # torchmetrics brings pyplot along
+    """Returns the values that a calibrated truth falls below with these probabilities."""
+    from tsgen.metrics import calibrated_quantiles  # torchmetrics imports pyplot
 
     return calibrated_quantiles(torch.from_numpy(draws).sort(dim=0).values, levels).numpy()

@@ -1,4 +1,4 @@
-"""Reading what a test left in a run's folder, with all that can be wrong with it said in one line."""
+"""Reads and checks ``evaluation.nc`` and ``scores.json``; every error is one line."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ def require_run(run: Path) -> None:
         ValueError: If it does not.
     """
     if not run.is_dir():
-        raise ValueError(f"{run} must be the folder of a run; there is none. {REMEDY}")
+        raise ValueError(f"{run} must be the folder of a run; it does not exist. {REMEDY}")
 
 
 def read_evaluation(path: Path, *also: str) -> xr.Dataset:
-    """Reads ``evaluation.nc``; what an older test did not write is left out.
+    """Reads ``evaluation.nc``; optional variables may be missing.
 
     Args:
         path: The file.
-        also: Variables that it must have beside those that every page is made of.
+        also: Variables that are required in addition to those that every page needs.
 
     Raises:
-        ValueError: If it is missing, damaged, or does not hold what it must.
+        ValueError: If it is missing, damaged or lacks required content.
     """
     if not path.is_file():
         raise ValueError(f"{path} is missing. {REMEDY}")
@@ -60,39 +60,40 @@ def read_evaluation(path: Path, *also: str) -> xr.Dataset:
         raise ValueError(f"{path} is damaged: it cannot be read as netCDF. {REMEDY}") from error
     for name, dims in _VARIABLES.items():
         if name not in evaluation.variables:
-            raise ValueError(f"{path} must have a variable {name!r}; it has none. {REMEDY}")
+            raise ValueError(f"{path} must have a variable {name!r}; got none. {REMEDY}")
         if evaluation[name].dims != dims:
             came = ", ".join(map(str, evaluation[name].dims))
             raise ValueError(
-                f"{name!r} in {path} must run over {', '.join(dims)}; it runs over {came}. {REMEDY}"
+                f"{name!r} in {path} must have the dimensions {', '.join(dims)}; got {came}. {REMEDY}"
             )
     lacking = [name for name in also if name not in evaluation.variables]
     if lacking:
-        raise ValueError(f"{path} must have a variable {lacking[0]!r}; it has none. {REMEDY}")
+        raise ValueError(f"{path} must have a variable {lacking[0]!r}; got none. {REMEDY}")
     for name, dims in _OPTIONAL.items():
         if name in evaluation and evaluation[name].dims != dims:
             evaluation = evaluation.drop_vars(name)
     empty = [dim for dim in _ENTRY if evaluation.sizes[dim] == 0]
     if empty:
-        raise ValueError(f"{path} must have at least one {empty[0]}; it has none. {REMEDY}")
+        raise ValueError(f"{path} must have at least one {empty[0]}; got none. {REMEDY}")
     levels = evaluation["quantile"].values
     if levels.shape != (5,) or not np.allclose(levels, [0.05, 0.25, 0.5, 0.75, 0.95], atol=1e-6):
         raise ValueError(f"{path} must have the quantiles 0.05, 0.25, 0.5, 0.75 and 0.95. {REMEDY}")
     conditioning, samples = evaluation.attrs.get("conditioning"), evaluation.attrs.get("num_samples", 0)
     if conditioning not in CONDITIONING:
         raise ValueError(
-            f"conditioning in {path} must be filtering or posterior; it is {str(conditioning)[:40]!r}. "
-            f"{REMEDY}"
+            f"conditioning in {path} must be filtering or posterior; got {str(conditioning)[:40]!r}. {REMEDY}"
         )
     if not isinstance(samples, (int, np.integer)) or samples < 1:
-        raise ValueError(f"num_samples in {path} must be an integer, at least 1. {REMEDY}")
-    # a writer with a fill value leaves floats
+        raise ValueError(
+            f"num_samples in {path} must be an integer of at least 1; got {str(samples)[:40]}. {REMEDY}"
+        )
+    # a fill value makes integers floats
     evaluation["rank"] = evaluation["rank"].fillna(-1).astype(np.int64)
     if evaluation["rank"].max() > samples:
         raise ValueError(f"ranks in {path} must not exceed num_samples = {samples}. {REMEDY}")
     for end in ("edge_source", "edge_target"):
         if not np.isin(evaluation[end].values, np.arange(evaluation.sizes["node"])).all():
-            raise ValueError(f"{end!r} in {path} must number nodes from 0. {REMEDY}")
+            raise ValueError(f"{end!r} in {path} must contain numbers of nodes, counted from 0. {REMEDY}")
     for mask in {"context", "target", "covered_90"} & set(evaluation):
         evaluation[mask] = evaluation[mask].astype(bool)
     if "gap_length" in evaluation:
@@ -101,10 +102,10 @@ def read_evaluation(path: Path, *also: str) -> xr.Dataset:
 
 
 def read_scores(path: Path) -> dict[str, Any]:
-    """Reads ``scores.json``; what an older test did not write is left out.
+    """Reads ``scores.json``; optional tables may be missing.
 
     Raises:
-        ValueError: If it is missing, damaged, or does not hold what it must.
+        ValueError: If it is missing, damaged or lacks required content.
     """
     if not path.is_file():
         raise ValueError(f"{path} is missing. {REMEDY}")
@@ -114,9 +115,9 @@ def read_scores(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged: it cannot be read as JSON. {REMEDY}") from error
     if isinstance(scores, dict) and "by_node" not in scores:
         raise ValueError(
-            f"{path} must have scores by node; it has none, for nothing was hidden in the test: densities "
-            "alone were scored, and there is nothing to draw. To hide the last steps: tsgen test --config "
-            "EXPERIMENT.yaml --data.horizon STEPS"
+            f"{path} must have scores by node; got none, because nothing was hidden in the test: only "
+            "densities were scored, and there is nothing to draw. To hide the last steps: "
+            "tsgen test --config EXPERIMENT.yaml --data.horizon STEPS"
         )
     for key, label in (("rows", "name"), ("by_node", "node")):
         rows = scores.get(key) if isinstance(scores, dict) else None

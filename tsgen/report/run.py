@@ -61,10 +61,10 @@ def training(metrics: Path) -> dict[str, Any] | None:
     """Returns the training curve and whether it has a validation; None without a curve.
 
     Args:
-        metrics: A table as Lightning's ``CSVLogger`` writes it.
+        metrics: A table as written by Lightning's ``CSVLogger``.
 
     Raises:
-        ValueError: If the file is no such table.
+        ValueError: If the file is not such a table.
     """
     curves = read_curves(metrics) if metrics.is_file() else {}
     if not curves:

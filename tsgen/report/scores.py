@@ -24,11 +24,13 @@ class Score(NamedTuple):
 SCORES = {
     "mae": Score("MAE", 0.0, "mean absolute error of the median of the samples"),
     "rmse": Score("RMSE", 0.0, "root of the mean squared error of the median"),
-    "mre": Score("MRE", 0.0, "sum of absolute errors over the sum of absolute truths"),
+    "mre": Score("MRE", 0.0, "sum of absolute errors divided by the sum of absolute truths"),
     "crps": Score(
-        "CRPS", 0.0, "continuous ranked probability score: the absolute error of a whole distribution"
+        "CRPS",
+        0.0,
+        "continuous ranked probability score: the absolute error of a whole distribution",
     ),
-    "crps_quantile": Score("CRPS, normalised", 0.0, "from 19 quantiles, over the mean absolute truth"),
+    "crps_quantile": Score("CRPS, normalised", 0.0, "CRPS from 19 quantiles, over the mean absolute truth"),
     "nll": Score("NLL", -math.inf, "negative log-likelihood of the truth, in nats per scored entry"),
     "coverage_50": Score(
         "50 % coverage", 0.5, "share of truths inside the central 50 % interval: best at 50 %"
@@ -43,7 +45,8 @@ SCORES = {
     "from_exact": Score(
         "from exact",
         0.0,
-        "root mean squared distance of the median to the exact posterior mean, in its standard deviations",
+        "root mean squared distance of the median to the exact posterior mean, in standard deviations of that"
+        " posterior",
     ),
 }
 PERCENT = {"mre", "coverage_50", "coverage_90"}
