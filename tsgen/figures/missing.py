@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 from jaxtyping import Float
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
@@ -77,32 +78,50 @@ def missingness(evaluation: xr.Dataset, columns: int = 2) -> Figure:
     pixels = _coarser(_coarser(shares, 0, 900), 1, 500) @ palette
     extent = (-0.5, len(time) - 0.5, nodes - 0.5, -0.5)
     ax.imshow(pixels.transpose(1, 0, 2), extent=extent, aspect="auto", interpolation="nearest")
+    _draw_jumps(ax, time, nodes)
+    _label_times(ax, time, 6 if columns > 1 else 3)
+    _label_nodes(ax, evaluation["node"].values)
+    ax.spines[["top", "right"]].set_visible(True)
+    handles = [Patch(fc=colour, ec=GREY, lw=0.6, label=name) for name, colour in _COLOURS.items()]
+    figure.legend(handles=handles, loc="outside upper left", ncols=3, fontsize=8.5)
+    if columns > 1:
+        _draw_missing(ax, evaluation["share_missing"].values)
+    return figure
+
+
+def _draw_jumps(ax: Axes, time: np.ndarray, nodes: int) -> None:
+    """Draws a line where steps were left out, unless there are too many."""
     if len(time) > 2 and time.dtype.kind in "Miuf":
         step = np.diff(time)
         jumps = np.flatnonzero(step > step.min())
         if len(jumps) <= 100:
             ax.vlines(jumps + 0.5, -0.5, nodes - 0.5, color=INK, lw=1.2)
-    ticks = np.unique(np.linspace(0, len(time) - 1, 6 if columns > 1 else 3).round().astype(int))
+
+
+def _label_times(ax: Axes, time: np.ndarray, most: int) -> None:
+    ticks = np.unique(np.linspace(0, len(time) - 1, most).round().astype(int))
     long = time.dtype.kind == "M" and time[-1] - time[0] > np.timedelta64(5, "D")
     names = [name_of_time(t)[: 10 if long else None] for t in time[ticks]]
     ax.set_xticks(ticks, labels=names, fontsize=8)
     for label, end in zip(ax.get_xticklabels()[:: max(len(ticks) - 1, 1)], ("left", "right"), strict=False):
         label.set(horizontalalignment=end)
-    if nodes <= 40:
-        names = [printable(name, 18) for name in evaluation["node"].values]
-        ax.set_yticks(range(nodes), labels=names, fontsize=7)
+
+
+def _label_nodes(ax: Axes, nodes: np.ndarray) -> None:
+    """Writes the names of the nodes, or numbers if nodes are many."""
+    if len(nodes) <= 40:
+        ax.set_yticks(range(len(nodes)), labels=[printable(name, 18) for name in nodes], fontsize=7)
     else:
         few_ticks(ax, integer=True)
         ax.set_ylabel("node, counted from 0")
-    ax.spines[["top", "right"]].set_visible(True)
-    handles = [Patch(fc=colour, ec=GREY, lw=0.6, label=name) for name, colour in _COLOURS.items()]
-    figure.legend(handles=handles, loc="outside upper left", ncols=3, fontsize=8.5)
-    if columns > 1:
-        side = ax.inset_axes((1.03, 0, 0.12, 1))
-        side.barh(np.arange(nodes), evaluation["share_missing"].values, height=1.0, color=BLUE, ec="none")
-        side.set(ylim=ax.get_ylim(), yticks=[], xlim=(0, 1))
-        side.tick_params(colors=GREY, labelsize=8, length=3, width=0.8)
-        side.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
-        side.set_xticks([0, 1])
-        side.set_title("never observed", fontsize=8, fontweight="normal", color=GREY)
-    return figure
+
+
+def _draw_missing(ax: Axes, share: Float[np.ndarray, " node"]) -> None:
+    """Draws the share of each node that was never observed, on the right of the map."""
+    side = ax.inset_axes((1.03, 0, 0.12, 1))
+    side.barh(np.arange(len(share)), share, height=1.0, color=BLUE, ec="none")
+    side.set(ylim=ax.get_ylim(), yticks=[], xlim=(0, 1))
+    side.tick_params(colors=GREY, labelsize=8, length=3, width=0.8)
+    side.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    side.set_xticks([0, 1])
+    side.set_title("never observed", fontsize=8, fontweight="normal", color=GREY)

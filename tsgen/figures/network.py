@@ -117,19 +117,8 @@ def _draw_network(
     size = float(np.clip(3000 / len(place), 10, 110))
     for v in range(len(names)):
         # only the first of nodes close together is named
-        if (np.hypot(*(place[:v] - place[v]).T) < 0.13 * extent.max()).any():
-            continue
-        out = place[v] - middle
-        out = out / np.hypot(*out) if out.any() else np.array([0, 1])  # away from the centre
-        ax.annotate(
-            printable(names[v], 18),
-            place[v],
-            xytext=(np.sqrt(size) / 2 + 5) * out,
-            textcoords="offset points",
-            ha="center" if abs(out[0]) < 0.5 else "left" if out[0] > 0 else "right",
-            va="center" if abs(out[1]) < 0.5 else "bottom" if out[1] > 0 else "top",
-            fontsize=7.5,
-        )
+        if not (np.hypot(*(place[:v] - place[v]).T) < 0.13 * extent.max()).any():
+            _draw_name(ax, names[v], place[v], place[v] - middle, np.sqrt(size) / 2 + 5)
     known = np.isfinite(colour)
     look: dict[str, Any] = {"s": size, "lw": 0.6, "zorder": 3, "rasterized": len(place) > 2000}
     ax.scatter(place[~known, 0], place[~known, 1], c="white", ec=GREY, **look)
@@ -143,6 +132,20 @@ def _draw_network(
     bar.locator = MaxNLocator(5, steps=STEPS)
     bar.update_ticks()
     return bar
+
+
+def _draw_name(ax: Axes, name: Any, place: np.ndarray, outwards: np.ndarray, distance: float) -> None:
+    """Writes a node's name beside it, in points away from the centre of the graph."""
+    out = outwards / np.hypot(*outwards) if outwards.any() else np.array([0, 1])
+    ax.annotate(
+        printable(name, 18),
+        (place[0], place[1]),
+        xytext=(distance * out[0], distance * out[1]),
+        textcoords="offset points",
+        ha="center" if abs(out[0]) < 0.5 else "left" if out[0] > 0 else "right",
+        va="center" if abs(out[1]) < 0.5 else "bottom" if out[1] > 0 else "top",
+        fontsize=7.5,
+    )
 
 
 def has_positions(evaluation: xr.Dataset) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -38,31 +39,37 @@ def score_bars(scores: Mapping[str, Any], columns: int = 2) -> Figure:
     figure, axes = axes_grid(2, columns, 4.2, 1.0 + 0.32 * len(rows))
     for i, (ax, key) in enumerate(zip(axes, ("crps", "mae"), strict=True)):
         value = np.array([number(row.get(key)) for row in rows])
-        shown = np.isfinite(value)
-        length = np.where(shown, value, 0)
+        highest = np.max(value[np.isfinite(value)], initial=0)
         for y, row in enumerate(rows):
-            colour = BLUE if y == 0 else "#B5B5B5"
-            look: dict[str, Any] = {"fc": "white", "ec": INK, "lw": 1} if is_exact(row) else {"color": colour}
-            ax.barh(y, length[y], height=0.62, **look)
-            if is_exact(row) and shown[y]:
-                ax.axvline(value[y], color=INK, lw=0.8, ls=(0, (2, 3)), zorder=0)
-            ax.annotate(
-                f"{value[y]:#.4g}".rstrip(".") if shown[y] else "–",
-                (length[y], y),
-                xytext=(4, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=8,
-                bbox={"fc": "white", "ec": "none", "pad": 0.6},
-            )
+            _draw_bar(ax, y, float(value[y]), is_exact(row))
         ax.set_yticks(range(len(rows)), labels=names if i % columns == 0 else [""] * len(rows))
         ax.tick_params(axis="y", length=0, labelcolor=INK, labelsize=8.5)
         ax.invert_yaxis()
-        ax.set_xlim(0, max(1.18 * length.max(initial=0), 1e-12))
+        ax.set_xlim(0, max(1.18 * highest, 1e-12))
         ax.xaxis.set_major_locator(MaxNLocator(5, steps=STEPS))
         ax.spines["left"].set_visible(False)
         ax.set_title(key.upper())
     return figure
+
+
+def _draw_bar(ax: Axes, y: int, value: float, exact: bool) -> None:
+    """Draws the bar of one method with its value, or a dash if it has none."""
+    shown = np.isfinite(value)
+    length = value if shown else 0.0
+    colour = BLUE if y == 0 else "#B5B5B5"
+    look: dict[str, Any] = {"fc": "white", "ec": INK, "lw": 1} if exact else {"color": colour}
+    ax.barh(y, length, height=0.62, **look)
+    if exact and shown:
+        ax.axvline(value, color=INK, lw=0.8, ls=(0, (2, 3)), zorder=0)
+    ax.annotate(
+        f"{value:#.4g}".rstrip(".") if shown else "–",
+        (length, y),
+        xytext=(4, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=8,
+        bbox={"fc": "white", "ec": "none", "pad": 0.6},
+    )
 
 
 def read_curves(metrics: Path) -> dict[str, pd.Series]:
@@ -130,23 +137,31 @@ def training_curve(metrics: Path) -> Figure:
             curve.index.to_numpy(), curve.to_numpy(), color=colour, lw=width, label=name, marker=marks, ms=3
         )
     if "validation" in curves:
-        curve = curves["validation"]
-        best = curve.index.to_numpy()[curve.argmin()], curve.min()
-        ax.plot(*best, "o", mfc="white", mec=BLUE, ms=7, mew=1.6)
-        below: dict[str, Any] = {"xytext": (0, -15), "textcoords": "offset points", "ha": "center"}
-        ax.annotate(f"{best[1]:.4g}", best, color=BLUE, fontsize=8, **below)
-    values = np.concatenate([curve.to_numpy() for curve in curves.values()])
+        _mark_best(ax, curves["validation"])
+    _limit(ax, np.concatenate([curve.to_numpy() for curve in curves.values()]))
+    kind = next(iter(curves.values())).name
+    ax.set(xlabel="step", ylabel="NLL [nats per scored entry]" if kind == "nll" else kind)
+    ax.grid(axis="y", color=PALE, lw=0.5)
+    ax.legend(loc="upper right", fontsize=8.5)
+    return figure
+
+
+def _mark_best(ax: Axes, curve: pd.Series) -> None:
+    """Rings and labels the lowest point of a curve."""
+    best = curve.index.to_numpy()[curve.argmin()], curve.min()
+    ax.plot(*best, "o", mfc="white", mec=BLUE, ms=7, mew=1.6)
+    below: dict[str, Any] = {"xytext": (0, -15), "textcoords": "offset points", "ha": "center"}
+    ax.annotate(f"{best[1]:.4g}", best, color=BLUE, fontsize=8, **below)
+
+
+def _limit(ax: Axes, values: np.ndarray) -> None:
+    """Sets the vertical axis so that a few extreme values do not flatten the rest."""
     low, usual = values.min(), np.quantile(values, 0.98)
     room = max(usual - low, 1e-12)
-    if values.max() > usual + 2 * room:  # a few extreme first steps would flatten the rest
+    if values.max() > usual + 2 * room:
         above = int((values > usual + 0.2 * room).sum())
         ax.set_ylim(low - 0.12 * room, usual + 0.2 * room)
         points = f"{above} point{'s' * (above != 1)} above the axis"
         ax.set_title(points, loc="right", color=GREY, fontsize=8, fontweight="normal")
     else:
         ax.margins(y=0.14)
-    kind = next(iter(curves.values())).name
-    ax.set(xlabel="step", ylabel="NLL [nats per scored entry]" if kind == "nll" else kind)
-    ax.grid(axis="y", color=PALE, lw=0.5)
-    ax.legend(loc="upper right", fontsize=8.5)
-    return figure

@@ -90,7 +90,7 @@ def _scores(evaluation: xr.Dataset, scores: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _score_rows(rows: Sequence[Mapping[str, Any]], used: Sequence[str]) -> list[Row]:
-    """Returns one row per method; the best of each column is bold, exact laws are not ranked."""
+    """Returns one row per method; the best of each column is bold, exact distributions are not ranked."""
     exact = [figures.is_exact(row) for row in rows]
     columns = []
     for key in used:

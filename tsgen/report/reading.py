@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +53,33 @@ def read_evaluation(path: Path, *also: str) -> xr.Dataset:
     Raises:
         ValueError: If it is missing, damaged or lacks required content.
     """
+    evaluation = _opened(path)
+    _check_variables(path, evaluation, also)
+    for name, dims in _OPTIONAL.items():
+        if name in evaluation and evaluation[name].dims != dims:
+            evaluation = evaluation.drop_vars(name)
+    _check_quantiles(path, evaluation)
+    _check_attributes(path, evaluation)
+    # a fill value makes integers floats
+    evaluation["rank"] = evaluation["rank"].fillna(-1).astype(np.int64)
+    _check_numbers(path, evaluation)
+    for mask in {"context", "target", "covered_90"} & set(evaluation):
+        evaluation[mask] = evaluation[mask].astype(bool)
+    if "gap_length" in evaluation:
+        evaluation["gap_length"] = evaluation["gap_length"].fillna(0).astype(np.int64)
+    return evaluation
+
+
+def _opened(path: Path) -> xr.Dataset:
     if not path.is_file():
         raise ValueError(f"{path} is missing. {REMEDY}")
     try:
-        evaluation = xr.load_dataset(path, engine="netcdf4")
+        return xr.load_dataset(path, engine="netcdf4")
     except Exception as error:  # a damaged file fails wherever it happens to be damaged
         raise ValueError(f"{path} is damaged: it cannot be read as netCDF. {REMEDY}") from error
+
+
+def _check_variables(path: Path, evaluation: xr.Dataset, also: Sequence[str]) -> None:
     for name, dims in _VARIABLES.items():
         if name not in evaluation.variables:
             raise ValueError(f"{path} must have a variable {name!r}; got none. {REMEDY}")
@@ -69,15 +91,18 @@ def read_evaluation(path: Path, *also: str) -> xr.Dataset:
     lacking = [name for name in also if name not in evaluation.variables]
     if lacking:
         raise ValueError(f"{path} must have a variable {lacking[0]!r}; got none. {REMEDY}")
-    for name, dims in _OPTIONAL.items():
-        if name in evaluation and evaluation[name].dims != dims:
-            evaluation = evaluation.drop_vars(name)
     empty = [dim for dim in _ENTRY if evaluation.sizes[dim] == 0]
     if empty:
         raise ValueError(f"{path} must have at least one {empty[0]}; got none. {REMEDY}")
+
+
+def _check_quantiles(path: Path, evaluation: xr.Dataset) -> None:
     levels = evaluation["quantile"].values
     if levels.shape != (5,) or not np.allclose(levels, [0.05, 0.25, 0.5, 0.75, 0.95], atol=1e-6):
         raise ValueError(f"{path} must have the quantiles 0.05, 0.25, 0.5, 0.75 and 0.95. {REMEDY}")
+
+
+def _check_attributes(path: Path, evaluation: xr.Dataset) -> None:
     conditioning, samples = evaluation.attrs.get("conditioning"), evaluation.attrs.get("num_samples", 0)
     if conditioning not in CONDITIONING:
         raise ValueError(
@@ -87,18 +112,16 @@ def read_evaluation(path: Path, *also: str) -> xr.Dataset:
         raise ValueError(
             f"num_samples in {path} must be an integer of at least 1; got {str(samples)[:40]}. {REMEDY}"
         )
-    # a fill value makes integers floats
-    evaluation["rank"] = evaluation["rank"].fillna(-1).astype(np.int64)
-    if evaluation["rank"].max() > samples:
-        raise ValueError(f"ranks in {path} must not exceed num_samples = {samples}. {REMEDY}")
+
+
+def _check_numbers(path: Path, evaluation: xr.Dataset) -> None:
+    """Raises an error unless ranks and the ends of edges are in their ranges."""
+    samples, highest = evaluation.attrs["num_samples"], int(evaluation["rank"].max())
+    if highest > samples:
+        raise ValueError(f"ranks in {path} must not exceed num_samples = {samples}; got {highest}. {REMEDY}")
     for end in ("edge_source", "edge_target"):
         if not np.isin(evaluation[end].values, np.arange(evaluation.sizes["node"])).all():
             raise ValueError(f"{end!r} in {path} must contain numbers of nodes, counted from 0. {REMEDY}")
-    for mask in {"context", "target", "covered_90"} & set(evaluation):
-        evaluation[mask] = evaluation[mask].astype(bool)
-    if "gap_length" in evaluation:
-        evaluation["gap_length"] = evaluation["gap_length"].fillna(0).astype(np.int64)
-    return evaluation
 
 
 def read_scores(path: Path) -> dict[str, Any]:
