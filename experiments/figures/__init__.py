@@ -1,1 +1,1 @@
-"""The figures of the documentation, each made by one command."""
+"""The figures of the documentation, each drawn by one command."""
