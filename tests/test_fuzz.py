@@ -1,4 +1,4 @@
-"""Broken files of every kind: each is read, or refused in one line. The long form is the benchmark."""
+"""Broken files of every kind are read, or refused in one line. The benchmark runs more cases."""
 
 import pytest
 
@@ -20,9 +20,9 @@ def test_the_whole_file_is_read(name):
 
 @pytest.mark.parametrize("name", ["netcdf", "hdf5"])
 def test_a_file_that_would_hang_its_library_is_refused(name, monkeypatch):
-    # the table has no collection of its own
+    # netCDF: the whole file has no global heap collection, so one is appended
     whole = fuzz.READERS[name].whole() + SIGNATURE + (64).to_bytes(8, "little") + bytes(48)
-    # the first object of the first collection: unused, and of no size
+    # the first object of the first collection becomes unused and of size zero
     at = whole.index(SIGNATURE) + 16
     hanging = whole[:at] + bytes(16) + whole[at + 16 :]
     monkeypatch.setitem(fuzz.READERS, name, fuzz.READERS[name]._replace(whole=lambda: hanging))
@@ -53,16 +53,17 @@ def raises(folder):
     raise KeyError("x")
 
 
-def tells_much(folder):
+def raises_several_lines(folder):
     raise ValueError("a\nb")
 
 
 @pytest.mark.parametrize(
-    ("read", "told"), [(ends, "-11"), (hangs, "TooLong"), (raises, "KeyError"), (tells_much, "ValueError")]
+    ("read", "reported"),
+    [(ends, "-11"), (hangs, "TooLong"), (raises, "KeyError"), (raises_several_lines, "ValueError")],
 )
-def test_what_goes_wrong_is_found(read, told, monkeypatch):
+def test_what_goes_wrong_is_found(read, reported, monkeypatch):
     monkeypatch.setitem(fuzz.READERS, "csv", fuzz.READERS["csv"]._replace(read=read))
     monkeypatch.setattr(fuzz, "SECONDS", 0.3)
     counts, findings = fuzz.run("csv", [3, 4])
     assert [finding.case for finding in findings] == [3, 4] and counts["found"] == 2
-    assert all(told in finding.what for finding in findings)
+    assert all(reported in finding.what for finding in findings)

@@ -1,38 +1,37 @@
-r"""How near a trained any-order model comes to the exact posterior of linear-Gaussian data.
+r"""Measures how close a trained any-order model comes to the exact posterior of linear-Gaussian data.
 
     python -m experiments.benchmarks.any_order
 
 A linear process on a graph is simulated, an :class:`~tsgen.models.AnyOrderModel` is trained on its windows by
 hiding random entries, and its laws of single hidden entries are compared with the exact ones, on windows and
 patterns that it was not trained on. With :math:`m, s` the exact posterior mean and standard deviation of a
-hidden entry, :math:`\hat m, \hat s` the model's, and :math:`\mu` the entry's mean before anything is seen,
-all in stationary standard deviations of the node, and root mean squares over all hidden entries,
+hidden entry, :math:`\hat m, \hat s` those of the model, and :math:`\mu` the unconditional mean of the entry,
+all in stationary standard deviations of the node, and root mean squares over all hidden entries, the errors
+are
 
 .. math::
     \text{mean} = \frac{\mathrm{rms}(\hat m - m)}{\mathrm{rms}(m - \mu)}, \qquad
     \text{deviation} = \frac{\mathrm{rms}(\hat s - s)}{\mathrm{rms}(s)}, \qquad
     \text{in deviations} = \mathrm{rms}\Bigl(\frac{\hat m - m}{s}\Bigr).
 
-The first divides by what there is to learn, not by the level of the data. The gap is the mean difference of
-the two log-densities of the truth, in nats an entry, with its standard error over windows; a gap below zero
-by more than that would mean that the model has seen what it must not see.
+The first one divides by how far the exact means move from :math:`\mu`, which is what a model has to learn,
+not by the level of the data. The gap is the mean difference of the two log-densities of the truth, in nats
+per entry, with its standard error over windows. A gap that is below zero by more than a few standard errors
+would mean that the model has seen entries that must be hidden from it.
 """
 
 from __future__ import annotations
-
-import os
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import time
 from functools import partial
 from typing import NamedTuple
 
 import torch
-from lightning import Trainer, seed_everything
+from lightning import seed_everything
 from torch import Tensor
 from torch.distributions import Distribution
 
+from experiments.benchmarks.harness import all_windows, arguments, quiet_trainer
 from tsgen.counter_random import streams
 from tsgen.data.masks import AnyOf, BlockMask, Mask, OneOf, PointMask
 from tsgen.data.series import SeriesBatch
@@ -51,14 +50,14 @@ MIXED = OneOf([POINTS, AnyOf([PointMask((0.0, 0.5)), BlockMask((0.0, 0.1), 2, 8)
 
 
 class Errors(NamedTuple):
-    """How far a model's laws are from the exact ones (see the module).
+    """The errors of a model's laws against the exact ones (see the module).
 
     Attributes:
-        mean: Of the means, relative to how far the exact ones are from the process' own mean.
-        deviation: Of the standard deviations, relative to the exact ones.
-        in_deviations: Of the means, in exact posterior standard deviations.
-        gap: The mean of exact less model log-density, in nats an entry.
-        gap_error: Its standard error.
+        mean: Error of the means, relative to the distance of the exact ones from the unconditional mean.
+        deviation: Error of the standard deviations, relative to the exact ones.
+        in_deviations: Error of the means, in exact posterior standard deviations.
+        gap: The mean of the exact log-density minus that of the model, in nats per entry.
+        gap_error: The standard error of the gap.
     """
 
     mean: float
@@ -71,12 +70,12 @@ class Errors(NamedTuple):
 def make_data(
     nodes: int, window: int, windows: int, thinning: Mask = POINTS, batch_size: int = 64
 ) -> SyntheticDataModule:
-    """Windows of the linear process that do not overlap, a thousand more of them to be judged on.
+    """Returns windows of the linear process that do not overlap, with 1,000 more of them for the test.
 
     Args:
         nodes: The number of nodes.
         window: Length of a window, in steps.
-        windows: How many there are to learn from.
+        windows: The number of training windows.
         thinning: What is hidden of them in training.
         batch_size: Windows in a batch.
     """
@@ -95,20 +94,19 @@ def make_data(
 
 
 def hidden_windows(data: SyntheticDataModule, mask: Mask) -> SeriesBatch:
-    """The test windows, a pattern hidden of them."""
-    dataset = data.dataset("test")
-    batch = dataset.__getitems__([(0, i) for i in range(len(dataset))])
+    """Returns the test windows with the entries of a mask hidden."""
+    batch = all_windows(data, "test")
     hidden = mask.hidden(streams(1, batch.position[:, 0]), batch.values)
     return SeriesBatch(batch.values, ~hidden, hidden, batch.graph, batch.position)
 
 
 def errors(law: Distribution, process: VARProcess, batch: SeriesBatch) -> Errors:
-    """Compares laws of hidden entries with the exact ones.
+    """Returns the errors of laws of hidden entries against the exact ones.
 
     Args:
-        law: One density an entry.
+        law: One distribution per entry.
         process: The process that the windows were drawn from.
-        batch: Windows, what is hidden as target.
+        batch: Windows whose hidden entries are target.
     """
     exact, start = process.posterior(batch), process.stationary()
     nodes = process.num_nodes
@@ -139,15 +137,15 @@ def train(
     repeats: int = 2,
     lr: float = 7e-3,
 ) -> AnyOrderModel:
-    """A model trained on these windows.
+    """Returns a model trained on these windows.
 
     Args:
         data: The windows.
-        steps: Steps of the optimiser, in 25 epochs of a part of the windows each.
+        steps: Optimiser steps, split into 25 epochs that each use some of the windows.
         hidden: Size of a node's state.
-        layers: Number of blocks of the encoder, each looking twice as far as the one before it.
-        repeats: How often they come.
-        lr: The learning rate at first.
+        layers: Number of blocks of the encoder, each with twice the reach of the one before it.
+        repeats: How often the sequence of blocks is repeated.
+        lr: The initial learning rate.
     """
     seed_everything(1, verbose=False)
     model = AnyOrderModel(
@@ -165,33 +163,29 @@ def train(
         partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=EPOCHS),
         node_embedding=4,
     )
-    trainer = Trainer(
-        accelerator="cpu",
+    trainer = quiet_trainer(
         max_epochs=EPOCHS,
         limit_train_batches=steps // EPOCHS,
         gradient_clip_val=1.0,
         limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
     )
     trainer.fit(model, data)
     return model.eval()
 
 
 def main() -> None:
-    """Trains and prints the table."""
+    """Trains a model and prints the table."""
+    arguments(__doc__).parse_args()
     torch.set_num_threads(1)
     data = make_data(nodes=4, window=12, windows=150_000, thinning=MIXED)
+    assert data.exact is not None
     start = time.process_time()
     model = train(data, steps=15_000)
     seconds = time.process_time() - start
     weights = sum(p.numel() for p in model.parameters())
     print(f"4 nodes, 12 steps, {weights:,} weights, {seconds:.0f} s of one CPU core")
-    print("hidden            mean  deviation  in deviations  gap [nats an entry]")
-    masks = {f"points, {share:.0%}": PointMask(share) for share in SHARES}
+    print("hidden            mean  deviation  in deviations  gap [nats per entry]")
+    masks: dict[str, Mask] = {f"points, {share:.0%}": PointMask(share) for share in SHARES}
     masks["blocks of 2 to 8"] = BlockMask(0.1, 2, 8)
     for name, mask in masks.items():
         batch = hidden_windows(data, mask)

@@ -1,30 +1,28 @@
-r"""Which samplers draw from the law that their model implies: simulation-based calibration.
+"""Tests which samplers draw from the law of their model, by simulation-based calibration.
 
     python -m experiments.benchmarks.calibration
 
-Windows of 12 steps and 6 nodes are drawn from a law, some entries are hidden (three in ten at random: *gaps*;
-or the last 6 steps: *forecast*), and the rank of the truth among 99 draws is tested for uniformity, for six
-test quantities. Prints each case's p-values and writes docs/images/sbc.png. Then, for a single entry whose
-draws are too narrow, how often so many windows show it.
+Windows of 12 steps and 6 nodes are drawn from a law, some entries are hidden (30 % at random: *gaps*; or the
+last 6 steps: *forecast*), and the rank of the truth among 99 draws is tested for uniformity, for six test
+quantities. Prints the p-values of each case and writes docs/images/sbc.png. The last table is the power of
+the test: how often it detects that the draws of a single entry are too narrow, by the number of windows.
 
-One thread. Everything is seeded.
+Uses one thread. Everything is seeded.
 """
 
 from __future__ import annotations
 
-import os
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 import time
 import warnings
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from lightning import Trainer, seed_everything
+from lightning import seed_everything
+from matplotlib.figure import Figure
 
+from experiments.benchmarks.harness import arguments, quiet_trainer
+from experiments.figures import IMAGES
 from tsgen.counter_random import streams, uniforms
 from tsgen.data.masks import PointMask
 from tsgen.data.series import SeriesBatch
@@ -39,14 +37,21 @@ from tsgen.models import AutoregressiveModel, DensityModel, GraphVAR
 from tsgen.report.calibration_figures import draw_difference
 from tsgen.sampling import Ancestral, Exact
 
-IMAGE = Path(__file__).parents[2] / "docs" / "images" / "sbc.png"
+IMAGE = IMAGES / "sbc.png"
 NODES, STEPS, WINDOWS, DRAWS, EPOCHS = 6, 12, 600, 99, 15
 SHOWN = ("entry", "log-density")
-"""The quantities of the figure."""
+"""Test quantities that the figure shows."""
 
 
 class Case(NamedTuple):
-    """A question: are these draws from the law of these windows?"""
+    """A model whose draws are tested.
+
+    Attributes:
+        name: What the table and the figure call it.
+        model: The model, with its sampler.
+        truth: The law that windows are drawn from; None for the model's own.
+        forecast: Hide the second half of each window; else three in ten entries at random.
+    """
 
     name: str
     model: DensityModel
@@ -55,7 +60,7 @@ class Case(NamedTuple):
 
 
 def windows(data: SyntheticDataModule, forecast: bool) -> SeriesBatch:
-    """Windows of which the second half, or three in ten entries at random, is hidden."""
+    """Returns windows of which the second half, or three in ten entries at random, is hidden."""
     shape = (STEPS, NODES, 1)
     position = STEPS * torch.arange(WINDOWS)[:, None] + torch.arange(STEPS)
     if forecast:
@@ -66,7 +71,7 @@ def windows(data: SyntheticDataModule, forecast: bool) -> SeriesBatch:
 
 
 def trained(data: SyntheticDataModule) -> AutoregressiveModel:
-    """A model of the demo's kind, trained on a simulated series."""
+    """Returns a model as in the demo, but smaller, trained on a simulated series."""
     seed_everything(0, verbose=False)
     model = AutoregressiveModel(
         data.spec,
@@ -74,18 +79,14 @@ def trained(data: SyntheticDataModule) -> AutoregressiveModel:
         partial(MixtureHead, components=3),
         sampler=Ancestral(DRAWS),
     )
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
-    trainer = Trainer(
-        max_epochs=EPOCHS, accelerator="cpu", logger=False, use_distributed_sampler=False, **quiet
-    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Lightning's advice on workers
-        trainer.fit(model, data)
+        quiet_trainer(max_epochs=EPOCHS).fit(model, data)
     return model.eval()
 
 
 def linear(data: SyntheticDataModule, shrunk: float = 1.0) -> GraphVAR:
-    """The process that the series is drawn from as a model, the deviation of its noise times a factor."""
+    """Returns the process of the series as a model, with the deviation of its noise times a factor."""
     law = data.exact
     assert law is not None
     model = GraphVAR(data.spec, order=law.order, sampler=Exact(DRAWS))
@@ -94,22 +95,23 @@ def linear(data: SyntheticDataModule, shrunk: float = 1.0) -> GraphVAR:
 
 
 def cases(data: SyntheticDataModule) -> list[Case]:
-    """What is asked: of samplers, and of models."""
+    """Returns all cases."""
     law, neural = data.exact, trained(data)
     return [
         Case("exact posterior, gaps", linear(data), law, forecast=False),
         Case("the same, noise 20 % too small", linear(data, 0.8), law, forecast=False),
         Case("trained model, its own windows, ancestral, forecast", neural, None, forecast=True),
-        Case("the same, gaps: what is visible later is ignored", neural, None, forecast=False),
+        Case("the same, gaps: later visible entries are ignored", neural, None, forecast=False),
         Case("trained model, windows of the process, forecast", neural, law, forecast=True),
     ]
 
 
 @in_style
-def draw(found: dict[str, RankTest]) -> None:
-    """Draws, by case, the ranks of one entry and the distribution of two quantities' ranks."""
-    figure, axes = axes_grid(3 * len(found), 3, 3.6, 1.9)
-    for row, (name, ranks) in enumerate(found.items()):
+def draw(tests: dict[str, RankTest]) -> Figure:
+    """Draws the ranks of one entry and the distribution of two quantities' ranks for each case, and writes
+    the figure."""
+    figure, axes = axes_grid(3 * len(tests), 3, 3.6, 1.9)
+    for row, (name, ranks) in enumerate(tests.items()):
         histogram, *differences = axes[3 * row : 3 * row + 3]
         by_name = dict(zip(ranks.quantities, ranks.ranks.numpy(), strict=True))
         draw_histogram(histogram, by_name["entry"], DRAWS)
@@ -122,11 +124,12 @@ def draw(found: dict[str, RankTest]) -> None:
         ax.set_xlabel("place of the truth among the draws")
     figure.savefig(IMAGE, dpi=100)
     print(f"wrote {IMAGE}")
+    return figure
 
 
 def power(factor: float, count: int, times: int = 200) -> float:
-    """How often ranks of single entries are told from uniform at a level of 1 %, the draws being Gaussian
-    with a deviation that is off by a factor."""
+    """Returns how often the test rejects at a level of 1 % that the ranks of a single entry are uniform, for
+    Gaussian draws whose standard deviation is off by a factor."""
     random = torch.Generator().manual_seed(0)
     truth = torch.randn(times, count, generator=random, dtype=torch.float64)
     below = torch.special.ndtr(truth / factor)
@@ -136,20 +139,21 @@ def power(factor: float, count: int, times: int = 200) -> float:
 
 def main() -> None:
     """Runs all cases, prints their p-values and draws the figure."""
+    arguments(__doc__).parse_args()
     torch.set_num_threads(1)
     data = SyntheticDataModule(
         num_nodes=NODES, steps=4000, missing=PointMask(0.0), window=STEPS, thinning=PointMask((0.0, 0.5))
     )
-    found = {}
+    tests = {}
     for case in cases(data):
         start = time.perf_counter()
         result = simulation_based_calibration(case.model, windows(data, case.forecast), truth=case.truth)
-        found[case.name] = result
+        tests[case.name] = result
         shown = "  ".join(f"{name} {p:.2g}" for name, p in result.p_values.items())
         verdict = "uniform" if result.uniform() else "NOT uniform"
         print(f"{case.name}: {verdict} ({time.perf_counter() - start:.1f} s)\n    {shown}", flush=True)
-    draw(found)
-    print("\nShare of 200 repetitions in which one entry's ranks are significant at 1 %:")
+    draw(tests)
+    print("\nShare of 200 repetitions in which the ranks of one entry are significant at 1 %:")
     print("deviation   " + "  ".join(f"{count:5d}" for count in (100, 200, 400, 800, 1600)) + "  windows")
     for factor in (1.0, 0.9, 0.8, 0.7):
         shares = (power(factor, count) for count in (100, 200, 400, 800, 1600))

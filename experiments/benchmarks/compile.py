@@ -1,27 +1,30 @@
-"""Training steps as they are and compiled: ``python -m experiments.benchmarks.compile``.
+"""Compares training steps with and without ``torch.compile``.
 
-For each encoder a training step (forward, backward, no optimiser) of the same model on the same batch, as it
-is and compiled; the best of several. The first compiled step's time is that of compiling.
+    python -m experiments.benchmarks.compile [ENCODER ...]
+
+Times a training step (forward, backward, no optimiser) of each encoder, of the same model on the same batch,
+with the encoder uncompiled and compiled; prints the best of several. The time of the first compiled step is
+that of compiling.
 """
 
 from __future__ import annotations
 
-import sys
-import time
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from lightning import seed_everything
 
+from experiments.benchmarks.harness import arguments, synchronised, timed
 from tsgen import AutoregressiveModel
+from tsgen.data.series import SeriesBatch
 from tsgen.datamodules import SyntheticDataModule
-from tsgen.encoders import AttentionEncoder, ConvolutionEncoder, GraphGRUEncoder, WindowEncoder
+from tsgen.encoders import AttentionEncoder, ConvolutionEncoder, Encoder, GraphGRUEncoder, WindowEncoder
 from tsgen.encoders.propagation import GraphConvolution
 from tsgen.heads import MixtureHead
 from tsgen.heads.likelihood import masked_nll
 
-ENCODERS = {
+ENCODERS: dict[str, Callable[..., Encoder]] = {
     "WindowEncoder": partial(WindowEncoder, order=4),
     "ConvolutionEncoder": partial(ConvolutionEncoder, layers=4),
     "GraphGRUEncoder": partial(GraphGRUEncoder, convolution=GraphConvolution),
@@ -29,25 +32,29 @@ ENCODERS = {
 }
 
 
-def seconds(model: Any, batch: Any, repeats: int) -> list[float]:
-    """The time of each of several training steps."""
-    taken = []
-    for _ in range(repeats):
-        start = time.perf_counter()
+def seconds(model: AutoregressiveModel, batch: SeriesBatch, repeats: int) -> list[float]:
+    """Returns the seconds of each of several training steps."""
+
+    def step() -> None:
         masked_nll(model(batch), batch.values, batch.target).backward()
         model.zero_grad()
-        if batch.values.is_cuda:
-            torch.cuda.synchronize()
-        taken.append(time.perf_counter() - start)
-    return taken
+
+    return timed([step], repeats, partial(synchronised, batch.values.device), warm_up=0)[:, 0].tolist()
 
 
-def main(names: list[str]) -> None:
-    """Prints a line for each encoder."""
+def main() -> None:
+    """Prints one line per encoder."""
+    parser = arguments(__doc__)
+    parser.add_argument(
+        "encoders", nargs="*", metavar="ENCODER", help=f"of {', '.join(ENCODERS)}; default: all"
+    )
+    names = parser.parse_args().encoders or list(ENCODERS)
+    if unknown := [name for name in names if name not in ENCODERS]:
+        parser.error(f"an encoder must be one of {', '.join(ENCODERS)}; got {unknown[0]!r}.")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads")
     print("encoder             plain ms  compiled ms  ratio  compiling s")
-    for name in names or ENCODERS:
+    for name in names:
         seed_everything(0, verbose=False)
         data = SyntheticDataModule(num_nodes=36, steps=1000, window=24, batch_size=32)
         model = AutoregressiveModel(
@@ -66,4 +73,4 @@ def main(names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -1,33 +1,28 @@
-r"""The encoders at growing context, on data of which the best prediction from any context is known.
+r"""Compares the encoders at growing context, on data whose best prediction from any context is known.
 
     python -m experiments.benchmarks.encoders
 
-The process on a graph of 6 nodes, with B the shift by one step and P the mean over in-neighbours,
+The process is, on a graph of 6 nodes, with B the shift by one step and P the mean over in-neighbours,
 
 .. math:: (1 - 0.2 B - 0.45 P B) (1 - 0.6 B^7) (1 - 0.6 B^{48}) (1 - 0.6 B^{192}) \, x_t = \epsilon_t,
 
-is an autoregression of order 248 whose four factors live on four scales of time. A context of 1, 8, 64 and
-256 slices holds one, two, three and all of them. From the autocovariances (sums over the responses to the
-noise, cut off where these are lost in rounding) comes the best one-step prediction given just the last p
-slices: the yardstick of each p.
+an autoregression of order 248 whose four factors act on four time scales. A context of 1, 8, 64 and 256
+slices covers one, two, three and all of them. The autocovariances (sums over the responses to the noise,
+truncated where these are below rounding) give the best one-step prediction from the last p slices alone, with
+which the encoders at context p are compared.
 
-Prints, for each encoder and context, the NLL on unseen steps beside the exact one, training steps per second,
-peak memory and how steady training was over three seeds, and writes docs/images/encoders.png. Every model
-sees the same number of slices in each of the same number of steps. The window and the convolution read p
-slices; the attention is given windows of p + 1 steps; the recurrence reads all the past, and carries
-gradients back through p steps.
+Prints, for each encoder and context, the NLL on unseen steps and the exact one, training steps per second,
+peak memory, and the spread of training over three seeds; writes docs/images/encoders.png. Every model takes
+the same number of steps, with the same number of slices in each. The window and the convolution read p
+slices; the attention gets windows of p + 1 steps; the recurrence reads the whole past, and its gradients go
+back p steps.
 """
 
 from __future__ import annotations
 
-import os
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 import math
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib
@@ -37,23 +32,24 @@ from jaxtyping import Float, Int64
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from experiments.benchmarks.models import in_a_fresh_process, interleaved
+from experiments.benchmarks.harness import arguments, in_a_fresh_process, interleaved
+from experiments.figures import IMAGES
 from tsgen.data.series import GraphSeries, SeriesBatch, SeriesSpec
 from tsgen.datamodules.synthetic import geometric_graph
-from tsgen.encoders import AttentionEncoder, ConvolutionEncoder, GraphGRUEncoder, WindowEncoder
+from tsgen.encoders import AttentionEncoder, ConvolutionEncoder, Encoder, GraphGRUEncoder, WindowEncoder
 from tsgen.encoders.propagation import Propagation
 from tsgen.figures import BLUE, INK, PALE, STYLE, VERMILLION
 from tsgen.heads import GaussianHead
 from tsgen.heads.likelihood import masked_nll
 from tsgen.models import AutoregressiveModel
 
-IMAGE = Path(__file__).parents[2] / "docs" / "images" / "encoders.png"
+IMAGE = IMAGES / "encoders.png"
 NODES, OWN, COUPLING, SEASON = 6, 0.2, 0.45, 0.6
 SEASONS = (7, 48, 192)
 CONTEXTS = (1, 8, 64, 256)
 TRAIN, BURN_IN = 6000, 12_000
 BLOCKS, BLOCK, GAP = 32, 32, 256
-"""What is scored: after the training's steps, the last 32 of every 256."""
+"""Scored steps: after the training steps, the last 32 of every 256, 32 times."""
 WINDOW, SLICES, STEPS, HIDDEN, SEEDS = 288, 864, 200, 32, 3
 COLOURS = {"window": BLUE, "convolution": "#009E73", "GRU": VERMILLION, "attention": "#CC79A7"}
 
@@ -62,7 +58,7 @@ COLOURS = {"window": BLUE, "convolution": "#009E73", "GRU": VERMILLION, "attenti
 
 
 def respond(noise: Float[Tensor, "time nodes *paths"]) -> Float[Tensor, "time nodes *paths"]:
-    """The series that some noise drives, from rest."""
+    """Returns the response of the process to a noise, starting from zero."""
     x = noise.clone()
     for season in SEASONS:
         for start in range(season, len(x), season):
@@ -76,7 +72,7 @@ def respond(noise: Float[Tensor, "time nodes *paths"]) -> Float[Tensor, "time no
 
 
 def autocovariance(lags: int) -> Float[Tensor, "lags+1 nodes nodes"]:
-    """The covariance of a slice with those 0, 1, ... steps before it."""
+    """Returns the covariance of a slice with the slices 0, 1, ... steps before it."""
     impulse = torch.zeros(BURN_IN, NODES, NODES, dtype=torch.float64)
     impulse[0] = torch.eye(NODES)
     response = respond(impulse)
@@ -86,7 +82,8 @@ def autocovariance(lags: int) -> Float[Tensor, "lags+1 nodes nodes"]:
 
 
 def best(gamma: Float[Tensor, "_ nodes nodes"], p: int) -> tuple[Tensor, Tensor]:
-    """The best prediction from p slices: its weights on them, the latest first, and its variances."""
+    """Returns the best prediction from p slices: the weights of the slices, latest first, and the variance of
+    its errors at each node."""
     both_ways = torch.cat([gamma[1 : p + 1].flip(0).mT, gamma[: p + 1]])  # lags -p, ..., p
     i = torch.arange(p)
     past = both_ways[i - i[:, None] + p].transpose(1, 2).reshape(p * NODES, p * NODES)
@@ -95,69 +92,76 @@ def best(gamma: Float[Tensor, "_ nodes nodes"], p: int) -> tuple[Tensor, Tensor]
     return weights.unflatten(1, (p, NODES)), (gamma[0] - weights @ cross.mT).diagonal()
 
 
-def scored() -> Int64[Tensor, "blocks steps"]:
-    """The steps that are scored: spread wide, since the process remembers for hundreds of steps."""
+def target_steps() -> Int64[Tensor, "blocks steps"]:
+    """Returns the scored steps, spread widely because the process has a memory of hundreds of steps."""
     return TRAIN + GAP * torch.arange(1, BLOCKS + 1)[:, None] - BLOCK + torch.arange(BLOCK)
 
 
 def exact_nll(
     values: Float[Tensor, "time nodes"], gamma: Tensor, p: int
 ) -> tuple[float, Float[np.ndarray, " blocks"]]:
-    """The NLL of the best prediction from p slices, in nats an entry: expected, and in each block."""
+    """Returns the NLL of the best prediction from p slices in nats per entry: expected, and in each block."""
     weights, variance = best(gamma, p)
     expected = 0.5 * (2 * math.pi * math.e * variance).log().mean()
-    past = values[scored()[..., None] - torch.arange(1, p + 1)]  # [block, step, lag, node]
+    past = values[target_steps()[..., None] - torch.arange(1, p + 1)]  # [block, step, lag, node]
     law = torch.distributions.Normal(torch.einsum("btlu,vlu->btv", past, weights), variance.sqrt())
-    return float(expected), -law.log_prob(values[scored()]).mean(dim=(1, 2)).numpy()
+    return float(expected), -law.log_prob(values[target_steps()]).mean(dim=(1, 2)).numpy()
 
 
 # ------------------------------------------------------------------------------------------------- the models
 
 
 class Entry(NamedTuple):
-    """How an encoder takes part at some context: what makes it, the window, and where gradients are cut."""
+    """An encoder at some context.
 
-    encoder: Callable
+    Attributes:
+        encoder: Factory of the encoder.
+        window: Length of a window, in steps.
+        targets: Steps at the end of a window that are scored.
+        truncated_steps: Steps after which gradients are cut; None to cut nowhere.
+    """
+
+    encoder: Callable[..., Encoder]
     window: int = WINDOW
-    scored: int = BLOCK
+    targets: int = BLOCK
     truncated_steps: int | None = None
 
 
 def entry(name: str, p: int) -> Entry:
-    """An encoder at a context of p slices."""
+    """Returns an encoder at a context of p slices."""
     if name == "window":
         return Entry(partial(WindowEncoder, order=p, hidden=HIDDEN))
     if name == "convolution":
         return Entry(partial(ConvolutionEncoder, hidden=HIDDEN, layers=int(math.log2(p))))
     if name == "GRU":
         return Entry(partial(GraphGRUEncoder, hidden=HIDDEN), truncated_steps=p)
-    return Entry(partial(AttentionEncoder, hidden=HIDDEN), window=p + 1, scored=1)
+    return Entry(partial(AttentionEncoder, hidden=HIDDEN), window=p + 1, targets=1)
 
 
-# a convolution reads 2 slices or more
+# a convolution reads at least 2 slices
 ENTRIES = [(name, p) for name in COLOURS for p in CONTEXTS if (name, p) != ("convolution", 1)]
 
 
 def simulated() -> GraphSeries:
-    """The series, in units of the noise."""
+    """Returns the series, in units of the noise."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(BURN_IN + TRAIN + BLOCKS * GAP, NODES, dtype=torch.float64, generator=generator)
     values = respond(noise)[BURN_IN:, :, None].float()
     return GraphSeries(values, torch.ones_like(values, dtype=torch.bool), geometric_graph(NODES, 0))
 
 
-def cut(series: GraphSeries, starts: Tensor, window: int, scored: int) -> SeriesBatch:
-    """Windows of a series, all visible, their last steps scored."""
+def cut(series: GraphSeries, starts: Tensor, window: int, targets: int) -> SeriesBatch:
+    """Returns windows of a series with everything visible and the last steps scored."""
     position = starts[:, None] + torch.arange(window)
     values = series.values[position]
     everything = torch.ones_like(values, dtype=torch.bool)
     target = everything.clone()
-    target[:, : window - scored] = False
+    target[:, : window - targets] = False
     return SeriesBatch(values, everything, target, series.graph, position)
 
 
 class Training:
-    """The training of one model, a step at a time."""
+    """The training of one model, one step at a time."""
 
     def __init__(self, series: GraphSeries, name: str, p: int, seed: int) -> None:
         torch.manual_seed(seed)
@@ -168,13 +172,13 @@ class Training:
             spec, made.encoder, GaussianHead, truncated_steps=made.truncated_steps
         ).train()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), weight_decay=0.0)
-        # a thousand inputs take no full step to begin with
+        # warm-up: with a thousand inputs the full learning rate is too large for the first steps
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer, max_lr=5e-3, total_steps=STEPS, cycle_momentum=False
         )
 
     def step(self) -> None:
-        """One step on random windows."""
+        """Takes one training step on random windows."""
         window = self.entry.window
         starts = torch.randint(TRAIN - window + 1, (SLICES // window,))
         batch = cut(self.series, starts, window, window)
@@ -187,26 +191,31 @@ class Training:
 
     @torch.no_grad()
     def nll(self) -> Float[np.ndarray, " blocks"]:
-        """The NLL of each block, in nats an entry, every step given what the encoder may read before it."""
-        window, each = self.entry.window, self.entry.scored
-        starts = scored().view(-1, each)[:, -1] + 1 - window
+        """Returns the NLL of each block, in nats per entry, each step given the context of the encoder."""
+        window, each = self.entry.window, self.entry.targets
+        starts = target_steps().view(-1, each)[:, -1] + 1 - window
         self.model.eval()
-        parts = [
+        sums = [
             self.model.log_prob(cut(self.series, few, window, each)).double().sum(dim=(1, 2, 3))
             for few in starts.split(64 * WINDOW // window)
         ]
-        return -torch.cat(parts).view(BLOCKS, -1).sum(dim=1).numpy() / (BLOCK * NODES)
+        return -torch.cat(sums).view(BLOCKS, -1).sum(dim=1).numpy() / (BLOCK * NODES)
 
 
 class Outcome(NamedTuple):
-    """What one run came to: the NLL of each block, and the largest gradient beside the usual one."""
+    """The result of one run.
+
+    Attributes:
+        nll: The NLL of each block, in nats per entry.
+        spike: The largest gradient norm over the median one, in the second half of training.
+    """
 
     nll: np.ndarray
     spike: float
 
 
 def runs(name: str, p: int) -> list[Outcome]:
-    """Trains one model of each seed."""
+    """Trains one model per seed."""
     series, outcomes = simulated(), []
     for seed in range(SEEDS):
         training = Training(series, name, p, seed)
@@ -217,11 +226,15 @@ def runs(name: str, p: int) -> list[Outcome]:
     return outcomes
 
 
-# ---------------------------------------------------------------------------------------------- what is shown
+# ---------------------------------------------------------------------------------------------------- results
 
 
-def draw(exact: dict[int, np.ndarray], outcomes: dict[tuple[str, int], list[Outcome]], speed: dict) -> None:
-    """NLL above that of the noise, and speed, against the context."""
+def draw(
+    exact: dict[int, np.ndarray],
+    outcomes: dict[tuple[str, int], list[Outcome]],
+    speed: dict[tuple[str, int], float],
+) -> None:
+    """Draws the NLL above that of the noise, and the training speed, against the context."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10.5, 4), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=(1.6, 1))
@@ -242,7 +255,7 @@ def draw(exact: dict[int, np.ndarray], outcomes: dict[tuple[str, int], list[Outc
             ax.minorticks_off()
             ax.set_xlabel("context p [slices]")
             ax.grid(axis="y", color=PALE, lw=0.5)
-        left.set(ylim=(0, None), ylabel="NLL above the noise's [nats an entry]")
+        left.set(ylim=(0, None), ylabel="NLL above that of the noise [nats per entry]")
         left.set_title("One step ahead on unseen data: median and range of three seeds")
         right.set_yscale("log")
         right.set(ylabel="training steps per second", title="Speed")
@@ -252,7 +265,7 @@ def draw(exact: dict[int, np.ndarray], outcomes: dict[tuple[str, int], list[Outc
 
 
 def row(runs: list[Outcome], exact: Float[np.ndarray, " blocks"]) -> list[str]:
-    """What a table tells of the runs of one encoder at one context."""
+    """Returns the cells of the table for the runs of one encoder at one context."""
     median = sorted(runs, key=lambda run: run.nll.mean())[len(runs) // 2]
     all_nll = [run.nll.mean() for run in runs]
     above = median.nll - exact
@@ -266,14 +279,15 @@ def row(runs: list[Outcome], exact: Float[np.ndarray, " blocks"]) -> list[str]:
 
 
 def main() -> None:
-    """Trains and times all, prints the tables and draws the figure."""
+    """Trains and times all encoders, prints the tables and draws the figure."""
+    arguments(__doc__).parse_args()
     series, gamma = simulated(), autocovariance(max(CONTEXTS))
     values = series.values[..., 0].double()
     exact = {p: exact_nll(values, gamma, p) for p in CONTEXTS}
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; {STEPS} steps of {SLICES:,} slices")
-    print("\n| context | exact NLL, expected | on the test's steps |\n| --- | --- | --- |")
-    for p, (expected, measured) in exact.items():
-        print(f"| {p} | {expected:.3f} | {measured.mean():.3f} |")
+    print("\n| context | exact NLL, expected | on the test steps |\n| --- | --- | --- |")
+    for p, (expected, blocks) in exact.items():
+        print(f"| {p} | {expected:.3f} | {blocks.mean():.3f} |")
     trainings = {key: Training(series, *key, seed=0) for key in ENTRIES}
     seconds = interleaved([training.step for training in trainings.values()], 5)
     speed = {key: 1 / its for key, its in zip(trainings, seconds, strict=True)}
@@ -283,10 +297,11 @@ def main() -> None:
     print(f"\n| {' | '.join(titles)} |\n|{' --- |' * len(titles)}")
     outcomes = {}
     for name, p in ENTRIES:
-        outcomes[name, p], memory = in_a_fresh_process(runs, name, p)
-        told = [name, str(p), *row(outcomes[name, p], exact[p][1])]
-        print(f"| {' | '.join(told)} | {speed[name, p]:.1f} | {memory:,.0f} |", flush=True)
-    draw({p: measured for p, (_, measured) in exact.items()}, outcomes, speed)
+        measured = in_a_fresh_process(runs, name, p)
+        outcomes[name, p] = measured.result
+        cells = [name, str(p), *row(measured.result, exact[p][1])]
+        print(f"| {' | '.join(cells)} | {speed[name, p]:.1f} | {measured.growth:,.0f} |", flush=True)
+    draw({p: blocks for p, (_, blocks) in exact.items()}, outcomes, speed)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,15 @@
-"""Breaks runs at random moments and holds what comes of them against a run that nothing befell, bit for bit.
+"""Breaks runs at random moments, resumes them, and compares them with an uninterrupted run, bit for bit.
 
     python -m experiments.benchmarks.faults [--kills 20] [--only TEXT] [--seed 0] [--folder FOLDER]
 
 A small training (dropout, moving average of the weights, one-cycle schedule, AdamW), its test and its
-prediction are killed, terminated, refused disk space, robbed of their last checkpoint and, the training,
-stopped inside an epoch, then repeated by the same command. Each command is a process of its own, forked from
-one that has imported everything. Exit code 1 if anything was lost. Needs a POSIX system.
+prediction are killed, terminated, denied disk space, or have a file damaged; the training is also stopped
+inside an epoch. Each is then resumed by the same command. Each command is a process of its own, forked from
+one that has imported everything. The exit code is 1 if anything was lost. Needs a POSIX system.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import itertools
 import os
@@ -24,14 +23,15 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
 import xarray as xr
 import yaml
 
-import tsgen.cli.commands
-from tsgen.cli.main import main as tsgen
+import tsgen.cli.commands  # noqa: F401 (imported once, before commands are forked)
+from experiments.benchmarks.harness import arguments
+from tsgen.cli.main import main as command_line
 from tsgen.storage.checkpoints import LAST, PREVIOUS, AtomicCheckpoints, damage, is_whole
 
 EPOCHS = 4
@@ -74,21 +74,32 @@ CONFIG = {
     },
 }
 SAVES, SIZE = 30, 50_000
-"""Checkpoints that the writer writes, and the numbers in each."""
+"""The number of checkpoints that the writer writes, and of numbers in each."""
 
 
-Faults = Iterator[tuple[bool, str | None]]
-"""Of one fault after another, without end: whether it struck (the process had not ended by itself, or the
-damage could be seen), and what was lost, if anything: the end is another than the uninterrupted run's, or a
-command ended wrongly."""
+class Fault(NamedTuple):
+    """One fault and its outcome.
+
+    Attributes:
+        struck: Whether it had an effect: the process had not ended by itself, or the damage is detectable.
+        lost: What was lost, or None: a result differs from that of the uninterrupted run, or a command ended
+            with the wrong exit code.
+    """
+
+    struck: bool
+    lost: str | None
+
+
+Faults = Iterator[Fault]
+"""An endless sequence of faults of one kind."""
 
 
 class Ground:
-    """A folder with an uninterrupted run, in which others are broken.
+    """A folder with an uninterrupted run, and with a copy that is broken and resumed.
 
     Args:
         folder: The folder.
-        seed: Of the moments.
+        seed: Fixes the moments of the faults.
     """
 
     def __init__(self, folder: Path, seed: int) -> None:
@@ -100,24 +111,24 @@ class Ground:
         self.do_whole("fit")
 
     def do_whole(self, command: str) -> None:
-        """Runs a command without a fault, unless that was done, and takes its time."""
+        """Runs a command without a fault, unless that was done before, and records its seconds."""
         if command in self.seconds:
             return
-        begun = time.monotonic()
+        start = time.monotonic()
         code = finish(self.start(command, self.whole))
         if code:
             raise RuntimeError(f"{command} ended with {code}: {self.log.read_text('utf-8')}")
-        self.seconds[command] = time.monotonic() - begun
+        self.seconds[command] = time.monotonic() - start
 
     def start(self, command: str, run: Path, *options: str, limit: int | None = None) -> int:
-        """Starts a command on a run; the process."""
+        """Starts a command on a run and returns the number of its process."""
         words = [command, "--config", str(self.config), "--runs", str(run.parent), *options]
         return forked(
-            lambda: tsgen([*words, *(["--ckpt_path", "last"] * (command == "fit"))]), self.log, limit
+            lambda: command_line([*words, *(["--ckpt_path", "last"] * (command == "fit"))]), self.log, limit
         )
 
     def fresh(self, command: str) -> Path:
-        """A run that the command can begin with."""
+        """Returns a run that the command can start from."""
         run = self.folder / "broken" / "tiny"
         shutil.rmtree(run.parent, ignore_errors=True)
         if command != "fit":
@@ -125,9 +136,13 @@ class Ground:
         return run
 
     def broken(self, command: str, sign: int, earliest: float = 0.4) -> tuple[Path, int]:
-        """A run whose command was sent a signal at a random moment, and how it ended.
+        """Sends a command a signal at a random moment; returns the run and the exit code.
 
-        The earliest moment is a share of the command's time; before it the command reads its options.
+        Args:
+            command: The command.
+            sign: The number of the signal.
+            earliest: The earliest moment, as a share of the command's time; before it the command reads its
+                options.
         """
         self.do_whole(command)
         run = self.fresh(command)
@@ -137,7 +152,7 @@ class Ground:
         return run, finish(process)
 
     def repeated(self, command: str, run: Path) -> str | None:
-        """Runs the command to its end; what is not as in the uninterrupted run."""
+        """Runs the command to its end; returns the first difference to the uninterrupted run, or None."""
         code = finish(self.start(command, run))
         if code:
             return f"the command ended with {code}: {self.log.read_text('utf-8')[-2000:]}"
@@ -145,9 +160,15 @@ class Ground:
 
 
 def forked(work: Callable[[], int], log: Path, limit: int | None = None) -> int:
-    """Starts a process; its number. No file of its may grow beyond the limit in bytes."""
+    """Starts a process and returns its number.
+
+    Args:
+        work: What the process does; returns its exit code.
+        log: The file of its output.
+        limit: The size beyond which no file of the process can grow, in bytes.
+    """
     sys.stdout.flush()
-    log.write_text("", "utf-8")  # one that is killed at once leaves nothing of the one before
+    log.write_text("", "utf-8")  # here, since a process that is killed at once would leave the old output
     process = os.fork()
     if process:
         return process
@@ -170,13 +191,13 @@ def forked(work: Callable[[], int], log: Path, limit: int | None = None) -> int:
 
 
 def finish(process: int) -> int:
-    """Waits for a process; its exit code as a shell tells it."""
+    """Waits for a process and returns its exit code as a shell reports it."""
     code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
     return code if code >= 0 else 128 - code
 
 
 def difference(command: str, run: Path, whole: Path) -> str | None:
-    """What a command left in another way than in the uninterrupted run; None if nothing."""
+    """Returns the first difference between the results of a run and the uninterrupted one, or None."""
     if left := [path.name for path in run.rglob("*.unfinished")]:
         return f"unfinished files are left: {left}"
     if command == "fit":
@@ -184,83 +205,91 @@ def difference(command: str, run: Path, whole: Path) -> str | None:
             one, other = (torch.load(r / "checkpoints" / name, weights_only=True) for r in (run, whole))
             if where := first_difference(one, other, str(run.resolve()), str(whole.resolve())):
                 return f"{name} differs in {where}"
-        names = ("logs/fit/metrics.csv",)
     else:
-        for name in {"test": ("evaluation.nc",), "predict": ("imputation.nc",)}[command]:
-            one, other = (xr.load_dataset(r / name) for r in (run, whole))
-            if not one.identical(other):
-                return f"{name} differs"
-        names = ("scores.json",) if command == "test" else ()
-    for name in names:
+        name = {"test": "evaluation.nc", "predict": "imputation.nc"}[command]
+        one, other = (xr.load_dataset(r / name) for r in (run, whole))
+        if not one.identical(other):
+            return f"{name} differs"
+    for name in {"fit": ["logs/fit/metrics.csv"], "test": ["scores.json"]}.get(command, []):
         if (run / name).read_bytes() != (whole / name).read_bytes():
             return f"{name} differs"
     return None
 
 
-def first_difference(one: Any, other: Any, folder: str, whole: str, where: str = "") -> str | None:
-    """The first place in which nested data differ, bit for bit; folders' names aside."""
+def first_difference(one: object, other: object, folder: str, whole: str, where: str = "") -> str | None:
+    """Returns the first place in which nested data differ, bit for bit, or None.
+
+    Args:
+        one: Nested dictionaries, lists and tuples.
+        other: The same of the uninterrupted run.
+        folder: The folder of ``one``; where its name occurs, it is replaced by that of ``other``.
+        whole: The folder of ``other``.
+        where: The path to the data, as a prefix of what is returned.
+    """
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         return None if one.dtype == other.dtype and torch.equal(one, other) else where
     if type(one) is not type(other):
         return where
-    if isinstance(one, dict):
+    pairs: list[tuple[str, object, object]]
+    if isinstance(one, dict) and isinstance(other, dict):
         one = {str(key).replace(folder, whole): value for key, value in one.items()}
         other = {str(key): value for key, value in other.items()}
         if one.keys() != other.keys():
             return f"{where}: {sorted(one.keys() ^ other.keys())}"
-        pairs: Iterator[tuple[str, Any, Any]] = ((key, one[key], other[key]) for key in one)
-    elif isinstance(one, (list, tuple)):
+        pairs = [(key, one[key], other[key]) for key in one]
+    elif isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
         if len(one) != len(other):
             return where
-        pairs = ((str(i), a, b) for i, (a, b) in enumerate(zip(one, other, strict=True)))
+        pairs = [(str(i), a, b) for i, (a, b) in enumerate(zip(one, other, strict=True))]
     else:
         one = one.replace(folder, whole) if isinstance(one, str) else one
         return None if one == other or (one != one and other != other) else where
-    found = (first_difference(a, b, folder, whole, f"{where}/{key}") for key, a, b in pairs)
-    return next((place for place in found if place), None)
+    places = (first_difference(a, b, folder, whole, f"{where}/{key}") for key, a, b in pairs)
+    return next((place for place in places if place), None)
 
 
 def kill(ground: Ground, command: str) -> Faults:
-    """SIGKILL at random moments."""
+    """Sends SIGKILL at random moments."""
     while True:
         run, code = ground.broken(command, signal.SIGKILL)
-        yield code != 0, ground.repeated(command, run)
+        yield Fault(code != 0, ground.repeated(command, run))
 
 
 def terminate(ground: Ground, command: str) -> Faults:
-    """SIGTERM at random moments: the exit code is 143 unless the command was done."""
+    """Sends SIGTERM at random moments: the exit code must be 143, or 0 if the command was done."""
     while True:
         run, code = ground.broken(command, signal.SIGTERM)
         wrong = None if code in (0, 143) else f"the exit code was {code}"
-        yield code != 0, wrong or ground.repeated(command, run)
+        yield Fault(code != 0, wrong or ground.repeated(command, run))
 
 
 def stop(ground: Ground) -> Faults:
-    """A number of steps after which to stop, most often inside an epoch: the exit code is 0."""
+    """Stops after a random number of steps, most often inside an epoch: the exit code must be 0."""
     whole = torch.load(ground.whole / "checkpoints" / LAST, weights_only=True)["global_step"]
     while True:
         run, steps = ground.fresh("fit"), ground.random.randrange(1, whole)
         code = finish(ground.start("fit", run, "--trainer.max_steps", str(steps)))
         last = torch.load(run / "checkpoints" / LAST, weights_only=True)
         right = code == 0 and last["global_step"] == steps
-        wrong = None if right else f"{code}, after {last['global_step']} steps for {steps}"
-        yield not is_whole(last), wrong or ground.repeated("fit", run)
+        wrong = None if right else f"exit code {code} after {last['global_step']} steps, not {steps}"
+        yield Fault(not is_whole(last), wrong or ground.repeated("fit", run))
 
 
 def fill_disk(ground: Ground, command: str) -> Faults:
-    """Files that cannot grow, as on a full disk: one line, exit code 2, and room is all that it needs."""
+    """Limits the size of files, as a full disk does: a command must end with one line and exit code 2, and
+    must resume once there is room."""
     while True:
         run, _ = ground.broken(command, signal.SIGKILL, earliest=0.5)
         code = finish(ground.start(command, run, limit=ground.random.choice((500, 2_000, 8_000, 20_000))))
-        told = ground.log.read_text("utf-8")
-        # with 0 if the killed one had written all there is to write
-        right = code in (0, 2) and "Traceback" not in told
-        wrong = None if right else f"it ended with {code}: {told[-1500:]}"
-        yield code != 0, wrong or ground.repeated(command, run)
+        output = ground.log.read_text("utf-8")
+        # the exit code is 0 if the killed process had already written everything
+        right = code in (0, 2) and "Traceback" not in output
+        wrong = None if right else f"the exit code was {code}: {output[-1500:]}"
+        yield Fault(code != 0, wrong or ground.repeated(command, run))
 
 
 def spoil(ground: Ground) -> Faults:
-    """A last checkpoint that is cut short, or has one wrong byte: the one before it is used, and said so."""
+    """Cuts the last checkpoint short or changes one byte of it: the one before it must be used."""
     cut = False
     while True:
         run, _ = ground.broken("fit", signal.SIGKILL, earliest=0.6)
@@ -269,11 +298,11 @@ def spoil(ground: Ground) -> Faults:
             continue
         cut = not cut
         struck = damaged(path, cut, ground)
-        yield struck, ground.repeated("fit", run)
+        yield Fault(struck, ground.repeated("fit", run))
 
 
 def spoil_part(ground: Ground) -> Faults:
-    """A window that a killed prediction has left, cut short or with one wrong byte: it is drawn anew."""
+    """Cuts a part of a killed prediction short or changes one byte: its window must be drawn again."""
     cut = False
     while True:
         run, _ = ground.broken("predict", signal.SIGKILL, earliest=0.5)
@@ -282,11 +311,11 @@ def spoil_part(ground: Ground) -> Faults:
             continue
         cut = not cut
         struck = damaged(ground.random.choice(parts), cut, ground)
-        yield struck, ground.repeated("predict", run)
+        yield Fault(struck, ground.repeated("predict", run))
 
 
 def damaged(path: Path, cut: bool, ground: Ground) -> bool:
-    """Cuts a file short at a random place or changes a byte; whether that can be seen."""
+    """Cuts a file short at a random place or changes a byte; returns whether the damage is detectable."""
     content = bytearray(path.read_bytes())
     at = ground.random.randrange(len(content))
     if cut:
@@ -294,11 +323,11 @@ def damaged(path: Path, cut: bool, ground: Ground) -> bool:
     else:
         content[at] ^= 0xFF
     path.write_bytes(content)
-    return damage(path) is not None  # there are bytes between the parts that mean nothing
+    return damage(path) is not None  # some bytes of the format have no meaning
 
 
 def write_constantly(folder: Path) -> int:
-    """Writes checkpoint after checkpoint, going on from the last one."""
+    """Writes one checkpoint after another, starting after the last one in the folder."""
     writer, path = AtomicCheckpoints(), folder / LAST
     first = torch.load(path, weights_only=True)["number"] + 1 if path.exists() else 1
     for number in range(first, SAVES + 1):
@@ -308,25 +337,25 @@ def write_constantly(folder: Path) -> int:
 
 
 def kill_writer(ground: Ground) -> Faults:
-    """SIGKILL while nothing but checkpoints is written."""
+    """Sends SIGKILL to a process that does nothing but write checkpoints."""
     folder = ground.folder / "written"
-    begun = time.monotonic()
+    start = time.monotonic()
     finish(forked(lambda: write_constantly(folder), ground.log))
-    seconds = time.monotonic() - begun
+    seconds = time.monotonic() - start
     while True:
         shutil.rmtree(folder, ignore_errors=True)
         process = forked(lambda: write_constantly(folder), ground.log)
         time.sleep(ground.random.uniform(0, seconds))
         os.kill(process, signal.SIGKILL)
         code = finish(process)
-        told = int((ground.log.read_text("utf-8").split() or ["0"])[-1])
-        problem = wrong_checkpoints(folder, told)
+        reported = int((ground.log.read_text("utf-8").split() or ["0"])[-1])
+        problem = wrong_checkpoints(folder, reported)
         finish(forked(lambda: write_constantly(folder), ground.log))
-        yield code != 0, problem or wrong_checkpoints(folder, SAVES)
+        yield Fault(code != 0, problem or wrong_checkpoints(folder, SAVES))
 
 
-def wrong_checkpoints(folder: Path, told: int) -> str | None:
-    """What is wrong with the last two checkpoints when so many had been written."""
+def wrong_checkpoints(folder: Path, written: int) -> str | None:
+    """Returns what is wrong with the last two checkpoints after so many were written, or None."""
     numbers = []
     for name in (LAST, PREVIOUS):
         path = folder / name
@@ -337,63 +366,64 @@ def wrong_checkpoints(folder: Path, told: int) -> str | None:
             return f"{name}: {reason}"
         content = torch.load(path, weights_only=True)
         if not bool((content["weights"] == content["number"]).all()):
-            return f"{name} is a mixture"
+            return f"{name} mixes two checkpoints"
         numbers.append(content["number"])
     last, previous = numbers
-    if last < told or last - previous not in (0, 1):
-        return f"{told} were written; there are {last} and, before it, {previous}"
+    if last < written or last - previous not in (0, 1):
+        return f"{written} checkpoints were written; the last one is {last} and the one before it {previous}"
     return None
 
 
-def until(wanted: int, faults: Faults) -> list[tuple[bool, str | None]]:
-    """Faults until so many have struck, or three times as many were tried."""
-    seen = []
+def until(wanted: int, faults: Faults) -> list[Fault]:
+    """Returns faults until so many have struck, or three times as many were tried."""
+    tried: list[Fault] = []
     for fault in itertools.islice(faults, 3 * wanted):
-        seen.append(fault)
-        if sum(struck for struck, _ in seen) == wanted:
+        tried.append(fault)
+        if sum(each.struck for each in tried) == wanted:
             break
-    return seen
+    return tried
 
 
 def main(words: list[str] | None = None) -> int:
-    """Breaks everything and prints the table; 1 if anything was lost."""
-    parser = argparse.ArgumentParser(description="Break runs at random moments; nothing may be lost.")
+    """Applies all faults and prints the table; returns 1 if anything was lost."""
+    parser = arguments(__doc__)
     parser.add_argument(
         "--kills",
         type=int,
         default=20,
-        help="SIGKILLs of each kind that strike; a quarter as many other faults",
+        help="SIGKILLs of each kind that must strike; a quarter as many of the other faults",
     )
-    parser.add_argument("--only", default="", help="faults with this text in their names")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--folder", type=Path, help="where the runs go; a temporary one if not given")
-    given = parser.parse_args(words)
+    parser.add_argument("--only", default="", help="only faults with this text in their names")
+    parser.add_argument("--seed", type=int, default=0, help="fixes the moments of the faults")
+    parser.add_argument("--folder", type=Path, help="the folder of the runs; a temporary one if not given")
+    options = parser.parse_args(words)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = given.folder or Path(temporary)
+        folder = options.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        ground, times, others = Ground(folder, given.seed), given.kills, given.kills // 4
-        tries: dict[str, tuple[int, Faults]] = {
+        ground, times, others = Ground(folder, options.seed), options.kills, options.kills // 4
+        kinds: dict[str, tuple[int, Faults]] = {
             "`tsgen fit`: SIGKILL": (times, kill(ground, "fit")),
             "`tsgen predict`: SIGKILL": (times, kill(ground, "predict")),
             "`tsgen test`: SIGKILL": (others, kill(ground, "test")),
-            "checkpoints written without pause: SIGKILL": (times, kill_writer(ground)),
+            "checkpoints written without a pause: SIGKILL": (times, kill_writer(ground)),
             "`tsgen fit`: SIGTERM, exit code 143": (others, terminate(ground, "fit")),
             "`tsgen predict`: SIGTERM, exit code 143": (others, terminate(ground, "predict")),
             "`tsgen fit`: stopped inside an epoch": (others, stop(ground)),
             "`tsgen fit`: no room on the disk": (others, fill_disk(ground, "fit")),
             "`tsgen predict`: no room on the disk": (others, fill_disk(ground, "predict")),
-            "`last.ckpt` cut short, or a byte of it changed": (others, spoil(ground)),
+            "`last.ckpt` cut short, or one byte changed": (others, spoil(ground)),
             "`tsgen predict`: one part damaged": (others, spoil_part(ground)),
         }
-        print("| fault | how often | struck | lost |\n| --- | --- | --- | --- |", flush=True)
+        print("| fault | tried | struck | lost |\n| --- | --- | --- | --- |", flush=True)
         lost = 0
-        for name, (wanted, faults) in tries.items():
-            if given.only in name and wanted:
-                seen = until(wanted, faults)
-                problems = [problem for _, problem in seen if problem]
+        for name, (wanted, faults) in kinds.items():
+            if options.only in name and wanted:
+                tried = until(wanted, faults)
+                problems = [fault.lost for fault in tried if fault.lost]
+                struck = sum(fault.struck for fault in tried)
                 lost += len(problems)
-                print(f"| {name} | {len(seen)} | {sum(s for s, _ in seen)} | {len(problems)} |", flush=True)
+                print(f"| {name} | {len(tried)} | {struck} | {len(problems)} |", flush=True)
                 print(*problems, sep="\n", end="\n" * bool(problems), file=sys.stderr)
     return int(lost > 0)
 

@@ -1,21 +1,20 @@
-"""Broken files by the thousand: is each read, or refused in one line?
+"""Tests with broken files whether every reader either reads a file or refuses it in one line.
 
     python -m experiments.benchmarks.fuzz 10000
 
-Each reader of files gets small valid ones that were broken: bytes changed, cut off, inserted, or spliced with
-another file's; and, in text and tables, rows doubled, cells replaced by what does not belong there (numbers
-that are too large, times of other eras, other encodings, nothing). What comes back must be data, or a
-``ValueError`` of one line. Anything else is a finding: another exception, one of several lines, a case that
-takes too long or too much memory, a reader that dies.
+Each reader gets small valid files that were broken: bytes changed, cut off, inserted, or spliced with those
+of another file; and, in text and tables, rows doubled and cells replaced by values that do not belong there
+(numbers that are too large, times of other eras, other encodings, nothing). A reader must return data or
+raise a ``ValueError`` of one line. Anything else is a finding: another exception, a message of several lines,
+a case that takes too long or too much memory, a reader whose process dies.
 
-Cases run in a process of their own, some hundred after each other, so that the death of a C library is told
-as the case that it died of, and the next ones go on. A case is its reader, its number and the seed, and is
-written by ``python -m experiments.benchmarks.fuzz --case csv 1234``.
+Cases run in a process of their own, a few hundred in each, so that if a C library crashes, the case is
+reported and the next ones still run. A case is determined by its reader, its number and the seed; ``python -m
+experiments.benchmarks.fuzz --case csv 1234`` writes its file.
 """
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import io
 import json
@@ -30,16 +29,34 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
-SECONDS = 20
-"""What a case may take, on a busy machine."""
+import h5py
+import numpy as np
+import pandas as pd
+import torch
+import xarray as xr
+
+import tsgen.cli.commands  # noqa: F401 (sets the YAML loader of the parser)
+from datamodules import TrafficDataModule
+from experiments.benchmarks.harness import arguments
+from tsgen import AutoregressiveModel, load
+from tsgen.cli.variants import read_study
+from tsgen.counter_random import streams, uniforms
+from tsgen.datamodules import FilesDataModule, SyntheticDataModule
+from tsgen.encoders import WindowEncoder
+from tsgen.heads import GaussianHead
+
+T = TypeVar("T")
+
+SECONDS: float = 20
+"""Seconds that a case may take, on a busy machine."""
 
 MEMORY = 2**33
-"""Bytes of address space that a case may have beyond what the process has; Arrow alone reserves some GiB."""
+"""Bytes of address space that a case may use beyond those of the process; Arrow alone reserves some GiB."""
 
 BATCH = 250
-"""Cases of one process."""
+"""Cases per process."""
 
 SEED = 1
 
@@ -107,7 +124,7 @@ ODD = [
         "- " * 300,
     ),
 ]
-"""Cells that do not belong where they come."""
+"""Cells that do not belong in the table or configuration that they are put into."""
 
 BYTES = [
     b"\x00",
@@ -124,22 +141,18 @@ BYTES = [
 
 
 class Random:
-    """Numbers of one case: by the address of the case alone."""
+    """Random numbers of one case, determined by the address of the case alone."""
 
     def __init__(self, *address: int) -> None:
-        import torch
-
-        from tsgen.counter_random import streams, uniforms
-
         keys = [torch.tensor(key) for key in address[1:]]
         self._numbers = iter(uniforms(streams(address[0], *keys), (400,), dtype=torch.float64).tolist())
 
     def below(self, number: int) -> int:
-        """A whole number from 0 to one less than this."""
+        """Returns a whole number from 0 to ``number - 1``."""
         return int(next(self._numbers) * number)
 
-    def one_of(self, things: Sequence) -> object:
-        """One of them."""
+    def one_of(self, things: Sequence[T]) -> T:
+        """Returns one of several things."""
         return things[self.below(len(things))]
 
 
@@ -147,7 +160,7 @@ class Random:
 
 
 def break_bytes(content: bytes, random: Random) -> bytes:
-    """A file with some of its bytes changed, lost, doubled, inserted or cut off."""
+    """Returns a file with some of its bytes changed, removed, replaced, inserted or cut off."""
     for _ in range(1 + random.below(4)):
         at, length = random.below(len(content) + 1), 1 + random.below(1 + random.below(64))
         kind = random.below(7)
@@ -166,7 +179,7 @@ def break_bytes(content: bytes, random: Random) -> bytes:
 
 
 def break_text(content: bytes, random: Random) -> bytes:
-    """A table or a configuration with rows and cells changed; sometimes in another encoding."""
+    """Returns a table or a configuration with rows and cells changed, sometimes in another encoding."""
     lines = content.decode().split("\n")
     for _ in range(1 + random.below(3)):
         at, kind = random.below(len(lines)), random.below(8)
@@ -180,7 +193,7 @@ def break_text(content: bytes, random: Random) -> bytes:
         elif kind == 3:
             lines = lines[: 1 + random.below(3)]
         else:
-            # between separators of either form
+            # cells of a table, or a key and a value
             separator = random.one_of([",", ": "])
             cells = lines[at].split(separator)
             cells[random.below(len(cells))] = random.one_of(ODD)
@@ -189,10 +202,8 @@ def break_text(content: bytes, random: Random) -> bytes:
     return "\n".join(lines).encode(encoding, "replace")
 
 
-def numbers(random: Random, shape: tuple[int, ...]) -> object:
-    """An array of numbers of some kind, some of them extreme."""
-    import numpy as np
-
+def numbers(random: Random, shape: tuple[int, ...]) -> np.ndarray:
+    """Returns an array of numbers of a random type, some of them extreme."""
     size = int(np.prod(shape))
     extreme = [0.0, 1.0, -1.0, np.nan, np.inf, -np.inf, 1e300, -1e300, 5e-324, 2.0**63, 59.5]
     plain = [float(random.below(99)) for _ in range(4)]
@@ -201,12 +212,9 @@ def numbers(random: Random, shape: tuple[int, ...]) -> object:
         return values[:size].reshape(shape).astype(random.one_of(["f8", "f4", "f2", "i8", "i4", "u1", "?"]))
 
 
-def labels(random: Random, size: int) -> list:
-    """Times or names of some kind, regular or not."""
-    import numpy as np
-    import pandas as pd
-
-    kinds: list[Callable[[], list]] = [
+def labels(random: Random, size: int) -> list[object]:
+    """Returns times or names of a random kind, regular or not."""
+    kinds: list[Callable[[], list[object]]] = [
         lambda: list(range(size)),
         lambda: list(pd.date_range("2024", periods=size, freq="h")),
         lambda: list(pd.date_range("2024", periods=size, freq="h", tz="Europe/Berlin")),
@@ -225,35 +233,31 @@ def labels(random: Random, size: int) -> list:
 
 
 def _frame(random: Random) -> bytes:
-    import pandas as pd
-
     rows = random.below(9)
-    table = {"time": labels(random, rows), "node": labels(random, rows)}
+    table: dict[str, list[object] | np.ndarray] = {
+        "time": labels(random, rows),
+        "node": labels(random, rows),
+    }
     for name in ("pm", random.one_of(["x", "", "time ", "é"])):
         table[name] = numbers(random, (rows,))
     frame = pd.DataFrame(table)
     if random.below(3) == 0:
         frame = frame.drop(columns=random.one_of(list(frame)))
     if random.below(5) == 0 and len(frame.columns):
-        name = random.one_of(list(frame))
-        frame[name] = frame[name].astype("category")
+        column = random.one_of(list(frame))
+        frame[column] = frame[column].astype("category")
     file = io.BytesIO()
     frame.to_parquet(file)
     return file.getvalue()
 
 
 def _parquet() -> bytes:
-    import pandas as pd
-
     file = io.BytesIO()
     pd.read_csv(io.StringIO(CSV)).to_parquet(file)
     return file.getvalue()
 
 
 def _netcdf(random: Random | None = None) -> bytes:
-    import numpy as np
-    import xarray as xr
-
     if random is None:
         data = xr.Dataset(
             {
@@ -302,10 +306,7 @@ def _netcdf(random: Random | None = None) -> bytes:
 
 
 def _stored_netcdf(random: Random | None = None) -> bytes:
-    """As :func:`_netcdf`, with the names of variables that a stored series has."""
-    import numpy as np
-    import xarray as xr
-
+    """Returns a file as :func:`_netcdf` does, with the variables that a stored series has."""
     if random is not None and random.below(2):
         return _netcdf(random)
     steps, nodes = 12, 2
@@ -338,25 +339,22 @@ def _stored_netcdf(random: Random | None = None) -> bytes:
 
 
 def _hdf5(random: Random | None = None) -> bytes:
-    import h5py
-    import numpy as np
-
     file = io.BytesIO()
     with h5py.File(file, "w") as h5:
         group = h5.create_group("df")
         steps, ids = (9, 2) if random is None else (random.below(9), random.below(4))
         times = 1_330_560_000 * 10**9 + 300 * 10**9 * np.arange(steps)
-        parts = {
+        arrays = {
             "block0_items": np.array([f"{i}".encode() for i in range(ids)], dtype="S3"),
             "axis1": times,
             "block0_values": np.full((steps, ids), 55.5),
         }
         if random is not None:
-            name = random.one_of(list(parts))
-            parts[name] = numbers(random, tuple(random.below(9) for _ in range(random.below(4))))
+            name = random.one_of(list(arrays))
+            arrays[name] = numbers(random, tuple(random.below(9) for _ in range(random.below(4))))
             if random.below(4) == 0:
-                del parts[random.one_of(list(parts))]
-        for name, value in parts.items():
+                del arrays[random.one_of(list(arrays))]
+        for name, value in arrays.items():
             group[name] = value
         if "axis1" in group:
             kinds = ["datetime64", "datetime64[s]", "datetime64[Y]", "datetime64[x]", "datetime64[as]"]
@@ -365,42 +363,32 @@ def _hdf5(random: Random | None = None) -> bytes:
 
 
 def _npz(random: Random | None = None) -> bytes:
-    import numpy as np
-
-    parts: dict = {
+    # untyped: the stub of numpy would take a typed dictionary for the option allow_pickle as well
+    arrays: dict = {
         "speed": np.full((9, 2), 55.5),
         "sensor_ids": np.array(["0", "1"]),
         "start": np.array("2012-03-01"),
         "freq": np.array("5min"),
     }
     if random is not None:
-        name = random.one_of(list(parts))
-        parts[name] = numbers(random, tuple(random.below(9) for _ in range(random.below(4))))
+        name = random.one_of(list(arrays))
+        arrays[name] = numbers(random, tuple(random.below(9) for _ in range(random.below(4))))
         if random.below(3) == 0:
-            parts[random.one_of(list(parts))] = np.array(random.one_of(ODD[:40]))
+            arrays[random.one_of(list(arrays))] = np.array(random.one_of(ODD[:40]))
     file = io.BytesIO()
-    (np.savez_compressed if random is not None and random.below(2) else np.savez)(file, **parts)
+    (np.savez_compressed if random is not None and random.below(2) else np.savez)(file, **arrays)
     return file.getvalue()
 
 
 def _graph_pickle() -> bytes:
-    import numpy as np
-
     return pickle.dumps([["0", "1"], {"0": 0, "1": 1}, np.ones((2, 2), np.float32)], protocol=2)
 
 
 def _checkpoint(random: Random | None = None) -> bytes:
-    import torch
-
-    from tsgen import AutoregressiveModel
-    from tsgen.datamodules import SyntheticDataModule
-    from tsgen.encoders import WindowEncoder
-    from tsgen.heads import GaussianHead
-
     if not _MADE:
         spec = SyntheticDataModule(steps=60, num_nodes=3).spec
         with torch.random.fork_rng():
-            torch.manual_seed(0)  # or a case would be another one each time
+            torch.manual_seed(0)  # so that a case is the same in every process
             model = AutoregressiveModel(spec, encoder=WindowEncoder, head=GaussianHead)
         file = io.BytesIO()
         torch.save({"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams)}, file)
@@ -418,15 +406,14 @@ def _checkpoint(random: Random | None = None) -> bytes:
 _MADE: list[bytes] = []
 
 
-def _break_inside(state: object, random: Random) -> None:
-    """Replaces something somewhere in nested containers."""
-    import torch
-
-    at, container = state, None
-    while isinstance(at, (dict, list)) and at and (container is None or random.below(8)):
-        container, key = at, random.one_of(list(at) if isinstance(at, dict) else range(len(at)))
-        at = container[key]
-    container[key] = random.one_of(
+def _break_inside(state: dict | list, random: Random) -> None:
+    """Replaces a random value at a random depth of nested containers; the outermost one is not empty."""
+    key = random.one_of(list(state) if isinstance(state, dict) else range(len(state)))
+    inner = state[key]
+    if isinstance(inner, (dict, list)) and inner and random.below(8):
+        _break_inside(inner, random)
+        return
+    state[key] = random.one_of(
         [
             *(None, 0, -1, 2**70, 1e300, "x", "os.system", [], {}, [1, [2]]),
             *(torch.zeros(0), torch.ones(2, 3), torch.full((3,), torch.nan)),
@@ -439,74 +426,69 @@ def _break_inside(state: object, random: Random) -> None:
     )
 
 
-def _files(name: str, **options: object) -> Callable[[Path], object]:
-    """Reads measurements, beside a good table of edges."""
+def _files(
+    name: str, layout: Literal["long", "wide"] = "long", with_edges: bool = True
+) -> Callable[[Path], object]:
+    """Returns a function that reads measurements, with a valid table of edges or without."""
 
     def read(folder: Path) -> object:
-        from tsgen.datamodules import FilesDataModule
-
-        (folder / "good_edges.csv").write_text(EDGES)
-        return FilesDataModule(folder / name, **({"edges": folder / "good_edges.csv"} | options)).spec
+        edges = folder / "good_edges.csv"
+        edges.write_text(EDGES)
+        return FilesDataModule(folder / name, edges if with_edges else None, layout=layout).spec
 
     return read
 
 
 def _stored(folder: Path) -> object:
-    """Reads a series window by window: units, a batch of the training split and what is held out."""
-    from tsgen.datamodules import FilesDataModule
-
+    """Reads a series window by window; returns units, a training batch and the held-out entries."""
     data = FilesDataModule(folder / "data.nc", in_memory=False, window=2, stride=1, batch_size=2)
     return data.spec, next(iter(data.train_dataloader())), data.split.held_out
 
 
-def _graph(kind: str) -> Callable[[Path], object]:
-    """Reads a graph, beside good measurements."""
+def _graph(kind: Literal["edges", "coordinates"]) -> Callable[[Path], object]:
+    """Returns a function that reads a graph, with valid measurements."""
 
     def read(folder: Path) -> object:
-        from tsgen.datamodules import FilesDataModule
-
-        (folder / "good.csv").write_text(CSV)
-        return FilesDataModule(folder / "good.csv", **{kind: folder / "graph.csv"}).spec
+        good, graph = folder / "good.csv", folder / "graph.csv"
+        good.write_text(CSV)
+        if kind == "edges":
+            return FilesDataModule(good, edges=graph).spec
+        return FilesDataModule(good, coordinates=graph).spec
 
     return read
 
 
-def _traffic(missing: str) -> Callable[[Path], object]:
-    """Reads traffic, of which one of two files is broken."""
+def _traffic(valid: str) -> Callable[[Path], object]:
+    """Returns a function that reads traffic data; it writes the one of the two files that is not broken."""
 
     def read(folder: Path) -> object:
-        from datamodules import TrafficDataModule
-
-        good = {"adj_mx.pkl": _graph_pickle, "metr_la_first10_full.npz": _npz}
-        if missing:
-            (folder / missing).write_bytes(good[missing]())
+        whole: dict[str, Callable[[], bytes]] = {
+            "adj_mx.pkl": _graph_pickle,
+            "metr_la_first10_full.npz": _npz,
+        }
+        (folder / valid).write_bytes(whole[valid]())
         return TrafficDataModule(str(folder)).spec
 
     return read
 
 
 def _yaml(folder: Path) -> object:
-    from tsgen.cli.commands import TsgenCLI  # noqa: F401 (sets the parser's loader)
-    from tsgen.cli.variants import read_study
-
     study = read_study(["fit", "--config", str(folder / "own.yaml")])
     return [study.command(variant) for variant in study.chosen or [None]]
 
 
 def _load(folder: Path) -> object:
-    from tsgen import load
-
     return load(folder / "a.ckpt")
 
 
 class Reader(NamedTuple):
-    """What is broken, and who reads it.
+    """A kind of file, and the function that reads it.
 
     Attributes:
         file: The name of the broken file.
-        whole: A valid one.
-        read: Reads it in a folder.
-        broken: Makes one that is broken in its structure.
+        whole: Returns a valid file.
+        read: Reads the file in a folder.
+        broken: Returns a file whose structure is broken.
     """
 
     file: str
@@ -531,7 +513,7 @@ READERS = {
     "edges": _text("graph.csv", EDGES, _graph("edges")),
     "coordinates": _text("graph.csv", PLACES, _graph("coordinates")),
     "parquet": Reader("data.parquet", _parquet, _files("data.parquet"), _frame),
-    "netcdf": Reader("data.nc", _netcdf, _files("data.nc", edges=None), _netcdf),
+    "netcdf": Reader("data.nc", _netcdf, _files("data.nc", with_edges=False), _netcdf),
     "hdf5": Reader("metr-la.h5", _hdf5, _traffic("adj_mx.pkl"), _hdf5),
     "npz": Reader("metr_la_first10_full.npz", _npz, _traffic("adj_mx.pkl"), _npz),
     "pickle": Reader(
@@ -562,14 +544,14 @@ class _TooLongError(BaseException):
 
 
 def case_bytes(name: str, case: int, seed: int = SEED) -> bytes:
-    """The broken file of a case."""
+    """Returns the broken file of a case."""
     reader, random = READERS[name], Random(seed, list(READERS).index(name), case)
     if case == 0:
         return reader.whole()
     kind = random.below(4)
     try:
         other = reader.broken(random) if kind != 1 else b""
-    except Exception:  # a library does not write what we wanted to break a file with
+    except Exception:  # the library refuses to write such a broken file
         kind = 1
     if kind == 1:
         return break_bytes(reader.whole(), random)
@@ -578,8 +560,8 @@ def case_bytes(name: str, case: int, seed: int = SEED) -> bytes:
     return whole[:at] + other[at:]
 
 
-def judge(name: str, case: int, seed: int = SEED) -> tuple[str, str]:
-    """``read``, ``refused`` or ``found``, and what was told."""
+def outcome(name: str, case: int, seed: int = SEED) -> tuple[str, str]:
+    """Runs one case; returns ``read``, ``refused`` or ``found``, and the message."""
     reader, content = READERS[name], case_bytes(name, case, seed)
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / reader.file).write_bytes(content)
@@ -588,48 +570,46 @@ def judge(name: str, case: int, seed: int = SEED) -> tuple[str, str]:
             reader.read(Path(folder))
             return "read", ""
         except ValueError as error:
-            told = str(error)
-            plain = type(error) is ValueError and told.isprintable() and len(told) < 1500
-            return ("refused" if plain else "found"), f"{type(error).__name__}: {told[:300]!r}"
+            message = str(error)
+            plain = type(error) is ValueError and message.isprintable() and len(message) < 1500
+            return ("refused" if plain else "found"), f"{type(error).__name__}: {message[:300]!r}"
         except (Exception, _TooLongError) as error:
             frames = traceback.extract_tb(error.__traceback__)
             place = next((f for f in reversed(frames) if "site-packages" not in f.filename), frames[-1])
-            told = f"{type(error).__name__}: {str(error)[:200]!r}"
-            return "found", f"{told} at {Path(place.filename).name}:{place.lineno}"
+            message = f"{type(error).__name__}: {str(error)[:200]!r}"
+            return "found", f"{message} at {Path(place.filename).name}:{place.lineno}"
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def run(name: str, cases: Sequence[int], seed: int = SEED) -> tuple[Counter, list[Finding]]:
+def run(name: str, cases: Sequence[int], seed: int = SEED) -> tuple[Counter[str], list[Finding]]:
     """Runs cases of a reader in processes of their own.
 
     Args:
         name: One of :data:`READERS`.
         cases: Their numbers; 0 is the whole file.
-        seed: Of all cases.
+        seed: The seed of all cases.
 
     Returns:
-        How many were read, refused and found, and the findings.
+        The numbers of cases read, refused and found, and the findings.
     """
-    from tsgen.cli import commands as cli  # noqa: F401 (once, before processes are made, which then start at once)
-
-    counts: Counter = Counter()
+    counts: Counter[str] = Counter()
     findings: list[Finding] = []
     rest = list(cases)
     while rest:
         batch = rest[:BATCH]
         done = 0
-        for kind, told in _in_a_process(name, batch, seed):
+        for kind, message in _in_a_process(name, batch, seed):
             counts[kind] += 1
             if kind == "found":
-                findings.append(Finding(name, batch[done], told))
+                findings.append(Finding(name, batch[done], message))
             done += 1
         rest = rest[done:]
     return counts, findings
 
 
 def _in_a_process(name: str, cases: Sequence[int], seed: int) -> Iterator[tuple[str, str]]:
-    """What each case comes to, up to and with the first that the process dies of."""
+    """Yields the outcome of each case, up to and including the first one that the process dies of."""
     receive, send = os.pipe()
     child = os.fork()
     if child == 0:
@@ -639,21 +619,22 @@ def _in_a_process(name: str, cases: Sequence[int], seed: int) -> Iterator[tuple[
     left = len(cases)
     with open(receive, "rb") as answers:
         while left:
-            # a library that hangs hears no signal; the first case also waits for imports
+            # a C library that hangs does not let Python handle the alarm signal
             ready, _, _ = select.select([answers], [], [], 3 * SECONDS)
             line = answers.readline() if ready else b""
             if not line:
                 os.kill(child, signal.SIGKILL)
                 break
             left -= 1
-            yield tuple(json.loads(line))
+            kind, message = json.loads(line)
+            yield kind, message
     status = os.waitpid(child, 0)[1]
     if left:
         yield "found", f"the process ended with {os.waitstatus_to_exitcode(status)}"
 
 
 def _work(name: str, cases: Sequence[int], seed: int, send: int) -> None:
-    """The child's work; does not return."""
+    """Runs the cases in the child process; does not return."""
 
     def stop(*_: object) -> None:
         raise _TooLongError
@@ -667,17 +648,19 @@ def _work(name: str, cases: Sequence[int], seed: int, send: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         for case in cases:
-            os.write(send, json.dumps(judge(name, case, seed)).encode() + b"\n")
+            os.write(send, json.dumps(outcome(name, case, seed)).encode() + b"\n")
     finally:
         os._exit(0)
 
 
 def main() -> None:
-    """Runs cases of every reader and prints what came of them."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("cases", nargs="?", type=int, default=1000, help="of all readers together")
-    parser.add_argument("--seed", type=int, default=SEED)
-    parser.add_argument("--reader", choices=READERS)
+    """Runs cases of every reader and prints the table and the findings."""
+    parser = arguments(__doc__)
+    parser.add_argument(
+        "cases", nargs="?", type=int, default=1000, help="the number of cases of all readers together"
+    )
+    parser.add_argument("--seed", type=int, default=SEED, help="the seed of all cases")
+    parser.add_argument("--reader", choices=READERS, help="the only reader to test")
     parser.add_argument("--case", nargs=2, metavar=("READER", "CASE"), help="write one case to stdout")
     options = parser.parse_args()
     if options.case:
@@ -685,7 +668,8 @@ def main() -> None:
         return
     names = [options.reader] if options.reader else list(READERS)
     print("| reader | cases | refused in one line | read | findings |\n| --- | --- | --- | --- | --- |")
-    total, findings = Counter(), []
+    total: Counter[str] = Counter()
+    findings: list[Finding] = []
     for i, name in enumerate(names):
         each = len(range(i, options.cases, len(names)))
         counts, found = run(name, range(each), options.seed)

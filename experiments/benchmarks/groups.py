@@ -1,20 +1,19 @@
-"""What revealing entries in groups buys: joint samples of an any-order model, against the number of groups.
+"""Measures the joint samples of an any-order model against the number of groups that entries are revealed in.
 
     python -m experiments.benchmarks.groups runs/aqi36_any_order FOLDER
 
-RUN is the folder of a run of ``aqi36_any_order``, FOLDER that of the data. The test windows are drawn once
-for each number of groups, everything else alike. One group draws each entry from its own law, independently
-of all others. Printed and drawn, to ``docs/images/groups.png``:
+The first argument is the folder of a run of ``aqi36_any_order``, FOLDER that of the data. The test windows
+are drawn once for each number of groups, with everything else equal. One group draws each entry from its own
+law, independently of all others. Prints, and draws to ``docs/images/groups.png``:
 
-* how often the central 90 % interval of the network's hourly mean (over the scored entries of an hour, of the
-  hours that have at least ten) covers its truth;
-* the energy score of a window, less that of one group, with a 95 % interval over windows;
-* MAE and CRPS of single entries, less those of one group, with 95 % intervals: they should not suffer.
+* the coverage of the central 90 % interval of the network's hourly mean (over the hidden entries of an hour,
+  for the hours that have at least ten);
+* the energy score of a window minus that of one group, with a 95 % interval over windows;
+* MAE and CRPS of single entries minus those of one group, with 95 % intervals: they should not get worse.
 """
 
 from __future__ import annotations
 
-import argparse
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -28,29 +27,31 @@ from matplotlib.ticker import NullLocator
 from torch import Tensor
 
 from datamodules import AirQualityDataModule
+from experiments.benchmarks.harness import all_windows, arguments
+from experiments.figures import IMAGES
 from tsgen.data.series import SeriesBatch
 from tsgen.evaluation.bootstrap import WindowBootstrap
 from tsgen.figures import BLUE, GREY, INK, PALE, STYLE, VERMILLION
 from tsgen.metrics import crps, empirical_quantiles, energy_score
 from tsgen.metrics.ensemble import central_interval
-from tsgen.models import DensityModel, load
+from tsgen.models import AnyOrderModel, load
 from tsgen.sampling import AnyOrder
 
-IMAGE = Path("docs/images/groups.png")
+IMAGE = IMAGES / "groups.png"
 GROUPS = (1, 2, 4, 6, 12, 24)
 FEWEST = 10
-"""Scored entries that an hour must have for its mean to count."""
+"""The least number of hidden entries for which the mean of an hour counts."""
 
 
 class Result(NamedTuple):
-    """What one number of groups gives.
+    """The scores for one number of groups.
 
     Attributes:
-        covered: Whether the interval of the network's mean covers it, for each window and hour that counts,
-            and how many of those a window has.
+        covered: For each window, the number of hours whose interval covers the network's mean, and the number
+            of hours that count.
         energy: The energy score of each window.
-        errors: Sums over each window's scored entries of the absolute error of the median and of the CRPS.
-        seconds: Processor time of the draws.
+        errors: Sums over each window's hidden entries of the absolute error of the median and of the CRPS.
+        seconds: CPU-seconds of the draws.
     """
 
     covered: tuple[np.ndarray, np.ndarray]
@@ -62,18 +63,19 @@ class Result(NamedTuple):
 def network_means(
     samples: Float[Tensor, "samples batch time nodes channels"], batch: SeriesBatch
 ) -> tuple[Float[Tensor, "samples batch time"], Float[Tensor, "batch time"], Bool[Tensor, "batch time"]]:
-    """Means over the scored entries of each hour, of the draws and of the truth, and which hours count."""
-    scored, count = batch.hidden, batch.hidden.sum(dim=(2, 3))
-    drawn = torch.where(scored, samples, 0).sum(dim=(3, 4)) / count.clamp(min=1)
-    truth = torch.where(scored, batch.values, 0).sum(dim=(2, 3)) / count.clamp(min=1)
+    """Returns the means over the hidden entries of each hour, of the draws and of the truth, and which hours
+    count."""
+    hidden, count = batch.hidden, batch.hidden.sum(dim=(2, 3))
+    drawn = torch.where(hidden, samples, 0).sum(dim=(3, 4)) / count.clamp(min=1)
+    truth = torch.where(hidden, batch.values, 0).sum(dim=(2, 3)) / count.clamp(min=1)
     return drawn, truth, count >= FEWEST
 
 
-def judge(model: DensityModel, batch: SeriesBatch, sampler: AnyOrder) -> Result:
-    """Draws the windows and scores them."""
-    begun = time.process_time()
+def score(model: AnyOrderModel, batch: SeriesBatch, sampler: AnyOrder) -> Result:
+    """Draws the windows and returns their scores."""
+    start = time.process_time()
     samples = sampler(model, batch).values
-    seconds = time.process_time() - begun
+    seconds = time.process_time() - start
     drawn, truth, counts = network_means(samples, batch)
     low, high = central_interval(drawn.sort(dim=0).values, 0.9)
     covered = ((low <= truth) & (truth <= high) & counts).sum(dim=1)
@@ -90,30 +92,32 @@ def judge(model: DensityModel, batch: SeriesBatch, sampler: AnyOrder) -> Result:
 
 
 def with_interval(total: np.ndarray, weight: np.ndarray) -> tuple[float, float, float]:
-    """A ratio of two sums over windows, and the ends of its 95 % interval."""
+    """Returns the ratio of two sums over windows, and the ends of its 95 % interval."""
     bootstrap = WindowBootstrap(len(total))
     interval = bootstrap.interval(total.sum() / weight.sum(), bootstrap.ratios(total, weight), weight)
     assert interval is not None  # there are 82 windows
     return float(total.sum() / weight.sum()), *interval
 
 
-def table(results: dict[int, Result], batch: SeriesBatch) -> dict[int, dict[str, tuple[float, float, float]]]:
-    """Coverage, and the differences to one group, each with its interval."""
+Row = dict[str, tuple[float, float, float]]
+"""For each score its value and the ends of its 95 % interval."""
+
+
+def table(results: dict[int, Result], batch: SeriesBatch) -> dict[int, Row]:
+    """Returns, for each number of groups, the coverage and the differences to one group, with intervals."""
     weight = batch.hidden.sum(dim=(1, 2, 3)).double().numpy()
-    scored = (weight > 0).astype(float)
+    any_hidden = (weight > 0).astype(float)
     first, rows = results[min(results)], {}
     for groups, result in results.items():
         row = {"coverage": with_interval(*result.covered)}
-        row["energy"] = with_interval(np.nan_to_num(result.energy - first.energy), scored)
+        row["energy"] = with_interval(np.nan_to_num(result.energy - first.energy), any_hidden)
         for name, total in result.errors.items():
             row[name] = with_interval(total - first.errors[name], weight)
         rows[groups] = row
     return rows
 
 
-def show(
-    rows: dict[int, dict[str, tuple[float, float, float]]], results: dict[int, Result], batch: SeriesBatch
-) -> None:
+def show(rows: dict[int, Row], results: dict[int, Result], batch: SeriesBatch) -> None:
     """Prints the table."""
     first, weight = results[min(results)], batch.hidden.sum().item()
     print(
@@ -127,12 +131,12 @@ def show(
         value, low, high = row["coverage"]
         cells = [f"{value:.1%} ({low:.1%} to {high:.1%})"]
         for name, digits in (("energy", 2), ("MAE", 3), ("CRPS", 3)):
-            value, low, high = (f"{x:+.{digits}f}" for x in row[name])
-            cells.append(f"{value} ({low} to {high})")
+            value, low, high = row[name]
+            cells.append(f"{value:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})")
         print(f"| {groups} | {' | '.join(cells)} | {results[groups].seconds:.0f} |")
 
 
-def draw(rows: dict[int, dict[str, tuple[float, float, float]]]) -> None:
+def draw(rows: dict[int, Row]) -> None:
     """Draws coverage and energy score against the number of groups."""
     groups = list(rows)
     with matplotlib.rc_context(STYLE):
@@ -150,16 +154,14 @@ def draw(rows: dict[int, dict[str, tuple[float, float, float]]]) -> None:
         left.axhline(0.9, color=INK, lw=1.2, ls=(0, (4, 2)))
         left.set(ylabel="covered", title="90 % interval of the network's hourly mean")
         right.axhline(0, color=INK, lw=1.2, ls=(0, (4, 2)))
-        right.set(ylabel="µg/m³", title="Energy score, less that of one group")
+        right.set(ylabel="µg/m³", title="Energy score minus that of one group")
         figure.savefig(IMAGE, dpi=100)
     print(f"\nwrote {IMAGE}")
 
 
 def main() -> None:
-    """Draws, scores, prints and plots."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Draws the windows, prints the table and draws the figure."""
+    parser = arguments(__doc__)
     parser.add_argument("run", type=Path, help="the folder of a run of aqi36_any_order")
     parser.add_argument("root", help="the folder of the data")
     parser.add_argument("--samples", type=int, default=20, help="draws of each window")
@@ -167,12 +169,13 @@ def main() -> None:
     parser.add_argument("--order", default="random", choices=("random", "confidence", "time"))
     options = parser.parse_args()
     model = load(options.run / "checkpoints/best.ckpt")
-    dataset = AirQualityDataModule(root=options.root).dataset("test")
-    batch = dataset.__getitems__([(0, number) for number in range(len(dataset))])
+    if not isinstance(model, AnyOrderModel):
+        parser.error(f"the run must be that of an AnyOrderModel; got {type(model).__name__}.")
+    batch = all_windows(AirQualityDataModule(root=options.root), "test")
     results = {}
     for groups in options.groups:
         sampler = AnyOrder(options.samples, groups, order=options.order)
-        results[groups] = judge(model, batch, sampler)
+        results[groups] = score(model, batch, sampler)
         print(f"{groups} groups: {results[groups].seconds:.0f} CPU-seconds", flush=True)
     rows = table(results, batch)
     show(rows, results, batch)

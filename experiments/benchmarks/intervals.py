@@ -1,13 +1,14 @@
-r"""How often bootstrap intervals over windows hold the truth, and how often equal runs are told apart.
+r"""Measures how often bootstrap intervals cover the truth, and how often equally good runs are separated.
 
     python -m experiments.benchmarks.intervals
 
-Two tables for docs/scores.md. First, in 4,000 simulations of W windows whose scores are an AR(1) of
-correlation :math:`\rho`, how often the interval holds the true mean: of single windows and of blocks.
-Second, two answers to 34 windows that are equally good, compared 400 times: the share of lines whose interval
-excludes zero, and of comparisons in which some line over all entries, or any line at all, does.
+Prints two tables for docs/scores.md. The first has the share of 4,000 simulations in which the interval
+covers the true mean of W windows, whose scores are an AR(1) of correlation :math:`\rho`: with a bootstrap of
+single windows, and of blocks. The second compares, 400 times, two equally good sets of results for 34
+windows: the share of lines whose interval excludes zero, and the shares of comparisons in which a line over
+all entries does, and any line.
 
-One thread. Everything is seeded.
+Everything is seeded.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
+from experiments.benchmarks.harness import arguments
 from tsgen.evaluation.bootstrap import WindowBootstrap
 from tsgen.evaluation.comparison import compare
 
@@ -24,7 +26,7 @@ ENTRY = ("window", "step", "node", "channel")
 
 
 def chain(random: np.random.Generator, correlation: float, *shape: int) -> np.ndarray:
-    """AR(1) of variance one along the last axis."""
+    """Returns AR(1) paths of variance one along the last axis."""
     x = random.standard_normal(shape)
     for t in range(1, shape[-1]):
         x[..., t] = correlation * x[..., t - 1] + np.sqrt(1 - correlation**2) * x[..., t]
@@ -32,7 +34,7 @@ def chain(random: np.random.Generator, correlation: float, *shape: int) -> np.nd
 
 
 def covered(windows: int, correlation: float, block: int | None) -> float:
-    """How often the interval holds the mean."""
+    """Returns the share of simulations in which the interval covers the mean."""
     drawn, weight, hits = WindowBootstrap(windows, block=block), np.ones(windows), 0
     for x in chain(np.random.default_rng(0), correlation, SIMULATIONS, windows):
         span = drawn.interval(x.mean(), drawn.ratios(x, weight), weight)
@@ -41,15 +43,16 @@ def covered(windows: int, correlation: float, block: int | None) -> float:
     return hits / SIMULATIONS
 
 
-def answer(random: np.random.Generator, correlation: float, windows: int = 34) -> xr.Dataset:
-    """An answer of which some windows are worse than others: always the same questions and the same law."""
+def evaluation(random: np.random.Generator, correlation: float, windows: int = 34) -> xr.Dataset:
+    """Returns a simulated evaluation whose windows differ in difficulty; the masks and the law of the errors
+    are always the same."""
     shape = (windows, 24, 3, 1)
-    questions = np.random.default_rng(1)
-    target = questions.random(shape) < 0.4
-    gap = np.where(target, questions.choice([1, 3, 10, 40], shape), 0)
-    worse = 1 + 0.2 * chain(random, correlation, windows)[:, None, None, None]
-    error = np.where(target, worse * abs(random.standard_normal(shape)), np.nan)
-    each = np.nanmean(error, axis=(1, 2, 3))
+    masks = np.random.default_rng(1)
+    target = masks.random(shape) < 0.4
+    gap = np.where(target, masks.choice([1, 3, 10, 40], shape), 0)
+    difficulty = 1 + 0.2 * chain(random, correlation, windows)[:, None, None, None]
+    error = np.where(target, difficulty * abs(random.standard_normal(shape)), np.nan)
+    by_window = np.nanmean(error, axis=(1, 2, 3))
     return xr.Dataset(
         {
             "truth": (ENTRY, np.ones(shape)),
@@ -60,7 +63,7 @@ def answer(random: np.random.Generator, correlation: float, windows: int = 34) -
             "nll": (ENTRY, np.log(np.maximum(error, 1e-6))),
             "covered_90": (ENTRY, error < 1.6),
             "gap_length": (ENTRY, gap),
-            "energy_score": ("window", each * 5),
+            "energy_score": ("window", by_window * 5),
             "variogram_score": ("window", 1 + 0.2 * chain(random, correlation, windows)),
         },
         coords={
@@ -71,12 +74,15 @@ def answer(random: np.random.Generator, correlation: float, windows: int = 34) -
     )
 
 
-def mistaken(correlation: float) -> tuple[float, float, float]:
-    """Of comparisons of equals: the share of lines that exclude zero, and of comparisons in which one over
-    all entries, or any line, does."""
-    random, lines, overall, some = np.random.default_rng(0), [], [], []
+def false_positives(correlation: float) -> tuple[float, float, float]:
+    """Returns, for comparisons of equally good evaluations, the share of lines whose interval excludes zero,
+    and the shares of comparisons in which a line over all entries does, and any line."""
+    random = np.random.default_rng(0)
+    lines: list[bool] = []
+    overall: list[bool] = []
+    some: list[bool] = []
     for _ in range(COMPARISONS):
-        rows = compare(answer(random, correlation), answer(random, correlation))
+        rows = compare(evaluation(random, correlation), evaluation(random, correlation))
         outside = [row.interval is not None and not row.interval[0] <= 0 <= row.interval[1] for row in rows]
         lines += outside
         overall.append(any(row.better for row in rows))
@@ -86,6 +92,7 @@ def mistaken(correlation: float) -> tuple[float, float, float]:
 
 def main() -> None:
     """Prints both tables."""
+    arguments(__doc__).parse_args()
     print("| W |", " | ".join(f"rho = {c:g}" for c in CORRELATIONS), "|")
     for windows in WINDOWS:
         cells = [
@@ -94,7 +101,7 @@ def main() -> None:
         ]
         print("|", " | ".join([str(windows), *cells]), "|", flush=True)
     for c in CORRELATIONS:
-        shares = " | ".join(f"{100 * share:.1f} %" for share in mistaken(c))
+        shares = " | ".join(f"{100 * share:.1f} %" for share in false_positives(c))
         print(f"| {c:g} | {shares} |", flush=True)
 
 

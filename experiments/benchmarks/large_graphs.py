@@ -1,27 +1,25 @@
-"""Training on subgraphs beside training on the whole graph: cost of a step, memory, and what is learned.
+"""Compares training on subgraphs and on the whole graph: cost of a step, memory, and what is learned.
 
     python -m experiments.benchmarks.large_graphs
 
-First, for N = 36, 207, 2,000 and 20,000 nodes: milliseconds of a training step (windows gathered, forward,
-backward, optimiser), the same a scored node, and the memory that training takes; on the whole graph, and on
-subgraphs of one cluster, alone or with the nodes one edge away. Times are of one processor core, medians over
-rounds in which the settings take one step in turn. Memory is the growth of a process'
-peak from before the data is made to after two steps, the graph being cut already.
+The first table has, for N = 36, 207, 2,000 and 20,000 nodes, the milliseconds of a training step (windows
+gathered, forward, backward, optimiser), the same per scored node, and the memory that training takes: on the
+whole graph, and on subgraphs of one cluster, alone or with the nodes one edge away. Times are those of one
+processor core, medians over rounds in which the settings take one step in turn. Memory is the growth of a
+process' peak from before the data is made to after two steps; the graph is partitioned before.
 
-Then, at 207 nodes of the simulated linear process, models that are alike but for what their batches hold:
-the mean log-likelihood one step ahead on the whole graph, on test windows, less than that of the law itself.
+The second table compares models that differ only in what their training batches hold, at 207 nodes of the
+simulated linear process: by how much the mean log-likelihood one step ahead on the whole graph, on test
+windows, is below that of the process itself.
 """
 
 from __future__ import annotations
 
-import os
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-import argparse
+import dataclasses
+import itertools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from unittest.mock import patch
 
@@ -30,31 +28,40 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Normal
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from torch_geometric.data import Data
 
-from experiments.benchmarks.models import in_a_fresh_process
+from experiments.benchmarks.harness import (
+    NEIGHBOURS,
+    WhiteNoise,
+    all_windows,
+    arguments,
+    in_a_fresh_process,
+    interleaved,
+)
 from tsgen.data import subgraphs
 from tsgen.data.graphs import from_edges, partition
 from tsgen.data.masks import PointMask
-from tsgen.data.series import GraphSeries, SeriesBatch
+from tsgen.data.series import SeriesBatch
 from tsgen.data.subgraphs import Subgraphs
 from tsgen.datamodules import SyntheticDataModule
-from tsgen.datamodules.windows import SeriesDataModule, Split, split_in_time
+from tsgen.datamodules.windows import SeriesDataModule
 from tsgen.encoders import WindowEncoder
 from tsgen.encoders.propagation import Propagation
 from tsgen.exact.linear import VARProcess
 from tsgen.heads import GaussianHead
 from tsgen.models import AutoregressiveModel
 
-NEIGHBOURS, WINDOW, WINDOWS = 8, 24, 4
+WINDOW, WINDOWS = 24, 4
 CLUSTERS = {36: 2, 207: 2, 2000: 20, 20000: 200}
-"""Clusters for each number of nodes: about a hundred nodes each in large graphs."""
+"""Clusters for each number of nodes: about a hundred nodes each, fewer in the smallest graph."""
 SETTINGS = {"whole": None, "cluster": 0, "cluster and one edge": 1}
-"""Edges around a cluster that a batch reads; None for the whole graph."""
+"""How many edges around a cluster a batch reads; None for the whole graph."""
 
 
 def geometric_graph(nodes: int) -> Data:
-    """A graph between random places of a square, each of which hears from the nearest ones."""
+    """Returns a graph of random points in a square, with edges into each node from the nearest ones."""
     place = torch.rand(nodes, 2, generator=torch.Generator().manual_seed(0))
     near = [
         torch.cdist(some, place).topk(NEIGHBOURS + 1, largest=False).indices[:, 1:]
@@ -65,23 +72,8 @@ def geometric_graph(nodes: int) -> Data:
     return from_edges(torch.cat(near).flatten().numpy(), target, weight, num_nodes=nodes)
 
 
-class Random(SeriesDataModule):
-    """White noise on a geometric graph: for costs alone."""
-
-    def __init__(self, nodes: int, subgraphs: Subgraphs | None) -> None:
-        super().__init__(window=WINDOW, batch_size=WINDOWS, subgraphs=subgraphs)
-        self.nodes = nodes
-
-    def load(self) -> Split:
-        """Draws the noise."""
-        values = torch.randn(100, self.nodes, 1, generator=torch.Generator().manual_seed(0))
-        seen = torch.ones_like(values, dtype=torch.bool)
-        series = GraphSeries(values, seen, geometric_graph(self.nodes))
-        return Split(series, *split_in_time(100, 0.1, 0.1), torch.zeros_like(seen))
-
-
 def model_of(data: SeriesDataModule) -> AutoregressiveModel:
-    """Two slices, one convolution, one hidden layer."""
+    """Returns a model with an encoder of two slices, one convolution and one hidden layer."""
     torch.manual_seed(0)
     encoder = partial(WindowEncoder, order=2, hidden=32)
     optimizer = partial(torch.optim.AdamW, lr=5e-3, weight_decay=0.0)
@@ -89,9 +81,12 @@ def model_of(data: SeriesDataModule) -> AutoregressiveModel:
 
 
 def stepping(
-    data: SeriesDataModule, model: AutoregressiveModel, schedule: Callable | None = None
+    data: SeriesDataModule,
+    model: AutoregressiveModel,
+    schedule: Callable[[Optimizer], LRScheduler] | None = None,
 ) -> Callable[[int, int], SeriesBatch]:
-    """What one training step does, given epoch and batch: gathers the windows and learns from them."""
+    """Returns a function of epoch and batch number that gathers windows, takes one training step on them and
+    returns them."""
     optimizer, dataset = model.configure_optimizers(), data.dataset("train")
     scheduler = None if schedule is None else schedule(optimizer)
 
@@ -112,75 +107,73 @@ def stepping(
 # ---------------------------------------------------------------------------------------------- cost
 
 
-def interleaved(works: list[Callable[[], object]], repeats: int) -> list[float]:
-    """Median seconds of a core that each work takes, all of them done in turn; the first two rounds warm
-    up."""
-    times = np.empty((repeats + 2, len(works)))
-    for its in times:
-        for number, work in enumerate(works):
-            start = time.process_time()
-            work()
-            its[number] = time.process_time() - start
-    return np.median(times[2:], axis=0).tolist()
-
-
-def setting(nodes: int, hops: int | None, part: np.ndarray) -> Callable[[int, int], SeriesBatch]:
-    """The step of a setting, with parts that were cut before."""
+def setting(nodes: int, hops: int | None, clusters: np.ndarray) -> Callable[[int, int], SeriesBatch]:
+    """Returns the training step of a setting, with the cluster of each node from :func:`partitioned`."""
     options = None if hops is None else Subgraphs(CLUSTERS[nodes], hops=hops)
-    data = Random(nodes, options)
-    with patch.object(subgraphs, "partition", lambda graph, clusters: torch.from_numpy(part)):
+    data = WhiteNoise(geometric_graph(nodes), 100, WINDOW, WINDOWS, held_back=0.1, subgraphs=options)
+    with patch.object(subgraphs, "partition", return_value=torch.from_numpy(clusters)):
         return stepping(data, model_of(data))
 
 
-def peak(nodes: int, hops: int | None, part: np.ndarray) -> None:
-    """Two steps, for their memory."""
-    step = setting(nodes, hops, part)
+def two_steps(nodes: int, hops: int | None, clusters: np.ndarray) -> None:
+    """Takes two training steps, for a measurement of their memory."""
+    step = setting(nodes, hops, clusters)
     step(0, 0)
     step(0, 1)
 
 
-def cut(nodes: int) -> tuple[np.ndarray, float]:
-    """The parts of a graph and the seconds that it took to cut them."""
+def partitioned(nodes: int) -> tuple[np.ndarray, float]:
+    """Returns the cluster of each node, and the seconds that it took to partition the graph."""
     graph = geometric_graph(nodes)
     start = time.process_time()
-    part = partition(graph, CLUSTERS[nodes])
-    return part.numpy(), time.process_time() - start
+    clusters = partition(graph, CLUSTERS[nodes])
+    return clusters.numpy(), time.process_time() - start
+
+
+def next_step(step: Callable[[int, int], SeriesBatch], batches: Iterator[int]) -> None:
+    """Takes one training step on the next batch of the first epoch."""
+    step(0, next(batches))
 
 
 def costs(sizes: list[int], repeats: int) -> np.ndarray:
-    """Prints what a step costs, and returns the parts of the last graph."""
-    print("| nodes | cut, s | batches hold | nodes read | scored | ms a step | ms a scored node | MiB |")
+    """Prints what a step costs, and returns the clusters of the last graph."""
+    print("| nodes | partition, s | batches hold | nodes read | scored | ms/step | ms/scored node | MiB |")
     print("|" + " --- |" * 8)
     for nodes in sizes:
-        part, seconds = cut(nodes)
-        memory = [in_a_fresh_process(peak, nodes, hops, part)[1] for hops in SETTINGS.values()]
-        steps = [setting(nodes, hops, part) for hops in SETTINGS.values()]
-        counters = [iter(range(10**6)) for _ in steps]
-        works = [lambda step=s, n=n: step(0, next(n)) for s, n in zip(steps, counters, strict=True)]
-        times = interleaved(works, repeats)
+        clusters, seconds = partitioned(nodes)
+        memory = [in_a_fresh_process(two_steps, nodes, hops, clusters).growth for hops in SETTINGS.values()]
+        steps = [setting(nodes, hops, clusters) for hops in SETTINGS.values()]
+        works = [partial(next_step, step, itertools.count()) for step in steps]
+        times = interleaved(works, repeats, time.process_time, warm_up=2)
         for name, hops, step, its, mib in zip(SETTINGS, SETTINGS.values(), steps, times, memory, strict=True):
             batch = step(0, 0)
             read, scored = batch.values.shape[2], int(batch.target.any(dim=1).any(dim=0).sum())
-            told = "" if hops is None else f"{seconds:.1f}"
+            partition_time = "" if hops is None else f"{seconds:.1f}"
             numbers = f"{read:,} | {scored:,} | {1000 * its:.1f} | {1000 * its / scored:.3f} | {mib:,.0f}"
-            print(f"| {nodes:,} | {told} | {name} | {numbers} |", flush=True)
-    return part
+            print(f"| {nodes:,} | {partition_time} | {name} | {numbers} |", flush=True)
+    return clusters
 
 
-def drawing(nodes: int, part: np.ndarray, repeats: int) -> None:
-    """Prints what it costs to draw a subgraph and to make it ready for messages."""
+def drawing(nodes: int, clusters: np.ndarray, repeats: int) -> None:
+    """Prints what it costs to draw a subgraph and to prepare it for messages."""
     graph = geometric_graph(nodes)
-    with patch.object(subgraphs, "partition", lambda graph, clusters: torch.from_numpy(part)):
+    with patch.object(subgraphs, "partition", return_value=torch.from_numpy(clusters)):
         draws = subgraphs.SubgraphDraws(graph, Subgraphs(CLUSTERS[nodes], hops=1))
-    batches = iter(range(10**6))
-    some = draws.of(0, 0).graph
+    batches = itertools.count()
+    subgraph = draws.of(0, 0).graph
     draw, ready, whole = interleaved(
-        [lambda: draws.of(0, next(batches)), lambda: Propagation(some).mean, lambda: Propagation(graph).mean],
+        [
+            lambda: draws.of(0, next(batches)),
+            lambda: Propagation(subgraph).mean,
+            lambda: Propagation(graph).mean,
+        ],
         repeats,
+        time.process_time,
+        warm_up=2,
     )
     print(
-        f"\nOf {nodes:,} nodes, ms: a subgraph drawn {1000 * draw:.2f}, its matrix of means made "
-        f"{1000 * ready:.2f}; that of the whole graph {1000 * whole:.2f}."
+        f"\n{nodes:,} nodes: {1000 * draw:.2f} ms to draw a subgraph, {1000 * ready:.2f} ms to compute its "
+        f"matrix of means; {1000 * whole:.2f} ms for the matrix of the whole graph."
     )
 
 
@@ -188,22 +181,22 @@ def drawing(nodes: int, part: np.ndarray, repeats: int) -> None:
 
 
 def excess(model: AutoregressiveModel, law: VARProcess, batch: SeriesBatch) -> Float[Tensor, "batch"]:
-    """How much worse than the law itself a model predicts each window's entries from the third step on, in
-    nats an entry."""
+    """Returns by how much a model's log-density of each window, from the third step on, is below that of the
+    process itself, in nats per entry."""
     x = batch.values[..., 0].double()
     mean = law.intercept + sum(
         x[:, law.order - lag - 1 : x.shape[1] - lag - 1] @ own.T for lag, own in enumerate(law.coefficients)
     )
     exact = Normal(mean, law.covariance.diagonal().sqrt()).log_prob(x[:, law.order :])
     with torch.no_grad():
-        # the last window shares steps with the one before, and its targets are the others
-        ours = model.log_prob(batch._changed(target=batch.context))[:, law.order :, :, 0].double()
+        # the last window shares steps with the one before, and those are not among its targets
+        ours = model.log_prob(dataclasses.replace(batch, target=batch.context))[:, law.order :, :, 0].double()
     return (exact - ours).mean(dim=(1, 2))
 
 
 def learning(steps: int) -> None:
-    """Prints what models learn from subgraphs in as many steps, and with as many nodes scored."""
-    print("\n| batches hold | steps | nodes scored a step | excess NLL, nats an entry | s |")
+    """Prints how well models learn from subgraphs, with as many steps and with as many scored nodes."""
+    print("\n| batches hold | steps | nodes scored per step | excess NLL, nats per entry | s |")
     print("|" + " --- |" * 5)
     settings = {
         "the whole graph": (None, 1),
@@ -222,20 +215,22 @@ def learning(steps: int) -> None:
         decay = partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=times * steps)
         step, start = stepping(data, model, decay), time.process_time()
         scored = [int(step(0, batch).target[0, 0].sum()) for batch in range(times * steps)]
-        took, dataset = time.process_time() - start, data.dataset("test")
-        worse = excess(model, data.exact, dataset.__getitems__([(0, n) for n in range(len(dataset))]))
+        seconds = time.process_time() - start
+        worse = excess(model, data.exact, all_windows(data, "test"))
         error = float(worse.std()) / len(worse) ** 0.5
-        told = f"{float(worse.mean()):.4f} ± {error:.4f} | {took:.0f}"
-        print(f"| {name} | {times * steps:,} | {np.mean(scored):.0f} | {told} |", flush=True)
+        result = f"{float(worse.mean()):.4f} ± {error:.4f} | {seconds:.0f}"
+        print(f"| {name} | {times * steps:,} | {np.mean(scored):.0f} | {result} |", flush=True)
 
 
 def main() -> None:
     """Prints all tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="*", default=list(CLUSTERS), help="numbers of nodes")
+    parser = arguments(__doc__)
+    parser.add_argument(
+        "--sizes", type=int, nargs="*", choices=CLUSTERS, default=list(CLUSTERS), help="numbers of nodes"
+    )
     parser.add_argument("--repeats", type=int, default=15, help="rounds that times are medians of")
     parser.add_argument(
-        "--steps", type=int, default=300, help="steps of training on the whole graph; 0: none"
+        "--steps", type=int, default=300, help="training steps on the whole graph; 0 leaves the table out"
     )
     options = parser.parse_args()
     logging.getLogger("tsgen").setLevel(logging.ERROR)

@@ -1,25 +1,19 @@
-"""Training on a series that is held in memory, and on one whose windows are read from a file.
+"""Compares training on a series held in memory with training on windows that are read from a file.
 
     python -m experiments.benchmarks.large_series
 
-Series of 1,000 nodes and growing length are written to netCDF, a part at a time, in chunks of a window's
-length and all nodes. Of each: the size of its values, and by how much the peak memory of a process grows
-while it fits the units, trains on a few windows and imputes others, with the series in memory and with
-windows read from the file. Then, of the longest one, windows per second in an order drawn at random, in
-memory and read by the process itself or by two workers. What was just written lies in the system's cache: a
-slow disk costs more.
+Writes series of 1,000 nodes and growing length to netCDF, a stretch of time at a time, in chunks of a
+window's length and all nodes. The first table has, for each length, the size of the values, and by how much
+the peak memory of a process grows while it fits the units, trains on a few windows and imputes others, with
+the series in memory and with windows read from the file. The second table has, for the longest series,
+windows per second in a random order: in memory, read by the process itself, and read by two workers. A file
+that was just written is in the system's cache, so a slow disk costs more than this shows.
 """
 
 from __future__ import annotations
 
-import os
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-import argparse
-import statistics
 import tempfile
-import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -27,8 +21,9 @@ import netCDF4
 import numpy as np
 import torch
 
-from experiments.benchmarks.models import in_a_fresh_process
+from experiments.benchmarks.harness import arguments, in_a_fresh_process, interleaved
 from tsgen import impute
+from tsgen.data.series import SeriesBatch
 from tsgen.datamodules import FilesDataModule
 from tsgen.encoders import WindowEncoder
 from tsgen.heads import GaussianHead
@@ -38,11 +33,11 @@ from tsgen.sampling import Ancestral
 NODES, WINDOW, BATCH, BATCHES, ROUNDS = 1000, 24, 8, 20, 5
 LENGTHS = (25_000, 50_000, 100_000, 200_000)
 IMPUTED = 48
-"""Steps at the end that are imputed."""
+"""Steps at the end of the series that are imputed."""
 
 
 def write_series(path: Path, steps: int) -> None:
-    """Writes a series of random numbers, a fifth of them missing, on a ring; memory holds a part of it."""
+    """Writes a series of random numbers on a ring, a fifth of them missing, holding 1,000 steps in memory."""
     random = np.random.default_rng(0)
     with netCDF4.Dataset(path, "w") as file:
         for name, size in (("time", steps), ("node", NODES), ("edge", NODES)):
@@ -53,18 +48,18 @@ def write_series(path: Path, steps: int) -> None:
             "values", "f4", ("time", "node"), fill_value=np.nan, chunksizes=(WINDOW, NODES)
         )
         for first in range(0, steps, 1000):
-            part = random.standard_normal((min(1000, steps - first), NODES), dtype=np.float32)
-            part[random.random(part.shape, dtype=np.float32) < 0.2] = np.nan
-            values[first : first + len(part)] = part
+            chunk = random.standard_normal((min(1000, steps - first), NODES), dtype=np.float32)
+            chunk[random.random(chunk.shape, dtype=np.float32) < 0.2] = np.nan
+            values[first : first + len(chunk)] = chunk
 
 
 def data_module(path: Path, in_memory: bool, workers: int = 0) -> FilesDataModule:
-    """The windows of a series."""
+    """Returns the data module of a series."""
     return FilesDataModule(path, in_memory=in_memory, window=WINDOW, batch_size=BATCH, num_workers=workers)
 
 
 def use(path: str, in_memory: bool) -> None:
-    """Fits the units of a series, trains a little on it and imputes its end."""
+    """Fits the units of a series, trains on three batches and imputes the end of the series."""
     data = data_module(Path(path), in_memory)
     model = AutoregressiveModel(data.spec, partial(WindowEncoder, order=2, hidden=8), GaussianHead)
     optimizer = torch.optim.Adam(model.parameters())
@@ -77,7 +72,7 @@ def use(path: str, in_memory: bool) -> None:
 
 
 def rates(path: Path) -> dict[str, float]:
-    """Windows per second, by how they are had; the ways take turns."""
+    """Returns windows per second for each way to get them; the ways take turns."""
     modules = {
         "in memory": data_module(path, True),
         "from the file": data_module(path, False),
@@ -86,29 +81,28 @@ def rates(path: Path) -> dict[str, float]:
     loaders = {name: iter(module.train_dataloader()) for name, module in modules.items()}
     for loader in loaders.values():
         next(loader)
-    seconds: dict[str, list[float]] = {name: [] for name in loaders}
-    for _ in range(ROUNDS):
-        for name, loader in loaders.items():
-            begun = time.perf_counter()
-            for _ in range(BATCHES):
-                next(loader)
-            seconds[name].append(time.perf_counter() - begun)
-    return {name: BATCH * BATCHES / statistics.median(times) for name, times in seconds.items()}
+    seconds = interleaved([partial(load, loader) for loader in loaders.values()], ROUNDS, warm_up=0)
+    return {name: BATCH * BATCHES / each for name, each in zip(loaders, seconds, strict=True)}
+
+
+def load(loader: Iterator[SeriesBatch]) -> None:
+    """Takes some batches from a loader."""
+    for _ in range(BATCHES):
+        next(loader)
 
 
 def main() -> None:
     """Prints both tables."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.parse_args()
+    parser = arguments(__doc__)
+    parser.add_argument("--steps", type=int, nargs="+", default=LENGTHS, help="lengths of the series")
+    options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "series.nc"
         print("| steps | values, MiB | in memory, MiB | from the file, MiB |\n| --- | --- | --- | --- |")
-        for steps in LENGTHS:
+        for steps in options.steps:
             write_series(path, steps)
-            held, stored = (in_a_fresh_process(use, str(path), held)[1] for held in (True, False))
+            held, stored = (in_a_fresh_process(use, str(path), held).growth for held in (True, False))
             size = steps * NODES * 4 / 2**20
             print(f"| {steps:,} | {size:,.0f} | {held:,.0f} | {stored:,.0f} |", flush=True)
         print("\n| | windows/s |\n| --- | --- |")

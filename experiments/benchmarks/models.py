@@ -1,62 +1,61 @@
-"""Every encoder with every head: speed of training, parameters, memory, and the speed of drawing for some.
+"""Measures every encoder with every head: training speed, parameters and memory; for some, sampling speed.
 
     python -m experiments.benchmarks.models
 
 Prints one table for 36 nodes and one for 207, both with windows of 24 steps: training steps per second
 (forward, backward, optimiser), parameters, and the peak memory that training takes. Times are medians over
-rounds in which each model takes one step in turn, so that a busy machine is the same to all. Memory is the
-growth of a process' peak from before the model is made to after two training steps, each model in a fresh
-process. Then, for all encoders with one head and for all heads with one encoder, sampled paths per second.
+rounds in which each model takes one step in turn, so that other work on the machine slows all of them alike.
+Memory is the growth of a process' peak from before the model is made to after two training steps, each model
+in a fresh process. The last table has the sampled paths per second of all encoders with one head and of all
+heads with one encoder.
 """
 
 from __future__ import annotations
 
-import os
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-import multiprocessing
-import resource
-import statistics
-import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 
-from experiments.benchmarks.devices import HIDDEN, STEPS, make
+from experiments.benchmarks.harness import (
+    HIDDEN,
+    STEPS,
+    arguments,
+    in_a_fresh_process,
+    interleaved,
+    random_problem,
+)
 from tsgen.data.series import SeriesBatch
-from tsgen.encoders import AttentionEncoder, ConvolutionEncoder, GraphGRUEncoder, WindowEncoder
-from tsgen.heads import GaussianHead, MixtureHead, MixtureNADEHead
+from tsgen.encoders import AttentionEncoder, ConvolutionEncoder, Encoder, GraphGRUEncoder, WindowEncoder
+from tsgen.heads import GaussianHead, Head, MixtureHead, MixtureNADEHead
 from tsgen.heads.likelihood import masked_nll
 from tsgen.models import AutoregressiveModel
 
-ENCODERS: dict[str, Callable] = {
+ENCODERS: dict[str, Callable[..., Encoder]] = {
     "linear window, 2 slices": partial(WindowEncoder, order=2, layers=0),
     "window, 6 slices": partial(WindowEncoder, order=6, hidden=HIDDEN),
     "convolution, 16 slices": partial(ConvolutionEncoder, hidden=HIDDEN, layers=4),
     "GRU": partial(GraphGRUEncoder, hidden=HIDDEN),
     "attention, 2 blocks": partial(AttentionEncoder, hidden=HIDDEN),
 }
-HEADS: dict[str, Callable] = {
+HEADS: dict[str, Callable[..., Head]] = {
     "Gaussian": GaussianHead,
     "mixture": partial(MixtureHead, components=5),
     "NADE": partial(MixtureNADEHead, components=5, over="slice"),
 }
 SIZES = {36: (32, 20), 207: (16, 10)}
-"""Windows in a batch and paths drawn of each, for each number of nodes."""
+"""For each number of nodes: windows in a batch, and paths drawn of each window."""
 
 
 def build(nodes: int, encoder: str, messages: bool, head: str) -> tuple[AutoregressiveModel, SeriesBatch]:
-    """A model of the matrix and a batch for it."""
-    some, batch = make(nodes, *SIZES[nodes])
+    """Returns a model of the table and a batch for it."""
+    template, batch = random_problem(nodes, *SIZES[nodes])
     chosen = ENCODERS[encoder] if messages else partial(ENCODERS[encoder], convolution=None)
-    return AutoregressiveModel(some.spec, chosen, HEADS[head], sampler=some.sampler), batch
+    return AutoregressiveModel(template.spec, chosen, HEADS[head], sampler=template.sampler), batch
 
 
 def training_step(model: AutoregressiveModel, batch: SeriesBatch) -> Callable[[], None]:
-    """What one step of training does."""
+    """Returns a function that takes one training step."""
     optimizer = model.configure_optimizers()
 
     def step() -> None:
@@ -67,40 +66,8 @@ def training_step(model: AutoregressiveModel, batch: SeriesBatch) -> Callable[[]
     return step
 
 
-def interleaved(works: list[Callable[[], object]], repeats: int) -> list[float]:
-    """Median seconds of each work, all of them done in turn; the first round warms up."""
-    times: list[list[float]] = [[] for _ in works]
-    for _ in range(repeats + 1):
-        for work, its in zip(works, times, strict=True):
-            start = time.perf_counter()
-            work()
-            its.append(time.perf_counter() - start)
-    return [statistics.median(its[1:]) for its in times]
-
-
-def in_a_fresh_process(work: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
-    """What a function returns, and the MiB by which it raises the peak memory of a process of its own."""
-    # each process is a copy of one that has imported everything and done nothing
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["experiments.benchmarks.devices"])
-    here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_measured, args=(there, torch.get_num_threads(), work, *arguments))
-    process.start()
-    there.close()
-    result = here.recv()
-    process.join()
-    return result
-
-
-def _measured(pipe: Any, threads: int, work: Callable[..., Any], *arguments: Any) -> None:
-    torch.set_num_threads(threads)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    result = work(*arguments)
-    pipe.send((result, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024))
-
-
 def train_twice(nodes: int, encoder: str, messages: bool, head: str) -> None:
-    """Two training steps: the second has the optimiser's memory too."""
+    """Takes two training steps: the second one also has the memory of the optimiser."""
     step = training_step(*build(nodes, encoder, messages, head))
     step()
     step()
@@ -110,7 +77,7 @@ def matrix(nodes: int, repeats: int) -> None:
     """Prints the table of all encoders and heads."""
     rows = [(encoder, messages) for encoder in ENCODERS for messages in (True, False)]
     cells = [(*row, head) for row in rows for head in HEADS]
-    memory = {cell: in_a_fresh_process(train_twice, nodes, *cell)[1] for cell in cells}
+    memory = {cell: in_a_fresh_process(train_twice, nodes, *cell).growth for cell in cells}
     built = {cell: build(nodes, *cell) for cell in cells}
     seconds = dict(
         zip(cells, interleaved([training_step(*built[cell]) for cell in cells], repeats), strict=True)
@@ -120,16 +87,16 @@ def matrix(nodes: int, repeats: int) -> None:
     print(f"| encoder | messages | {' | '.join(HEADS)} |")
     print("|" + " --- |" * (2 + len(HEADS)))
     for encoder, messages in rows:
-        told = []
+        shown = []
         for head in HEADS:
             cell = (encoder, messages, head)
             count = sum(parameter.numel() for parameter in built[cell][0].parameters())
-            told.append(f"{1 / seconds[cell]:.1f} · {count:,} · {memory[cell]:,.0f}")
-        print(f"| {encoder} | {'yes' if messages else 'no'} | {' | '.join(told)} |", flush=True)
+            shown.append(f"{1 / seconds[cell]:.1f} · {count:,} · {memory[cell]:,.0f}")
+        print(f"| {encoder} | {'yes' if messages else 'no'} | {' | '.join(shown)} |", flush=True)
 
 
 def paths(repeats: int) -> None:
-    """Prints how fast some of the models draw."""
+    """Prints how fast some of the models sample."""
     cells = [(encoder, "Gaussian") for encoder in ENCODERS] + [("GRU", head) for head in list(HEADS)[1:]]
     print("\nsampled paths per second, with messages\n")
     print(f"| encoder | head | {' | '.join(f'{nodes} nodes' for nodes in SIZES)} |")
@@ -145,9 +112,14 @@ def paths(repeats: int) -> None:
 
 def main() -> None:
     """Prints all tables."""
+    parser = arguments(__doc__)
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="rounds that the training times are medians of"
+    )
+    options = parser.parse_args()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, states of {HIDDEN} numbers")
     for nodes in SIZES:
-        matrix(nodes, repeats=5)
+        matrix(nodes, options.repeats)
     paths(repeats=3)
 
 

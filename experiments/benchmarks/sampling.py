@@ -1,38 +1,32 @@
-r"""What samplers cost: a hundred samples of one pass, and ancestral sampling beside its matrix products.
+r"""Measures what samplers cost: 100 samples of one pass, and ancestral sampling against its matrix products.
 
     python -m experiments.benchmarks.sampling [FOLDER]
 
-First, CPU-seconds for 100 samples of 82 windows of 36 steps and 36 nodes from one pass of the any-order model
-of ``aqi36_any_order``, with random weights: the windows of the AQI-36 test if FOLDER holds the data set, else
-a synthetic series of the same size with as much hidden.
+The first lines are the CPU-seconds for 100 samples of 82 windows of 36 steps and 36 nodes from one pass of
+the any-order model of ``aqi36_any_order``, with random weights. The windows are those of the AQI-36 test if
+FOLDER holds the data set, else a synthetic series of the same size, 30 % of it hidden.
 
-Then ancestral sampling over time by an ``AutoregressiveModel`` as it comes (a graph recurrence, hidden 64, 3
-Gaussians an entry), at 36 and 207 nodes, beside the matrix products in it alone. Those are all dense and
-sparse products of encoder and head, for all rows and steps: they are recorded while windows are drawn
-(shapes, strides, layout) and then done again by themselves, on tensors of the same form. The two are timed in
-turn in one process; the table has the medians and the median of their ratios.
+The table is ancestral sampling over time by an ``AutoregressiveModel`` with its default encoder and head (a
+graph recurrence, hidden 64, 3 Gaussians per entry), at 36 and 207 nodes, and the matrix products in it alone.
+Those are all dense and sparse products of encoder and head, for all rows and steps: they are recorded while
+windows are drawn (shapes, strides, layout) and then repeated by themselves, on tensors of the same form. The
+two are timed in turn in one process; the table has the medians and the median of their ratios.
 """
 
 from __future__ import annotations
 
-import os
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-import statistics
-import sys
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 import yaml
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from datamodules import AirQualityDataModule
-from experiments.benchmarks.devices import make
+from experiments.benchmarks.harness import all_windows, arguments, random_problem, timed
 from tsgen.cli.configs import find
-from tsgen.data.graphs import from_edges
 from tsgen.data.series import GraphSeries, SeriesBatch, SeriesSpec
 from tsgen.models import AnyOrderModel, AutoregressiveModel
 from tsgen.models.density import BUILDING_BLOCKS
@@ -42,34 +36,42 @@ from tsgen.storage.components import restore
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "mv", "_sparse_mm", "_addmm_activation", "linear", "matmul")
 """The operations that multiply matrices."""
 
-REPEATS = 7
+REPEATS = 6
 
 
 class Products(TorchDispatchMode):
-    """Records the matrix products inside, to be done again by themselves."""
+    """Records the matrix products inside the context, so that they can be repeated by themselves."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.calls: list[tuple[Any, tuple, dict]] = []
+        self.calls: list[tuple[OpOverload, tuple[object, ...], Mapping[str, object]]] = []
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Notes a product, and does whatever is asked for."""
+    def __torch_dispatch__(
+        self,
+        func: OpOverload,
+        types: Sequence[type],
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        """Records a product, and runs every operation."""
         if func.overloadpacket.__name__ in PRODUCTS:
-            # the weights are kept, and what is multiplied with them is forgotten but for its form
+            # dense tensors are replaced by one per form, so that recording needs little memory
             self.calls.append((func, tuple(_form(x) for x in args), kwargs or {}))
         return func(*args, **(kwargs or {}))
 
-    def again(self) -> None:
-        """All products once more, on one tensor for each form."""
+    @torch.no_grad()
+    def repeat(self) -> None:
+        """Repeats all products, on one tensor for each form."""
         for func, args, kwargs in self.calls:
             func(*args, **kwargs)
 
 
-_FORMS: dict[tuple, torch.Tensor] = {}
+_FORMS: dict[tuple[object, ...], torch.Tensor] = {}
 
 
-def _form(x: Any) -> Any:
-    """A tensor of the same shape, strides and type; one for all that are alike. Sparse ones as they are."""
+def _form(x: object) -> object:
+    """Returns a tensor of the same shape, strides and type, the same one for all that are alike. Sparse
+    tensors are returned as they are."""
     if not isinstance(x, torch.Tensor) or x.layout != torch.strided:
         return x
     key = (tuple(x.shape), x.stride(), x.dtype)
@@ -80,35 +82,37 @@ def _form(x: Any) -> Any:
 
 
 def any_order_windows(folder: str | None) -> tuple[AnyOrderModel, SeriesBatch]:
-    """The model of ``aqi36_any_order`` with random weights, and the windows of its test."""
+    """Returns the model of ``aqi36_any_order`` with random weights, and the windows of its test."""
     options = yaml.safe_load(find("aqi36_any_order").read_text("utf-8"))["model"]["init_args"]
     if folder:
         data = AirQualityDataModule(folder)
-        dataset = data.dataset("test")
-        batch, spec = dataset.__getitems__([(0, n) for n in range(len(dataset))]), data.spec
+        batch, spec = all_windows(data, "test"), data.spec
     else:
-        _, batch = make(36, 82, 1)
+        _, small = random_problem(36, 82, 1)
         generator = torch.Generator().manual_seed(0)
         values = torch.randn(82, 36, 36, 1, generator=generator)
-        seen = torch.rand(values.shape, generator=generator) > 0.3
+        context = torch.rand(values.shape, generator=generator) > 0.3
         position = 36 * torch.arange(82)[:, None] + torch.arange(36)
-        graph = from_edges(*batch.graph.edge_index.numpy(), batch.graph.edge_weight.numpy(), num_nodes=36)
         covariates = torch.randn(82, 36, 36, 4, generator=generator)
-        batch = SeriesBatch(values, seen, ~seen, graph, position, covariates)
-        flat = [x.flatten(0, 1) for x in (values, torch.ones_like(seen), covariates)]
-        spec = SeriesSpec.of(GraphSeries(flat[0], flat[1], graph, flat[2]))
+        batch = SeriesBatch(values, context, ~context, small.graph, position, covariates)
+        flat = [x.flatten(0, 1) for x in (values, torch.ones_like(context), covariates)]
+        spec = SeriesSpec.of(GraphSeries(flat[0], flat[1], small.graph, flat[2]))
     torch.manual_seed(0)
-    parts = {name: options[name] for name in ("encoder", "head")}
-    parts["encoder"]["init_args"]["convolution"].setdefault("init_args", {})
-    made = restore(parts, BUILDING_BLOCKS)
+    blocks = {name: options[name] for name in ("encoder", "head")}
+    blocks["encoder"]["init_args"]["convolution"].setdefault("init_args", {})
+    restored = restore(blocks, BUILDING_BLOCKS)
     model = AnyOrderModel(
-        spec, **made, units=options["units"], node_embedding=options["node_embedding"], sampler=AnyOrder(100)
+        spec,
+        **restored,
+        units=options["units"],
+        node_embedding=options["node_embedding"],
+        sampler=AnyOrder(100),
     )
     return model.eval(), batch
 
 
 def one_pass(folder: str | None) -> None:
-    """Prints what 100 samples of all windows cost."""
+    """Prints what samples of all windows cost: 100 in one group, and 10 in two."""
     model, batch = any_order_windows(folder)
     for groups in (1, 2):
         model.sampler = AnyOrder(100 if groups == 1 else 10, groups=groups)
@@ -119,31 +123,26 @@ def one_pass(folder: str | None) -> None:
 
 
 def ancestral(nodes: int, windows: int, samples: int) -> str:
-    """One row of the second table."""
-    random, batch = make(nodes, windows, samples)
+    """Returns one row of the table."""
+    random, batch = random_problem(nodes, windows, samples)
     model = AutoregressiveModel(random.spec, sampler=Ancestral(samples)).eval()
     with Products() as products:
         model.sampler(model, batch)
-    pairs = [(seconds(lambda: model.sampler(model, batch)), seconds(products.again)) for _ in range(REPEATS)]
-    whole, alone = (statistics.median(column) for column in zip(*pairs[1:], strict=True))
-    ratio = statistics.median(a / b for a, b in pairs[1:])
+    seconds = timed([lambda: model.sampler(model, batch), products.repeat], REPEATS, time.process_time)
+    whole, alone = np.median(seconds, axis=0)
+    ratio = np.median(seconds[:, 0] / seconds[:, 1])
     return f"{nodes:7}{windows * samples:8}{len(products.calls):10}{whole:10.3f}{alone:19.3f}{ratio:8.2f}"
 
 
-@torch.no_grad()
-def seconds(work: Callable[[], object]) -> float:
-    """CPU-seconds of some work."""
-    start = time.process_time()
-    work()
-    return time.process_time() - start
-
-
 def main() -> None:
-    """Prints both tables."""
+    """Prints the cost of one pass and the table."""
+    parser = arguments(__doc__)
+    parser.add_argument("folder", nargs="?", metavar="FOLDER", help="the folder of the AQI-36 data set")
+    folder = parser.parse_args().folder
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
-    one_pass(sys.argv[1] if len(sys.argv) > 1 else None)
-    print("ancestral sampling of 24 steps, CPU-seconds, medians of", REPEATS - 1)
-    print("  nodes    rows  products  sampling  its products alone   ratio")
+    one_pass(folder)
+    print("ancestral sampling of 24 steps, CPU-seconds, medians of", REPEATS)
+    print("  nodes    rows  products  sampling     products alone   ratio")
     for nodes, windows, samples in ((36, 8, 100), (207, 4, 40)):
         print(ancestral(nodes, windows, samples), flush=True)
 

@@ -1,1 +1,6 @@
-"""The figures of the documentation, each made by one command."""
+"""The figures of the documentation, each drawn by one command."""
+
+from pathlib import Path
+
+IMAGES = Path(__file__).parents[2] / "docs" / "images"
+"""The folder that the figures are written to."""

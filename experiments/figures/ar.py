@@ -1,8 +1,8 @@
-"""The figure of docs/ar.md: the approval of US presidents, its missing quarters and the next three years.
+"""Draws the figure of docs/ar.md: the approval of US presidents, missing quarters and three years ahead.
 
     python -m experiments.figures.ar
 
-writes docs/images/ar_presidents.png. The series lies in tests/ar_references.json.
+Writes docs/images/ar_presidents.png. The series is in tests/ar_references.json.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn.functional import pad
 
+from experiments.figures import IMAGES
 from tsgen.exact.ar import ARProcess
 from tsgen.figures import BAND_50, BAND_90, BLUE, GREY, INK, STYLE, VERMILLION, WIDTH_50, WIDTH_90
 
-ROOT = Path(__file__).parents[2]
-SERIES = ROOT / "tests" / "ar_references.json"
-IMAGE = ROOT / "docs" / "images" / "ar_presidents.png"
+SERIES = Path(__file__).parents[2] / "tests" / "ar_references.json"
+IMAGE = IMAGES / "ar_presidents.png"
 ORDER, HORIZON, DRAWS, MARGIN = 3, 12, 5, 4
 FIRST_YEAR = 1945
 
@@ -35,7 +35,7 @@ MISSING: dict[str, Any] = {"marker": "o", "color": VERMILLION, "mfc": "white", "
 def draw(
     ax: Axes, process: ARProcess, y: Float[Tensor, "time"], paths: Float[Tensor, "samples time"]
 ) -> None:
-    """The law of every quarter given those that are known."""
+    """Draws the law of every quarter given the observed ones."""
     year = FIRST_YEAR + torch.arange(len(y)) / 4
     mean, variance = process.smooth(y)
     for width, color in ((WIDTH_90, BAND_90), (WIDTH_50, BAND_50)):
@@ -46,11 +46,11 @@ def draw(
     ax.plot(year, y, "o", color=INK, ms=2.5, mew=0, zorder=4)
     missing = y.isnan() & (torch.arange(len(y)) < len(y) - HORIZON)
     ax.plot(year[missing], mean[missing], **MISSING, zorder=4)
-    ax.set_ylim(15, 105)  # a Gaussian law knows of no 100 %
+    ax.set_ylim(15, 105)  # a Gaussian law also covers values above 100 %
 
 
 def main() -> None:
-    """Fits the process, draws the whole series and each gap, and writes them."""
+    """Fits the process, draws the whole series and each gap, and writes the figure."""
     values = json.loads(SERIES.read_text("utf-8"))["series"]["presidents"]
     y = torch.tensor([math.nan if x is None else x for x in values], dtype=torch.float64)
     process = ARProcess.fit(y, ORDER, "exact").process
@@ -79,7 +79,7 @@ def main() -> None:
             ax.set_title(" and ".join(f"Q{q % 4 + 1} {FIRST_YEAR + q // 4}" for q in sorted({first, last})))
         axes["0"].set_ylabel("approval [%]")
         legend = {
-            "known": {"marker": "o", "color": INK, "ms": 3.5, "mew": 0, "lw": 0},
+            "observed": {"marker": "o", "color": INK, "ms": 3.5, "mew": 0, "lw": 0},
             "missing quarter": MISSING,
             "90 %": {"color": BAND_90, "lw": 6},
             "50 %": {"color": BAND_50, "lw": 6},

@@ -1,41 +1,40 @@
-"""The figure of docs/gaussian.md: an observation of one number, and a path given part of it.
+"""Draws the figure of docs/gaussian.md: an observation of one number, and a path given some of its entries.
 
     python -m experiments.figures.gaussian
 
-writes docs/images/gaussian.png.
+Writes docs/images/gaussian.png.
 """
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import matplotlib
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.figures import IMAGES
 from tsgen.exact.gaussian import Gaussian
 from tsgen.figures import BAND_50, BAND_90, BLUE, GREY, INK, STYLE, VERMILLION, WIDTH_50, WIDTH_90
 
-IMAGE = Path(__file__).parents[2] / "docs" / "images" / "gaussian.png"
+IMAGE = IMAGES / "gaussian.png"
 
 
 def observation(ax: Axes) -> None:
-    """X before and after Y = X + noise is seen, over the joint density of both."""
+    """Draws X before and after Y = X + noise is observed, over the joint density of both."""
     law = Gaussian(torch.zeros(1).double(), torch.ones(1, 1).double())
     pair = torch.ones(1, 1).double(), 0.0, torch.full((1, 1), 0.3).double()
-    seen = torch.tensor([1.5]).double()
+    observed = torch.tensor([1.5]).double()
     x, y = torch.linspace(-3, 3, 241).double(), torch.linspace(-3, 3, 241).double()
     grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
     density = law.joint(*pair).log_prob(grid).exp()
-    # the levels that hold 90, 50 and 10 % of the probability
+    # the levels whose regions hold 90, 50 and 10 % of the probability
     levels = [share * float(density.max()) for share in (0.1, 0.5, 0.9)]
     ax.contour(x, y, density, levels=levels, colors=[BAND_90, BAND_50, BLUE], linewidths=1.5)
-    ax.axhline(float(seen), color=INK, lw=1, ls=(0, (4, 3)))
-    ax.text(-2.95, float(seen) + 0.08, "Y = 1.5 is seen", color=INK, fontsize=8)
-    posterior = law.observe(*pair, seen)
-    for part, color, label in ((law, GREY, "X"), (posterior, VERMILLION, "X given Y = 1.5")):
-        height = part.log_prob(x[:, None]).exp()
+    ax.axhline(float(observed), color=INK, lw=1, ls=(0, (4, 3)))
+    ax.text(-2.95, float(observed) + 0.08, "Y = 1.5 is observed", color=INK, fontsize=8)
+    posterior = law.observe(*pair, observed)
+    for distribution, color, label in ((law, GREY, "X"), (posterior, VERMILLION, "X given Y = 1.5")):
+        height = distribution.log_prob(x[:, None]).exp()
         ax.fill_between(x, -3, -3 + 1.6 * height, color=color, alpha=0.15, lw=0)
         ax.plot(x, -3 + 1.6 * height, color=color, lw=1.5, label=label)
     ax.set(xlim=(-3, 3), ylim=(-3, 3), xlabel="x", ylabel="y", title="The joint law and an observation")
@@ -43,39 +42,39 @@ def observation(ax: Axes) -> None:
 
 
 def path(ax: Axes) -> None:
-    """A stationary path of 80 steps, known at some of them."""
+    """Draws a stationary path of 80 steps, observed at some of them."""
     steps = torch.arange(80)
     distance = (steps[:, None] - steps).abs().double()
     law = Gaussian(torch.zeros(80).double(), 0.95**distance)
     torch.manual_seed(4)
     truth = law.sample()
-    known = torch.tensor([*range(12), 25, 26, 27, *range(45, 55), 68])
-    rest = law.condition(known, truth[known])
-    unknown = torch.ones(80, dtype=torch.bool)
-    unknown[known] = False
+    observed = torch.tensor([*range(12), 25, 26, 27, *range(45, 55), 68])
+    rest = law.condition(observed, truth[observed])
+    hidden = torch.ones(80, dtype=torch.bool)
+    hidden[observed] = False
 
-    def whole(values: torch.Tensor, at_known: torch.Tensor) -> torch.Tensor:
+    def whole(values: torch.Tensor, at_observed: torch.Tensor) -> torch.Tensor:
         filled = torch.empty(80).double()
-        filled[unknown], filled[known] = values, at_known
+        filled[hidden], filled[observed] = values, at_observed
         return filled
 
-    mean = whole(rest.mean, truth[known])
-    deviation = whole(rest.stddev, torch.zeros(len(known)).double())
+    mean = whole(rest.mean, truth[observed])
+    deviation = whole(rest.stddev, torch.zeros(len(observed)).double())
     for width, color, label in ((WIDTH_90, BAND_90, "90 %"), (WIDTH_50, BAND_50, "50 %")):
         ax.fill_between(
             steps, mean - width * deviation, mean + width * deviation, color=color, lw=0, label=label
         )
     for draw in rest.sample((3,)):
-        ax.plot(steps, whole(draw, truth[known]), color=GREY, lw=0.6)
+        ax.plot(steps, whole(draw, truth[observed]), color=GREY, lw=0.6)
     ax.plot([], [], color=GREY, lw=0.6, label="draws")
     ax.plot(steps, mean, color=BLUE, lw=1.5, label="mean")
-    ax.plot(known, truth[known], "o", color=INK, ms=3.5, mew=0, label="known")
+    ax.plot(observed, truth[observed], "o", color=INK, ms=3.5, mew=0, label="observed")
     ax.set(xlabel="step", xlim=(-1, 80), title="80 entries given 26 of them")
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=5, fontsize=8, handlelength=1.5)
 
 
 def main() -> None:
-    """Draws both panels and writes them."""
+    """Draws both panels and writes the figure."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10.5, 4), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=(1, 1.7))

@@ -1,10 +1,10 @@
-"""The figure of docs/multistep.md: how an error grows with the steps ahead, exactly and as measured.
+"""Draws the figure of docs/multistep.md: how an error grows with the steps ahead, exactly and as measured.
 
     tsgen fit --config multistep
     tsgen test --config multistep
     python -m experiments.figures.multistep
 
-writes docs/images/multistep.png, from runs/multistep for the last of the three panels.
+Writes docs/images/multistep.png. The last of its three panels shows runs/multistep.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from experiments.figures import IMAGES
 from tsgen.exact.ar import ARProcess
 from tsgen.figures import BLUE, GREY, INK, PALE, STYLE, VERMILLION
 
-IMAGE = Path(__file__).parents[2] / "docs" / "images" / "multistep.png"
+IMAGE = IMAGES / "multistep.png"
 RUN = Path("runs") / "multistep"
 HORIZON = 12
 SLOW = (0.5, 0.4)
-"""The coefficients of a process that no AR(1) is."""
+"""The coefficients of an AR(2) that no AR(1) equals."""
 
 SHOWN = {
     "sampling-linear": ("scheduled sampling", "#CC79A7", "-"),
@@ -41,7 +42,7 @@ SHOWN = {
 
 
 def growth(ax: Axes) -> None:
-    """The variance k steps ahead as a share of the stationary one."""
+    """Draws the variance k steps ahead as a share of the stationary one."""
     lead = torch.arange(1, HORIZON + 1)
     for coefficients, style in (((0.5,), ":"), ((0.8,), "--"), ((0.95,), "-"), (SLOW, "-.")):
         process = ARProcess(list(coefficients), 0.0, 1.0)
@@ -53,7 +54,7 @@ def growth(ax: Axes) -> None:
 
 
 def squared_error(phi: Tensor | float) -> Float[Tensor, "lead"]:
-    """The mean squared error of an AR(1)'s forecasts of the slow process, by lead time, over its variance."""
+    """Returns the mean squared error of an AR(1)'s forecasts of the AR(2), over its variance."""
     covariance = ARProcess(list(SLOW), 0.0, 1.0).autocovariance(HORIZON)
     correlation = covariance[1:] / covariance[0]
     power = torch.as_tensor(phi, dtype=torch.float64)[..., None] ** torch.arange(1, HORIZON + 1)
@@ -61,7 +62,7 @@ def squared_error(phi: Tensor | float) -> Float[Tensor, "lead"]:
 
 
 def wrong_model(ax: Axes) -> None:
-    """An AR(1) of a process that is none, fitted one step ahead and all steps ahead."""
+    """Draws the errors of an AR(1) of the AR(2), fitted one step ahead and all steps ahead."""
     covariance, lead = ARProcess(list(SLOW), 0.0, 1.0).autocovariance(HORIZON), torch.arange(1, HORIZON + 1)
     one_step = float(covariance[1] / covariance[0])
     grid = torch.linspace(0, 1, 10_001, dtype=torch.float64)
@@ -80,7 +81,7 @@ def wrong_model(ax: Axes) -> None:
 
 
 def measured(ax: Axes) -> None:
-    """The CRPS of each variant over that of the exact law."""
+    """Draws the CRPS of each variant over that of the exact law."""
     for name, (label, color, style) in SHOWN.items():
         table = json.loads((RUN / name / "scores.json").read_text("utf-8"))
         crps, exact = (
@@ -94,7 +95,7 @@ def measured(ax: Axes) -> None:
 
 
 def main() -> None:
-    """Draws the three panels and writes them."""
+    """Draws the three panels and writes the figure."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(12, 4), layout="constrained")
         for ax, draw in zip(figure.subplots(1, 3), (growth, wrong_model, measured), strict=True):
