@@ -208,16 +208,16 @@ def test_without_hidden_layers_the_state_is_the_lags():
 def test_positions_are_relative_and_matter(name, monkeypatch):
     encoder, x, graph = make(name, "none"), normal(2, 9, 5, 3), Propagation(directed_graph())
     h, _ = encoder(x, graph)
-    turned = attention.turned
-    monkeypatch.setattr(attention, "turned", lambda part, start: turned(part, start + 1000))
+    rotate = attention.rotate
+    monkeypatch.setattr(attention, "rotate", lambda part, start: rotate(part, start + 1000))
     torch.testing.assert_close(encoder(x, graph)[0], h, atol=1e-9, rtol=0)
-    monkeypatch.setattr(attention, "turned", lambda part, start: part)
+    monkeypatch.setattr(attention, "rotate", lambda part, start: part)
     assert (encoder(x, graph)[0] - h).abs().max() > 1e-3
 
 
 def test_rotary_products_depend_on_the_distance_of_steps():
     query, key = normal(1, 1, 1, 8).expand(1, 20, 1, 8), normal(1, 1, 1, 8, seed=2).expand(1, 20, 1, 8)
-    products = (attention.turned(query, 3)[0, :, 0] @ attention.turned(key, 3)[0, :, 0].T).detach()
+    products = (attention.rotate(query, 3)[0, :, 0] @ attention.rotate(key, 3)[0, :, 0].T).detach()
     for lag in range(-19, 20):
         same = products.diagonal(lag)
         torch.testing.assert_close(same, same[:1].expand_as(same), atol=1e-12, rtol=0)
@@ -352,7 +352,7 @@ def test_an_encoder_is_remembered_as_plain_data(convolution):
         (partial(AttentionEncoder, layers=0), "layers must be at least 1"),
         (partial(RecurrentEncoder, hidden=7), "hidden must be even, one half for each direction; it is 7"),
         (partial(RecurrentEncoder, layers=0), "layers must be at least 1; it is 0"),
-        (partial(BidirectionalEncoder, encoder=BidirectionalEncoder), "encoder must be causal"),
+        (partial(BidirectionalEncoder, encoder=BidirectionalEncoder), "must be causal"),
         (partial(BidirectionalEncoder, encoder=partial(AttentionEncoder, causal=False)), "by itself"),
         (partial(GraphGRUEncoder, convolution=partial(DiffusionConvolution, hops=0)), "hops must be"),
         (partial(WindowEncoder, convolution=partial(GraphAttention, heads=0)), "heads must be"),

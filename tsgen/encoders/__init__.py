@@ -1,4 +1,4 @@
-"""Encoders: from what may be read of a window to a state for each node and step.
+"""Encoders: from the context of a window to a state for each node and step.
 
 ============================= ======================================= =====================================
 encoder                       reads                                   for
@@ -8,10 +8,11 @@ encoder                       reads                                   for
 :class:`GraphGRUEncoder`      all the past, slice by slice            the autoregressive graph network proper
 :class:`AttentionEncoder`     all the past, or the whole window       many lags; any-order models
 :class:`BidirectionalEncoder` the whole window, from both ends        any-order models
-:class:`RecurrentEncoder`     the whole window, in turn with messages any-order models
+:class:`RecurrentEncoder`     the whole window, alternating with     any-order models
+                              messages
 ============================= ======================================= =====================================
 
-Each works with or without messages over the graph, by its ``convolution``.
+Each works with messages over the graph, or without them by ``convolution=None``.
 """
 
 from tsgen.encoders.attention import AttentionEncoder

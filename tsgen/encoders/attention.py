@@ -1,8 +1,8 @@
-r"""An encoder that chooses what to look back on, or ahead to: attention over time at each node.
+r"""An encoder with attention over time at each node.
 
-Positions are relative. Queries and keys are turned by an angle that grows with the step, so that their
-product depends on how far apart two steps are and not on where a window begins. The state carried from call
-to call holds the keys and values of all steps so far, so it grows with every step.
+Positions are relative. Queries and keys are rotated by an angle that grows with the step, so that their
+product depends on the distance between two steps and not on where a window begins. The state carried from
+call to call holds the keys and values of all steps so far, so it grows with every step.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tsgen.encoders.base import Encoder, refuse_state
 from tsgen.encoders.propagation import GraphConvolution, Messages, Propagation
 
 SLOWEST = 10_000
-"""Base of the angles of the positions: the slowest pair of numbers turns once in about 2 pi times as many
+"""Base of the angles of the positions: the slowest pair of numbers rotates once in about 2 pi times as many
 steps."""
 
 
@@ -31,22 +31,22 @@ class AttentionEncoder(Encoder):
         r &\leftarrow r + \mathrm{attention}(\mathrm{norm}(r)) \\
         r &\leftarrow r + \mathrm{MLP}[n, \mathrm{conv}(n)], \qquad n = \mathrm{norm}(r).
 
-    The last r is the state, unnormalised: the blocks only add to it, so a law that is linear in the last
-    slice needs neither. Attention is of a node to its own steps, up to the present one or to all.
+    The last r is the state, unnormalised. The blocks only add to it, so a law that is linear in the last
+    slice needs neither. A node attends to its own steps: those up to the present one, or all.
 
     Args:
         in_features: Size of a node's input.
         hidden: Size of a node's state, and of all blocks.
         heads: Number of heads of the attention over time.
         layers: Number of blocks.
-        causal: Read no step later than the present one. Else the whole window is read both ways and no state
-            can be carried.
+        causal: Read no step later than the present one. If False, the whole window is read in both directions
+            and no state can be carried.
         convolution: Any PyTorch Geometric convolution, as a factory of the sizes of its input and output.
-            None for no messages. :class:`~tsgen.encoders.GraphAttention` attends to all nodes.
+            None for no messages. With :class:`~tsgen.encoders.GraphAttention` a node attends to all nodes.
 
     Raises:
         ValueError: If ``hidden`` is not a multiple of ``2 * heads``, ``heads`` or ``layers`` is below 1, or
-            the convolution does not fit; at a call, if a state is given to an encoder that is not causal.
+            the convolution does not fit; in a call, if a state is given to an encoder that is not causal.
 
     References:
         Attention is all you need (Vaswani et al., 2017); RoFormer: enhanced transformer with rotary position
@@ -80,7 +80,7 @@ class AttentionEncoder(Encoder):
         self.blocks = nn.ModuleList(_Block(hidden, heads, causal, convolution) for _ in range(layers))
 
     def carried(self, steps: int) -> int:
-        """Keys and values of all steps, in every block."""
+        """Returns the size of the keys and values of all steps in every block."""
         return 2 * self.hidden * len(self.blocks) * steps
 
     def forward(
@@ -90,20 +90,20 @@ class AttentionEncoder(Encoder):
         state: tuple[tuple[Float[Tensor, "batch past heads size"], ...], ...] | None = None,
     ) -> tuple[
         Float[Tensor, "batch time nodes hidden"],
-        tuple[tuple[Float[Tensor, "batch seen heads size"], ...], ...] | None,
+        tuple[tuple[Float[Tensor, "batch read heads size"], ...], ...] | None,
     ]:
-        """Reads the next steps; ``state`` is the keys and the values of each block."""
+        """Reads the next steps; ``state`` holds the keys and values of each block."""
         if not self.causal:
             refuse_state(state)
-        r, kept = self.entry(self.messages(inputs, propagation)), []
+        r, states = self.entry(self.messages(inputs, propagation)), []
         for block, past in zip(self.blocks, state or len(self.blocks) * (None,), strict=True):
-            r, seen = block(r, propagation, past)
-            kept.append(seen)
-        return r, tuple(kept) if self.causal else None
+            r, keys_values = block(r, propagation, past)
+            states.append(keys_values)
+        return r, tuple(states) if self.causal else None
 
 
 class _Block(nn.Module):
-    """Attention over time, then messages and a hidden layer."""
+    """Attention over time, followed by messages and a hidden layer."""
 
     def __init__(
         self, hidden: int, heads: int, causal: bool, convolution: Callable[[int, int], nn.Module] | None
@@ -111,7 +111,7 @@ class _Block(nn.Module):
         super().__init__()
         self.size, self.causal = hidden // heads, causal
         self.norm_steps, self.norm_nodes = nn.LayerNorm(hidden), nn.LayerNorm(hidden)
-        # three maps and not one: what comes out is then read as heads of all nodes without being copied
+        # three maps, not one: their outputs are then viewed as heads of all nodes without a copy
         self.query, self.key, self.value = (nn.Linear(hidden, hidden, bias=False) for _ in range(3))
         self.attended = nn.Linear(hidden, hidden, bias=False)
         self.messages = Messages(convolution, hidden, hidden)
@@ -122,10 +122,10 @@ class _Block(nn.Module):
     def forward(
         self, r: Tensor, propagation: Propagation, past: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """The next r, and the keys and values so far."""
-        attended, seen = self._attend(self.norm_steps(r), past)
+        """Returns the next r, and the keys and values so far."""
+        attended, keys_values = self._attend(self.norm_steps(r), past)
         r = r + self.attended(attended)
-        return r + self.mlp(self.messages(self.norm_nodes(r), propagation)), seen
+        return r + self.mlp(self.messages(self.norm_nodes(r), propagation)), keys_values
 
     def _attend(self, x: Tensor, past: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         batch, steps, nodes, hidden = x.shape
@@ -134,7 +134,7 @@ class _Block(nn.Module):
         query, key, value = (
             map_(x).reshape(batch, steps, -1, self.size) for map_ in (self.query, self.key, self.value)
         )
-        query, key = turned(query, start), turned(key, start)
+        query, key = rotate(query, start), rotate(key, start)
         if past is not None:
             key, value = torch.cat([past[0], key], dim=1), torch.cat([past[1], value], dim=1)
         mask = None
@@ -150,15 +150,16 @@ class _Block(nn.Module):
         return out.transpose(1, 2).reshape(batch, steps, nodes, hidden), (key, value)
 
 
-def turned(x: Float[Tensor, "batch time heads size"], start: int) -> Float[Tensor, "batch time heads size"]:
-    r"""Rotary positions: pair j of a head's numbers turned by the angle :math:`s\,\theta^{-2j/d}` at step s.
+def rotate(x: Float[Tensor, "batch time heads size"], start: int) -> Float[Tensor, "batch time heads size"]:
+    r"""Returns x with rotary positions: pair j of a head's d numbers is rotated by
+    :math:`s\,\theta^{-2j/d}` at step s, with theta = :data:`SLOWEST`.
 
     Args:
         x: Queries or keys.
-        start: The first one's step.
+        start: Step of the first of them.
     """
     half = x.shape[-1] // 2
-    # angles of late steps need all their digits
+    # double precision: the angles of late steps are large
     step = torch.arange(start, start + x.shape[1], device=x.device, dtype=torch.float64)
     speed = SLOWEST ** (-torch.arange(half, device=x.device, dtype=torch.float64) / half)
     angle = (step[:, None] * speed)[:, None]

@@ -1,7 +1,7 @@
-"""What every encoder promises.
+"""The contract of an encoder.
 
 Encoders follow :class:`torch.nn.GRU`: ``h, state = encoder(inputs, propagation, state)``. The same method
-reads a whole window (training) or one slice with the carried state (sampling), and the two are equal.
+reads a whole window (training) or one slice with the carried state (sampling), with equal results.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tsgen.encoders.propagation import Propagation
 
 
 class Encoder(nn.Module, ABC):
-    """A state for each node and step from the inputs.
+    """Computes a state for each node and step from the inputs.
 
     Args:
         in_features: Size of a node's input.
@@ -28,14 +28,14 @@ class Encoder(nn.Module, ABC):
     """
 
     causal: bool = True
-    """Whether the state of a step depends on no later input. Only then can a state be carried."""
+    """Whether the state of a step depends on no later input. A state can be carried only if so."""
 
     receptive_field: int | None = None
-    """Steps that the state of a step depends on, its own among them; None where there is no bound."""
+    """Number of steps that the state of a step depends on, including its own; None if unbounded."""
 
     node_axis: int | None = None
-    """Axis of the carried state's tensors along which the nodes lie, each with as many numbers side by side;
-    None where a state is not made of states of nodes."""
+    """Node axis of the tensors of the carried state, each node with the same number of consecutive entries
+    along it; None if the state has no node axis."""
 
     def __init__(self, in_features: int, hidden: int) -> None:
         super().__init__()
@@ -44,7 +44,11 @@ class Encoder(nn.Module, ABC):
         self.in_features, self.hidden = in_features, hidden
 
     def carried(self, steps: int) -> int:
-        """Numbers of a node that the state holds after so many steps, about."""
+        """Returns approximately how many numbers per node the carried state holds.
+
+        Args:
+            steps: Number of steps read so far.
+        """
         return self.hidden * (self.receptive_field or 1)
 
     @abstractmethod
@@ -56,32 +60,34 @@ class Encoder(nn.Module, ABC):
         Args:
             inputs: Inputs of one or more steps.
             propagation: The graph.
-            state: What the last call returned; None at the start of a window. Nested tuples and lists of
-                tensors whose first axis is the batch, so that rows can be repeated and chosen.
+            state: The carried state that the last call returned; None at the start of a window. It consists
+                of nested tuples and lists of tensors whose first axis is the batch, so that rows can be
+                repeated and selected.
 
         Returns:
-            The state of each node at each of the steps, and what the next call must be given: None from an
+            The state of each node at each of the steps, and the carried state for the next call: None from an
             encoder that is not causal.
         """
 
 
 def map_state(change: Callable[[Tensor], Tensor], state: Any) -> Any:
-    """An encoder's state with every tensor changed.
+    """Applies a function to every tensor of a carried state.
 
     Args:
-        change: What is done to a tensor, whose first axis is the batch.
-        state: What an encoder returned.
+        change: The function; the first axis of its argument is the batch.
+        state: The carried state that an encoder returned.
     """
     if state is None:
         return None
     if isinstance(state, Tensor):
         return change(state)
-    return type(state)(map_state(change, part) for part in state)
+    return type(state)(map_state(change, item) for item in state)
 
 
 def refuse_state(state: Any) -> None:
     """Raises ``ValueError`` if a state is given to an encoder that is not causal."""
     if state is not None:
         raise ValueError(
-            "an encoder that is not causal reads a window at once; a state was given. Pass the whole window."
+            "an encoder that is not causal needs a whole window and no state; got a state. "
+            "Pass the whole window."
         )

@@ -1,4 +1,4 @@
-"""An encoder that reads a window from both ends: for models in which any entry may be unknown."""
+"""An encoder that reads a window in both directions, for models in which any entry may be hidden."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from tsgen.encoders.propagation import Propagation
 
 
 class BidirectionalEncoder(Encoder):
-    """Two encoders side by side, one that reads forwards in time and one that reads backwards.
+    """Two causal encoders, one that reads forwards in time and one that reads backwards.
 
-    A step's state holds what the first knows of the steps up to it and the second of those from it on, so
-    ``hidden`` is the sum of theirs. No state can be carried.
+    The state of a step joins the state of the first encoder, of the steps up to it, with that of the second,
+    of the steps from it on, so ``hidden`` is the sum of their sizes. No state can be carried.
 
     Args:
         in_features: Size of a node's input.
-        encoder: Makes each of the two, both causal, from the size of a node's input.
+        encoder: Makes each of the two from the size of a node's input.
 
     Raises:
-        ValueError: If the encoder is not causal; at a call, if a state is given.
+        ValueError: If the encoder is not causal; in a call, if a state is given.
 
     Example:
         >>> from functools import partial
@@ -41,8 +41,8 @@ class BidirectionalEncoder(Encoder):
         forwards, backwards = encoder(in_features), encoder(in_features)
         if not forwards.causal:
             raise ValueError(
-                f"encoder must be causal, to be read from both ends; {type(forwards).__name__} as given is "
-                "not. Use it by itself."
+                "the encoder of a BidirectionalEncoder must be causal; the given "
+                f"{type(forwards).__name__} is not. Use it by itself."
             )
         super().__init__(in_features, forwards.hidden + backwards.hidden)
         self.forwards, self.backwards = forwards, backwards

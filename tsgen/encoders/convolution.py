@@ -1,10 +1,10 @@
 r"""An encoder of a long but bounded past: dilated causal convolutions over time, with messages in each block.
 
-Every block looks back k times as far as the one before it, so a receptive field of :math:`k^L` steps takes L
-blocks. The state carried from call to call is, for each block, the steps that it still looks back on,
-:math:`k^L - 1` slices in all. A step computes one slice a block, but it copies what is carried, since a state
-may be gone on from more than once: beyond some hundred steps the copies cost the more. Not causal, every
-block looks as far ahead as back, and a window is read at once.
+Every block reads k times as far back as the one before it, so a receptive field of :math:`k^L` steps takes L
+blocks. The state carried from call to call holds, for each block, the past steps that it still reads,
+:math:`k^L - 1` slices in total. A step computes one slice per block, but it also copies the carried state,
+because several calls may continue from the same state; beyond some hundred steps the copies cost more than
+the computation. If not causal, every block reads as far ahead as back, and a window is read at once.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ class ConvolutionEncoder(Encoder):
         a, b &= W [r_t, r_{t-d}, \dots, r_{t-(k-1)d}], \qquad g = \tanh(a) \odot \sigma(b) \\
         r_t &\leftarrow r_t + V [g, \mathrm{conv}(g)].
 
-    Steps outside the window are zeros. The last r is the state: the blocks only add to it, so a law that is
+    Steps outside the window are zeros. The last r is the state. The blocks only add to it, so a law that is
     linear in the last slice needs no gate. The receptive field is :math:`1 + (k - 1) \sum_l k^l = k^L` steps.
-    An encoder that is not causal reads :math:`r_{t+d}, \dots, r_{t+(k-1)d}` too: as far ahead as back.
+    An encoder that is not causal also reads :math:`r_{t+d}, \dots, r_{t+(k-1)d}`, as far ahead as back.
 
     Args:
         in_features: Size of a node's input.
         hidden: Size of a node's state, and of all blocks.
-        kernel_size: The number k of steps that each block reads, the present one and those before it; if not
-            causal, as many after it.
+        kernel_size: The number k of steps that each block reads: the present one and k - 1 before it; if not
+            causal, k - 1 after it as well.
         layers: The number L of blocks.
-        causal: Read no step later than the present one. Else the window is read both ways and no state can be
-            carried.
+        causal: Read no step later than the present one. If False, the window is read in both directions and
+            no state can be carried.
         convolution: Any PyTorch Geometric convolution, as a factory of the sizes of its input and output.
             None for no messages.
-        repeats: How often all L blocks come, one after another, each time with weights of their own. More of
-            them think longer about the same steps.
+        repeats: How many times the L blocks are stacked, each time with their own weights. More repeats
+            deepen the network without larger dilations; the receptive field is 1 + repeats (k^L - 1) steps.
 
     Raises:
         ValueError: If ``kernel_size`` is below 2, ``layers``, ``repeats`` or ``hidden`` below 1, or the
-            convolution does not fit; at a call, if a state is given to an encoder that is not causal.
+            convolution does not fit; in a call, if a state is given to an encoder that is not causal.
 
     References:
         WaveNet: a generative model for raw audio (van den Oord et al., 2016); Graph WaveNet for deep
@@ -89,15 +89,15 @@ class ConvolutionEncoder(Encoder):
     ) -> tuple[
         Float[Tensor, "batch time nodes hidden"], tuple[Float[Tensor, "batch _ nodes hidden"], ...] | None
     ]:
-        """Reads the next steps; ``state`` is what each block still looks back on."""
+        """Reads the next steps; ``state`` holds the past steps that each block still reads."""
         if not self.causal:
             refuse_state(state)
-        x = inputs.transpose(0, 1).contiguous()  # time first: shifted steps then lie in one block
-        r, kept = self.entry(self.messages(x, propagation)), []
+        x = inputs.transpose(0, 1).contiguous()  # time first: shifted steps are then contiguous in memory
+        r, states = self.entry(self.messages(x, propagation)), []
         for block, past in zip(self.blocks, state or len(self.blocks) * (None,), strict=True):
             r, past = block(r, propagation, None if past is None else past.transpose(0, 1))
-            kept.append(past.transpose(0, 1))
-        return r.transpose(0, 1), tuple(kept) if self.causal else None
+            states.append(past.transpose(0, 1))
+        return r.transpose(0, 1), tuple(states) if self.causal else None
 
 
 class _Block(nn.Module):
@@ -113,14 +113,14 @@ class _Block(nn.Module):
     ) -> None:
         super().__init__()
         self.shifts = [tap * dilation for tap in range(0 if causal else 1 - kernel_size, kernel_size)]
-        # one matrix product over all taps: on a CPU it trains in two thirds of the time of conv1d, whose axes
-        # would have to be turned before and after
+        # one matrix product over all taps: on a CPU it trains in two thirds of the time of conv1d, which
+        # would need its axes transposed before and after
         self.taps = nn.Linear(len(self.shifts) * hidden, 2 * hidden)
         self.messages = Messages(convolution, hidden, hidden)
         self.out = nn.Linear(self.messages.out_features, hidden)
 
     def forward(self, r: Tensor, propagation: Propagation, past: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The next r, and the steps of this one that the next call looks back on."""
+        """Returns the next r, and the steps of this r that the next call will read."""
         steps, reach = len(r), self.shifts[-1]
         past = r.new_zeros(reach, *r.shape[1:]) if past is None else past
         x = torch.cat([past, r, r.new_zeros(-self.shifts[0], *r.shape[1:])])

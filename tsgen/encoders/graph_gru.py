@@ -1,4 +1,4 @@
-"""The autoregressive graph neural network proper: a gated recurrence whose every step passes messages."""
+"""The autoregressive graph neural network: a gated recurrence that passes messages at every step."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class GraphGRUEncoder(Encoder):
         c &= \tanh(A_c [x_t, m_t] + r \odot B_c [h_{t-1}, n_t]) \\
         h_t &= z \odot h_{t-1} + (1 - z) \odot c.
 
-    What concerns the inputs alone is computed for all steps at once; only the recurrence goes step by step.
-    The state returned for step t is :math:`h_t + D [x_t, m_t]`: a law that is linear in the last slice needs
+    The terms of the inputs are computed for all steps at once; only the recurrence proceeds step by step. The
+    state returned for step t is :math:`h_t + D [x_t, m_t]`, so a law that is linear in the last slice needs
     no gate.
 
     Args:
         in_features: Size of a node's input.
         hidden: Size of a node's state.
         convolution: Any PyTorch Geometric convolution, as a factory of the sizes of its input and output.
-            None for no messages: a gated recurrent unit at each node by itself.
+            None for no messages, an independent gated recurrent unit at each node.
 
     Raises:
         ValueError: If ``hidden`` is below 1, or the convolution does not fit.
@@ -63,9 +63,9 @@ class GraphGRUEncoder(Encoder):
         propagation: Propagation,
         state: Float[Tensor, "batch nodes hidden"] | None = None,
     ) -> tuple[Float[Tensor, "batch time nodes hidden"], Float[Tensor, "batch nodes hidden"]]:
-        """Reads the next steps; ``state`` is h of the last one."""
+        """Reads the next steps; ``state`` is h of the previous step."""
         batch, _, nodes, _ = inputs.shape
-        x = inputs.transpose(0, 1).contiguous()  # time first: every step then reads and writes one block
+        x = inputs.transpose(0, 1).contiguous()  # time first: the memory of a step is contiguous
         x = self.input_messages(x, propagation)
         gates, states = self.gates_from_inputs(x), []
         h = gates.new_zeros(batch, nodes, self.hidden) if state is None else state

@@ -1,18 +1,18 @@
 r"""Messages along the edges of a static graph, for many slices at once.
 
-The mean of a node's neighbours, weighted by the edges that enter it,
+The mean of a node's in-neighbours, weighted by their edges,
 
 .. math:: m_v = \sum_{u \to v} w_{uv} x_u / \sum_{u \to v} w_{uv},
 
-is a product with one matrix. :class:`Propagation` holds a graph made ready for it: the matrix dense for a
-small graph and sparse (CSR, applied nodes first) above, the same for the reversed graph, and copies of the
-edges side by side for any other convolution. Each is computed once, when first used; make one per forward
-pass and hand it to every layer.
+is a product with one matrix. :class:`Propagation` prepares a graph for it: the matrix, dense for a small
+graph and sparse (CSR, with the nodes as the first axis) for a larger one; the same for the reversed graph;
+and copies of the edges, as one large graph, for any other convolution. Each is computed once, when first
+used. Make one :class:`Propagation` per forward pass and pass it to every layer.
 
-:class:`GraphConvolution` (one step along the edges), :class:`DiffusionConvolution` (several, both ways) and
-:class:`GraphAttention` (every node at once) take slices and a :class:`Propagation`. :class:`Convolution` lets
-any convolution of PyTorch Geometric stand in their place, and :class:`Messages` puts what a node hears beside
-what it knows.
+:class:`GraphConvolution` (one step along the edges), :class:`DiffusionConvolution` (several steps, in both
+directions) and :class:`GraphAttention` (all nodes at once) take slices and a :class:`Propagation`.
+:class:`Convolution` adapts any convolution of PyTorch Geometric, and :class:`Messages` concatenates a node's
+own features with the messages that it receives.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from torch_geometric.nn import MessagePassing
 from tsgen.data.graphs import weighted_mean
 
 DENSE_UP_TO = 100
-"""Nodes up to which a dense product is the faster one (measured on a CPU)."""
+"""Number of nodes up to which a dense product is faster than a sparse one (measured on a CPU)."""
 
 
 class Propagation:
-    """A checked graph made ready for messages.
+    """A checked graph prepared for messages.
 
     Args:
-        graph: The graph; its tensors' device is where messages are computed.
+        graph: The graph; messages are computed on the device of its tensors.
     """
 
     def __init__(self, graph: Data) -> None:
@@ -58,8 +58,7 @@ class Propagation:
 
     @property
     def reversed_mean(self) -> Float[Tensor, "nodes nodes"]:
-        """The matrix of weighted means over out-neighbours: ``mean`` of the graph with its edges turned
-        round."""
+        """The matrix of weighted means over out-neighbours: ``mean`` of the graph with reversed edges."""
         if self._reversed_mean is None:
             self._reversed_mean = self._weighted_mean(self.edge_index.flip(0))
         return self._reversed_mean
@@ -71,25 +70,28 @@ class Propagation:
     def average(
         self, x: Float[Tensor, "*slices nodes features"], reverse: bool = False
     ) -> Float[Tensor, "*slices nodes features"]:
-        """The weighted mean of every node's neighbours, for any number of slices.
+        """Returns the weighted mean over every node's neighbours, for any number of slices.
 
         Args:
-            x: What the nodes send.
-            reverse: Average over out-neighbours, not over in-neighbours.
+            x: Features of the nodes.
+            reverse: Average over out-neighbours instead of in-neighbours.
         """
         matrix = self.reversed_mean if reverse else self.mean
         if matrix.layout == torch.strided:
             return matrix.to(x.dtype) @ x
         nodes_first = x.movedim(-2, 0)
         precision = torch.promote_types(x.dtype, matrix.dtype)
-        # sparse products know no half precision
+        # sparse products do not support half precision
         with torch.autocast(x.device.type, enabled=False):
             out = matrix.to(precision) @ nodes_first.flatten(1).to(precision)
         return out.to(x.dtype).reshape(nodes_first.shape).movedim(0, -2)
 
     def tiled(self, copies: int) -> tuple[Int64[Tensor, "2 edges"], Float[Tensor, "edges"]]:
-        """Edges and weights of ``copies`` graphs side by side, as one graph of ``copies`` times as many
-        nodes."""
+        """Returns the edges and weights of ``copies`` disjoint copies of the graph as one graph.
+
+        Args:
+            copies: Number of copies; the result has ``copies * num_nodes`` nodes.
+        """
         if copies not in self._tiled:
             offset = torch.arange(copies, device=self.edge_index.device) * self.num_nodes
             edges = (self.edge_index[:, None] + offset[:, None]).flatten(1)
@@ -104,9 +106,9 @@ def _to_csr(entries: Tensor) -> Tensor:
 
 
 class SliceConvolution(MessagePassing):
-    """A convolution of many slices at once: it takes a :class:`Propagation` where others take edges.
+    """A convolution of many slices at once, on a :class:`Propagation` in place of edges.
 
-    It descends from PyTorch Geometric's base class, as every convolution that a checkpoint may name does.
+    It is a subclass of PyTorch Geometric's base class, like every convolution that a checkpoint may name.
     """
 
     def __init__(self) -> None:
@@ -116,11 +118,11 @@ class SliceConvolution(MessagePassing):
     def forward(
         self, x: Float[Tensor, "*slices nodes in"], propagation: Propagation
     ) -> Float[Tensor, "*slices nodes out"]:
-        """The messages that every node receives, for any number of slices."""
+        """Returns the messages that every node receives, for any number of slices."""
 
 
 class GraphConvolution(SliceConvolution):
-    """A linear map of the weighted mean of each node's in-neighbours. The node itself is not among them.
+    """A linear map of the weighted mean over each node's in-neighbours, the node itself not included.
 
     Args:
         in_channels: Size of a node's input.
@@ -134,26 +136,26 @@ class GraphConvolution(SliceConvolution):
     def forward(
         self, x: Float[Tensor, "*slices nodes in"], propagation: Propagation
     ) -> Float[Tensor, "*slices nodes out"]:
-        """The messages that every node receives, for any number of slices."""
-        # whichever order multiplies the smaller width by the graph
+        """Returns the messages that every node receives, for any number of slices."""
+        # the order of the two products that multiplies the graph by fewer features
         if self.linear.out_features < self.linear.in_features:
             return propagation.average(self.linear(x))
         return self.linear(propagation.average(x))
 
 
 class DiffusionConvolution(SliceConvolution):
-    r"""Linear maps of what walks of up to K steps bring, along the edges and against them.
+    r"""Linear maps of diffusion over up to K steps, along the edges and against them.
 
     With P the weighted means over in-neighbours and Q those over out-neighbours,
 
     .. math:: m = \sum_{k=1}^K P^k x A_k + Q^k x B_k.
 
-    The node itself is heard only as walks return to it.
+    A node receives its own features only from walks that return to it.
 
     Args:
         in_channels: Size of a node's input.
         out_channels: Size of a node's output.
-        hops: The number K of steps of the longest walk.
+        hops: The number K of steps.
 
     Raises:
         ValueError: If ``hops`` is below 1.
@@ -172,7 +174,7 @@ class DiffusionConvolution(SliceConvolution):
     def forward(
         self, x: Float[Tensor, "*slices nodes in"], propagation: Propagation
     ) -> Float[Tensor, "*slices nodes out"]:
-        """The messages that every node receives, for any number of slices."""
+        """Returns the messages that every node receives, for any number of slices."""
         walks = []
         for reverse in (False, True):
             walked = x
@@ -183,16 +185,17 @@ class DiffusionConvolution(SliceConvolution):
 
 
 class GraphAttention(SliceConvolution):
-    r"""Attention of every node to every node of a slice, drawn towards the edges that enter it.
+    r"""Attention of every node to all nodes of a slice, with a bias towards its in-neighbours.
 
-    Node v gives node u, in each head, the share
+    In each head, node v attends to node u with the weight
 
     .. math:: \alpha_{vu} \propto \exp(q_v \cdot k_u / \sqrt d) \,
         \bigl(1 + e^a (w_{uv} / \max w)^b\bigr)
 
-    with a and b learned and w zero where there is no edge: such a pair counts once, an edge for more, and for
-    the more the larger its weight. Heads begin at different a. It reaches the whole graph in one step, so it
-    is for models that read whole windows; memory grows with the square of the number of nodes.
+    with a and b learned and w = 0 without an edge. A pair without an edge has the factor 1; an edge increases
+    it, the more the larger its weight. Heads start from different a. A message reaches the whole graph in one
+    step, so this convolution is meant for models that read whole windows; memory grows with the square of the
+    number of nodes.
 
     Args:
         in_channels: Size of a node's input.
@@ -213,7 +216,7 @@ class GraphAttention(SliceConvolution):
             raise ValueError(f"heads must be at least 1; it is {heads}.")
         self.heads = heads
         width = heads * -(-out_channels // heads)
-        # no bias: one on the keys would change nothing
+        # no bias: on the keys it would have no effect
         self.query_key_value = nn.Linear(in_channels, 3 * width, bias=False)
         self.linear = nn.Linear(width, out_channels, bias=False)
         self.log_strength = nn.Parameter(torch.linspace(0, 4, heads))
@@ -222,7 +225,7 @@ class GraphAttention(SliceConvolution):
     def forward(
         self, x: Float[Tensor, "*slices nodes in"], propagation: Propagation
     ) -> Float[Tensor, "*slices nodes out"]:
-        """The messages that every node receives, for any number of slices."""
+        """Returns the messages that every node receives, for any number of slices."""
         slices = x.reshape(-1, *x.shape[-2:])
         heads = self.query_key_value(slices).unflatten(-1, (3, self.heads, -1))
         query, key, value = heads.permute(2, 0, 3, 1, 4)  # [slices, heads, nodes, features]
@@ -231,7 +234,7 @@ class GraphAttention(SliceConvolution):
         return self.linear(out.transpose(1, 2).reshape(*x.shape[:-1], -1))
 
     def _bias(self, propagation: Propagation) -> Float[Tensor, "heads nodes nodes"]:
-        """What the graph adds to the logits: row v for node v, zero without an edge."""
+        """Returns the bias that the graph adds to the logits: row v for node v, zero without an edge."""
         (source, target), weight = propagation.edge_index, propagation.edge_weight
         nodes = propagation.num_nodes
         nothing = self.exponent.new_zeros(self.heads, nodes**2)
@@ -245,9 +248,9 @@ class GraphAttention(SliceConvolution):
 class Convolution(nn.Module):
     """Any PyTorch Geometric convolution over slices ``[*slices, nodes, features]``.
 
-    A :class:`SliceConvolution` takes its own fast path; every other class sees the slices as one
-    block-diagonal graph, the one form in which all of them are right. Edge weights are passed to a
-    convolution that takes ``edge_weight``, or as one feature per edge to one made with ``edge_dim``.
+    A :class:`SliceConvolution` is called directly, which is fast. Any other class gets the slices as one
+    block-diagonal graph, because not all of them are correct with batch axes. Edge weights are passed as
+    ``edge_weight`` to a convolution that takes it, or as one feature per edge to one with ``edge_dim=1``.
 
     Args:
         make: Makes the convolution from the sizes of a node's input and output.
@@ -255,7 +258,7 @@ class Convolution(nn.Module):
         out_channels: Size of a node's output.
 
     Raises:
-        ValueError: If the convolution does not return ``out_channels`` numbers a node, or caches its graph.
+        ValueError: If the convolution does not return ``out_channels`` numbers per node, or caches its graph.
     """
 
     def __init__(self, make: Callable[[int, int], nn.Module], in_channels: int, out_channels: int) -> None:
@@ -263,8 +266,8 @@ class Convolution(nn.Module):
         self.inner = make(in_channels, out_channels)
         if any(getattr(module, "cached", False) for module in self.inner.modules()):
             raise ValueError(
-                f"{type(self.inner).__name__} must have cached: false, for its graph grows with the number "
-                "of slices side by side; it has cached: true. Leave it out."
+                f"{type(self.inner).__name__} must have cached: false, because its graph changes with the "
+                "number of slices; it has cached: true. Remove the option."
             )
         takes = inspect.signature(self.inner.forward).parameters
         self.weights = "edge_weight" if "edge_weight" in takes else None
@@ -280,18 +283,18 @@ class Convolution(nn.Module):
             shape = self(torch.zeros(1, 2, in_channels), Propagation(two)).shape
         except (RuntimeError, TypeError) as error:
             raise ValueError(
-                f"{name} must map (x, edge_index) to one row a node; it failed: {error}."
+                f"{name} must map (x, edge_index) to one row per node; it failed: {error}."
             ) from error
         if shape != (1, 2, out_channels):
             raise ValueError(
-                f"{name} must return {out_channels} numbers a node; it returned {shape[-1]}. "
+                f"{name} must return {out_channels} numbers per node; it returned {shape[-1]}. "
                 "An attention with several heads needs concat: false."
             )
 
     def forward(
         self, x: Float[Tensor, "*slices nodes in"], propagation: Propagation
     ) -> Float[Tensor, "*slices nodes out"]:
-        """The messages that every node receives, for any number of slices."""
+        """Returns the messages that every node receives, for any number of slices."""
         if isinstance(self.inner, SliceConvolution):
             return self.inner(x, propagation)
         flat = x.flatten(0, -2)
@@ -303,15 +306,15 @@ class Convolution(nn.Module):
 
 
 class Messages(nn.Module):
-    """What a node knows and, beside it, what it hears: ``[x, conv(x)]``, or x alone without a convolution.
+    """Concatenates a node's features with its messages: ``[x, conv(x)]``, or x alone without a convolution.
 
     Args:
         make: Makes the convolution from the sizes of a node's input and output; None for no messages.
         in_channels: Size of a node's input.
-        out_channels: Size of what a node hears.
+        out_channels: Size of a node's messages.
 
     Attributes:
-        out_features: Size of the two together.
+        out_features: Size of the concatenation.
     """
 
     def __init__(
@@ -324,7 +327,7 @@ class Messages(nn.Module):
     def forward(
         self, x: Float[Tensor, "*slices nodes in"], propagation: Propagation
     ) -> Float[Tensor, "*slices nodes both"]:
-        """Every node's own numbers and its messages, for any number of slices."""
+        """Returns every node's features with its messages, for any number of slices."""
         if self.convolution is None:
             return x
         return torch.cat([x, self.convolution(x, propagation)], dim=-1)

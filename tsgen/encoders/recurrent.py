@@ -1,4 +1,4 @@
-"""An encoder of a whole window: recurrences over time, both ways, and messages over the graph, in turn."""
+"""An encoder of a whole window: bidirectional recurrences over time, alternating with messages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tsgen.encoders.propagation import GraphConvolution, Messages, Propagation
 
 
 class RecurrentEncoder(Encoder):
-    r"""Blocks of a gated recurrence over time at each node, read from both ends, and messages over the graph.
+    r"""Blocks of a bidirectional gated recurrence over time at each node, and of messages over the graph.
 
     With r an affine map of the inputs and their messages, each block computes
 
@@ -20,9 +20,9 @@ class RecurrentEncoder(Encoder):
         r &\leftarrow r + \mathrm{GRU}(\mathrm{norm}(r)) \\
         r &\leftarrow r + \mathrm{MLP}[n, \mathrm{conv}(n)], \qquad n = \mathrm{norm}(r).
 
-    Half of a recurrence's state reads forwards, the other half backwards. Messages wait for the whole window
-    to be read and go to all steps at once: unlike in :class:`~tsgen.encoders.GraphGRUEncoder`, whose every
-    step waits for messages. The last r is the state; no state can be carried.
+    Half of a recurrence's state reads forwards, the other half backwards. Messages are computed for all steps
+    at once, after the recurrence has read the whole window; in :class:`~tsgen.encoders.GraphGRUEncoder`, by
+    contrast, every step waits for messages. The last r is the state; no state can be carried.
 
     Args:
         in_features: Size of a node's input.
@@ -33,7 +33,7 @@ class RecurrentEncoder(Encoder):
 
     Raises:
         ValueError: If ``hidden`` is odd or below 2, ``layers`` is below 1, or the convolution does not fit;
-            at a call, if a state is given.
+            in a call, if a state is given.
 
     References:
         Learning phrase representations using RNN encoder-decoder (Cho et al., 2014); Bidirectional recurrent
@@ -66,7 +66,7 @@ class RecurrentEncoder(Encoder):
     ) -> tuple[Float[Tensor, "batch time nodes hidden"], None]:
         """Reads a whole window."""
         refuse_state(state)
-        x = inputs.transpose(0, 1).contiguous()  # time first: every step then reads and writes one block
+        x = inputs.transpose(0, 1).contiguous()  # time first: the memory of a step is contiguous
         r = self.entry(self.messages(x, propagation))
         for block in self.blocks:
             r = block(r, propagation)
@@ -74,7 +74,7 @@ class RecurrentEncoder(Encoder):
 
 
 class _Block(nn.Module):
-    """A recurrence, then messages and a hidden layer; time is the first axis."""
+    """A recurrence, followed by messages and a hidden layer; time is the first axis."""
 
     def __init__(self, hidden: int, convolution: Callable[[int, int], nn.Module] | None) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class _Block(nn.Module):
         )
 
     def forward(self, r: Tensor, propagation: Propagation) -> Tensor:
-        """The next r."""
+        """Returns the next r."""
         read, _ = self.recurrence(self.norm_steps(r).flatten(1, 2))
         r = r + read.view_as(r)
         return r + self.mlp(self.messages(self.norm_nodes(r), propagation))

@@ -1,7 +1,7 @@
-r"""An encoder of the last few slices: what a lagged regression reads, straight or through hidden layers.
+r"""An encoder of the last few slices: the inputs of a lagged regression, with or without hidden layers.
 
-With no hidden layer the state is the vector of lags itself, so that an affine head makes it a linear
-autoregression on the graph. The state carried from call to call is the last slices, with their messages.
+Without a hidden layer the state is the vector of lags itself, and an affine head makes the model a linear
+autoregression on the graph. The state carried from call to call holds the last slices with their messages.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from tsgen.encoders.propagation import GraphConvolution, Messages, Propagation
 
 
 class WindowEncoder(Encoder):
-    r"""The inputs of the last p steps, each with its messages :math:`m_t = \mathrm{conv}(x_t)`, read by a
-    network of hidden layers beside a linear map,
+    r"""The inputs of the last p steps, each with its messages :math:`m_t = \mathrm{conv}(x_t)`, read by
+    hidden layers and, in parallel, a linear map,
 
     .. math::
         l_t &= [x_t, m_t, \dots, x_{t-p+1}, m_{t-p+1}] \\
@@ -30,12 +30,12 @@ class WindowEncoder(Encoder):
 
     Args:
         in_features: Size of a node's input.
-        order: The number p of steps, the step's own among them. It is the receptive field.
-        hidden: Size of each hidden layer and of a node's state. Without a hidden layer it is not used: the
-            size then is that of the vector of lags, ``order * in_features``, twice that with messages.
+        order: The number p of steps, including the present one. It is the receptive field.
+        hidden: Size of each hidden layer and of a node's state. It is ignored without a hidden layer: the
+            size is then that of the vector of lags, ``order * in_features``, twice that with messages.
         layers: Number of hidden layers.
         convolution: Any PyTorch Geometric convolution, as a factory of the sizes of its input and output; its
-            messages are as wide as the inputs. None for no messages.
+            messages have the size of the inputs. None for no messages.
 
     Raises:
         ValueError: If ``order`` or ``hidden`` is below 1, ``layers`` is negative, or the convolution does not
@@ -53,9 +53,9 @@ class WindowEncoder(Encoder):
         convolution: Callable[[int, int], nn.Module] | None = GraphConvolution,
     ) -> None:
         if order < 1:
-            raise ValueError(f"order must be at least 1, the step itself; it is {order}.")
+            raise ValueError(f"order must be at least 1, the present step; it is {order}.")
         if layers < 0:
-            raise ValueError(f"layers must be 0, for the lags themselves, or more; it is {layers}.")
+            raise ValueError(f"layers must be 0 (the state is the vector of lags) or more; it is {layers}.")
         messages = Messages(convolution, in_features, in_features)
         lags = order * messages.out_features
         super().__init__(in_features, hidden if layers else lags)
