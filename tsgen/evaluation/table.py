@@ -21,7 +21,7 @@ from lightning.pytorch.loggers import WandbLogger
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-from torch.distributions import Distribution, MixtureSameFamily, Normal
+from torch.distributions import Distribution, Normal
 from torchmetrics import MetricCollection, SumMetric
 
 from tsgen.counter_random import streams, uniforms
@@ -46,6 +46,7 @@ from tsgen.metrics import (
     entries,
     entry_scores,
     groupings,
+    has_closed_crps,
     ranks,
     scores,
     variogram_score,
@@ -247,7 +248,7 @@ class _Row:
             self.windows.update(log_prob.sum(dim=(1, 2, 3)), batch.target.flatten(1).any(dim=1))
         if samples is not None:
             self._update_draws(batch, samples, log_prob)
-        if isinstance(law, (Normal, MixtureSameFamily)):
+        if law is not None and has_closed_crps(law):
             self.of_law.update(law, batch.values, batch.hidden)
             self.law_is_known = True
 

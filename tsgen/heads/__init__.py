@@ -1,4 +1,4 @@
-"""Heads: from what an encoder knows of an entry to the entry's law, in data units."""
+"""Heads: from the state that an encoder gives a node to the laws of the node's entries, in data units."""
 
 from tsgen.heads.base import Head
 from tsgen.heads.conditional import ConditionalHead

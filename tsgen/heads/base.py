@@ -1,10 +1,16 @@
-r"""What every head promises.
+r"""The contract of a head.
 
-A head reads the state h of each node and returns a :class:`torch.distributions.Distribution` whose batch
-shape is that of the entries. It works in standard units; the :class:`~tsgen.data.Units` it is handed say
-what those mean, so that densities come out in data units and compare between models. Draws are made from
-given uniform numbers, :attr:`Head.uniforms_per_entry` of them an entry: the same numbers, the same draw, on
-any device and in any batch.
+A head reads the state h of each node and returns a :class:`torch.distributions.Distribution` with one law per
+entry: its batch shape is that of the entries. A head computes in standard units and returns laws in data
+units, so that the densities of different models can be compared; the :class:`~tsgen.data.Units` that it is
+given convert between the two.
+
+A draw is a function of given uniform numbers, :attr:`Head.uniforms_per_entry` per entry: the same numbers
+give the same draw, on any device and in any batch.
+
+A head states as attributes what its laws offer: their :attr:`~Head.support`, and whether they have a finite
+mean, a distribution function, a quantile function and a CRPS in closed form. Objectives, samplers and scores
+rely on these statements; the contract tests hold every head to them.
 """
 
 from __future__ import annotations
@@ -15,33 +21,51 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch.distributions import Distribution, constraints
 
 from tsgen.data.series import Sizes, Units
 
 SCALE_FLOOR = 1e-3
-"""The least scale of a component, in standard units: none can collapse onto one value."""
+"""The smallest scale of a component, in standard units, so that no component collapses onto one value."""
 
 
 class Head(nn.Module, ABC):
-    """The law of each entry of a slice given the state of its node.
+    """The laws of the entries of a slice given the states of its nodes.
 
     Args:
         hidden: Size of a node's state.
-        sizes: How many numbers a slice holds.
+        sizes: Numbers of nodes, channels and covariates of a slice.
     """
 
     uniforms_per_entry: int
-    """Uniform numbers that decide the draw of an entry."""
+    """Number of uniform numbers that determine the draw of one entry."""
+
+    support: constraints.Constraint = constraints.real
+    """Where the values of an entry may lie, in data units."""
+
+    has_mean: bool = True
+    """Whether every law has a finite mean, as ``law.mean``."""
+
+    has_cdf: bool = False
+    """Whether the laws have a distribution function, ``law.cdf``."""
+
+    has_icdf: bool = False
+    """Whether the laws have a quantile function, ``law.icdf``, the inverse of ``law.cdf``."""
+
+    closed_crps: bool = False
+    """Whether :func:`tsgen.metrics.law_crps` has a closed form for the laws (see
+    :func:`tsgen.metrics.density.has_closed_crps`)."""
 
     of_nodes: bool = False
-    """Whether some parameters belong to single nodes."""
+    """Whether some parameters belong to single nodes; such a head runs on the graph of its training only."""
 
     joint_entries: int = 1
-    """Entries of a slice, side by side, that are given each other; 1 where each has a law of its own."""
+    """Number of consecutive entries of a slice that are modelled jointly; 1 if entries are independent given
+    the states."""
 
     context_first: bool = False
-    """Whether what is known of a slice comes before what is not, rather than each entry in its place."""
+    """Whether entries outside the context are drawn given all context entries of their slice. If False, each
+    entry is given only those that precede it in the head's order."""
 
     def __init__(self, hidden: int, sizes: Sizes) -> None:
         super().__init__()
@@ -50,7 +74,15 @@ class Head(nn.Module, ABC):
     @property
     @abstractmethod
     def num_parameters_per_entry(self) -> int:
-        """Parameters that one entry's law has of its own."""
+        """Number of parameters that determine the law of one entry."""
+
+    def check_data(self, data: Any, stage: str) -> None:
+        """Raises ``ValueError`` if the head cannot model the data, such as values outside its support.
+
+        Args:
+            data: The data module.
+            stage: What is about to run: fit, validate, test or predict.
+        """
 
     @abstractmethod
     def forward(
@@ -61,25 +93,30 @@ class Head(nn.Module, ABC):
         units: Units,
         covariates: Float[Tensor, "batch time nodes covariates"] | None = None,
     ) -> Distribution:
-        """The law of each entry given what is known of its slice, in data units.
+        """Returns the law of each entry given the entries of its slice in the context, in data units.
 
-        An entry that is itself known is given those known entries alone that come before it in the head's
-        order, so that the log-densities of a slice that is known whole sum to its joint log-density.
+        The law of an entry that is itself in the context is conditional only on those entries of the context
+        that precede it in the head's order. The log-densities of a slice that is wholly in the context
+        therefore sum to its joint log-density.
 
         Args:
             h: State of each node.
-            values: The slices' values, in data units: a head may let what is known of a slice inform the rest
-                of it.
-            context: Which of them it may read.
-            units: What standard units mean.
-            covariates: The slices' own covariates; most heads have no use for them, since the encoder has
-                read them.
+            values: Values of the slices, in data units. Entries outside the context may be anything, NaN
+                included.
+            context: The entries that the head may read.
+            units: Mean and scale of the standard units.
+            covariates: Covariates of the slices. Most heads ignore them, since the encoder has read them.
         """
 
     @abstractmethod
     def quantile(self, law: Any, uniforms: Float[Tensor, "*entry uniforms"]) -> Float[Tensor, "*entry"]:
-        """Turns uniform numbers, :attr:`uniforms_per_entry` an entry, into draws from the law; with one more
-        axis in front, into several draws of each entry."""
+        """Turns uniform numbers into draws from the law.
+
+        Args:
+            law: Laws that :meth:`forward` returned.
+            uniforms: Numbers in (0, 1), :attr:`uniforms_per_entry` per entry. Additional axes in front
+                give several draws of each entry.
+        """
 
     def draw(
         self,
@@ -90,28 +127,32 @@ class Head(nn.Module, ABC):
         uniforms: Float[Tensor, "batch time nodes channels uniforms"],
         covariates: Float[Tensor, "batch time nodes covariates"] | None = None,
     ) -> Float[Tensor, "batch time nodes channels"]:
-        """The slices with their unknown entries drawn jointly, in data units.
+        """Draws the entries outside the context jointly, in data units; the others keep their values.
 
         The draws are differentiable in the parameters of the laws.
 
         Args:
             h: State of each node.
-            values: The slices' values, in data units.
-            context: Which of them are kept as they are.
-            units: What standard units mean.
-            uniforms: Uniform numbers in (0, 1) that decide the draw.
-            covariates: The slices' own covariates.
+            values: Values of the slices, in data units.
+            context: The entries that keep their values.
+            units: Mean and scale of the standard units.
+            uniforms: Numbers in (0, 1) that determine the draws.
+            covariates: Covariates of the slices.
         """
         law = self(h, values, context, units, covariates)
         return torch.where(context, values, self.quantile(law, uniforms))
 
 
 def full_precision(h: Tensor) -> torch.autocast:
-    """Densities and draws are computed in full precision, whatever the encoder was run in."""
+    """Returns a context without autocast: densities and draws are computed in full precision.
+
+    Args:
+        h: A tensor on the device of the computation.
+    """
     return torch.autocast(h.device.type, enabled=False)
 
 
 def positive(log_scale: Tensor) -> Tensor:
-    """A scale from an unbounded number: its exponential over a floor."""
-    # beyond exp(10) standard units nothing is meant, and float32 would overflow
+    """Returns a scale above :data:`SCALE_FLOOR` from an unbounded number, by its exponential."""
+    # no scale above exp(10) standard units makes sense, and float32 would overflow
     return SCALE_FLOOR + log_scale.clamp(max=10).exp()

@@ -1,4 +1,4 @@
-"""Any head given the step's own covariates."""
+"""A head whose laws depend directly on the step's own covariates."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tsgen.heads.gaussian import GaussianHead
 
 
 class ConditionalHead(Head):
-    r"""Another head that works on :math:`[h_t, c_t]`: its laws depend on the step's own covariates directly,
-    beside what the encoder made of them.
+    r"""Another head on :math:`[h_t, c_t]`: its laws depend on the step's own covariates directly, not only
+    through the encoder.
 
     Args:
         hidden: Size of a node's state.
-        sizes: How many numbers a slice holds.
-        head: The other head.
+        sizes: Numbers of nodes, channels and covariates of a slice.
+        head: Makes the other head.
 
     Raises:
         ValueError: If the data has no covariates.
@@ -32,17 +32,23 @@ class ConditionalHead(Head):
         super().__init__(hidden, sizes)
         if not sizes.covariates:
             raise ValueError(
-                "a ConditionalHead needs data with covariates; there are none. Use the head within it alone."
+                "a ConditionalHead needs data with covariates; the data has none. Use its inner head instead."
             )
         self.head = head(hidden + sizes.covariates, sizes)
         self.uniforms_per_entry = self.head.uniforms_per_entry
+        self.support, self.has_mean = self.head.support, self.head.has_mean
+        self.has_cdf, self.has_icdf = self.head.has_cdf, self.head.has_icdf
+        self.closed_crps, self.of_nodes = self.head.closed_crps, self.head.of_nodes
         self.context_first, self.joint_entries = self.head.context_first, self.head.joint_entries
-        self.of_nodes = self.head.of_nodes
 
     @property
     def num_parameters_per_entry(self) -> int:
-        """Those of the other head."""
+        """The number of the other head."""
         return self.head.num_parameters_per_entry
+
+    def check_data(self, data: Any, stage: str) -> None:
+        """Raises ``ValueError`` if the other head cannot model the data."""
+        self.head.check_data(data, stage)
 
     def forward(
         self,
@@ -52,15 +58,15 @@ class ConditionalHead(Head):
         units: Units,
         covariates: Float[Tensor, "batch time nodes covariates"] | None = None,
     ) -> Distribution:
-        """The law of each entry given what is known of its slice and the covariates, in data units.
+        """Returns the law of each entry given the covariates and the context of its slice, in data units.
 
         Raises:
             ValueError: If there are no covariates.
         """
-        return self.head(_beside(h, covariates), values, context, units, covariates)
+        return self.head(_with_covariates(h, covariates), values, context, units, covariates)
 
     def quantile(self, law: Any, uniforms: Float[Tensor, "*entry uniforms"]) -> Float[Tensor, "*entry"]:
-        """Draws as the other head does."""
+        """Turns uniform numbers into draws from the law, as the other head does."""
         return self.head.quantile(law, uniforms)
 
     def draw(
@@ -72,18 +78,18 @@ class ConditionalHead(Head):
         uniforms: Float[Tensor, "batch time nodes channels uniforms"],
         covariates: Float[Tensor, "batch time nodes covariates"] | None = None,
     ) -> Float[Tensor, "batch time nodes channels"]:
-        """The slices with their unknown entries drawn jointly by the other head, in data units.
+        """Draws the entries outside the context jointly, as the other head does, in data units.
 
         Raises:
             ValueError: If there are no covariates.
         """
-        return self.head.draw(_beside(h, covariates), values, context, units, uniforms, covariates)
+        return self.head.draw(_with_covariates(h, covariates), values, context, units, uniforms, covariates)
 
 
-def _beside(
+def _with_covariates(
     h: Float[Tensor, "batch time nodes hidden"],
     covariates: Float[Tensor, "batch time nodes covariates"] | None,
 ) -> Float[Tensor, "batch time nodes features"]:
     if covariates is None:
-        raise ValueError("a ConditionalHead must be given the step's covariates; it was given none.")
+        raise ValueError("a ConditionalHead needs the covariates of the step; got None. Pass covariates=....")
     return torch.cat([h, covariates.to(h.dtype)], dim=-1)

@@ -1,4 +1,4 @@
-"""One Gaussian an entry."""
+"""One Gaussian per entry."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ from tsgen.heads.base import Head, positive
 class GaussianHead(Head):
     r"""A Gaussian whose mean is affine in the state: :math:`x \sim N(v \cdot h + b, \sigma^2)`.
 
-    Its deviation sigma is one of three:
+    Its standard deviation sigma is one of:
 
     * ``"state"``: :math:`\sigma = \exp(u \cdot h + d)`, log-affine in the state;
-    * ``"node"``: a learned number for each node and channel, whatever the state;
-    * a number: fixed, in shares of the node's own deviation.
+    * ``"node"``: a learned number for each node and channel, independent of the state;
+    * a number: fixed, as a multiple of the standard deviation of the node's data.
 
     Args:
         hidden: Size of a node's state.
-        sizes: How many numbers a slice holds.
-        scale: Where sigma comes from, or sigma itself in standard units.
+        sizes: Numbers of nodes, channels and covariates of a slice.
+        scale: How sigma is determined, or sigma itself in standard units.
 
     Raises:
-        ValueError: If ``scale`` is another word, or a number that is not positive.
+        ValueError: If ``scale`` is another string, or a number that is not positive and finite.
     """
 
     uniforms_per_entry = 1
+    has_cdf = has_icdf = closed_crps = True
 
     def __init__(self, hidden: int, sizes: Sizes, scale: Literal["state", "node"] | float = "state") -> None:
         super().__init__(hidden, sizes)
@@ -46,8 +47,8 @@ class GaussianHead(Head):
 
     @property
     def num_parameters_per_entry(self) -> int:
-        """2 (hidden + 1): an affine map each for mean and log-scale; hidden + 2 where the scale is the
-        node's own, hidden + 1 where it is fixed."""
+        """2 (hidden + 1), one affine map each for mean and log-scale; hidden + 2 with ``scale="node"`` and
+        hidden + 1 with a fixed scale."""
         mean = self.hidden + 1
         return mean + {"state": mean, "node": 1}.get(str(self.scale), 0)
 
@@ -59,7 +60,7 @@ class GaussianHead(Head):
         units: Units,
         covariates: Float[Tensor, "batch time nodes covariates"] | None = None,
     ) -> Distribution:
-        """The law of each entry, in data units."""
+        """Returns the law of each entry, in data units."""
         numbers = self.linear(h).unflatten(-1, (self.sizes.channels, -1))
         loc = units.unstandardise(numbers[..., 0])
         scale = units.scale * self._scale(numbers, units.nodes)
@@ -68,11 +69,11 @@ class GaussianHead(Head):
     def _scale(
         self, numbers: Float[Tensor, "batch time nodes channels numbers"], nodes: Tensor | None
     ) -> Tensor | float:
-        """Sigma in standard units."""
+        """Returns sigma in standard units."""
         if self.scale == "node":
             return positive(self.log_scale if nodes is None else self.log_scale[nodes])
         return positive(numbers[..., 1]) if self.scale == "state" else self.scale
 
     def quantile(self, law: Normal, uniforms: Float[Tensor, "*entry uniforms"]) -> Float[Tensor, "*entry"]:
-        """Draws by the normal quantile function."""
+        """Turns uniform numbers into draws by the normal quantile function."""
         return law.mean + law.stddev * torch.special.ndtri(uniforms[..., 0])

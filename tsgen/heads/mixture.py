@@ -1,8 +1,8 @@
-r"""A mixture of Gaussians an entry, :math:`p(x) = \sum_k \pi_k N(x; \mu_k, \sigma_k^2)`.
+r"""One mixture of Gaussians per entry, :math:`p(x) = \sum_k \pi_k N(x; \mu_k, \sigma_k^2)`.
 
-Three numbers a component decide it: a logit, a mean and a log-scale, the last two in standard units.
-:func:`mixture_law` makes the law of them and :func:`mixture_quantile` draws from it, for every head whose
-laws are mixtures; they differ in where the numbers come from.
+Each component has three numbers: a logit, a mean and a log-scale, the last two in standard units.
+:func:`mixture_law` makes the law from them and :func:`mixture_quantile` draws from it. All heads with
+mixtures use these two functions and differ in how they compute the numbers.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from tsgen.heads.base import Head, positive
 
 
 def mixture_law(numbers: Float[Tensor, "*entry 3 components"], units: Units) -> MixtureSameFamily:
-    """The mixture that logits, means and log-scales decide, in data units.
+    """Returns the mixtures with the given logits, means and log-scales, in data units.
 
     Args:
         numbers: Logit, mean and log-scale of each component; mean and scale in standard units.
-        units: What those mean.
+        units: Mean and scale of the standard units.
     """
     logits, mean, log_scale = numbers.unbind(-2)
     units = Units(units.loc[..., None], units.scale[..., None])
@@ -37,11 +37,15 @@ def mixture_law(numbers: Float[Tensor, "*entry 3 components"], units: Units) -> 
 def mixture_quantile(
     law: MixtureSameFamily, uniforms: Float[Tensor, "*entry uniforms"]
 ) -> Float[Tensor, "*entry"]:
-    r"""Draws a component with the first number, and its normal quantile with the second.
+    r"""Draws from mixtures: the first number picks a component, the second gives its normal quantile.
 
     The gradient is that of the mixture's own quantile function, :math:`\partial x = -\partial F(x) / p(x)`
-    with F its distribution function: that of the drawn component would miss how weight moves between them.
-    The numbers may have more axes than the law, in front: several draws of it.
+    with F its distribution function. The gradient of the drawn component alone would miss how weight moves
+    between components.
+
+    Args:
+        law: The mixtures.
+        uniforms: Two numbers in (0, 1) per entry. Additional axes in front give several draws of each entry.
 
     References:
         Implicit reparameterization gradients (Figurnov, Mohamed & Mnih, 2018).
@@ -59,14 +63,17 @@ def mixture_quantile(
     x = x.detach()
     reached = torch.special.ndtr((x[..., None] - component.loc) / component.scale)
     below = (law.mixture_distribution.probs * reached).sum(dim=-1)
-    # far out the density underflows, and so does the difference
+    # the density underflows in the far tails, and so does the difference
     density = law.log_prob(x).detach().exp().clamp(min=1e-30)
     return x - (below - below.detach()) / density
 
 
 def first_numbers(components: int) -> Float[Tensor, "3 components"]:
-    """What training starts from: equal weights, means spread like a standard normal's quantiles, and each
-    component as wide as its share.
+    """Returns the numbers that training starts from: equal weights, means at quantiles of a standard normal
+    law, and scales of about exp(-1), or 1 for a single component.
+
+    Args:
+        components: Number of components.
 
     Raises:
         ValueError: If ``components`` is below 1.
@@ -79,12 +86,12 @@ def first_numbers(components: int) -> Float[Tensor, "3 components"]:
 
 
 class MixtureHead(Head):
-    r"""A mixture of K Gaussians, logits, means and log-scales each affine in the state:
-    :math:`p(x) = \sum_k \pi_k(h) N(x; \mu_k(h), \sigma_k(h)^2)`.
+    r"""A mixture of K Gaussians, :math:`p(x) = \sum_k \pi_k(h) N(x; \mu_k(h), \sigma_k(h)^2)`, with logits,
+    means and log-scales that are affine in the state.
 
     Args:
         hidden: Size of a node's state.
-        sizes: How many numbers a slice holds.
+        sizes: Numbers of nodes, channels and covariates of a slice.
         components: The number K of Gaussians.
 
     Raises:
@@ -92,6 +99,7 @@ class MixtureHead(Head):
     """
 
     uniforms_per_entry = 2
+    has_cdf = closed_crps = True
 
     def __init__(self, hidden: int, sizes: Sizes, components: int = 3) -> None:
         super().__init__(hidden, sizes)
@@ -103,7 +111,7 @@ class MixtureHead(Head):
 
     @property
     def num_parameters_per_entry(self) -> int:
-        """3 K (hidden + 1): an affine map each for logits, means and log-scales."""
+        """3 K (hidden + 1), one affine map each for logits, means and log-scales."""
         return 3 * self.components * (self.hidden + 1)
 
     def forward(
@@ -114,11 +122,11 @@ class MixtureHead(Head):
         units: Units,
         covariates: Float[Tensor, "batch time nodes covariates"] | None = None,
     ) -> Distribution:
-        """The law of each entry, in data units."""
+        """Returns the law of each entry, in data units."""
         return mixture_law(self.linear(h).unflatten(-1, (self.sizes.channels, 3, self.components)), units)
 
     def quantile(
         self, law: MixtureSameFamily, uniforms: Float[Tensor, "*entry uniforms"]
     ) -> Float[Tensor, "*entry"]:
-        """Draws a component with the first number, and its normal quantile with the second."""
+        """Turns two uniform numbers per entry into a draw, by :func:`mixture_quantile`."""
         return mixture_quantile(law, uniforms)

@@ -1,26 +1,25 @@
 r"""The entries of a slice as one joint law: a neural autoregressive density estimator (NADE).
 
-Any joint density is a product of conditional ones, :math:`p(x) = \prod_i p(x_i \mid x_{<i})`. Here each of
-them is a mixture of Gaussians, and all of them come from one running sum. With :math:`m_i = 1` where entry i
-is known and 0 where it is not,
+Any joint density is a product of conditional ones, :math:`p(x) = \prod_i p(x_i \mid x_{<i})`. Here each
+factor is a mixture of Gaussians, and all factors are computed from one running sum of messages. With
+:math:`m_i = 1` if entry i is in the context and 0 otherwise,
 
 .. math::
     e_1 = 0, \qquad e_{i+1} = e_i + m_i (W_i (x_i - M_i h) + A_i)
 
-is what entry i + 1 hears of those before it: one more entry costs one addition. Each tells how far it lies
-from what the state h of its own node led to expect, since the others may not see that state. An unknown entry
-adds nothing, and the missing :math:`A_i` tells that it is absent. The logits, means and log-scales of entry i
-are
+is the sum of the messages that entry i + 1 receives from the entries before it; one more entry costs one
+addition. The message of an entry is affine in its deviation from :math:`M_i h`, the value that the state h of
+its own node predicts, because the other entries may not read that state. An entry outside the context sends
+nothing; the missing :math:`A_i` shows that it is absent. The logits, means and log-scales of entry i are
 
 .. math::
     P_i h + S_i e_i + V_i \, \mathrm{act}(a_i) + b_i, \qquad a_i = U h + c + e_i.
 
-Without M the hidden layer is that of the original: :math:`a_1 = U h + c` and :math:`a_{i+1} = a_i + m_i (W_i
-x_i + A_i)`. The affine part beside it reaches linear-Gaussian laws exactly. U and c are common to all
-entries. Where the entries are those of several nodes, each starts from the state of its own node, and e is
-common to them.
+With M = 0 the hidden layer is that of the original: :math:`a_1 = U h + c` and :math:`a_{i+1} = a_i + m_i (W_i
+x_i + A_i)`. The affine part beside it reaches linear-Gaussian laws exactly. U and c are shared by all
+entries. If the entries belong to several nodes, each starts from the state of its own node, and all share e.
 
-Entries are heard in standard units, and means and scales are in standard units too.
+Messages, means and scales are in standard units.
 
 References:
     RNADE: the real-valued neural autoregressive density-estimator (Uria, Murray & Larochelle, 2013). A deep
@@ -49,7 +48,7 @@ class EntryLinear(nn.Module):
     """An affine map for each entry.
 
     Args:
-        entries: How many entries there are.
+        entries: Number of entries.
         in_features: Size of an entry's input.
         out_features: Size of its output.
     """
@@ -61,47 +60,48 @@ class EntryLinear(nn.Module):
         nn.init.uniform_(self.weight, -(in_features**-0.5), in_features**-0.5)
 
     def forward(self, x: Float[Tensor, "*rows entries in"]) -> Float[Tensor, "*rows entries out"]:
-        """The image of every entry."""
+        """Applies every entry's map to its input."""
         return torch.einsum("...ei,eio->...eo", x, self.weight) + self.bias
 
     def of(self, entry: int, x: Float[Tensor, "*rows in"]) -> Float[Tensor, "*rows out"]:
-        """The image of one entry."""
+        """Applies the map of one entry."""
         return x @ self.weight[entry] + self.bias[entry]
 
 
 class MixtureNADEHead(Head):
-    r"""Mixtures of K Gaussians whose numbers depend on the state and on other entries of the slice.
+    r"""Mixtures of K Gaussians whose parameters depend on the state and on other entries of the slice.
 
-    Which others an entry is given:
+    ``order`` decides which other entries the law of an entry is conditional on:
 
-    * ``order="given"``, or a list: the known ones before it, in the order of their indices or of the list.
-    * ``order="any"``: an unknown entry is given ALL the known ones, wherever they stand; a known one is given
-      the known ones of a lower index. One set of weights serves every choice of what is known, and has to be
-      trained with many of them, by hiding random entries (:mod:`tsgen.data.masks`).
+    * ``"given"`` or a list: the context entries before it, in the order of the indices or of the list.
+    * ``"any"``: for an entry outside the context, ALL context entries, before and after it; for an entry in
+      the context, the context entries of a lower index. One set of weights serves every choice of context. It
+      has to be trained with many of them, by hiding random entries (:mod:`tsgen.data.masks`).
 
-    Entries are drawn one after another, each given what is known or was drawn before: with ``"any"`` all that
-    is known first.
+    Entries are drawn one after another, each given the context entries and the draws before it in the order;
+    with ``"any"``, each is given the whole context and the draws before it.
 
     Args:
         hidden: Size of a node's state.
-        sizes: How many numbers a slice holds.
+        sizes: Numbers of nodes, channels and covariates of a slice.
         components: The number K of Gaussians.
-        width: Numbers in which an entry hears of the others, and size of the hidden layer.
-        order: Which others an entry is given; a list holds the entries' indices in the order in which they
-            come.
-        over: What is joint: the ``"channels"`` of each node, with weights that all nodes share, or the whole
-            ``"slice"``, nodes and channels, with weights for each entry; entry (v, c) has the index
-            v * channels + c.
-        activation: Of the hidden layer. ``"none"`` leaves the layer out: all is affine in the state and the
-            other entries. With K = 1 and a ``width`` of at least the number of entries less one, this
-            contains every Gaussian law of a whole slice: a mean affine in each node's state, any covariance.
+        width: Size of the messages between entries, and of the hidden layer.
+        order: The other entries that the law of an entry is conditional on, as above; a list contains the
+            entries' indices in their order.
+        over: The entries that are modelled jointly: the ``"channels"`` of each node, with weights that all
+            nodes share, or the whole ``"slice"``, nodes and channels, with weights for each entry. Entry
+            (v, c) of a slice has the index v * channels + c.
+        activation: Activation of the hidden layer. ``"none"`` removes the layer: the parameters are then
+            affine in the state and the other entries. With K = 1 and a ``width`` of at least the number of
+            entries less one, this contains every Gaussian law of a whole slice: a mean affine in each node's
+            state, any covariance.
         scale: Whether a component's log-scale depends on the state and the other entries as its mean does
-            (``"state"``), or is one number of its entry (``"entry"``): the conditional laws of a Gaussian
-            have such scales.
+            (``"state"``), or is one learned number per entry (``"entry"``): the conditional laws of a
+            Gaussian have such scales.
 
     Raises:
-        ValueError: If ``components`` or ``width`` is below 1, a word is none of the above, ``order`` is not a
-            permutation of the entries, or there is only one entry.
+        ValueError: If ``components`` or ``width`` is below 1, a string is none of the above, ``order`` is not
+            a permutation of the entries, or there is only one entry.
 
     References:
         RNADE: the real-valued neural autoregressive density-estimator (Uria, Murray & Larochelle, 2013); A
@@ -109,6 +109,7 @@ class MixtureNADEHead(Head):
     """
 
     uniforms_per_entry = 2
+    has_cdf = closed_crps = True
     place: Tensor
     sequence: Tensor
 
@@ -150,7 +151,7 @@ class MixtureNADEHead(Head):
         self.numbers = EntryLinear(self.joint_entries, hidden + layers * width, kinds * components)
         self.log_scale = nn.Parameter(first[2].repeat(self.joint_entries, 1)) if scale == "entry" else None
         with torch.no_grad():
-            # what is heard of a whole slice is then of the size of one entry
+            # the sum of the messages of a whole slice then has the size of one entry
             self.telling.weight.mul_((3 / self.joint_entries) ** 0.5)
             self.numbers.bias.copy_(first[:kinds].flatten().expand(self.joint_entries, -1))
         sequence = torch.tensor(self.order)
@@ -159,9 +160,9 @@ class MixtureNADEHead(Head):
 
     @property
     def num_parameters_per_entry(self) -> int:
-        """3 K (hidden + 2 width + 1) for its own law, 2 width + hidden for what it tells the others; without
-        a hidden layer 3 K (hidden + width + 1) for its own. With scales of the entry's own K of the 3 K maps
-        are single numbers. The layer's start, width (hidden + 1) numbers, is common to all entries."""
+        """3 K (hidden + 2 width + 1) for its law, or 3 K (hidden + width + 1) without a hidden layer, and
+        2 width + hidden for its message. With ``scale="entry"``, K of the 3 K maps are single numbers. The
+        width (hidden + 1) numbers U and c of the hidden layer are shared by all entries and not counted."""
         own = [self.expected, *self.telling.parameters(), *self.numbers.parameters()]
         own += [] if self.log_scale is None else [self.log_scale]
         return sum(parameter[0].numel() for parameter in own)
@@ -174,22 +175,24 @@ class MixtureNADEHead(Head):
         units: Units,
         covariates: Float[Tensor, "batch time nodes covariates"] | None = None,
     ) -> Distribution:
-        """The law of each entry given what is known of its slice and precedes it, in data units."""
+        """Returns the law of each entry given the context entries that ``order`` allows, in data units."""
         states = self._states(h)
-        told = self._told(states, values, context, units)
-        # shifted, not subtracted: an entry's own value must not even leave a rounding error
-        sums = functional.pad(told[..., self.sequence, :], (0, 0, 1, -1)).cumsum(dim=-2)
-        heard = sums[..., self.place, :]
+        messages = self._messages(states, values, context, units)
+        # shifted, not subtracted: an entry's own value must not leave even a rounding error
+        sums = functional.pad(messages[..., self.sequence, :], (0, 0, 1, -1)).cumsum(dim=-2)
+        received = sums[..., self.place, :]
         if self.context_first:
-            heard = torch.where(self._joint(context)[..., None], heard, told.sum(dim=-2, keepdim=True))
-        numbers = self.numbers(self._features(states, heard))
+            whole = messages.sum(dim=-2, keepdim=True)
+            received = torch.where(self._joint(context)[..., None], received, whole)
+        numbers = self.numbers(self._features(states, received))
         scales = None if self.log_scale is None else self.log_scale.unflatten(0, (-1, self.sizes.channels))
         return self._law(numbers.reshape(*values.shape, -1), scales, units)
 
     def quantile(
         self, law: MixtureSameFamily, uniforms: Float[Tensor, "*entry uniforms"]
     ) -> Float[Tensor, "*entry"]:
-        """Draws a component with the first number, and its normal quantile with the second."""
+        """Turns two uniform numbers per entry into a draw, by
+        :func:`~tsgen.heads.mixture.mixture_quantile`."""
         return mixture_quantile(law, uniforms)
 
     def draw(
@@ -201,60 +204,63 @@ class MixtureNADEHead(Head):
         uniforms: Float[Tensor, "batch time nodes channels uniforms"],
         covariates: Float[Tensor, "batch time nodes covariates"] | None = None,
     ) -> Float[Tensor, "batch time nodes channels"]:
-        """The slices with their unknown entries drawn one after another, in data units.
+        """Draws the entries outside the context one after another, in data units.
 
-        The sum of what was heard is carried along, so that a slice of D entries costs D steps of one size.
+        The sum of the messages is carried along, so that a slice of D entries takes D steps of equal cost.
         """
         states, noise = self._states(h), self._joint(uniforms)
-        x, kept = self._joint(_standard(values, context, units)), self._joint(context)
-        # where an entry is known in every row, no law is needed
-        drawn_somewhere = (~kept).flatten(0, -2).any(dim=0).tolist()
-        told = self._told(states, values, context, units).sum(dim=-2)
-        heard = told if self.context_first else torch.zeros_like(told)
-        standard, entries = Units(heard.new_zeros(1), heard.new_ones(1)), list(x.unbind(-1))
+        x, given = self._joint(_standard(values, context, units)), self._joint(context)
+        # an entry that is in the context in every row needs no law
+        drawn_somewhere = (~given).flatten(0, -2).any(dim=0).tolist()
+        received = self._messages(states, values, context, units).sum(dim=-2)
+        if not self.context_first:
+            received = torch.zeros_like(received)
+        standard, entries = Units(received.new_zeros(1), received.new_ones(1)), list(x.unbind(-1))
         for i in self.order:
             if drawn_somewhere[i]:
-                numbers = self.numbers.of(i, self._features(states[..., i, :], heard))
+                numbers = self.numbers.of(i, self._features(states[..., i, :], received))
                 scales = None if self.log_scale is None else self.log_scale[i]
                 draw = mixture_quantile(self._law(numbers, scales, standard), noise[..., i, :])
-                entries[i] = torch.where(kept[..., i], entries[i], draw)
-            surprise = entries[i] - states[..., i, :] @ self.expected[i]
-            told = self.telling.of(i, surprise[..., None])
-            # in any order what is known has been heard
-            heard = heard + (torch.where(kept[..., i, None], 0, told) if self.context_first else told)
+                entries[i] = torch.where(given[..., i], entries[i], draw)
+            deviation = entries[i] - states[..., i, :] @ self.expected[i]
+            message = self.telling.of(i, deviation[..., None])
+            # in any order the messages of the context are in the sum from the start
+            received = received + (
+                torch.where(given[..., i, None], 0, message) if self.context_first else message
+            )
         drawn = units.unstandardise(torch.stack(entries, dim=-1).reshape(values.shape))
         return torch.where(context, values, drawn)
 
     def _joint(self, x: Tensor) -> Tensor:
-        """``[batch, time, nodes, channels, ...]`` as ``[batch, time, groups, entries, ...]``: a group is what
-        is joint, the channels of a node or the slice."""
+        """Reshapes ``[batch, time, nodes, channels, ...]`` to ``[batch, time, groups, entries, ...]``, where
+        a group is modelled jointly: the channels of a node, or the slice."""
         return x.reshape(*x.shape[:2], -1, self.joint_entries, *x.shape[4:])
 
     def _states(self, h: Float[Tensor, "batch time nodes hidden"]) -> Tensor:
-        """The state of each entry's node, ``[batch, time, groups, entries, hidden]``."""
+        """Returns the state of each entry's node, ``[batch, time, groups, entries, hidden]``."""
         return self._joint(h[..., None, :].expand(*h.shape[:3], self.sizes.channels, -1))
 
-    def _told(
+    def _messages(
         self,
         states: Float[Tensor, "batch time groups entries hidden"],
         values: Float[Tensor, "batch time nodes channels"],
         context: Bool[Tensor, "batch time nodes channels"],
         units: Units,
     ) -> Float[Tensor, "batch time groups entries width"]:
-        """What each entry tells the others, zero where it is unknown."""
-        surprise = self._joint(_standard(values, context, units)) - torch.einsum(
+        """Returns the message of each entry to the others, zero outside the context."""
+        deviation = self._joint(_standard(values, context, units)) - torch.einsum(
             "...ei,ei->...e", states, self.expected
         )
-        return torch.where(self._joint(context)[..., None], self.telling(surprise[..., None]), 0)
+        return torch.where(self._joint(context)[..., None], self.telling(deviation[..., None]), 0)
 
     def _features(
-        self, states: Float[Tensor, "*entry hidden"], heard: Float[Tensor, "*entry width"]
+        self, states: Float[Tensor, "*entry hidden"], received: Float[Tensor, "*entry width"]
     ) -> Float[Tensor, "*entry features"]:
-        """What an entry's numbers are affine in."""
-        parts = [states, heard]
+        """Returns the features that the parameters of an entry's law are affine in."""
+        features = [states, received]
         if self.activation is not None:
-            parts.append(self.activation(self.start(states) + heard))
-        return torch.cat(parts, dim=-1)
+            features.append(self.activation(self.start(states) + received))
+        return torch.cat(features, dim=-1)
 
     def _law(
         self, numbers: Float[Tensor, "*entry numbers"], log_scale: Tensor | None, units: Units
@@ -266,7 +272,7 @@ class MixtureNADEHead(Head):
 
 
 def _order(order: Literal["given", "any"] | list[int], entries: int) -> list[int]:
-    """The entries' indices in the order in which they come."""
+    """Returns the entries' indices in their order."""
     if order in ("given", "any"):
         return list(range(entries))
     if isinstance(order, str) or sorted(order) != list(range(entries)):
@@ -281,6 +287,6 @@ def _standard(
     context: Bool[Tensor, "batch time nodes channels"],
     units: Units,
 ) -> Float[Tensor, "batch time nodes channels"]:
-    """The known values in standard units, zero elsewhere."""
+    """Returns the values in the context in standard units, zero elsewhere."""
     # fill first: where() alone leaves NaN in the gradient
     return units.standardise(torch.where(context, values, units.loc))

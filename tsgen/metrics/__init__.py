@@ -3,7 +3,7 @@
 Sums make the result independent of the number of processes.
 """
 
-from tsgen.metrics.density import NLL, LawCRPS, law_crps
+from tsgen.metrics.density import NLL, LawCRPS, has_closed_crps, law_crps
 from tsgen.metrics.ensemble import (
     CRPS,
     MAE,
@@ -49,6 +49,7 @@ __all__ = [
     "entries",
     "entry_scores",
     "groupings",
+    "has_closed_crps",
     "interval_score",
     "law_crps",
     "ranks",

@@ -14,6 +14,7 @@ References:
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -23,23 +24,47 @@ from torch.distributions import Distribution, MixtureSameFamily, Normal
 from tsgen.metrics.mean import Mean
 
 
+def has_closed_crps(law: Distribution) -> bool:
+    """Returns whether :func:`law_crps` has a closed form for a law: a Gaussian, or a mixture of Gaussians.
+
+    Args:
+        law: One law per entry.
+
+    Example:
+        >>> from torch.distributions import StudentT
+        >>> has_closed_crps(Normal(0.0, 1.0)), has_closed_crps(StudentT(3.0))
+        (True, False)
+    """
+    return isinstance(_component(law), Normal)
+
+
+def _component(law: Any) -> Any:
+    """Returns the laws of a mixture's components; a law that is no mixture is its own component."""
+    return law.component_distribution if isinstance(law, MixtureSameFamily) else law
+
+
 def law_crps(law: Distribution, truth: Float[Tensor, "*entries"]) -> Float[Tensor, "*entries"]:
-    """The exact CRPS of each entry, in data units.
+    """Returns the exact CRPS of each entry, in data units.
 
     Args:
         law: Gaussians, or mixtures of them.
-        truth: The values that came true.
+        truth: The true values, in data units.
 
     Raises:
-        ValueError: If the law is another.
+        ValueError: If the CRPS has no closed form (see :func:`has_closed_crps`).
     """
-    if isinstance(law, Normal):
-        weight, loc, scale = torch.ones_like(law.loc)[..., None], law.loc[..., None], law.scale[..., None]
-    elif isinstance(law, MixtureSameFamily) and isinstance(law.component_distribution, Normal):
-        component = law.component_distribution
-        weight, loc, scale = law.mixture_distribution.probs, component.loc, component.scale
+    component = _component(law)
+    if not has_closed_crps(law):
+        of = "" if component is law else f" of {type(component).__name__}"
+        raise ValueError(
+            f"the law must be Gaussian or a mixture of Gaussians; it is {type(law).__name__}{of}. "
+            "Score samples of it by tsgen.metrics.crps."
+        )
+    loc, scale = component.loc, component.scale
+    if isinstance(law, MixtureSameFamily):
+        weight = law.mixture_distribution.probs
     else:
-        raise ValueError(f"the law must be Gaussian or a mixture of Gaussians; it is {type(law).__name__}.")
+        weight, loc, scale = torch.ones_like(loc)[..., None], loc[..., None], scale[..., None]
     error = (weight * _mean_magnitude(truth[..., None] - loc, scale)).sum(dim=-1)
     apart, wide = loc[..., None] - loc[..., None, :], torch.hypot(scale[..., None], scale[..., None, :])
     both = weight[..., None] * weight[..., None, :]
@@ -47,15 +72,15 @@ def law_crps(law: Distribution, truth: Float[Tensor, "*entries"]) -> Float[Tenso
 
 
 def _mean_magnitude(mean: Tensor, scale: Tensor) -> Tensor:
-    """The mean of the absolute value of a Gaussian variable."""
+    """Returns the mean of the absolute value of a Gaussian variable."""
     z = mean / scale
     density = (-z.square() / 2).exp() / math.sqrt(2 * math.pi)
     return mean * torch.erf(z / math.sqrt(2)) + 2 * scale * density
 
 
 class LawCRPS(Mean):
-    """Mean exact CRPS of the laws that draws follow, in data units: what samples score, without their
-    noise."""
+    """Mean exact CRPS of the laws that samples are drawn from, in data units: the CRPS of the samples without
+    their Monte Carlo noise."""
 
     higher_is_better = False
 
@@ -67,13 +92,13 @@ class LawCRPS(Mean):
         Args:
             law: Gaussians, or mixtures of them.
             truth: The true values, in data units; anything outside the mask.
-            mask: Which entries are scored.
+            mask: The entries that are scored.
         """
         self._add(law_crps(law, torch.where(mask, truth, 0))[mask], mask)
 
 
 class NLL(Mean):
-    """Mean negative log-likelihood of the scored entries, in nats an entry. NaN if nothing was scored."""
+    """Mean negative log-likelihood of the scored entries, in nats per entry. NaN if nothing was scored."""
 
     higher_is_better = False
 
@@ -82,6 +107,6 @@ class NLL(Mean):
 
         Args:
             log_prob: Log-density of each entry in nats; zero outside the mask.
-            mask: Which entries are scored.
+            mask: The entries that are scored.
         """
         self._add(-log_prob, mask)

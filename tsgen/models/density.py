@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from lightning import LightningModule
-from torch.distributions import Distribution, Independent, MixtureSameFamily, Normal
+from torch.distributions import Distribution, Independent
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch_geometric.nn import MessagePassing
@@ -20,7 +20,7 @@ from tsgen.data.series import Samples, SeriesBatch, SeriesSpec, Units
 from tsgen.encoders import Encoder
 from tsgen.heads import Head
 from tsgen.heads.likelihood import masked_log_prob
-from tsgen.metrics import NLL, LawCRPS, entries, scores
+from tsgen.metrics import NLL, LawCRPS, entries, has_closed_crps, scores
 from tsgen.objectives import Objective
 from tsgen.sampling import Sampler
 from tsgen.storage.checkpoints import read_checkpoint
@@ -98,7 +98,8 @@ class DensityModel(LightningModule, ABC):
 
     def log_prob(self, batch: SeriesBatch) -> torch.Tensor:
         """The log-density of each entry that is scored in nats, ``[B, T, N, C]``, zero elsewhere."""
-        return masked_log_prob(self(batch), batch.values, self.target(batch))
+        loc = self.units_of_nodes(batch).loc
+        return masked_log_prob(self(batch), batch.values, self.target(batch), loc)
 
     def target(self, batch: SeriesBatch) -> Bool[torch.Tensor, "batch time nodes channels"]:
         """The entries that :meth:`log_prob` scores."""
@@ -106,7 +107,8 @@ class DensityModel(LightningModule, ABC):
 
     def log_likelihood(self, batch: SeriesBatch) -> Float[torch.Tensor, "batch"]:
         """The joint log-density of what is visible of each window, in nats."""
-        return masked_log_prob(self(batch), batch.values, batch.context).sum(dim=(1, 2, 3))
+        loc = self.units_of_nodes(batch).loc
+        return masked_log_prob(self(batch), batch.values, batch.context, loc).sum(dim=(1, 2, 3))
 
     def slices(self, batch: SeriesBatch) -> Distribution:
         """The joint law of each slice given what is visible before it, batch shape ``[B, T]``.
@@ -170,13 +172,14 @@ class DensityModel(LightningModule, ABC):
         hidden."""
         law = self.validation_law(batch)
         scored = self.target(batch)
-        log_prob = (
-            self.validation_log_prob(batch) if law is None else masked_log_prob(law, batch.values, scored)
-        )
+        if law is None:
+            log_prob = self.validation_log_prob(batch)
+        else:
+            log_prob = masked_log_prob(law, batch.values, scored, self.units_of_nodes(batch).loc)
         self.val_nll.update(log_prob, scored)
         self.log("val/nll", self.val_nll, prog_bar=True, batch_size=len(batch.values))
         # both known of the model and its data, not of the batch: all processes must log the same
-        if isinstance(law, (Normal, MixtureSameFamily)) and self.horizon != 0:
+        if law is not None and has_closed_crps(law) and self.horizon != 0:
             self.val_crps.update(law, batch.values, batch.hidden)
             self.log("val/crps", self.val_crps, batch_size=len(batch.values))
 

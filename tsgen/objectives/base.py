@@ -69,4 +69,5 @@ class Objective(ABC, Generic[ModelT]):
 
     def log_prob(self, model: ModelT, batch: SeriesBatch) -> Float[Tensor, "batch time nodes channels"]:
         """Returns the log-density of each target entry in nats, zero elsewhere, for validation."""
-        return masked_log_prob(model(batch), batch.values, model.target(batch))
+        loc = model.units_of_nodes(batch).loc
+        return masked_log_prob(model(batch), batch.values, model.target(batch), loc)

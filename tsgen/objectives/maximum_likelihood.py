@@ -52,6 +52,16 @@ class MaskedNLL(Objective[EncoderModel]):
         """Whether there is no CRPS in the loss."""
         return not self.crps_weight
 
+    def check(self, model: object) -> None:
+        """Raises ``ValueError`` if the loss needs a CRPS in closed form and the head's laws have none."""
+        head = getattr(model, "head", None)
+        if self.crps_weight and head is not None and not head.closed_crps:
+            raise ValueError(
+                "crps_weight must be 0 for laws whose CRPS has no closed form; it is "
+                f"{self.crps_weight}, and the head is {type(head).__name__}. "
+                "Use a head of Gaussians or mixtures of them."
+            )
+
     def loss(
         self, model: EncoderModel, batch: SeriesBatch, stream: Int64[Tensor, "batch"], step: int
     ) -> Float[Tensor, ""]:
@@ -60,10 +70,10 @@ class MaskedNLL(Objective[EncoderModel]):
         if self.input_noise:
             noise = torch.special.ndtri(uniforms(stream, x.shape[1:]))
             x = x + self.input_noise * noise * context
-        law, scored = model.law(batch, x, context), model.target(batch)
-        loss = masked_nll(law, batch.values, scored)
+        law, scored, units = model.law(batch, x, context), model.target(batch), model.units_of_nodes(batch)
+        loss = masked_nll(law, batch.values, scored, units.loc)
         if not self.crps_weight:
             return loss
-        filled = torch.where(scored, batch.values, law.mean.detach())
-        score = torch.where(scored, law_crps(law, filled) / model.units_of_nodes(batch).scale, 0)
+        filled = torch.where(scored, batch.values, units.loc)
+        score = torch.where(scored, law_crps(law, filled) / units.scale, 0)
         return loss + self.crps_weight * per_entry(score.sum(), scored)

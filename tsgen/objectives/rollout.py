@@ -83,7 +83,8 @@ class Rollout(Objective[ForwardModel]):
             x, context = model.inputs(past)
             h, state = model.read(past, x, context)
             law = model.predict(past, h, past.context)
-            score = masked_log_prob(law, past.values, model.target(past)).sum()
+            loc = model.units_of_nodes(past).loc
+            score = masked_log_prob(law, past.values, model.target(past), loc).sum()
             before = x[:, -1:], context[:, -1:]
         future = batch.steps(slice(start, None))
         score = score + self._ahead(model, future, before, state, stream)
@@ -123,7 +124,9 @@ class Rollout(Objective[ForwardModel]):
         for k in range(rows.values.shape[1]):
             now = rows.steps(slice(k, k + 1))
             h, state = model.advance(now, before, propagation, state)
-            score = masked_log_prob(model.predict(now, h, now.context), now.values, model.target(now))
+            law = model.predict(now, h, now.context)
+            loc = model.units_of_nodes(now).loc
+            score = masked_log_prob(law, now.values, model.target(now), loc)
             joint = score.reshape(self.paths, -1, model.head.joint_entries).sum(dim=-1)
             scores.append((joint.logsumexp(dim=0) - math.log(self.paths)).sum())
             noise = uniforms(stream, (1, *shape), start=k * math.prod(shape), dtype=units.loc.dtype)

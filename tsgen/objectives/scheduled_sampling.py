@@ -105,7 +105,8 @@ class ScheduledSampling(Objective[ForwardModel]):
         steps = truth.shape[1]
         keep = uniforms(streams(CHOICES, stream), (steps, 1, 1)) < self.probability(step)
         x = truth if keep.all() else self._mixed(model, batch, truth, context, keep, streams(DRAWS, stream))
-        return masked_nll(model.law(batch, x, context), batch.values, model.target(batch))
+        loc = model.units_of_nodes(batch).loc
+        return masked_nll(model.law(batch, x, context), batch.values, model.target(batch), loc)
 
     @torch.no_grad()
     def _mixed(

@@ -210,7 +210,8 @@ class ParticleFilter:
         # what is visible was drawn first, or is given all before it in its slice, visible or drawn
         context = now.context if self.model.head.context_first else torch.ones_like(now.context)
         law = self.model.predict(now._changed(values=values), h, context)
-        return Step(now, h, state, values, masked_log_prob(law, now.values, now.context), None)
+        log_prob = masked_log_prob(law, now.values, now.context, self.model.units_of_nodes(now).loc)
+        return Step(now, h, state, values, log_prob, None)
 
     def _draw_each(self, now: SeriesBatch, h: Tensor, state: Any, t: int) -> Step:
         """As :meth:`draw`, where entries hear of no other: one law draws, weighs and predicts."""
@@ -218,7 +219,8 @@ class ParticleFilter:
         with full_precision(h):
             drawn = self.model.head.quantile(law, self._uniforms(t))
         values = self._followed(torch.where(now.context, now.values, drawn), t)
-        return Step(now, h, state, values, masked_log_prob(law, now.values, now.context), law)
+        log_prob = masked_log_prob(law, now.values, now.context, self.model.units_of_nodes(now).loc)
+        return Step(now, h, state, values, log_prob, law)
 
     def _followed(self, values: Tensor, t: int) -> Float[Tensor, "rows 1 nodes channels"]:
         """The slices drawn, those of the first paths replaced where a path is retained."""
@@ -257,7 +259,8 @@ class ParticleFilter:
         if law is None:
             anew = model.draw(now, step.h, torch.zeros_like(now.context), self._uniforms(t))
             law = model.predict(now._changed(values=anew), step.h, torch.ones_like(now.context))
-        density = masked_log_prob(law, now.values, now.target).unflatten(0, paths.log_weight.shape[:2])
+        density = masked_log_prob(law, now.values, now.target, model.units_of_nodes(now).loc)
+        density = density.unflatten(0, paths.log_weight.shape[:2])
         mixed = (paths.log_weight[:, :, None, self.block, None] + density).logsumexp(dim=0)
         return torch.where(now.target[: len(mixed)], mixed, 0)
 

@@ -77,7 +77,8 @@ def _stepped(model: ForwardModel, batch: SeriesBatch) -> tuple[Tensor, list[list
         carried.append(list(_tensors(state)))
         before = x[:, t : t + 1], context[:, t : t + 1]
     law = model.predict(now, h, now.context)
-    return -masked_log_prob(law, now.values, now.context).sum(), carried[:-1]
+    log_prob = masked_log_prob(law, now.values, now.context, model.units_of_nodes(now).loc)
+    return -log_prob.sum(), carried[:-1]
 
 
 def _traced(part: Tensor) -> Tensor:
