@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch.distributions import MultivariateNormal
+from torch.distributions import MultivariateNormal, constraints
 from torch.func import functional_call, jacrev
 
 from tsgen.data.series import Sizes, Units
 from tsgen.heads import ConditionalHead, GaussianHead, Head, MixtureHead, MixtureNADEHead
+from tsgen.metrics import has_closed_crps, law_crps
 from tsgen.storage.components import describe, restore
 
 PAGE = Path(__file__).parents[2] / "docs" / "heads.md"
@@ -92,15 +93,17 @@ def joint_of(name: str) -> list[list[int]]:
 
 @pytest.mark.parametrize("name", HEADS)
 def test_a_density_integrates_to_one_and_draws_follow_it(name):
-    """Each entry in turn is unknown, all others known."""
+    """Each entry in turn is outside the context, all others within."""
     head, size = make(name), 4000
     h, values, covariates = (x.expand(ENTRIES, -1, -1, -1) for x in make_inputs(1, 1))
     context = ~torch.eye(ENTRIES, dtype=torch.bool).reshape(ENTRIES, 1, 3, 2)
     law = head(h, values, context, units_of(), covariates)
     assert law.batch_shape == values.shape and law.event_shape == ()
-    at = torch.linspace(-60, 60, 40_001, dtype=torch.float64)[:, None, None, None, None]
-    grid = law.mean.detach() + law.stddev.detach() * at
-    total = torch.trapezoid(law.log_prob(grid).exp(), grid, dim=0)
+    # fine in the middle, far in the tails: a Cauchy law has 1e-6 beyond 3e5 scales
+    at = torch.linspace(-20, 20, 40_001, dtype=torch.float64).sinh()[:, None, None, None, None]
+    grid = (units_of().loc + units_of().scale * at).expand(-1, *values.shape)
+    density = law.log_prob(grid).exp()
+    total = torch.trapezoid(density, grid, dim=0)
     torch.testing.assert_close(total, torch.ones_like(total), atol=1e-6, rtol=0)
 
     h, values, covariates, context = (
@@ -108,12 +111,66 @@ def test_a_density_integrates_to_one_and_draws_follow_it(name):
     )
     draws = head.draw(h, values, context, units_of(), uniforms_for(head, values), covariates)
     assert torch.equal(draws[context], values[context])
+    assert head.support.check(draws).all()
     # a variable's distribution function of itself is uniform: mean 1/2, second moment 1/3
-    uniform = law.cdf(draws)[~context].reshape(ENTRIES, size).detach()
+    drawn, own = draws[~context].reshape(ENTRIES, size).detach(), ~context[:, 0]
+    cdf = torch.cumulative_trapezoid(density[:, own[:, None]], grid[:, own[:, None]], dim=0).detach().T
+    uniform = cdf.gather(1, torch.searchsorted(grid[1:, own[:, None]].T.contiguous(), drawn))
     for power in (1, 2):
         mean, variance = 1 / (power + 1), 1 / (2 * power + 1) - 1 / (power + 1) ** 2
         z = ((uniform**power).mean(dim=1) - mean) / math.sqrt(variance / size)
         assert z.abs().max() < 5
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_what_a_head_states_of_its_laws_is_true(name):
+    head, (h, values, covariates) = make(name), make_inputs()
+    law, noise = head(h, values, some_known(values), units_of(), covariates), uniforms_for(head, values)
+    draws = head.quantile(law, noise).detach().requires_grad_()
+    assert head.support.check(draws).all() and torch.isfinite(law.log_prob(draws)).all()
+    assert head.has_mean == torch.isfinite(answer(lambda: law.mean)).all()
+    probability = answer(lambda: law.cdf(draws))
+    assert head.has_cdf == torch.isfinite(probability).all()
+    if head.has_cdf:
+        assert ((probability > 0) & (probability < 1)).all()
+        (slope,) = torch.autograd.grad(probability.sum(), draws, retain_graph=True)
+        torch.testing.assert_close(slope, law.log_prob(draws).exp())
+    quantiles = answer(lambda: law.icdf(probability))
+    assert head.has_icdf == torch.isfinite(quantiles).all()
+    if head.has_icdf:
+        torch.testing.assert_close(quantiles, draws)
+    assert head.closed_crps == has_closed_crps(law)
+    if head.closed_crps:
+        assert torch.isfinite(law_crps(law, draws)).all()
+
+
+def answer(function) -> torch.Tensor:
+    """What a law answers; NaN where it has no answer."""
+    try:
+        return function()
+    except NotImplementedError:
+        return torch.tensor(torch.nan)
+
+
+def test_a_conditional_head_states_what_its_inner_head_states():
+    """Of an inner head all of whose statements differ from the defaults."""
+
+    class Other(GaussianHead):
+        support, has_mean, has_cdf, has_icdf, closed_crps = constraints.positive, False, True, True, True
+        joint_entries, context_first, uniforms_per_entry = 2, True, 7
+
+        def check_data(self, data, stage):
+            raise ValueError(f"{data} at {stage} is refused")
+
+    outer = ConditionalHead(HIDDEN, SIZES, partial(Other, scale="node"))
+    inner = Other(HIDDEN + 2, SIZES, scale="node")
+    statements = [*Head.__annotations__, "num_parameters_per_entry"]
+    assert {"support", "closed_crps", "joint_entries"} < set(statements)
+    for name in statements:
+        assert getattr(outer, name) == getattr(inner, name) != getattr(Head, name, None), name
+    with pytest.raises(ValueError, match="rain at fit is refused"):
+        outer.check_data("rain", "fit")
+    make("gaussian").check_data("anything", "fit")
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -533,9 +590,9 @@ def test_a_conditional_head_reads_the_covariates_beside_the_state():
         assert torch.equal(drawn, alone.draw(both, values, context, units_of(), noise))
         moved = head(h, values, context, units_of(), covariates + 1)
         assert (moved.mean != law.mean).all()
-        with pytest.raises(ValueError, match="given none"):
+        with pytest.raises(ValueError, match="got None"):
             head(h, values, context, units_of())
-        with pytest.raises(ValueError, match="given none"):
+        with pytest.raises(ValueError, match="got None"):
             head.draw(h, values, context, units_of(), noise)
 
 
