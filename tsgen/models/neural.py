@@ -93,6 +93,7 @@ class NeuralModel(DensityModel):
     def check_data(self, data: Any, stage: str) -> None:
         """Raises ``ValueError`` unless the model and its parts go with the data."""
         super().check_data(data, stage)
+        self.head.check_data(data, stage)
         self.objective.check_data(data, stage)
 
     @abstractmethod
