@@ -186,7 +186,7 @@ def test_windows_are_worked_on_in_portions(monkeypatch):
     model, some = linear(), windows("gaps", 10)
     whole = simulation_based_calibration(model, some)
     monkeypatch.setattr("tsgen.evaluation.calibration.NUMBERS_AT_ONCE", 3 * DRAWS * TIME * NODES)
-    monkeypatch.setattr("tsgen.sampling.base.BYTES_AT_ONCE", 200_000)
+    monkeypatch.setattr("tsgen.sampling.base.MAX_BYTES_PER_PORTION", 200_000)
     assert torch.equal(whole.ranks, simulation_based_calibration(model, some).ranks)
 
 
