@@ -289,7 +289,7 @@ def test_what_hides_nothing_is_refused():
 
 
 def test_the_sampler_refuses_what_it_cannot_draw_from():
-    series = make_series()
+    series = make_series(covariates=0)
     spec = make_model(series).spec
     with pytest.raises(ValueError, match="needs an AnyOrderModel; got GraphVAR"):
         GraphVAR(spec, sampler=AnyOrder())
