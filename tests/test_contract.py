@@ -217,10 +217,10 @@ def test_memory_is_bounded_by_what_an_encoder_carries(series, monkeypatch):
         return draw(self, model, batch, stream, values)
 
     monkeypatch.setattr(type(model.sampler), "draw", counted)
-    one_draw = model.sampler.bytes_a_draw(model, batch)
+    one_draw = model.sampler.bytes_per_draw(model, batch)
     # old and new, 2 * 8 numbers, 2 blocks, 10 steps: 640 a node and number of 4 bytes
     assert one_draw > 4 * 5 * 640
-    assert model.sampler.bytes_a_draw(make_model(series, partial(AttentionEncoder, hidden=16)), batch) > (
+    assert model.sampler.bytes_per_draw(make_model(series, partial(AttentionEncoder, hidden=16)), batch) > (
         1.7 * one_draw
     )
     for at_once, expected in (
@@ -229,7 +229,7 @@ def test_memory_is_bounded_by_what_an_encoder_carries(series, monkeypatch):
         (4, [(4, 1), (2, 1)] * 3),
         (0, [(1, 1)] * 18),
     ):
-        monkeypatch.setattr("tsgen.sampling.base.BYTES_AT_ONCE", at_once * one_draw)
+        monkeypatch.setattr("tsgen.sampling.base.MAX_BYTES_PER_PORTION", at_once * one_draw)
         portions.clear()
         torch.testing.assert_close(model.sampler(model, batch).values, whole_at_once)
         assert portions == expected
@@ -285,7 +285,7 @@ def test_a_sampler_without_single_draws_says_that_it_cannot_go_on(series, batch)
     model, sampler = make_model(series), Whole()
     assert not sampler.extends
     drawn = batch.values.expand(3, -1, -1, -1, -1)
-    with pytest.raises(ValueError, match="Whole draws all samples of a window together, and none can go on"):
+    with pytest.raises(ValueError, match="Whole draws all samples of a window jointly, so they cannot"):
         sampler.extend(model, batch, drawn, torch.ones(3, 10, dtype=torch.bool))
 
 

@@ -1,14 +1,15 @@
-"""What samplers, objectives and scores need of a model.
+"""Protocols: the methods and attributes that samplers, objectives and scores need of a model.
 
-They are written against these protocols, not against the classes of :mod:`tsgen.models`, which know samplers
-and objectives in turn. A model of your own works with every sampler and objective whose protocol it fulfils:
+Samplers, objectives and scores import these protocols and not the classes of :mod:`tsgen.models`, which
+import samplers and objectives: this avoids an import cycle. Your own model works with every sampler and
+objective whose protocol it implements:
 
 ===================== ========================================= ========================================
-protocol              a model that                              needed by
+protocol              the model                                 needed by
 ===================== ========================================= ========================================
 :class:`Model`        has units and per-entry laws              all
 :class:`EncoderModel` has an encoder and a head                 ``MaskedNLL``, ``AnyOrder``
-:class:`ForwardModel` also goes forward in time, slice by slice ``Ancestral``, ``SMC``, ``ParticleBound``,
+:class:`ForwardModel` also runs forward in time, slice by slice ``Ancestral``, ``SMC``, ``ParticleBound``,
                                                                 ``Rollout``, ``ScheduledSampling``
 :class:`ExactModel`   is linear, with a known posterior         ``Exact``
 ===================== ========================================= ========================================
@@ -49,13 +50,13 @@ class Model(Protocol):
         """Returns mean and standard deviation of each node and channel of a batch."""
 
     def units(self, batch: SeriesBatch) -> Units:
-        """Returns what standard units mean for each entry of a batch."""
+        """Returns the location and scale that define standard units for each entry of a batch."""
 
     def target(self, batch: SeriesBatch) -> Bool[Tensor, "batch time nodes channels"]:
-        """Returns the entries whose density the model is scored by."""
+        """Returns the mask of the entries whose density is scored."""
 
     def __call__(self, batch: SeriesBatch) -> Distribution:
-        """Returns the law of each entry given what it may depend on, in data units."""
+        """Returns the law of each entry given the context it may depend on, in data units."""
 
 
 @runtime_checkable
@@ -73,19 +74,19 @@ class EncoderModel(Model, Protocol):
     head: Head
 
     def inputs(self, batch: SeriesBatch) -> tuple[Tensor, Tensor]:
-        """Returns the slices in standard units, zero outside the context, and the context as 0 and 1."""
+        """Returns the values in standard units, zero outside the context, and the context as 0 and 1."""
 
     def encode(self, batch: SeriesBatch, x: Tensor, context: Tensor) -> Tensor:
-        """Returns the state that the law of each slice is made of."""
+        """Returns the encoder's states, from which the head computes the law of each slice."""
 
     def predict(self, batch: SeriesBatch, h: Tensor, context: Tensor) -> Distribution:
         """Returns the law of each entry given states and the context of its slice, in data units."""
 
     def draw(self, batch: SeriesBatch, h: Tensor, context: Tensor, uniforms: Tensor) -> Tensor:
-        """Returns the slices, entries outside the context drawn, in data units."""
+        """Returns the slices in data units, with the entries outside the context drawn."""
 
     def law(self, batch: SeriesBatch, x: Tensor, context: Tensor) -> Distribution:
-        """Returns the law of each entry for inputs that need not be the batch's own, in data units."""
+        """Returns the law of each entry in data units, for inputs that may differ from the batch's values."""
 
 
 @runtime_checkable
@@ -93,13 +94,13 @@ class ForwardModel(EncoderModel, Protocol):
     """A model that factorises over time: each slice given the slices before it.
 
     Attributes:
-        truncated_steps: Steps that gradients are carried back through in training; None for all.
+        truncated_steps: Number of steps through which training backpropagates gradients; None for all.
     """
 
     truncated_steps: int | None
 
     def read(self, batch: SeriesBatch, x: Tensor, context: Tensor) -> tuple[Tensor, Any]:
-        """Returns the states of whole windows, and the encoder's state after them."""
+        """Returns the encoder's output for whole windows, and its carried state after them."""
 
     def advance(
         self,
@@ -108,7 +109,7 @@ class ForwardModel(EncoderModel, Protocol):
         propagation: Propagation,
         state: Any = None,
     ) -> tuple[Float[Tensor, "batch time nodes hidden"], Any]:
-        """Returns the states of the next slices, and the encoder's state after them."""
+        """Returns the encoder's output for the next slices, and its carried state after them."""
 
 
 @runtime_checkable
@@ -116,7 +117,7 @@ class ExactModel(Model, Protocol):
     """A linear-Gaussian model, whose posterior is known in closed form.
 
     Attributes:
-        process: The process, in data units; nodes and channels side by side.
+        process: The process in data units, over nodes and channels flattened into one axis.
     """
 
     process: VARProcess
@@ -126,16 +127,16 @@ class ExactModel(Model, Protocol):
 
 
 ModelT = TypeVar("ModelT", bound=Model, contravariant=True)
-"""The protocol that a sampler or an objective asks for."""
+"""The protocol that a sampler or an objective requires."""
 
 
 def check_forward(user: str, model: object, instead: str) -> None:
-    """Raises unless a model goes forward in time.
+    """Raises ``ValueError`` unless a model is autoregressive.
 
     Args:
-        user: The sampler or objective that needs it, as the subject of a sentence.
-        model: The model.
-        instead: What to use for other models, as a sentence.
+        user: Name of the sampler or objective, used as the subject of the error message.
+        model: The model to check.
+        instead: A sentence for the error message that names an alternative for other models.
 
     Raises:
         ValueError: If the model does not fulfil :class:`ForwardModel`.

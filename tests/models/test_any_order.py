@@ -133,14 +133,14 @@ def test_a_pass_for_each_group_and_no_more(monkeypatch):
     for groups in (1, 2, 100):
         sampler = dataclasses.replace(model.sampler, groups=groups)
         later = unknown.clamp(max=groups) - 1
-        one_draw, whole = sampler.bytes_a_draw(model, batch), sampler(model, batch).values
+        one_draw, whole = sampler.bytes_per_draw(model, batch), sampler(model, batch).values
         # all of both windows at once; all of one; a third of one: never a pass for each sample alone
         for at_once, passes in (
             (12, 1 + later.max()),
             (6, (1 + later).sum()),
             (2, 3 * (1 + later).sum()),
         ):
-            monkeypatch.setattr("tsgen.sampling.base.BYTES_AT_ONCE", at_once * one_draw)
+            monkeypatch.setattr("tsgen.sampling.base.MAX_BYTES_PER_PORTION", at_once * one_draw)
             model.passes = 0
             torch.testing.assert_close(sampler(model, batch).values, whole)
             assert model.passes == passes, (groups, at_once)
@@ -260,7 +260,7 @@ def test_the_joint_density_is_that_of_the_entries_one_after_another(monkeypatch)
     expected = model.process.log_prob(batch.values[..., 0], batch.context[..., 0])
     torch.testing.assert_close(model.log_likelihood(batch), expected, atol=1e-8, rtol=1e-8)
     assert float(model.log_likelihood(batch)[2]) == 0
-    monkeypatch.setattr("tsgen.sampling.base.BYTES_AT_ONCE", 2 * 15 * 12 * 64 * 8)
+    monkeypatch.setattr("tsgen.sampling.base.MAX_BYTES_PER_PORTION", 2 * 15 * 12 * 64 * 8)
     torch.testing.assert_close(model.log_likelihood(batch), expected, atol=1e-8, rtol=1e-8)
 
 
@@ -276,8 +276,8 @@ def test_only_what_is_hidden_is_scored():
 def test_what_hides_nothing_is_refused():
     trainer = Trainer(max_epochs=1, enable_checkpointing=False, **QUIET)
     for options, told in (
-        ({}, "learns from what is hidden; data.thinning is null"),
-        ({"thinning": PointMask((0.0, 1.0)), "horizon": 0}, "judged by what is hidden; data.horizon is 0"),
+        ({}, "learns from hidden entries; data.thinning is null"),
+        ({"thinning": PointMask((0.0, 1.0)), "horizon": 0}, "scored on hidden entries; data.horizon is 0"),
     ):
         data = SyntheticDataModule(num_nodes=4, steps=200, window=12, **options)
         with pytest.raises(ValueError, match=told):
@@ -289,7 +289,7 @@ def test_what_hides_nothing_is_refused():
 
 
 def test_the_sampler_refuses_what_it_cannot_draw_from():
-    series = make_series()
+    series = make_series(covariates=0)
     spec = make_model(series).spec
     with pytest.raises(ValueError, match="needs an AnyOrderModel; got GraphVAR"):
         GraphVAR(spec, sampler=AnyOrder())

@@ -119,7 +119,7 @@ def test_a_fit_of_a_series_that_grows_without_bound_starts_anywhere_in_the_data(
         (torch.zeros(20, 2), 0, "order must be at least 1"),
         (torch.randn(3, 2), 2, "needs more than 3 steps"),
         (torch.randn(8, 3), 2, "needs at least 12 steps"),
-        (torch.randn(40, 1).repeat(1, 2), 1, "copies of each other"),
+        (torch.randn(40, 1).repeat(1, 2), 1, "linearly independent"),
         (torch.ones(20, 2), 1, "node 0 is"),
         (torch.full((20, 2), torch.inf), 1, "infinite"),
         (torch.full((20, 2), torch.nan), 1, "observed at least twice"),

@@ -51,7 +51,7 @@ from tsgen.metrics import ranks
 from tsgen.models import DensityModel
 from tsgen.protocols import ForwardModel
 from tsgen.sampling import Ancestral, AnyOrder, Sampler
-from tsgen.sampling.base import draws_at_once
+from tsgen.sampling.base import draws_per_portion
 
 TRUTH, CHOICE, TIES = 11, 12, 13
 """Sets the random streams of the truth, of the chosen entries and of ties apart from those of samplers."""
@@ -109,7 +109,7 @@ def log_density(model: DensityModel, batch: SeriesBatch, values: Tensor) -> Floa
     """The log-density of the whole window under the model that draws, in nats: what joins all entries."""
     everything = torch.ones_like(batch.context)
     whole = dataclasses.replace(batch, values=values[0], context=everything, target=everything)
-    portion = draws_at_once(STATES * batch.values.numel() * batch.values.element_size())
+    portion = draws_per_portion(STATES * batch.values.numel() * batch.values.element_size())
     parts = [
         model.log_likelihood(whole.repeat(len(few))._changed(values=few.flatten(0, 1)))
         for few in values.split(portion)

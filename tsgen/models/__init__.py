@@ -1,4 +1,4 @@
-"""Models: joint laws of the entries of a window, trained and judged by the same steps."""
+"""Models: joint laws of the entries of a window, with shared training and evaluation steps."""
 
 from tsgen.models.any_order import AnyOrderModel
 from tsgen.models.autoregressive import AutoregressiveModel

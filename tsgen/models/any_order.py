@@ -1,9 +1,10 @@
-r"""Models of any entry given any others.
+r"""Models of any entry given any set of other entries.
 
 .. math:: p(x_{tvc} \mid x_O), \qquad O \text{ any set of entries of the window, before and after } t.
 
-One network answers for every set O. It is trained by hiding random sets of entries and scoring what was
-hidden; entries revealed one after another, each given all before it, are then draws from the posterior.
+A single network handles every set O. It is trained by hiding random sets of entries and scoring the hidden
+ones. Entries drawn one after another, each given the context and all earlier draws, are then draws from the
+posterior.
 
 References:
     A deep and tractable density estimator (Uria, Murray & Larochelle, 2014);
@@ -31,46 +32,49 @@ from tsgen.models.density import OptimizerFactory, SchedulerFactory
 from tsgen.models.neural import NeuralModel
 from tsgen.objectives import MaskedNLL, Objective
 from tsgen.sampling import AnyOrder, Sampler
-from tsgen.sampling.base import LAYERS_AT_ONCE, draws_at_once
+from tsgen.sampling.base import TENSORS_PER_PASS, draws_per_portion
 
-TOLD_OF_ENTRIES = 5
-"""Numbers that the encoder reads of each entry beside it and its visibility, where units are an entry's."""
+INTERPOLATION_FEATURES = 5
+"""How many more numbers per entry the encoder reads with ``units="interpolation"``; see ``features``."""
 
 REACH = 24.0
-"""Steps after which the deviation of a random walk is that of the node, at first."""
+"""Initial value of the range rho, in steps."""
 
 ORDER = 2
-"""Sets the random streams of the order of a joint density apart from those of samplers and training."""
+"""Stream key that separates the order of a joint density from the random numbers of samplers and training."""
 
 
 class AnyOrderModel(NeuralModel):
-    r"""An encoder of the whole window, past and future, and a head for what is hidden of it.
+    r"""An encoder of the whole window, past and future, and a head for its hidden entries.
 
-    What is scored must be hidden: in training the data module's ``thinning`` hides random sets of entries
-    (with a rate that is itself drawn between 0 and 1, so that every share is met), and the others are what
-    the model reads.
+    Only hidden entries are scored. In training, the data module's ``thinning`` hides random sets of entries,
+    at a rate that is itself drawn between 0 and 1 so that the model learns from every fraction of visible
+    entries. The model reads the remaining ones.
 
     Args:
         spec: Sizes, units and graph of the data.
         encoder: Makes the encoder from the size of a node's input; a two-way ConvolutionEncoder if not given.
         head: Makes the head from the size of a node's state and the sizes of a slice.
         optimizer: Makes the optimiser from the parameters; AdamW with a rate of 0.002 if not given.
-        scheduler: Makes the learning-rate schedule from the optimiser; it steps once an epoch. None keeps the
-            rate.
-        sampler: How unknown entries are drawn, in test and prediction.
-        objective: What training makes small.
-        node_embedding: Numbers that are learned of each node; 0 for a model that runs on other graphs too.
-        units: What a head works in. ``node``: mean and deviation of the node and channel. ``interpolation``:
-            each entry's own, from what is visible of its node and channel. Zero is then the straight line in
-            time between the nearest values, and one is :math:`\sigma \sqrt{1 - e^{-v / \rho}}`, with
-            :math:`\sigma` the node's deviation, v the variance of a random walk between those values (see
-            :mod:`tsgen.data.interpolation`) and :math:`\rho` a number of steps that is learned: it grows with
-            the root of the gap at first, and is the node's own where nothing is visible. The encoder is told
-            the line, the distances to its ends and the mean and share of what is visible of the slice.
+        scheduler: Makes the learning-rate schedule from the optimiser; it steps once per epoch. None keeps
+            the rate constant.
+        sampler: How unknown entries are drawn in test and prediction.
+        objective: The loss that training minimises.
+        node_embedding: Size of the learned embedding of each node; 0 for a model that runs on other graphs
+            too.
+        units: The standard units in which the head works. ``node``: mean and standard deviation of the node
+            and channel. ``interpolation``: units of each entry, from the visible entries of its node and
+            channel. The location is the straight line in time between the nearest visible values. The scale
+            is :math:`\sigma \sqrt{1 - e^{-v / \rho}}`, where :math:`\sigma` is the node's standard deviation,
+            v the variance of a random walk between those values (see :mod:`tsgen.data.interpolation`) and
+            :math:`\rho` a learned number of steps. In short gaps the scale grows with the square root of the
+            gap length; where nothing is visible it is the node's standard deviation. The encoder also reads
+            the line, the distances to its ends, and the mean and fraction of the visible entries of the
+            slice.
 
     Raises:
-        ValueError: If the encoder is causal, the units are neither, or parts do not go together; in training,
-            if the data hides nothing.
+        ValueError: If the encoder is causal, ``units`` is unknown, or building blocks are incompatible; in
+            training, if the data hides nothing.
     """
 
     def __init__(
@@ -96,22 +100,23 @@ class AnyOrderModel(NeuralModel):
             sampler,
             objective,
             node_embedding,
-            numbers_per_entry=2 if units == "node" else 2 + TOLD_OF_ENTRIES,
+            numbers_per_entry=2 if units == "node" else 2 + INTERPOLATION_FEATURES,
             units=units,
         )
         self.of_entries = units == "interpolation"
         if self.head.joint_entries > 1:
             raise ValueError(
-                "an any-order model draws its entries jointly by the groups of its sampler, from laws of "
-                f"single entries; {type(self.head).__name__} makes {self.head.joint_entries} of them joint. "
-                "Use a GaussianHead or a MixtureHead."
+                "an any-order model needs a head for single entries, since its sampler draws them jointly in "
+                f"groups; {type(self.head).__name__} models {self.head.joint_entries} entries jointly. Use a "
+                "GaussianHead or a MixtureHead."
             )
         if self.of_entries:
             self.log_reach = nn.Parameter(torch.full((len(self.spec.channels),), math.log(REACH)))
         if self.encoder.causal:
             raise ValueError(
-                f"an any-order model needs an encoder that reads both ways; {type(self.encoder).__name__} is "
-                "causal. Give it causal: false, or make it a part of a BidirectionalEncoder."
+                "an any-order model needs an encoder that reads past and future; "
+                f"{type(self.encoder).__name__} is causal. Set causal: false, or wrap it in a "
+                "BidirectionalEncoder."
             )
         self.check_building_blocks()
 
@@ -121,18 +126,18 @@ class AnyOrderModel(NeuralModel):
         x: Float[Tensor, "batch time nodes channels"],
         context: Float[Tensor, "batch time nodes channels"],
     ) -> Float[Tensor, "batch time nodes hidden"]:
-        """The state at each slice, from all that is visible of the window."""
+        """Returns the encoder's output at each slice, given all visible entries of the window."""
         h, _ = self.encoder(self.features(batch, x, context), Propagation(batch.graph))
         return h
 
     def units(self, batch: SeriesBatch) -> Units:
-        """What standard units mean for each entry of a batch."""
+        """Returns the location and scale that define standard units for each entry of a batch."""
         if not self.of_entries:
             return self.units_of_nodes(batch)
         node, nearest = self.units_of_nodes(batch), Nearest.of(batch.context)
         loc = nearest.line(batch.values, node.loc)
-        # a visible entry is its own nearest: its law is not asked for, but must exist. Infinity, where
-        # nothing is visible, has no gradient
+        # lower bound: a visible entry is its own nearest one; its law is never scored, but needs a positive
+        # scale. Upper bound: infinity, where nothing is visible, would give no valid gradient
         steps = nearest.walked().clamp(min=0.5, max=1e6).to(loc.dtype)
         scale = node.scale * (-torch.expm1(-steps / self.log_reach.exp())).sqrt()
         return Units(loc, scale, batch.nodes)
@@ -140,7 +145,11 @@ class AnyOrderModel(NeuralModel):
     def features(
         self, batch: SeriesBatch, x: Tensor, context: Tensor
     ) -> Float[Tensor, "batch time nodes features"]:
-        """What the encoder reads at each step."""
+        """Returns the encoder's input at each step.
+
+        In units of entries this adds, per entry, the line between the nearest visible values, the logarithms
+        of one plus the distances to its ends, and the mean and the fraction of the slice's visible entries.
+        """
         features = super().features(batch, x, context)
         if not self.of_entries:
             return features
@@ -152,56 +161,64 @@ class AnyOrderModel(NeuralModel):
         return torch.cat([features, line, since, until, mean.expand_as(x), share.expand_as(x)], dim=-1)
 
     def check_data(self, data: Any, stage: str) -> None:
-        """Refuses data that hides nothing, too: there would be nothing to learn, or to judge by."""
+        """Raises ``ValueError`` unless the model can be used with the data, which must hide some entries.
+
+        Without hidden entries there would be nothing to learn or to score.
+        """
         super().check_data(data, stage)
         if stage == "fit" and getattr(data, "thinning", self) is None:
             raise ValueError(
-                "an any-order model learns from what is hidden; data.thinning is null and hides nothing. "
+                "an any-order model learns from hidden entries; data.thinning is null and hides none. "
                 "Set it to a pattern, such as tsgen.data.PointMask with rate: [0.0, 1.0]."
             )
         if stage != "predict" and getattr(data, "horizon", None) == 0:
             raise ValueError(
-                "an any-order model is judged by what is hidden; data.horizon is 0 and hides nothing. "
+                "an any-order model is scored on hidden entries; data.horizon is 0 and hides none. "
                 "Set it to null, or to a number of steps."
             )
 
     def target(self, batch: SeriesBatch) -> Bool[Tensor, "batch time nodes channels"]:
-        """The target entries that are hidden: a visible one is read by the model, and scores nothing."""
+        """Returns the hidden target entries; visible ones are inputs of the model and are not scored."""
         return batch.hidden
 
     def drawn_law(self, batch: SeriesBatch) -> torch.distributions.Distribution | None:
-        """The law of each hidden entry given all that is visible, where all are drawn from it at once; later
-        groups follow mixtures of laws over what was drawn before."""
+        """Returns the law of each hidden entry given all visible ones if the sampler has a single group.
+
+        With several groups it returns None: entries of later groups follow mixtures of laws over earlier
+        draws.
+        """
         sampler = self.sampler
         return self(batch) if isinstance(sampler, AnyOrder) and sampler.groups == 1 else None
 
     def slices(self, batch: SeriesBatch) -> torch.distributions.Distribution:
-        """Refused: this model does not factorise over time.
+        """Raises ``ValueError``: this model does not factorise over time.
 
         Raises:
             ValueError: Always.
         """
         raise ValueError(
-            "an AnyOrderModel has no law of a slice given those before it; use an AutoregressiveModel or a "
-            "GraphVAR, or compare joint densities by log_likelihood."
+            "an AnyOrderModel has no law of a slice given the slices before it; use an AutoregressiveModel "
+            "or a GraphVAR, or compare joint densities by log_likelihood."
         )
 
     def log_likelihood(self, batch: SeriesBatch) -> Float[Tensor, "batch"]:
-        """The joint log-density of what is visible of each window, in nats: its entries one after another in
-        a random order that the window's position fixes, each given those before it.
+        """Returns the joint log-density of the visible entries of each window, in nats.
 
-        A model that is not exact has a density for each order; random ones are what it was trained for. It
-        takes as many forward passes of a window as it has such entries."""
+        The density is that of the chain rule: each visible entry is scored given those before it, in a random
+        order that depends on the window's position alone. A model that is not exact has a different density
+        for each order; random orders are those that it was trained for. The number of forward passes of a
+        window equals its number of visible entries.
+        """
         rows = (batch.rows(slice(window, window + 1)) for window in range(len(batch.values)))
-        return torch.cat([self._one_after_another(row) for row in rows])
+        return torch.cat([self._chain_rule(row) for row in rows])
 
-    def _one_after_another(self, row: SeriesBatch) -> Float[Tensor, "1"]:
-        """The joint log-density of one window."""
-        place = uniforms(streams(ORDER, row.position[:, 0]), row.context.shape[1:], dtype=torch.float64)
+    def _chain_rule(self, row: SeriesBatch) -> Float[Tensor, "1"]:
+        """Returns the joint log-density of one window by the chain rule."""
+        order = uniforms(streams(ORDER, row.position[:, 0]), row.context.shape[1:], dtype=torch.float64)
         total = self.loc.new_zeros(1)
-        width = LAYERS_AT_ONCE * self.encoder.hidden * self.loc.element_size()
-        for few in place[row.context].split(draws_at_once(row.context[..., 0].numel() * width)):
-            many, now = row.repeat(len(few)), few.view(-1, 1, 1, 1)
-            many = many._changed(context=many.context & (place < now), target=place == now)
-            total = total + self.log_prob(many).sum()
+        width = TENSORS_PER_PASS * self.encoder.hidden * self.loc.element_size()
+        for some in order[row.context].split(draws_per_portion(row.context[..., 0].numel() * width)):
+            rows, current = row.repeat(len(some)), some.view(-1, 1, 1, 1)
+            rows = rows._changed(context=rows.context & (order < current), target=order == current)
+            total = total + self.log_prob(rows).sum()
         return total

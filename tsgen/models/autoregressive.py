@@ -26,32 +26,33 @@ from tsgen.sampling import Ancestral, Sampler
 from tsgen.sampling.particles import particle_filter
 
 VALIDATION_PATHS = 16
-"""Paths that the density of a forecast is the mean of, in validation."""
+"""Number of paths over which validation averages the density of a forecast."""
 
 
 class AutoregressiveModel(NeuralModel):
     """An encoder of the past and a head for the next slice.
 
-    The encoder reads, for each step, the slice before it (in standard units, zero where not visible), which
-    of that slice's entries are visible, and the step's own covariates. The head turns its state into the law
-    of the step's entries.
+    At each step, the encoder reads the previous slice (in standard units, zero outside the context), the
+    context mask of that slice, and the covariates of the step itself. The head turns the encoder's output
+    into the law of the step's entries.
 
     Args:
         spec: Sizes, units and graph of the data.
         encoder: Makes the encoder from the size of a node's input.
         head: Makes the head from the size of a node's state and the sizes of a slice.
         optimizer: Makes the optimiser from the parameters; AdamW with a rate of 0.002 if not given.
-        scheduler: Makes the learning-rate schedule from the optimiser; it steps once an epoch. None keeps the
-            rate.
-        sampler: How unknown entries are drawn, in test and prediction.
-        objective: What training makes small.
-        node_embedding: Numbers that are learned of each node; 0 for a model that runs on other graphs too.
-        truncated_steps: Steps that gradients are carried back through in training: windows are read in pieces
-            of that length, each starting from the state that the one before has left. None carries them
-            through the whole window.
+        scheduler: Makes the learning-rate schedule from the optimiser; it steps once per epoch. None keeps
+            the rate constant.
+        sampler: How unknown entries are drawn in test and prediction.
+        objective: The loss that training minimises.
+        node_embedding: Size of the learned embedding of each node; 0 for a model that runs on other graphs
+            too.
+        truncated_steps: Number of steps through which training backpropagates gradients: windows are read in
+            chunks of that length, each starting from the detached state at the end of the previous one. None
+            backpropagates through the whole window.
 
     Raises:
-        ValueError: If the encoder is not causal, or parts do not go together.
+        ValueError: If the encoder is not causal, or building blocks are incompatible.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class AutoregressiveModel(NeuralModel):
         if not self.encoder.causal:
             raise ValueError(
                 f"an autoregressive model needs a causal encoder; {type(self.encoder).__name__} is not. "
-                "Give it causal: true, or use an AnyOrderModel."
+                "Set causal: true, or use an AnyOrderModel."
             )
         if truncated_steps is not None and truncated_steps < 1:
             raise ValueError(f"truncated_steps must be at least 1, or null; it is {truncated_steps}.")
@@ -88,35 +89,35 @@ class AutoregressiveModel(NeuralModel):
         self.check_building_blocks()
 
     def check_data(self, data: Any, stage: str) -> None:
-        """Also refuses windows too short for the encoder."""
+        """Raises ``ValueError`` unless the model can be used with the data and windows are long enough."""
         super().check_data(data, stage)
         window, reach = getattr(data, "window", None), self.encoder.receptive_field
-        # the first slice of a window has none before it; a window of one slice has no past at all
+        # the first slice of a window has no past, so at most window - 1 steps are read
         if window is not None and reach is not None and reach > max(1, window - 1):
             raise ValueError(
-                f"a window must be longer than what the encoder looks back on, {reach} steps; it has "
+                f"a window must be longer than the encoder's receptive field of {reach} steps; it has "
                 f"{window}. Lengthen data.window, or choose a smaller order or fewer layers."
             )
 
     def validation_law(self, batch: SeriesBatch) -> Distribution | None:
-        """The laws of one pass; of a forecast None: paths of draws are then judged."""
+        """Returns the per-entry laws of one forward pass; None for forecasts, which are scored by paths."""
         return None if self.horizon else super().validation_law(batch)
 
     def validation_log_prob(self, batch: SeriesBatch) -> Tensor:
-        """What validation judges by; of a forecast, the mean density over paths of draws."""
+        """Returns the log-densities used for validation; for forecasts, of the mean density over paths."""
         return self._forecast_log_prob(batch, VALIDATION_PATHS)
 
     def test_log_prob(self, batch: SeriesBatch) -> Tensor:
-        """What a test judges by: the same, over as many paths as there are samples."""
+        """Returns the log-densities used for testing: as in validation, with as many paths as samples."""
         return self._forecast_log_prob(batch, self.sampler.num_samples)
 
     def _forecast_log_prob(self, batch: SeriesBatch, paths: int) -> Tensor:
         if not self.horizon:
             return self.objective.log_prob(self, batch)
-        # one pass would mark the future as missing, which is not what draws of it follow
-        found = particle_filter(self, batch, paths, streams(0, batch.position[:, 0])).log_prob
-        assert found is not None
-        return found
+        # a single pass would mark the future as missing, whereas sampling feeds back its draws
+        log_prob = particle_filter(self, batch, paths, streams(0, batch.position[:, 0])).log_prob
+        assert log_prob is not None
+        return log_prob
 
     def encode(
         self,
@@ -124,7 +125,7 @@ class AutoregressiveModel(NeuralModel):
         x: Float[Tensor, "batch time nodes channels"],
         context: Float[Tensor, "batch time nodes channels"],
     ) -> Float[Tensor, "batch time nodes hidden"]:
-        """The state before each slice."""
+        """Returns the encoder's output for each slice, given the slices before it."""
         return self.read(batch, x, context)[0]
 
     def read(
@@ -133,12 +134,12 @@ class AutoregressiveModel(NeuralModel):
         x: Float[Tensor, "batch time nodes channels"],
         context: Float[Tensor, "batch time nodes channels"],
     ) -> tuple[Float[Tensor, "batch time nodes hidden"], Any]:
-        """As :meth:`encode`, and what :meth:`advance` must be given to go on after the last slice."""
+        """Returns the result of :meth:`encode`, and the state with which :meth:`advance` continues."""
         inputs, propagation = self.features(batch, _delayed(x), _delayed(context)), Propagation(batch.graph)
         length = self.truncated_steps if self.training and self.truncated_steps else inputs.shape[1]
         state, states = None, []
-        for piece in inputs.split(length, dim=1):
-            h, state = self.encoder(piece, propagation, map_state(Tensor.detach, state))
+        for chunk in inputs.split(length, dim=1):
+            h, state = self.encoder(chunk, propagation, map_state(Tensor.detach, state))
             states.append(h)
         return torch.cat(states, dim=1), state
 
@@ -149,24 +150,24 @@ class AutoregressiveModel(NeuralModel):
         propagation: Propagation,
         state: Any = None,
     ) -> tuple[Float[Tensor, "batch time nodes hidden"], Any]:
-        """The state before each of the next slices, step by step what :meth:`encode` does at once.
+        """Returns the encoder's output for the next slices; successive calls together equal :meth:`encode`.
 
         Args:
             batch: The next steps of the windows.
-            before: The slices before each of them, in standard units, and 1 where those are visible; None
-                before the first slice of a window.
+            before: The slice before each of them in standard units, and its context as 0 and 1; None at the
+                first slice of a window.
             propagation: The graph.
-            state: What the last call returned; None at the start of a window.
+            state: The state that the previous call returned; None at the start of a window.
 
         Returns:
-            The encoder's states, and what the next call must be given.
+            The encoder's output, and the state for the next call.
         """
         if before is None:
-            nothing = torch.zeros_like(batch.values, dtype=self.loc.dtype)
-            before = nothing, nothing
+            zeros = torch.zeros_like(batch.values, dtype=self.loc.dtype)
+            before = zeros, zeros
         return self.encoder(self.features(batch, *before), propagation, state)
 
 
 def _delayed(x: Float[Tensor, "batch time *entry"]) -> Float[Tensor, "batch time *entry"]:
-    """Each step's slice moved to the next step, zeros first."""
+    """Returns the slices delayed by one step, starting with zeros."""
     return torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], dim=1)

@@ -1,4 +1,4 @@
-"""What every model promises, and the four steps of Lightning."""
+"""The interface of a model, its Lightning steps for training and evaluation, and loading from checkpoints."""
 
 from __future__ import annotations
 
@@ -31,22 +31,23 @@ SchedulerFactory = Callable[[Optimizer], LRScheduler]
 
 
 class DensityModel(LightningModule, ABC):
-    """A joint law of the entries of a window, with the steps that train and judge it.
+    """A joint law of the entries of a window, with the steps that train and evaluate it.
 
-    It owns training, validation, test and prediction, and nothing of any task: what is visible and what is
-    scored is said by a batch's masks alone. Its hyperparameters are plain data, so that a checkpoint alone
-    rebuilds it.
+    It implements training, validation, test and prediction, independently of the task: the masks of a batch
+    alone determine which entries are visible and which are scored. Its hyperparameters are plain data, so
+    that a checkpoint is enough to rebuild it.
 
     Args:
         spec: Sizes, units and graph of the data.
         optimizer: Makes the optimiser from the parameters.
-        scheduler: Makes the learning-rate schedule from the optimiser; it steps once an epoch. None keeps the
-            rate.
-        sampler: How unknown entries are drawn, in test and prediction.
-        parts: The parts of the subclass, remembered beside these.
+        scheduler: Makes the learning-rate schedule from the optimiser; it steps once per epoch. None keeps
+            the rate constant.
+        sampler: How unknown entries are drawn in test and prediction.
+        parts: Further constructor arguments of the subclass, saved with the hyperparameters.
 
     Attributes:
-        window: Steps of the windows that it was trained on, where a trainer and a data module did; else None.
+        window: The length in steps of the windows that the model was trained on; None if no data module was
+            used.
     """
 
     loc: torch.Tensor
@@ -62,10 +63,10 @@ class DensityModel(LightningModule, ABC):
     ) -> None:
         super().__init__()
         self.spec, self.optimizer, self.scheduler, self.sampler = spec, optimizer, scheduler, sampler
-        made_of = {"spec": spec, "sampler": sampler, **parts}
+        arguments = {"spec": spec, "sampler": sampler, **parts}
         if optimizer is not None:
-            made_of |= {"optimizer": optimizer, "scheduler": scheduler}
-        self.hparams.update({"model": describe(partial(type(self), **made_of))})
+            arguments |= {"optimizer": optimizer, "scheduler": scheduler}
+        self.hparams.update({"model": describe(partial(type(self), **arguments))})
         self.register_buffer("loc", spec.loc.clone())
         self.register_buffer("scale", spec.scale.clone())
         self.window: int | None = None
@@ -74,56 +75,59 @@ class DensityModel(LightningModule, ABC):
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, map_location: Any = "cpu", **_: Any) -> Any:  # type: ignore[override]
-        """Lightning's name for :func:`tsgen.load`."""
+        """Returns the model in a checkpoint: Lightning's name for :func:`tsgen.load`."""
         return load(checkpoint_path, map_location or "cpu")
 
     @abstractmethod
     def forward(self, batch: SeriesBatch) -> Distribution:
-        """The law of each entry given what it may depend on, in data units; batch shape ``[B, T, N, C]``."""
+        """Returns the law of each entry given the context it may depend on, in data units.
+
+        Its batch shape is ``[B, T, N, C]``.
+        """
 
     @property
     def node_units(self) -> Units:
-        """Mean and standard deviation of each node and channel: the units of what a model reads."""
+        """Mean and standard deviation of each node and channel: the units of the model's inputs."""
         return Units(self.loc, self.scale)
 
     def units_of_nodes(self, batch: SeriesBatch) -> Units:
-        """Mean and standard deviation of each node and channel of a batch."""
+        """Returns mean and standard deviation of each node and channel of a batch."""
         if batch.nodes is None:
             return self.node_units
         return Units(self.loc[batch.nodes], self.scale[batch.nodes], batch.nodes)
 
     def units(self, batch: SeriesBatch) -> Units:
-        """What standard units mean for each entry of a batch."""
+        """Returns the location and scale that define standard units for each entry of a batch."""
         return self.units_of_nodes(batch)
 
     def log_prob(self, batch: SeriesBatch) -> torch.Tensor:
-        """The log-density of each entry that is scored in nats, ``[B, T, N, C]``, zero elsewhere."""
+        """Returns the log-density in nats, ``[B, T, N, C]``, of :meth:`target` entries; zero elsewhere."""
         loc = self.units_of_nodes(batch).loc
         return masked_log_prob(self(batch), batch.values, self.target(batch), loc)
 
     def target(self, batch: SeriesBatch) -> Bool[torch.Tensor, "batch time nodes channels"]:
-        """The entries that :meth:`log_prob` scores."""
+        """Returns the mask of the entries that :meth:`log_prob` scores."""
         return batch.target
 
     def log_likelihood(self, batch: SeriesBatch) -> Float[torch.Tensor, "batch"]:
-        """The joint log-density of what is visible of each window, in nats."""
+        """Returns the joint log-density of the visible entries of each window, in nats."""
         loc = self.units_of_nodes(batch).loc
         return masked_log_prob(self(batch), batch.values, batch.context, loc).sum(dim=(1, 2, 3))
 
     def slices(self, batch: SeriesBatch) -> Distribution:
-        """The joint law of each slice given what is visible before it, batch shape ``[B, T]``.
+        """Returns the joint law of each slice given the visible entries before it; batch shape ``[B, T]``.
 
-        Of a window that is visible whole, the log-densities of its slices sum to :meth:`log_likelihood`. The
-        event is a slice ``[N, C]``, or its entries side by side.
+        If a window is fully visible, the log-densities of its slices sum to :meth:`log_likelihood`. The event
+        shape is that of a slice, ``[N, C]``, or of its flattened entries.
         """
         return Independent(self(batch), 2)
 
     def check_building_blocks(self) -> None:
-        """Raises ``ValueError`` unless the parts of the model go together; constructors end with it."""
+        """Raises ``ValueError`` unless the building blocks are compatible; called last in constructors."""
         self.sampler.check(self)
 
     def setup(self, stage: str) -> None:
-        """Refuses data that the model was not made for."""
+        """Checks building blocks and data before a run; raises ``ValueError`` if they are incompatible."""
         self.check_building_blocks()
         data = getattr(self.trainer, "datamodule", None)
         if data is not None:
@@ -133,11 +137,11 @@ class DensityModel(LightningModule, ABC):
             self.hparams["window"] = self.window
 
     def check_data(self, data: Any, stage: str) -> None:
-        """Raises ``ValueError`` unless the model goes with the data.
+        """Raises ``ValueError`` unless the model can be used with the data.
 
         Args:
             data: The data module.
-            stage: What is to be done: fit, validate, test or predict.
+            stage: fit, validate, test or predict.
         """
         self.sampler.check_data(data, stage)
         difference = self.spec.difference(data.spec)
@@ -145,63 +149,64 @@ class DensityModel(LightningModule, ABC):
             raise ValueError(
                 f"the model was made for other data: {difference}. Use the data it was trained on."
             )
-        whole = self.needs_all_nodes
-        if stage == "fit" and whole is not None and getattr(data, "subgraphs", None) is not None:
+        block = self.needs_all_nodes
+        if stage == "fit" and block is not None and getattr(data, "subgraphs", None) is not None:
             raise ValueError(
-                f"a model must be able to do with some of the nodes to train on subgraphs; {whole} needs "
-                "them all. Set data.subgraphs to null."
+                f"a model that trains on subgraphs must work with some of the nodes; {block} needs all of "
+                "them. Set data.subgraphs to null."
             )
 
     @property
     def needs_all_nodes(self) -> str | None:
-        """The part of the model that needs every node of the graph in each batch; None if none does."""
+        """The building block that needs every node of the graph in each batch; None if there is none."""
         return type(self).__name__
 
     @property
     def horizon(self) -> int | None:
-        """The horizon of the data that a trainer has at hand; None without a forecast."""
+        """The forecast horizon of the trainer's data module in steps; None without a forecast."""
         return getattr(getattr(self._trainer, "datamodule", None), "horizon", None)
 
     @property
     def knows_its_nodes(self) -> bool:
-        """Whether some parameters belong to single nodes, so that the model runs on no others."""
+        """Whether some parameters belong to single nodes, so that the model cannot run on other nodes."""
         return True
 
     def validation_step(self, batch: SeriesBatch, index: int) -> None:
-        """Scores the densities of a batch and, where their CRPS has a closed form, the laws of what is
-        hidden."""
+        """Updates the NLL and, if it has a closed form, the CRPS of the hidden entries."""
         law = self.validation_law(batch)
-        scored = self.target(batch)
+        target = self.target(batch)
         if law is None:
             log_prob = self.validation_log_prob(batch)
         else:
-            log_prob = masked_log_prob(law, batch.values, scored, self.units_of_nodes(batch).loc)
-        self.val_nll.update(log_prob, scored)
+            log_prob = masked_log_prob(law, batch.values, target, self.units_of_nodes(batch).loc)
+        self.val_nll.update(log_prob, target)
         self.log("val/nll", self.val_nll, prog_bar=True, batch_size=len(batch.values))
-        # both known of the model and its data, not of the batch: all processes must log the same
+        # both conditions depend on model and data, not on the batch: all processes must log the same metrics
         if law is not None and has_closed_crps(law) and self.horizon != 0:
             self.val_crps.update(law, batch.values, batch.hidden)
             self.log("val/crps", self.val_crps, batch_size=len(batch.values))
 
     def validation_law(self, batch: SeriesBatch) -> Distribution | None:
-        """The law of each entry that validation judges by, in data units, where one pass has it; None where
-        only :meth:`validation_log_prob` knows."""
+        """Returns the per-entry laws used for validation, in data units, if one forward pass gives them.
+
+        Otherwise it returns None, and :meth:`validation_log_prob` alone gives the densities.
+        """
         return None
 
     def validation_log_prob(self, batch: SeriesBatch) -> torch.Tensor:
-        """What validation judges by; :meth:`log_prob` unless training has another light."""
+        """Returns the log-densities used for validation: :meth:`log_prob`, or those of the objective."""
         return self.log_prob(batch)
 
     def test_step(self, batch: SeriesBatch, index: int) -> dict[str, Any]:
-        """Scores the densities of a batch and, where something is hidden, its samples.
+        """Updates the NLL and, if entries are hidden, the scores of samples.
 
         Returns:
-            Log-densities and samples, for whoever listens.
+            Log-densities and, if entries are hidden, samples, for use by callbacks.
         """
         log_prob = self.test_log_prob(batch)
         self.test_nll.update(log_prob, self.target(batch))
         self.log("test/nll", self.test_nll, batch_size=len(batch.values))
-        # known of the data, not of the batch: all processes must log the same
+        # depends on the data, not on the batch: all processes must log the same metrics
         if self.horizon == 0:
             return {"log_prob": log_prob}
         samples = self.sampler(self, batch)
@@ -212,21 +217,23 @@ class DensityModel(LightningModule, ABC):
         return {"log_prob": log_prob, "samples": samples}
 
     def test_log_prob(self, batch: SeriesBatch) -> torch.Tensor:
-        """What a test judges by; as validation does unless draws follow another law."""
+        """Returns the log-densities used for testing: those of validation unless draws follow another law."""
         return self.validation_log_prob(batch)
 
     def drawn_law(self, batch: SeriesBatch) -> Distribution | None:
-        """The law of each entry that the sampler's draws of it follow, in data units, where it is known in
-        closed form; else None. It scores what samples score, without their noise."""
+        """Returns the marginal law of the sampler's draws for each entry, in data units, or None.
+
+        It is available if it has a closed form; scores computed from it have no sampling noise.
+        """
         return None
 
     def predict_step(self, batch: SeriesBatch, index: int) -> Samples:
-        """Draws what is unknown."""
+        """Returns samples of the unknown entries."""
         return self.sampler(self, batch)
 
     def configure_optimizers(self) -> Any:
-        """The optimiser and its schedule, as the factories make them."""
-        assert self.optimizer is not None  # a model that brings its own overrides this method
+        """Returns the optimiser and its learning-rate schedule, made by the factories."""
+        assert self.optimizer is not None  # models without an optimiser factory override this method
         optimizer = self.optimizer(self.parameters())
         if self.scheduler is None:
             return optimizer
@@ -247,7 +254,7 @@ BUILDING_BLOCKS = (
     Sampler,
     SeriesSpec,
 )
-"""What a model is made of: all that a checkpoint may name."""
+"""The base classes of building blocks: a checkpoint may name subclasses of these alone."""
 
 
 def load(
@@ -256,21 +263,21 @@ def load(
     trusted: Sequence[str] = (),
     spec: SeriesSpec | None = None,
 ) -> DensityModel:
-    """The model in a checkpoint, rebuilt from nothing else, in evaluation mode.
+    """Returns the model in a checkpoint, in evaluation mode.
 
-    No code of the checkpoint runs: it is read as plain data, and the classes that it names are parts of
-    models, of known packages.
+    The checkpoint alone is enough. None of its code is executed: it is read as plain data, and it may only
+    name classes that are building blocks of models and come from known packages.
 
     Args:
         checkpoint: A file that training wrote.
-        device: Where the model goes.
-        trusted: Packages of your own whose encoders, heads, ... the checkpoint may name.
-        spec: Other data that the model is to run on, with a graph and units of its own; those it was trained
-            on if not given.
+        device: The device to move the model to.
+        trusted: Your own packages whose encoders, heads, ... the checkpoint may name.
+        spec: Spec of other data to run the model on, with its graph and units; that of the training data if
+            not given.
 
     Raises:
-        ValueError: If there is no such file, it is no checkpoint of a model of this library, or the model has
-            parameters of its own nodes and cannot run on others.
+        ValueError: If the file does not exist, it is not a checkpoint of a model of this library, or ``spec``
+            describes other nodes and the model has parameters that belong to single nodes.
     """
     path = Path(checkpoint)
     state = read_checkpoint(path)
@@ -282,7 +289,7 @@ def load(
         rebuilt.load_state_dict(weights)
     except (RuntimeError, AttributeError, TypeError) as error:
         raise ValueError(
-            f"the weights in {path} must fit the model that it describes; they do not, as of another "
+            f"the weights in {path} must match the model that it describes; they may come from another "
             f"version: {' '.join(str(error).split())[:200]}. Train it again."
         ) from error
     return rebuilt.to(device).eval()
@@ -291,63 +298,67 @@ def load(
 def _rebuild(
     path: Path, state: dict[str, Any], trusted: Sequence[str], spec: SeriesSpec | None
 ) -> DensityModel:
-    """The model that a checkpoint describes, with weights yet to be loaded."""
+    """Returns the model that a checkpoint describes, before its weights are loaded."""
     try:
         model = restore(state["hyper_parameters"]["model"], BUILDING_BLOCKS, trusted)
-        made: Any = getattr(model, "func", None)
-        if not (isinstance(made, type) and issubclass(made, DensityModel)):
+        model_class: Any = getattr(model, "func", None)
+        if not (isinstance(model_class, type) and issubclass(model_class, DensityModel)):
             raise ValueError(f"{path} must hold a DensityModel; it holds something else.")
         rebuilt = model() if spec is None else model(spec=spec)
         rebuilt.window = state["hyper_parameters"].get("window")
     except ValueError as error:
-        told = " ".join(str(error).split())
-        raise ValueError("".join(c if c.isprintable() else "\ufffd" for c in told)) from error
-    except Exception as error:  # classes raise whatever arguments of the wrong kind provoke
+        message = " ".join(str(error).split())
+        raise ValueError("".join(c if c.isprintable() else "\ufffd" for c in message)) from error
+    except Exception as error:  # constructors may raise any exception on arguments of a wrong type
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ValueError(f"{path} must describe a model; none can be made of it ({reason}).") from error
+        raise ValueError(f"{path} must describe a model; building it failed ({reason}).") from error
     return rebuilt
 
 
 def moved_weights(path: Path, model: DensityModel) -> dict[str, Any]:
-    """The weights in a checkpoint for a model of the same parts on other data, with that data's units.
+    """Returns the weights in a checkpoint for a model of the same building blocks on other data.
+
+    Location and scale of the nodes are those of the other data.
 
     Args:
         path: The checkpoint.
         model: The model on the other data.
 
     Raises:
-        ValueError: If channels or covariates differ, or the weights include some of nodes.
+        ValueError: If channels or covariates differ, or some weights belong to single nodes.
     """
-    state, own = read_checkpoint(path), model.state_dict()
+    state, expected = read_checkpoint(path), model.state_dict()
     trained = spec_of(state)
     if (trained.channels, trained.num_covariates) != (model.spec.channels, model.spec.num_covariates):
         raise ValueError(
-            f"the model in {path} can only run on data of the same channels and as many covariates, "
-            f"{', '.join(trained.channels)} and {trained.num_covariates}; the data has "
+            f"the model in {path} must run on data with its channels ({', '.join(trained.channels)}) and "
+            f"number of covariates ({trained.num_covariates}); the data has "
             f"{', '.join(model.spec.channels)} and {model.spec.num_covariates}."
         )
     if model.knows_its_nodes and trained.difference(model.spec):
         raise ValueError(
-            f"the model in {path} must have no parameters of its own nodes to run on other data; it has. "
-            "Train one without node_embedding, scales of nodes or a head over the slice."
+            f"the model in {path} must have no parameters of single nodes to run on other nodes; it has "
+            "some. Train a model without node_embedding, scales of nodes or a head over the slice."
         )
-    moved = {**state["state_dict"], "loc": own["loc"], "scale": own["scale"]}
-    if moved.keys() != own.keys():
-        name = sorted(moved.keys() ^ own.keys())[0]
-        raise ValueError(f"the model in {path} must have the same parts; only one of the two has {name}.")
-    for name, weight in own.items():
+    moved = {**state["state_dict"], "loc": expected["loc"], "scale": expected["scale"]}
+    if moved.keys() != expected.keys():
+        name = sorted(moved.keys() ^ expected.keys())[0]
+        raise ValueError(
+            f"the model in {path} must have the same building blocks; only one of the two has {name}."
+        )
+    for name, weight in expected.items():
         if moved[name].shape != weight.shape:
             raise ValueError(
-                f"the model in {path} must have the same sizes; its {name} is of shape "
-                f"{list(moved[name].shape)}, here it would be {list(weight.shape)}."
+                f"the model in {path} must have the same sizes; its {name} has shape "
+                f"{list(moved[name].shape)}, the new model's has {list(weight.shape)}."
             )
     return moved
 
 
 def spec_of(checkpoint: Mapping[str, Any]) -> SeriesSpec:
-    """The spec of the model in a checkpoint.
+    """Returns the spec of the model in a checkpoint.
 
     Args:
-        checkpoint: What :func:`read_checkpoint` returned.
+        checkpoint: The checkpoint, as returned by :func:`read_checkpoint`.
     """
     return restore(checkpoint["hyper_parameters"]["model"]["init_args"]["spec"], (SeriesSpec,))

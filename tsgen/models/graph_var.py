@@ -1,8 +1,8 @@
-r"""The linear-Gaussian model of a graph: everything about it is exact.
+r"""A linear-Gaussian model on a graph, with exact inference.
 
-:math:`x_t = c + \sum_k A_k x_{t-k} + \epsilon_t` with :math:`A_k` supported on the graph's edges and the
-diagonal. The likelihood, the laws of missing entries and joint draws come from the Kalman filter and
-smoother; it is fitted by conditional least squares, or by EM where values are missing.
+The model is :math:`x_t = c + \sum_k A_k x_{t-k} + \epsilon_t` with :math:`A_k` supported on the graph's edges
+and the diagonal. The likelihood, the laws of missing entries and joint draws are computed by the Kalman
+filter and smoother. The model is fitted by conditional least squares, or by EM if values are missing.
 """
 
 from __future__ import annotations
@@ -23,33 +23,33 @@ from tsgen.sampling import Exact, Sampler
 
 
 class IterationCount(torch.optim.Optimizer):
-    """Counts steps for a trainer; what a step does is its closure's affair.
+    """An optimiser that only counts steps for the trainer; the closure performs the update.
 
     Args:
-        parameters: What is being fitted.
+        parameters: The parameters being fitted.
     """
 
     def __init__(self, parameters: Any) -> None:
         super().__init__(parameters, {})
 
     def step(self, closure: Any = None) -> Any:
-        """Calls the closure."""
+        """Calls the closure and returns its result."""
         return closure()
 
 
 class GraphVAR(DensityModel):
     """A vector autoregression on the graph, in float64.
 
-    Each epoch of training is one iteration of EM over the training windows: the E-step of each batch as it
-    comes, the M-step after the last. Where nothing is missing the first epoch is conditional least squares,
-    and the rest repeat it unless full noise couples the nodes. A node's channels hear from each other and
-    from all channels of its neighbours.
+    Each epoch of training is one iteration of EM over the training windows: an E-step for each batch, and the
+    M-step after the last batch. If no values are missing, the first epoch is conditional least squares, and
+    later epochs repeat it unless full noise couples the nodes. Each channel of a node depends on all channels
+    of the node itself and of the nodes with an edge to it.
 
     Args:
         spec: Sizes, units and graph of the data.
         order: The number of lags.
         noise: Whether the covariance of the noise is diagonal or full.
-        sampler: How unknown entries are drawn, in test and prediction.
+        sampler: How unknown entries are drawn in test and prediction.
 
     Raises:
         ValueError: If an option is out of range or the data has covariates.
@@ -89,7 +89,7 @@ class GraphVAR(DensityModel):
             ("start_mean", (order * size,)),
             ("start_covariance", (order * size, order * size)),
         ):
-            # parameters, so that they travel with the model; fitted in closed form, never by a gradient
+            # parameters, so that they follow the model to devices and checkpoints; fitted without gradients
             self.register_parameter(
                 name, nn.Parameter(torch.zeros(shape, dtype=torch.float64), requires_grad=False)
             )
@@ -100,7 +100,7 @@ class GraphVAR(DensityModel):
 
     @property
     def process(self) -> VARProcess:
-        """The process, in data units; nodes and channels side by side. A later fit does not change it."""
+        """The process in data units, over flattened nodes and channels: a copy, unaffected by later fits."""
         names = ("coefficients", "intercept", "covariance", "start_mean", "start_covariance")
         coefficients, intercept, covariance, *start = (getattr(self, n).detach().clone() for n in names)
         return VARProcess(coefficients, intercept, covariance, Start(*start) if start[1].any() else None)
@@ -110,60 +110,62 @@ class GraphVAR(DensityModel):
         start = process.start or Start(
             torch.zeros_like(self.start_mean), torch.zeros_like(self.start_covariance)
         )
-        for mine, new in (
+        for parameter, new in (
             (self.coefficients, process.coefficients),
             (self.intercept, process.intercept),
             (self.covariance, process.covariance),
             (self.start_mean, start.mean),
             (self.start_covariance, start.covariance),
         ):
-            mine.copy_(new)
+            parameter.copy_(new)
 
     @property
     def support(self) -> Bool[Tensor, "entries entries"]:
-        """Row v, column u: whether entry v of a slice may hear from entry u."""
+        """Mask in which row v, column u says whether entry v of a slice may depend on earlier entries u."""
         nodes, channels = self.spec.loc.shape
         source, target = self.spec.edge_index
-        hears = torch.eye(nodes, dtype=torch.bool)
-        hears[target.cpu(), source.cpu()] = True
-        every = torch.ones(channels, channels, dtype=torch.bool)
-        return torch.kron(hears, every).bool().to(self.intercept.device)
+        connected = torch.eye(nodes, dtype=torch.bool)
+        connected[target.cpu(), source.cpu()] = True
+        all_channels = torch.ones(channels, channels, dtype=torch.bool)
+        return torch.kron(connected, all_channels).bool().to(self.intercept.device)
 
     def forward(self, batch: SeriesBatch) -> Normal:
-        """The law of each entry given what is visible in the slices before it, in data units."""
+        """Returns the law of each entry given the visible entries of the slices before it, in data units."""
         return self.process.predictive(batch)
 
     def posterior(self, batch: SeriesBatch) -> Normal:
-        """The law of each entry given everything visible, in data units."""
+        """Returns the law of each entry given all visible entries, in data units."""
         return self.process.posterior(batch)
 
     def validation_law(self, batch: SeriesBatch) -> Normal:
-        """The law of each entry given what is visible before it."""
+        """Returns the law of each entry given the visible entries of the slices before it, in data units."""
         return self(batch)
 
     def drawn_law(self, batch: SeriesBatch) -> Normal | None:
-        """The posterior, where the draws are of it."""
+        """Returns the posterior laws if the sampler is exact, or None."""
         return self.posterior(batch) if isinstance(self.sampler, Exact) else None
 
     def test_log_prob(self, batch: SeriesBatch) -> Tensor:
-        """The log-density of each target entry given everything visible: the law that the draws follow. Where
-        nothing is hidden, :meth:`log_prob`."""
+        """Returns the log-density of each target entry given all visible ones: the law that draws follow.
+
+        If no entry is hidden, it returns :meth:`log_prob`.
+        """
         if not batch.hidden.any():
             return self.log_prob(batch)
         return masked_log_prob(self.posterior(batch), batch.values, batch.target)
 
     def log_likelihood(self, batch: SeriesBatch) -> Float[Tensor, "batch"]:
-        """The joint log-density of what is visible of each window, in nats; the rest is integrated out."""
+        """Returns the joint log-density of each window's visible entries in nats; others are marginalised."""
         return self.process.log_prob(batch.values.flatten(2), batch.context.flatten(2))
 
     def slices(self, batch: SeriesBatch) -> MultivariateNormal:
-        """The joint law of each slice given what is visible before it; nodes and channels side by side."""
+        """Returns the joint law of each slice given the visible entries before it, over flattened entries."""
         values, context = batch.values.flatten(2), batch.context.flatten(2)
         filtered = kalman_filter(self.process.state_space(), values, context)
         return MultivariateNormal(filtered.mean, filtered.covariance)
 
     def setup(self, stage: str) -> None:
-        """Refuses data that the model was not made for, and a fit by several processes."""
+        """Raises ``ValueError`` unless data, precision and number of processes are supported."""
         super().setup(stage)
         if self.coefficients.dtype != torch.float64:
             raise ValueError(
@@ -177,7 +179,7 @@ class GraphVAR(DensityModel):
             )
 
     def training_step(self, batch: SeriesBatch, index: int) -> None:
-        """The E-step of a batch; after the last one of an epoch, the M-step."""
+        """Performs the E-step of a batch and, after the last batch of an epoch, the M-step."""
         values, context = (x.flatten(2).to(self.intercept.device) for x in (batch.values, batch.target))
         loc, scale = (x.flatten().double() for x in (self.loc, self.scale))
         moments = self._standard.expectation((values.double() - loc) / scale, context)
@@ -190,7 +192,7 @@ class GraphVAR(DensityModel):
 
     @property
     def _standard(self) -> VARProcess:
-        """The process in standard units, in which moments of nodes of any unit are of one size."""
+        """The process in standard units, in which second moments of all nodes have similar magnitude."""
         loc, scale = (x.flatten().double() for x in (self.loc, self.scale))
         return self.process.in_units(-loc / scale, 1 / scale)
 
@@ -203,7 +205,7 @@ class GraphVAR(DensityModel):
         self._moments = None
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """A counter of iterations: the fit is closed-form."""
+        """Returns a counter of iterations, since each fit has a closed form."""
         return IterationCount(self.parameters())
 
 

@@ -1,4 +1,4 @@
-"""Models made of an encoder and a head: what the two factorisations share."""
+"""Models made of an encoder and a head: the common base of autoregressive and any-order models."""
 
 from __future__ import annotations
 
@@ -25,33 +25,34 @@ from tsgen.objectives import Objective
 from tsgen.sampling import Sampler
 
 TRAINING, LAYERS = 1, 2
-"""Set the random streams of training, and of layers that are random, apart from those of samplers."""
+"""Stream keys that separate the random numbers of training and of random layers from those of samplers."""
 
 
 class NeuralModel(DensityModel):
-    """An encoder of what is visible and a head for the law of each entry.
+    """An encoder of the visible entries and a head for the law of each entry.
 
-    The encoder reads of each node, in standard units, the entries (zero where not visible), which of them are
-    visible, the covariates and, if asked for, an embedding of the node. The head turns its state into laws.
+    For each node the encoder reads the entries in standard units (zero outside the context), the context
+    mask, the covariates and, optionally, an embedding of the node. The head turns the encoder's output into
+    laws.
 
     Args:
         spec: Sizes, units and graph of the data.
         encoder: Makes the encoder from the size of a node's input.
         head: Makes the head from the size of a node's state and the sizes of a slice.
         optimizer: Makes the optimiser from the parameters; AdamW with a rate of 0.002 if not given.
-        scheduler: Makes the learning-rate schedule from the optimiser; it steps once an epoch. None keeps the
-            rate.
-        sampler: How unknown entries are drawn, in test and prediction.
-        objective: What training makes small.
-        node_embedding: Numbers that are learned of each node and read at every step. With 0 the model knows
-            its nodes by their data and their place in the graph alone, and runs on other graphs too (see
-            :func:`~tsgen.models.load`).
-        numbers_per_entry: Numbers that the encoder reads of each entry: itself, whether it is visible, and
-            what the subclass adds in :meth:`features`.
-        parts: The parts of the subclass, remembered beside these.
+        scheduler: Makes the learning-rate schedule from the optimiser; it steps once per epoch. None keeps
+            the rate constant.
+        sampler: How unknown entries are drawn in test and prediction.
+        objective: The loss that training minimises.
+        node_embedding: Size of the learned embedding of each node, which the encoder reads at every step.
+            With 0 the model distinguishes nodes only by their data and their place in the graph, and runs on
+            other graphs too (see :func:`~tsgen.models.load`).
+        numbers_per_entry: How many numbers the encoder reads for each entry: its value, its context flag, and
+            those that the subclass adds in :meth:`features`.
+        parts: Further constructor arguments of the subclass, saved with the hyperparameters.
 
     Raises:
-        ValueError: If parts do not go together.
+        ValueError: If building blocks are incompatible.
     """
 
     covariate_loc: Tensor
@@ -72,26 +73,31 @@ class NeuralModel(DensityModel):
     ) -> None:
         if node_embedding < 0:
             raise ValueError(f"node_embedding must be 0 or a size; it is {node_embedding}.")
-        made_of = {"encoder": encoder, "head": head, "objective": objective, "node_embedding": node_embedding}
-        # not a default of the argument: a configuration that is written out could not name it
+        arguments = {
+            "encoder": encoder,
+            "head": head,
+            "objective": objective,
+            "node_embedding": node_embedding,
+        }
+        # not a default of the argument: a saved configuration could not name a partial
         optimizer = optimizer or partial(torch.optim.AdamW, lr=2e-3)
-        super().__init__(spec, sampler, optimizer, scheduler, **made_of, **parts)
+        super().__init__(spec, sampler, optimizer, scheduler, **arguments, **parts)
         sizes = self.spec.sizes
-        self.register_buffer("covariate_loc", _given(spec.covariate_loc, torch.zeros(sizes.covariates)))
-        self.register_buffer("covariate_scale", _given(spec.covariate_scale, torch.ones(sizes.covariates)))
+        self.register_buffer("covariate_loc", _clone_or(spec.covariate_loc, torch.zeros(sizes.covariates)))
+        self.register_buffer("covariate_scale", _clone_or(spec.covariate_scale, torch.ones(sizes.covariates)))
         self.encoder = encoder(numbers_per_entry * sizes.channels + sizes.covariates + node_embedding)
         self.head = head(self.encoder.hidden, sizes)
         self.embedding = nn.Parameter(torch.randn(sizes.nodes, node_embedding)) if node_embedding else None
         self.objective = objective
-        self._counts: list[int] = []  # entries scored by the batches accumulated since the last step
+        self._counts: list[int] = []  # target entries of the batches accumulated since the last step
 
     def check_building_blocks(self) -> None:
-        """Raises ``ValueError`` unless encoder, head, objective and sampler go together."""
+        """Raises ``ValueError`` unless encoder, head, objective and sampler are compatible."""
         super().check_building_blocks()
         self.objective.check(self)
 
     def check_data(self, data: Any, stage: str) -> None:
-        """Raises ``ValueError`` unless the model and its parts go with the data."""
+        """Raises ``ValueError`` unless the model and its objective can be used with the data."""
         super().check_data(data, stage)
         self.head.check_data(data, stage)
         self.objective.check_data(data, stage)
@@ -103,57 +109,57 @@ class NeuralModel(DensityModel):
         x: Float[Tensor, "batch time nodes channels"],
         context: Float[Tensor, "batch time nodes channels"],
     ) -> Float[Tensor, "batch time nodes hidden"]:
-        """The state that the law of each entry is made of.
+        """Returns the encoder's output, from which the head computes the law of each entry.
 
         Args:
-            batch: The windows: graph and covariates.
-            x: The slices in standard units, zero where not visible.
-            context: 1 where they are visible, else 0.
+            batch: The windows, of which graph and covariates are read.
+            x: The slices in standard units, zero outside the context.
+            context: 1 for entries in the context, else 0.
         """
 
     def forward(self, batch: SeriesBatch) -> Distribution:
-        """The law of each entry given what is visible and may inform it, in data units."""
+        """Returns the law of each entry given the visible entries it may depend on, in data units."""
         return self.law(batch, *self.inputs(batch))
 
     def law(self, batch: SeriesBatch, x: Tensor, context: Tensor) -> Distribution:
-        """As :meth:`forward`, but with inputs that need not be the batch's own.
+        """Returns the same as :meth:`forward`, but for inputs that may differ from the batch's values.
 
         Args:
             batch: The windows.
-            x: The slices that the encoder reads, in standard units, zero where not visible.
-            context: 1 where they are visible, else 0.
+            x: The slices that the encoder reads, in standard units, zero outside the context.
+            context: 1 for entries in the context, else 0.
         """
         return self.predict(batch, self.encode(batch, x, context), batch.context)
 
     def inputs(self, batch: SeriesBatch) -> tuple[Tensor, Tensor]:
-        """What may be read of each slice: its entries in standard units, zero where not visible, and 1 where
-        they are visible, else 0."""
+        """Returns the values in standard units, zero outside the context, and the context as 0 and 1."""
         x = torch.where(batch.context, self.units_of_nodes(batch).standardise(batch.values), 0)
         return x, batch.context.to(x.dtype)
 
     def features(
         self, batch: SeriesBatch, x: Tensor, context: Tensor
     ) -> Float[Tensor, "batch time nodes features"]:
-        """What the encoder reads at each step."""
-        parts, covariates = [x, context], self.covariates(batch)
+        """Returns the encoder's input at each step."""
+        features, covariates = [x, context], self.covariates(batch)
         if covariates is not None:
-            parts.append(covariates.to(x.dtype))
+            features.append(covariates.to(x.dtype))
         if self.embedding is not None:
-            own = self.embedding if batch.nodes is None else self.embedding[batch.nodes]
-            parts.append(own.expand(*x.shape[:2], -1, -1))
-        return torch.cat(parts, dim=-1)
+            embedding = self.embedding if batch.nodes is None else self.embedding[batch.nodes]
+            features.append(embedding.expand(*x.shape[:2], -1, -1))
+        return torch.cat(features, dim=-1)
 
     def covariates(self, batch: SeriesBatch) -> Float[Tensor, "batch time nodes covariates"] | None:
-        """The covariates in their own standard units.
+        """Returns the covariates in their standard units, or None if there are none.
 
         Raises:
-            ValueError: If the batch has not the covariates that the model was made for.
+            ValueError: If the number of covariates differs from that in the model's spec.
         """
-        promised = self.spec.num_covariates
-        there = 0 if batch.covariates is None else batch.covariates.shape[-1]
-        if there != promised:
+        expected = self.spec.num_covariates
+        num_covariates = 0 if batch.covariates is None else batch.covariates.shape[-1]
+        if num_covariates != expected:
             raise ValueError(
-                f"the batch must have {promised} covariates, as the model was told; it has {there}."
+                f"the batch must have {expected} covariates, as in the spec of the model; "
+                f"it has {num_covariates}."
             )
         if batch.covariates is None:
             return None
@@ -165,7 +171,7 @@ class NeuralModel(DensityModel):
         h: Float[Tensor, "batch time nodes hidden"],
         context: Bool[Tensor, "batch time nodes channels"],
     ) -> Distribution:
-        """The law of each entry given the encoder's state and what is known of its slice, in data units."""
+        """Returns the law of each entry in data units, given the encoder's output and its slice's context."""
         units = self.units(batch)
         with full_precision(h):
             return self.head(h.to(units.loc.dtype), batch.values, context, units, self.covariates(batch))
@@ -177,7 +183,7 @@ class NeuralModel(DensityModel):
         context: Bool[Tensor, "batch time nodes channels"],
         uniforms: Float[Tensor, "batch time nodes channels uniforms"],
     ) -> Float[Tensor, "batch time nodes channels"]:
-        """The slices with what is not known of them drawn, in data units."""
+        """Returns the slices in data units, with the entries outside the context drawn."""
         units = self.units(batch)
         with full_precision(h):
             return self.head.draw(
@@ -185,34 +191,36 @@ class NeuralModel(DensityModel):
             )
 
     def training_step(self, batch: SeriesBatch, index: int) -> Tensor:
-        """The loss of a batch.
+        """Returns the loss of a batch.
 
-        Where gradients are accumulated over some batches, each counts by the entries that it scores, so that
-        the step is that of one batch of all of them.
+        If gradients are accumulated over several batches, each batch is weighted by its number of target
+        entries, so that the step equals that of a single batch of all windows.
         """
-        # one key more than what training hides has: the two never share a stream, whatever their seeds
+        # one key more than the stream that hides entries in training: the two never coincide, whatever the
+        # seeds
         purpose, epoch = (torch.full_like(batch.position[:, 0], n) for n in (TRAINING, self.current_epoch))
         stream = streams(torch.initial_seed(), purpose, epoch, batch.position[:, 0])
-        with self._numbers_of(index):
+        with self._seeded(index):
             loss = self.objective.loss(self, batch, stream, self.global_step)
         name = "train/nll" if self.objective.is_nll else "train/loss"
         self.log(name, loss.detach(), prog_bar=True, sync_dist=True, batch_size=len(batch.values))
         if getattr(self._trainer, "accumulate_grad_batches", 1) == 1:
             return loss
-        # all counts are known with the last of the batches: weights relative to the first are mended then
+        # the total is known only after the last batch: until then, weights are relative to the first batch,
+        # and on_before_optimizer_step rescales the gradients
         self._counts.append(int(count(self.objective.target(self, batch, self.global_step))))
         return loss * (self._counts[-1] / max(1, self._counts[0]))
 
     @contextmanager
-    def _numbers_of(self, index: int) -> Iterator[None]:
-        """Random numbers of torch's own, which dropout draws, by (seed, epoch, batch, process) for a while.
+    def _seeded(self, index: int) -> Iterator[None]:
+        """Seeds torch's generators, which dropout uses, by (seed, epoch, batch, process) within the context.
 
-        No checkpoint holds the state of torch's generators, and the trainer seeds every process alike.
+        Checkpoints do not hold the state of torch's generators, and the trainer seeds all processes alike.
         """
         address = (LAYERS, self.current_epoch, index, self.global_rank)
         seed = int(streams(torch.initial_seed(), *(torch.tensor(key) for key in address)))
         on_gpu = self.device.type == "cuda"
-        # forked: what is drawn elsewhere goes on, and so does the seed that every address begins with
+        # forked: other uses of the generators are unaffected, and torch.initial_seed() keeps its value
         with torch.random.fork_rng([self.device] if on_gpu else []):
             torch.default_generator.manual_seed(seed)
             if on_gpu:
@@ -221,15 +229,18 @@ class NeuralModel(DensityModel):
             yield
 
     def on_train_epoch_start(self) -> None:
-        """Forgets batches of an epoch that was broken off."""
+        """Discards the counts of an interrupted epoch."""
         self._counts.clear()
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Makes accumulated gradients those of the mean over all entries, before they are clipped, and logs
-        their norm and the learning rate."""
+        """Rescales accumulated gradients to the mean over all target entries; logs their norm and the rate.
+
+        Lightning calls it before gradients are clipped.
+        """
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
         if self._counts:
-            # the trainer has divided by the number of batches that it meant to accumulate
+            # the trainer has divided by accumulate_grad_batches, also at the end of an epoch with fewer
+            # batches
             share = self.trainer.accumulate_grad_batches * max(1, self._counts[0]) / max(1, sum(self._counts))
             torch._foreach_mul_(gradients, share)
             self._counts.clear()
@@ -239,25 +250,25 @@ class NeuralModel(DensityModel):
             self.log("train/lr", optimizer.param_groups[0]["lr"])
 
     def validation_law(self, batch: SeriesBatch) -> Distribution | None:
-        """The laws by the light of the objective, where it has any."""
+        """Returns the objective's per-entry laws for validation, in data units, or None."""
         return self.objective.law(self, batch)
 
     def validation_log_prob(self, batch: SeriesBatch) -> Tensor:
-        """What validation judges by: the densities by the light of the objective."""
+        """Returns the objective's log-densities for validation."""
         return self.objective.log_prob(self, batch)
 
     @property
     def needs_all_nodes(self) -> str | None:
-        """The head, if it makes whole slices joint; the objective, if it scores whatever is visible."""
+        """The head if it models whole slices jointly, the objective if it scores visible entries, or None."""
         if self.head.joint_entries > self.spec.sizes.channels:
             return f"{type(self.head).__name__} over the slice"
         return None if self.objective.scores_targets else type(self.objective).__name__
 
     @property
     def knows_its_nodes(self) -> bool:
-        """Whether some parameters belong to single nodes, so that the model runs on no others."""
+        """Whether some parameters belong to single nodes, so that the model cannot run on other nodes."""
         return self.embedding is not None or self.head.of_nodes
 
 
-def _given(units: Tensor | None, default: Tensor) -> Tensor:
+def _clone_or(units: Tensor | None, default: Tensor) -> Tensor:
     return default if units is None else units.clone()

@@ -1,6 +1,6 @@
-"""Objectives: what training makes small.
+"""Objectives: losses that training minimises.
 
-Every one is a number in nats an entry: sums over all processes divided by counts over all processes.
+Every loss is in nats per entry: a sum over all processes divided by a count over all processes.
 """
 
 from tsgen.objectives.base import Objective

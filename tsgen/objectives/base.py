@@ -15,14 +15,14 @@ from tsgen.protocols import ModelT
 
 
 class Objective(ABC, Generic[ModelT]):
-    """What training minimises, and the densities that validation is judged by.
+    """The loss that training minimises, and the densities that validation reports.
 
-    An objective receives one random stream per window and epoch, so that its random numbers depend neither on
-    the batch nor on the number of processes.
+    An objective receives one random stream per window and epoch, so that its random numbers depend
+    neither on the composition of the batch nor on the number of processes.
     """
 
     scores_targets: ClassVar[bool] = True
-    """Whether the loss covers target entries only, so that other nodes of a batch merely inform them."""
+    """Whether the loss covers target entries only; other nodes of a batch then serve as inputs alone."""
 
     def check(self, model: object) -> None:
         """Raises ``ValueError`` unless the model can be trained with this objective."""
@@ -43,9 +43,9 @@ class Objective(ABC, Generic[ModelT]):
 
         Args:
             model: The model in training.
-            batch: Windows; entries hidden from the model are outside ``context`` already.
+            batch: Windows; entries hidden from the model have already been removed from ``context``.
             stream: One random stream per window.
-            step: Steps that the optimiser has taken.
+            step: Number of steps that the optimiser has taken.
         """
 
     @property
@@ -54,7 +54,7 @@ class Objective(ABC, Generic[ModelT]):
         return False
 
     def law(self, model: ModelT, batch: SeriesBatch) -> Distribution | None:
-        """Returns the per-entry laws used for validation, or None if only :meth:`log_prob` has them."""
+        """Returns the per-entry laws used for validation, or None if only :meth:`log_prob` is available."""
         return model(batch)
 
     def target(self, model: ModelT, batch: SeriesBatch, step: int) -> Bool[Tensor, "batch _ nodes channels"]:
@@ -63,7 +63,7 @@ class Objective(ABC, Generic[ModelT]):
         Args:
             model: The model in training.
             batch: Windows.
-            step: Steps that the optimiser has taken.
+            step: Number of steps that the optimiser has taken.
         """
         return model.target(batch)
 

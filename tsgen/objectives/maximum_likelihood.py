@@ -1,4 +1,4 @@
-"""The likelihood of the window as it stands: the objective that the models are made for."""
+"""Maximum likelihood with the observed values as inputs: the default objective."""
 
 from __future__ import annotations
 
@@ -19,21 +19,20 @@ from tsgen.protocols import EncoderModel
 
 @dataclass(frozen=True)
 class MaskedNLL(Objective[EncoderModel]):
-    r"""The masked negative log-likelihood, the true values as inputs (teacher forcing).
+    r"""The masked negative log-likelihood with the true values as inputs (teacher forcing).
 
-    What is missing among the inputs is zero and marked by a flag.
+    Missing inputs are set to zero and marked by a flag.
 
     Args:
         input_noise: Standard deviation :math:`\sigma` of the noise :math:`N(0, \sigma^2)` that is added to
-            every visible input of the encoder, in standard units; not in validation. What is scored, and
-            what a head reads of the slice itself, is left as it is. A model that bears noise in training is
-            meant to bear its own errors better when it is fed its own draws; in exchange it learns the law
-            given inputs that are noisy.
-
+            every visible input of the encoder, in standard units. Validation adds no noise. The scored
+            values, and the entries of the current slice that a head reads, receive no noise either. Noise in
+            training is meant to make a model robust to its own errors when its draws are fed back; in
+            exchange, the model learns the law given noisy inputs.
         crps_weight: Weight of the exact CRPS of each entry, in the node's standard deviations, that is added
-            to the loss. It is a proper score too, so the optimum stays; it minds errors by their size where
-            the likelihood minds them by the law's own width. For Gaussians and mixtures of them. Validation
-            stays with the likelihood.
+            to the loss. The CRPS is a proper score too, so the optimum stays the same; it penalises an error
+            by its size, whereas the likelihood penalises it relative to the width of the law. Available for
+            Gaussians and mixtures of Gaussians. Validation uses the likelihood alone.
 
     Raises:
         ValueError: If a number is negative or not finite.
@@ -49,7 +48,7 @@ class MaskedNLL(Objective[EncoderModel]):
 
     @property
     def is_nll(self) -> bool:
-        """Whether there is no CRPS in the loss."""
+        """Whether the loss has no CRPS term."""
         return not self.crps_weight
 
     def check(self, model: object) -> None:
@@ -65,15 +64,15 @@ class MaskedNLL(Objective[EncoderModel]):
     def loss(
         self, model: EncoderModel, batch: SeriesBatch, stream: Int64[Tensor, "batch"], step: int
     ) -> Float[Tensor, ""]:
-        """The negative log-likelihood in nats an entry, and the weighted CRPS."""
+        """Returns the negative log-likelihood in nats per entry, plus the weighted CRPS."""
         x, context = model.inputs(batch)
         if self.input_noise:
             noise = torch.special.ndtri(uniforms(stream, x.shape[1:]))
             x = x + self.input_noise * noise * context
-        law, scored, units = model.law(batch, x, context), model.target(batch), model.units_of_nodes(batch)
-        loss = masked_nll(law, batch.values, scored, units.loc)
+        law, target, units = model.law(batch, x, context), model.target(batch), model.units_of_nodes(batch)
+        loss = masked_nll(law, batch.values, target, units.loc)
         if not self.crps_weight:
             return loss
-        filled = torch.where(scored, batch.values, units.loc)
-        score = torch.where(scored, law_crps(law, filled) / units.scale, 0)
-        return loss + self.crps_weight * per_entry(score.sum(), scored)
+        filled = torch.where(target, batch.values, units.loc)
+        crps = torch.where(target, law_crps(law, filled) / units.scale, 0)
+        return loss + self.crps_weight * per_entry(crps.sum(), target)

@@ -1,11 +1,10 @@
-r"""The particle bound: missing inputs drawn and weighed, not marked.
+r"""The particle bound: missing inputs are drawn and weighted instead of being marked as missing.
 
 .. math:: L = -\frac{1}{|O|} \log \hat p_K(x_O), \qquad E \log \hat p_K(x_O) \le \log p(x_O),
 
-with :math:`\hat p_K` the evidence that a particle filter of K paths estimates
-(see :mod:`tsgen.sampling.particles`).
-The gap closes as K grows, and the gradient becomes that of the likelihood: it goes through the draws, through
-the weights and past resampling, where most implementations drop it.
+where :math:`\hat p_K` is the evidence estimated by a particle filter with K paths (see
+:mod:`tsgen.sampling.particles`). As K grows, the gap closes and the gradient tends to that of the likelihood:
+gradients pass through the draws, the weights and the resampling, where most implementations drop them.
 """
 
 from __future__ import annotations
@@ -26,19 +25,20 @@ from tsgen.sampling.particles import particle_filter
 
 @dataclass(frozen=True)
 class ParticleBound(Objective[ForwardModel]):
-    """The negative particle bound of what is visible of each window, in nats a visible entry.
+    """The negative particle bound of the visible entries of each window, in nats per visible entry.
 
-    Use it without ``thinning``: what is hidden from the model is missing to it, and scores nothing. A model
-    trained so has always read whole slices: its missing inputs must be drawn, which ancestral sampling and
-    the particle filter do; ``model(batch)``, which marks them, is not for it. Validation is by the filter's
-    own densities of what is held out. A step costs that of K times as many windows, read slice by slice.
+    Use it without ``thinning``: hidden entries count as missing and do not enter the bound. A model trained
+    this way has only ever read complete slices, so its missing inputs must be drawn. Ancestral sampling and
+    the particle filter draw them; ``model(batch)`` marks them as missing instead and is not suitable for such
+    a model. Validation uses the filter's densities of the held-out entries. One training step costs as much
+    as one on K times as many windows read slice by slice.
 
     Args:
-        particles: The number K of paths of each window.
-        ess_threshold: Paths are resampled where the effective sample size falls below this share of K.
+        particles: The number K of paths per window.
+        ess_threshold: Paths are resampled when the effective sample size falls below this fraction of K.
 
     Raises:
-        ValueError: If there are no particles or the threshold lies outside 0..1.
+        ValueError: If ``particles`` is below 1 or the threshold lies outside 0..1.
 
     References:
         Filtering variational objectives (Maddison et al., 2017).
@@ -56,7 +56,7 @@ class ParticleBound(Objective[ForwardModel]):
             raise ValueError(f"ess_threshold must lie in 0..1; it is {self.ess_threshold}.")
 
     def check(self, model: object) -> None:
-        """Raises ``ValueError`` unless the model is autoregressive and never truncates gradients."""
+        """Raises ``ValueError`` unless the model is autoregressive and does not truncate gradients."""
         check_forward(type(self).__name__, model, "Use tsgen.objectives.MaskedNLL.")
         steps = getattr(model, "truncated_steps", None)
         if steps is not None:
@@ -66,7 +66,7 @@ class ParticleBound(Objective[ForwardModel]):
             )
 
     def check_data(self, data: Any, stage: str) -> None:
-        """Raises ``ValueError`` if training would hide observed entries, which the bound would lose."""
+        """Raises ``ValueError`` if training would hide observed entries, which the bound would then omit."""
         if stage == "fit" and getattr(data, "thinning", None) is not None:
             raise ValueError(
                 "a ParticleBound must be trained on all observed entries; data.thinning hides some of them. "
@@ -76,22 +76,24 @@ class ParticleBound(Objective[ForwardModel]):
     def loss(
         self, model: ForwardModel, batch: SeriesBatch, stream: Int64[Tensor, "batch"], step: int
     ) -> Float[Tensor, ""]:
-        """The negative bound in nats a visible entry."""
-        found = particle_filter(model, batch, self.particles, stream, self.ess_threshold, predictive=False)
-        return per_entry(-found.log_evidence.sum(), self.target(model, batch, step))
+        """Returns the negative bound in nats per visible entry."""
+        estimates = particle_filter(
+            model, batch, self.particles, stream, self.ess_threshold, predictive=False
+        )
+        return per_entry(-estimates.log_evidence.sum(), self.target(model, batch, step))
 
     def target(
         self, model: EncoderModel, batch: SeriesBatch, step: int
     ) -> Bool[Tensor, "batch time nodes channels"]:
-        """What is visible."""
+        """Returns the visible entries, over which the bound is averaged."""
         return batch.context
 
     def law(self, model: object, batch: SeriesBatch) -> None:
-        """None: the filter's densities are means over paths."""
+        """Returns None: the filter's densities are means over paths, with no law in closed form."""
 
     def log_prob(self, model: ForwardModel, batch: SeriesBatch) -> Float[Tensor, "batch time nodes channels"]:
-        """The filter's log-density of each target entry given the slices before it, in nats."""
+        """Returns the filter's log-density of each target entry given the slices before it, in nats."""
         stream = streams(0, batch.position[:, 0])
-        found = particle_filter(model, batch, self.particles, stream, self.ess_threshold)
-        assert found.log_prob is not None
-        return found.log_prob
+        estimates = particle_filter(model, batch, self.particles, stream, self.ess_threshold)
+        assert estimates.log_prob is not None
+        return estimates.log_prob

@@ -1,22 +1,23 @@
 r"""Training several steps ahead.
 
-From a random step on the model is fed nothing but its own draws, for K steps, and the truth is scored by the
-law that these paths imply: with M paths :math:`x^m` from the visible past :math:`x_{<s}`, an entry
+Starting at a random step, the model reads only its own draws for K steps, and the true values are scored by
+the law that these paths imply. With M paths :math:`x^m` from the visible past :math:`x_{<s}`, an entry
 :math:`x_{s+k}^v` is scored by
 
 .. math::
     \hat p(x_{s+k}^v) = \frac1M \sum_m p(x_{s+k}^v \mid x^m_{s..s+k-1}, x_{<s}), \qquad k = 0, .., K - 1.
 
-Entries that a head makes joint (see :class:`~tsgen.heads.MixtureNADEHead`) are scored jointly: the mean is
-then that of their joint densities, and wants more paths.
+Entries that a head models jointly (see :class:`~tsgen.heads.MixtureNADEHead`) are scored jointly: the mean is
+then taken over their joint densities, and needs more paths.
 
-Gradients go through the paths, since a draw is a differentiable function of uniform numbers and of the law.
-The mean over paths stands inside the logarithm: as M grows, the score of each entry is that of the model's
-own law k + 1 steps ahead, a proper one. With few paths it is not: by Jensen's inequality :math:`E \log \hat p
-\le \log p`, with a gap in proportion to 1/M that is the smaller the less the paths differ, so that a model
-gains by forgetting the past. With one path of an AR(1) of coefficient :math:`\phi` and deviation
-:math:`\sigma`, the loss of the second step has the derivatives :math:`\phi` and :math:`-\phi^2 / \sigma` at
-the law of the data itself: it is left for a smaller coefficient and a wider noise.
+Gradients pass through the paths, since a draw is a differentiable function of uniform numbers and of the law.
+The mean over paths is inside the logarithm: as M grows, each entry is scored by the model's own law k + 1
+steps ahead, which is a proper score. With few paths the score is improper: by Jensen's inequality :math:`E
+\log \hat p \le \log p`, with a gap proportional to 1/M that shrinks as the paths become more alike, so that a
+model is rewarded for forgetting the past. With one path of an AR(1) with coefficient :math:`\phi` and
+standard deviation :math:`\sigma`, the loss of the second step has the derivatives :math:`\phi` and
+:math:`-\phi^2 / \sigma` at the true law of the data: training moves away from it, towards a smaller
+coefficient and a wider noise.
 
 References:
     Multi-step estimation for forecasting (Clements & Hendry, 1996);
@@ -42,18 +43,19 @@ from tsgen.objectives.base import Objective
 from tsgen.protocols import EncoderModel, ForwardModel, check_forward
 
 STARTS, PATHS = 1, 2
-"""Set the random streams of the two apart."""
+"""Stream keys that keep the random numbers of start steps and of paths distinct."""
 
 
 @dataclass(frozen=True)
 class Rollout(Objective[ForwardModel]):
-    """The masked negative log-likelihood of K steps after a random one, along the model's own paths, and of
-    all steps before.
+    """The masked negative log-likelihood of K steps along the model's own paths and of all steps before.
+
+    The paths start at a random step; the steps before it are scored one step ahead, given the true values.
 
     Args:
-        steps: The number K of steps, at most those of a window; 1 scores one step ahead, as
+        steps: The number K of steps, limited to the length of a window; 1 scores one step ahead, as
             :class:`~tsgen.objectives.MaskedNLL` does.
-        paths: The number M of paths of each window.
+        paths: The number M of paths per window.
 
     Raises:
         ValueError: If a number is below 1.
@@ -68,14 +70,14 @@ class Rollout(Objective[ForwardModel]):
                 raise ValueError(f"{name} must be at least 1; it is {number}.")
 
     def check(self, model: object) -> None:
-        """Raises ``ValueError`` unless the model goes forward slice by slice."""
+        """Raises ``ValueError`` unless the model is autoregressive."""
         check_forward(type(self).__name__, model, "Use tsgen.objectives.MaskedNLL.")
 
     def loss(
         self, model: ForwardModel, batch: SeriesBatch, stream: Int64[Tensor, "batch"], step: int
     ) -> Float[Tensor, ""]:
-        """The negative log-likelihood in nats an entry, up to the end of the paths."""
-        start, end = self._truth_and_path(batch.values.shape[1], step)
+        """Returns the negative log-likelihood in nats per entry of the steps up to the end of the paths."""
+        start, end = self._path_range(batch.values.shape[1], step)
         batch = batch.steps(slice(0, end))
         before, state, score = None, None, batch.values.new_zeros(())
         if start:
@@ -87,25 +89,25 @@ class Rollout(Objective[ForwardModel]):
             score = masked_log_prob(law, past.values, model.target(past), loc).sum()
             before = x[:, -1:], context[:, -1:]
         future = batch.steps(slice(start, None))
-        score = score + self._ahead(model, future, before, state, stream)
+        score = score + self._log_prob_ahead(model, future, before, state, stream)
         return per_entry(-score, model.target(batch))
 
     def target(
         self, model: EncoderModel, batch: SeriesBatch, step: int
     ) -> Bool[Tensor, "batch scored nodes channels"]:
-        """What is scored up to the end of the paths."""
-        _, end = self._truth_and_path(batch.values.shape[1], step)
+        """Returns the target entries of the steps up to the end of the paths."""
+        _, end = self._path_range(batch.values.shape[1], step)
         return model.target(batch.steps(slice(0, end)))
 
-    def _truth_and_path(self, length: int, step: int) -> tuple[int, int]:
-        """Where in windows the truth ends, and where the paths do."""
+    def _path_range(self, length: int, step: int) -> tuple[int, int]:
+        """Returns the step at which the paths start, and the step after their end."""
         ahead = min(self.steps, length)
-        # one start for all windows, the same on every process
+        # one start step for all windows, the same on every process
         place = float(uniforms(streams(STARTS, torch.tensor(step)), (1,)))
         start = int(place * (length - ahead + 1))
         return start, start + ahead
 
-    def _ahead(
+    def _log_prob_ahead(
         self,
         model: ForwardModel,
         batch: SeriesBatch,
@@ -113,12 +115,12 @@ class Rollout(Objective[ForwardModel]):
         state: Any,
         stream: Int64[Tensor, "batch"],
     ) -> Float[Tensor, ""]:
-        """The sum of the log-densities of the steps after the truth ends."""
+        """Returns the sum of the log-densities of the target entries along the paths."""
         path = torch.arange(self.paths, device=stream.device)
         stream = streams(PATHS, stream, path[:, None]).flatten()
         rows, units, propagation = batch.repeat(self.paths), model.units(batch), Propagation(batch.graph)
-        state = map_state(self._repeated, state)
-        before = None if before is None else (self._repeated(before[0]), self._repeated(before[1]))
+        state = map_state(self._repeat_rows, state)
+        before = None if before is None else (self._repeat_rows(before[0]), self._repeat_rows(before[1]))
         shape = (*rows.values.shape[2:], model.head.uniforms_per_entry)
         scores = []
         for k in range(rows.values.shape[1]):
@@ -134,5 +136,5 @@ class Rollout(Objective[ForwardModel]):
             before = units.standardise(drawn), torch.ones_like(drawn)
         return torch.stack(scores).sum()
 
-    def _repeated(self, x: Tensor) -> Tensor:
+    def _repeat_rows(self, x: Tensor) -> Tensor:
         return x.repeat(self.paths, *[1] * (x.dim() - 1))

@@ -1,17 +1,17 @@
 r"""Scheduled sampling: training on a mixture of true and drawn inputs.
 
-With a probability :math:`\epsilon_i` that falls as training goes on (i counts the optimiser's steps) a step
-reads the true slice before it, otherwise one that the model has drawn. Three laws of decay:
+With a probability :math:`\epsilon_i` that decays during training (i counts the optimiser's steps), a step
+reads the true slice before it; otherwise it reads one drawn from the model. There are three schedules:
 
 .. math:: \epsilon_i = \max(0, 1 - i / k), \qquad \epsilon_i = k^{i}, \qquad \epsilon_i = k / (k + e^{i/k}).
 
-The draws of all steps are made at once, from a pass over the inputs so far, and the pass is repeated. After n
-passes the first n slices that are drawn in a window are those that a loop over time would draw, with the same
-uniform numbers; a later one has a past that was drawn in n - 1 passes. With as many passes as steps all are
-those of the loop. The draws are inputs like others: no gradient goes through them.
+One pass over the current inputs draws the slices of all steps in parallel, and the pass is repeated. After n
+passes, the first n drawn slices of a window equal those that a loop over time would draw from the same
+uniform numbers; the past of a later slice results from only n - 1 passes. With as many passes as steps, all
+draws equal those of the loop. The draws are treated as constant inputs: no gradient passes through them.
 
-The objective is improper: a draw is independent of the truth that is scored after it, so that even the law
-of the data is not its optimum (Huszár, 2015). It is off unless asked for.
+The objective is improper: a draw is independent of the true value that is scored after it, so that the law of
+the data is not its optimum (Huszár, 2015). It is therefore never a default.
 
 References:
     Scheduled sampling for sequence prediction with recurrent neural networks (Bengio et al., 2015);
@@ -36,22 +36,22 @@ from tsgen.objectives.base import Objective
 from tsgen.protocols import ForwardModel, check_forward
 
 CHOICES, DRAWS = 1, 2
-"""Set the random streams of the two apart."""
+"""Stream keys that keep the choices of drawn slices and the draws themselves distinct."""
 
 
 @dataclass(frozen=True)
 class ScheduledSampling(Objective[ForwardModel]):
     r"""The masked negative log-likelihood with some of the visible inputs replaced by the model's own draws.
 
-    Whether a slice is drawn is decided for all its entries at once. What is missing stays missing.
+    Either all visible entries of a slice are replaced or none. Missing entries stay missing.
 
     Args:
-        decay: How the probability of the truth falls: linearly, exponentially or by an inverse sigmoid.
-        k: The law's constant: for ``linear`` the steps until it is 0, for ``exponential`` its factor each
-            step, in (0, 1), for ``inverse_sigmoid`` a number of at least 1: it is k / (k + 1) at first and
-            1/2 after k log k steps.
-        least: The probability never falls below it.
-        passes: How often the draws are made, each time from a past that holds the last ones.
+        decay: The schedule of the probability of a true input: linear, exponential or inverse sigmoid.
+        k: The constant of the schedule. ``linear``: the number of steps until the probability is 0.
+            ``exponential``: the factor per step, in (0, 1). ``inverse_sigmoid``: a number of at least 1; the
+            probability is k / (k + 1) at first and 1/2 after k log k steps.
+        least: Lower bound of the probability.
+        passes: The number of passes that draw the inputs, each given the draws of the pass before.
 
     Raises:
         ValueError: If a number is out of range.
@@ -67,8 +67,8 @@ class ScheduledSampling(Objective[ForwardModel]):
             raise ValueError(
                 f"decay must be one of linear, exponential, inverse_sigmoid; it is {self.decay!r}."
             )
-        right = 0 < self.k < 1 if self.decay == "exponential" else 1 <= self.k < math.inf
-        if not right:
+        valid = 0 < self.k < 1 if self.decay == "exponential" else 1 <= self.k < math.inf
+        if not valid:
             raise ValueError(
                 "k must lie between 0 and 1 for an exponential decay, and be at least 1 and finite for the "
                 f"others; it is {self.k} for {self.decay}."
@@ -79,37 +79,37 @@ class ScheduledSampling(Objective[ForwardModel]):
             raise ValueError(f"passes must be at least 1; it is {self.passes}.")
 
     def probability(self, step: int) -> float:
-        """The probability that an input is the truth.
+        """Returns the probability that an input is the true slice.
 
         Args:
-            step: Steps that the optimiser has taken.
+            step: Number of steps that the optimiser has taken.
         """
         if self.decay == "linear":
-            falling = 1 - step / self.k
+            probability = 1 - step / self.k
         elif self.decay == "exponential":
-            falling = self.k**step
+            probability = self.k**step
         else:
-            # the exponential overflows long after the quotient is zero
-            falling = self.k / (self.k + math.exp(min(step / self.k, 700)))
-        return max(self.least, falling)
+            # clamped: the exponential would overflow, long after the quotient has become zero
+            probability = self.k / (self.k + math.exp(min(step / self.k, 700)))
+        return max(self.least, probability)
 
     def check(self, model: object) -> None:
-        """Raises ``ValueError`` unless the model goes forward slice by slice."""
+        """Raises ``ValueError`` unless the model is autoregressive."""
         check_forward(type(self).__name__, model, "Use tsgen.objectives.MaskedNLL.")
 
     def loss(
         self, model: ForwardModel, batch: SeriesBatch, stream: Int64[Tensor, "batch"], step: int
     ) -> Float[Tensor, ""]:
-        """The negative log-likelihood in nats an entry, of the inputs that were drawn."""
+        """Returns the negative log-likelihood in nats per entry, given the partly drawn inputs."""
         truth, context = model.inputs(batch)
         steps = truth.shape[1]
         keep = uniforms(streams(CHOICES, stream), (steps, 1, 1)) < self.probability(step)
-        x = truth if keep.all() else self._mixed(model, batch, truth, context, keep, streams(DRAWS, stream))
+        x = truth if keep.all() else self._mix(model, batch, truth, context, keep, streams(DRAWS, stream))
         loc = model.units_of_nodes(batch).loc
         return masked_nll(model.law(batch, x, context), batch.values, model.target(batch), loc)
 
     @torch.no_grad()
-    def _mixed(
+    def _mix(
         self,
         model: ForwardModel,
         batch: SeriesBatch,

@@ -1,4 +1,4 @@
-"""Ancestral sampling: time step by time step, in the order in which the model factorises."""
+"""Ancestral sampling: one time step after another, in the order of the model's factorisation."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ from tsgen.counter_random import uniforms
 from tsgen.data.series import SeriesBatch
 from tsgen.encoders.propagation import Propagation
 from tsgen.protocols import ForwardModel, check_forward
-from tsgen.sampling.base import LAYERS_AT_ONCE, OTHER_SAMPLERS, Sampler, repeated
+from tsgen.sampling.base import OTHER_SAMPLERS, TENSORS_PER_PASS, Sampler, repeated
 
 
 @dataclass(frozen=True)
 class Ancestral(Sampler[ForwardModel]):
-    r"""Draws each unknown entry given what came before it:
-    :math:`x_t^v \sim p(x_t^v \mid x_{<t}^v, x_{<t}^{N(v)}, c_{1:t})`.
+    r"""Draws each unknown entry given the slices before it.
 
-    An entry that was drawn counts as seen from then on; one that is visible keeps its value. The encoder's
-    state is carried, so that a step costs the same wherever it lies, and samples are drawn in portions of
-    bounded memory. The draws ignore what is visible later: a FILTERING method, not the posterior. They are
-    the model's exact law where nothing is visible after the first gap (forecasting, generation). Elsewhere
-    they are a little worse than the filtering law itself, since what was drawn at one step is not weighed by
-    what turns out to be visible at the next.
+    .. math:: x_t^v \sim p(x_t^v \mid x_{<t}^v, x_{<t}^{N(v)}, c_{1:t})
+
+    A drawn entry becomes part of the context of later steps; a visible entry keeps its value. The encoder's
+    state is carried from step to step, so that every step costs the same, and samples are drawn in portions
+    of bounded memory. The draws ignore entries that are visible later: this is a FILTERING method, not the
+    posterior. The draws follow the model's exact law if nothing is visible after the first gap (forecasting,
+    generation). Otherwise they are slightly worse than the filtering law, since the draws of one step are not
+    weighted by the entries that are visible at the next.
 
     Args:
-        num_samples: Draws of each window.
-        seed: Fixes the draws.
+        num_samples: The number of draws per window.
+        seed: Seed of the draws.
 
     Raises:
         ValueError: If ``num_samples`` is below 1.
@@ -41,15 +42,15 @@ class Ancestral(Sampler[ForwardModel]):
     seed: int = 0
 
     def check(self, model: object) -> None:
-        """Raises ``ValueError`` unless the model goes forward slice by slice."""
+        """Raises ``ValueError`` unless the model is autoregressive."""
         check_forward("ancestral sampling", model, OTHER_SAMPLERS)
 
-    def bytes_a_draw(self, model: ForwardModel, batch: SeriesBatch) -> int:
-        """What the encoder carries, old and new, a forward pass of one slice, and the window."""
+    def bytes_per_draw(self, model: ForwardModel, batch: SeriesBatch) -> int:
+        """Counts the encoder's carried state, old and new, a forward pass of one slice, and the window."""
         _, steps, nodes, channels = batch.values.shape
         encoder, covariates = model.encoder, model.spec.num_covariates
-        of_slice = 2 * encoder.carried(steps) + LAYERS_AT_ONCE * encoder.hidden
-        return nodes * (of_slice + steps * (4 * channels + covariates)) * model.loc.element_size()
+        per_slice = 2 * encoder.carried(steps) + TENSORS_PER_PASS * encoder.hidden
+        return nodes * (per_slice + steps * (4 * channels + covariates)) * model.loc.element_size()
 
     @torch.no_grad()
     def draw(

@@ -1,4 +1,4 @@
-"""Entries revealed in groups, each given all that is visible or was revealed before."""
+"""Sampling in any order: entries are drawn in groups, each given the context and the groups before it."""
 
 from __future__ import annotations
 
@@ -13,44 +13,45 @@ from tsgen.counter_random import uniforms
 from tsgen.data.series import SeriesBatch
 from tsgen.heads.base import full_precision
 from tsgen.protocols import EncoderModel
-from tsgen.sampling.base import LAYERS_AT_ONCE, Sampler, repeated
+from tsgen.sampling.base import TENSORS_PER_PASS, Sampler, repeated
 
 Sizes = Literal["even", "growing"]
-"""How large the groups are."""
+"""How the sizes of the groups are chosen."""
 
 Order = Literal["random", "confidence", "time"]
-"""Which entries come first."""
+"""Which entries are drawn first."""
 
 
 @dataclass(frozen=True)
 class AnyOrder(Sampler[EncoderModel]):
-    r"""Draws the unknown entries in groups, one after another: each group given what is visible and the
-    groups before it.
+    r"""Draws the unknown entries group by group, each group given the visible entries and the earlier groups.
 
-    With the n unknown entries of a draw in the groups :math:`H_1, \dots, H_K`,
+    With the n unknown entries of a draw divided into the groups :math:`H_1, \dots, H_K`,
 
     .. math:: x \sim \prod_{k=1}^K \prod_{i \in H_k} p(x_i \mid x_{\text{visible}}, x_{H_1}, \dots,
         x_{H_{k-1}}).
 
-    Within a group entries are drawn independently of each other. One group draws each entry from its own
-    POSTERIOR law, for one pass of the network for all samples together, and leaves out all correlation. With
-    n groups (or more) it is the chain rule: draws from a joint law of the model, in any order. Orders give
-    the same law where the model is exact; a trained one has a law for each, and random orders are those that
-    it was trained for. The numbers in between trade correlation for passes, K - 1 of them a sample: pairs in
-    one group lack theirs, so few large groups late, when much is known, cost less of it than few even ones.
+    Within a group, entries are drawn independently of each other. One group draws each entry from its own
+    POSTERIOR law; this takes a single forward pass for all samples and ignores all correlation. With n groups
+    (or more) this is the chain rule: draws from a joint law of the model, in any order. All orders give the
+    same law if the model is exact; a trained model has a different law for each order, and random orders are
+    those that it was trained for. Numbers in between trade correlation for forward passes, K - 1 of them per
+    sample. Entries of the same group are drawn without their correlation. Small groups first and large groups
+    last, when much is known already, lose less of it than groups of equal size.
 
     Args:
-        num_samples: Draws of each window.
-        groups: The number K of groups, for a draw that has as many unknown entries.
-        seed: Fixes the draws.
-        sizes: ``growing``: after k groups :math:`\max(\lfloor n^{k/K} \rfloor, k)` entries are known, few at
-            first and most in the last group. ``even``: n / K in each.
-        order: ``random``: a new order for each draw. ``confidence``: those first whose law is surest, of the
-            smallest deviation in units of their node's; judged anew for each group. ``time``: from the first
-            step to the last, and at random within a step.
+        num_samples: The number of draws per window.
+        groups: The number K of groups; at most one per unknown entry is used.
+        seed: Seed of the draws.
+        sizes: ``growing``: after k groups, :math:`\max(\lfloor n^{k/K} \rfloor, k)` entries are known, so
+            that the first groups are small and the last is the largest. ``even``: n / K entries in each
+            group.
+        order: ``random``: a new order for each draw. ``confidence``: entries whose law has the smallest
+            standard deviation, in units of the node's, come first; recomputed for each group. ``time``: from
+            the first step to the last, in random order within a step.
 
     Raises:
-        ValueError: If ``num_samples`` or ``groups`` is below 1, or an option is none of those.
+        ValueError: If ``num_samples`` or ``groups`` is below 1, or an option is unknown.
 
     References:
         A deep and tractable density estimator (Uria, Murray & Larochelle, 2014);
@@ -75,7 +76,7 @@ class AnyOrder(Sampler[EncoderModel]):
 
     @property
     def joint(self) -> bool:
-        """Whether there is more than one group."""
+        """Whether there is more than one group, so that unknown entries are correlated."""
         return self.groups > 1
 
     def check(self, model: object) -> None:
@@ -86,15 +87,17 @@ class AnyOrder(Sampler[EncoderModel]):
                 "Use tsgen.sampling.Ancestral for an AutoregressiveModel, Exact for a GraphVAR."
             )
 
-    def bytes_a_draw(self, model: EncoderModel, batch: SeriesBatch) -> int:
-        """Random numbers of each entry and, but for the pass that all samples share, a forward pass of the
-        window."""
+    def bytes_per_draw(self, model: EncoderModel, batch: SeriesBatch) -> int:
+        """Counts the random numbers of each entry and a forward pass of the window.
+
+        With one group all samples share a single forward pass, which is not counted.
+        """
         _, steps, nodes, channels = batch.values.shape
-        encoder, entry = model.encoder, 8 * model.head.uniforms_per_entry + 12
-        of_node = steps * entry * channels
+        encoder, per_entry = model.encoder, 8 * model.head.uniforms_per_entry + 12
+        per_node = steps * per_entry * channels
         if self.groups > 1:
-            of_node += LAYERS_AT_ONCE * steps * encoder.hidden + encoder.carried(steps)
-        return nodes * of_node * model.loc.element_size()
+            per_node += TENSORS_PER_PASS * steps * encoder.hidden + encoder.carried(steps)
+        return nodes * per_node * model.loc.element_size()
 
     @torch.no_grad()
     def draw(
@@ -113,51 +116,51 @@ class AnyOrder(Sampler[EncoderModel]):
         visible = rows.context.sum(dim=(1, 2, 3))
         known = visible[:, None] + self._known(shape.numel() - visible)
         last = known.shape[1] - 1
-        place = self._place(row_stream, rows.context) if last else torch.empty(0)
+        priority = self._priority(row_stream, rows.context) if last else torch.empty(0)
         for group in range(last + 1):
-            # all draws of a window see the same at first: one pass, one law
-            alike = group == 0 and values is None
-            seen = batch if alike else rows
-            h = model.encode(seen, *model.inputs(seen))
-            law = model.predict(seen, h, seen.context)
+            # before anything is drawn, all draws of a window share the inputs: one pass, one law
+            shared = group == 0 and values is None
+            inputs = batch if shared else rows
+            h = model.encode(inputs, *model.inputs(inputs))
+            law = model.predict(inputs, h, inputs.context)
             with full_precision(h):
-                numbers = noise.unflatten(0, stream.shape) if alike else noise
-                drawn = model.head.quantile(law, numbers).view_as(rows.values)
+                group_noise = noise.unflatten(0, stream.shape) if shared else noise
+                drawn = model.head.quantile(law, group_noise).view_as(rows.values)
             revealed = torch.ones_like(rows.context)
             if group < last:
                 if self.order == "confidence":
-                    place = law.stddev / model.node_units.scale
-                    place = place.repeat(len(stream), 1, 1, 1) if alike else place
-                revealed = _first(known[:, group], place, rows.context)
+                    priority = law.stddev / model.node_units.scale
+                    priority = priority.repeat(len(stream), 1, 1, 1) if shared else priority
+                revealed = _first(known[:, group], priority, rows.context)
             drawn = torch.where(rows.context, rows.values, drawn)
             rows = rows._changed(values=torch.where(revealed, drawn, rows.values), context=revealed)
         return rows.values.unflatten(0, stream.shape)
 
     def _known(self, unknown: Int64[Tensor, "rows"]) -> Int64[Tensor, "rows groups"]:
-        """How many of a draw's unknown entries are known after each group."""
+        """Returns how many of a draw's unknown entries have been drawn after each group."""
         n, groups = unknown[:, None], unknown.clamp(min=1, max=self.groups)[:, None]
         k = torch.arange(1, int(groups.max()) + 1, device=unknown.device)
         if self.sizes == "even":
             return torch.minimum((n * k + groups - 1).div(groups, rounding_mode="floor"), n)
-        # a power that is a whole number may come out a little below it
+        # rounding may put a power that is a whole number slightly below it
         grown = (n.double().pow((k / groups).clamp(max=1)) + 1e-9).floor().long()
         return torch.minimum(torch.maximum(grown, k), n)
 
-    def _place(
+    def _priority(
         self, stream: Int64[Tensor, "rows"], context: Bool[Tensor, "rows time nodes channels"]
     ) -> Float[Tensor, "rows time nodes channels"]:
-        """What the entries of each draw are put in order by, where that does not depend on what is drawn."""
-        place = uniforms(stream, context.shape[1:], dtype=torch.float64)
+        """Returns the sort key of each entry, lowest first, for orders that do not depend on the draws."""
+        priority = uniforms(stream, context.shape[1:], dtype=torch.float64)
         if self.order == "time":
-            place = place + torch.arange(context.shape[1], device=place.device)[:, None, None]
-        return place
+            priority = priority + torch.arange(context.shape[1], device=priority.device)[:, None, None]
+        return priority
 
 
 def _first(
     count: Int64[Tensor, "rows"],
-    place: Float[Tensor, "rows time nodes channels"],
+    priority: Float[Tensor, "rows time nodes channels"],
     context: Bool[Tensor, "rows time nodes channels"],
 ) -> Bool[Tensor, "rows time nodes channels"]:
-    """So many entries of each row: those of the context, then the lowest in place."""
-    rank = torch.where(context, -torch.inf, place).flatten(1).argsort(dim=1).argsort(dim=1)
+    """Returns a mask of the first ``count`` entries of each row: the context, then the lowest priorities."""
+    rank = torch.where(context, -torch.inf, priority).flatten(1).argsort(dim=1).argsort(dim=1)
     return (rank < count[:, None]).view_as(context)

@@ -1,9 +1,9 @@
-"""What every sampler promises.
+"""The interface of a sampler.
 
-A sampler says how the unknown entries of some windows are drawn (:meth:`Sampler.draw`, one random stream a
-draw), what law such draws follow and how much memory one takes. Portions of bounded memory, random streams
-and windows that go on from draws of an earlier one are the same for all. A sampler whose draws of a window
-come from one joint computation brings its own ``__call__``.
+A sampler defines how the unknown entries of windows are drawn (:meth:`Sampler.draw`, one random stream per
+draw), whether the draws are filtering or posterior, and how much memory one draw takes. The base class
+handles portions of bounded memory, random streams, and windows that continue the draws of an earlier window.
+A sampler that computes all draws of a window jointly overrides ``__call__`` instead.
 """
 
 from __future__ import annotations
@@ -19,40 +19,46 @@ from tsgen.counter_random import streams
 from tsgen.data.series import Samples, SeriesBatch
 from tsgen.protocols import ModelT
 
-BYTES_AT_ONCE = 2**28
-"""Memory that the draws worked on at once may take, beside the model, the batch and what is returned. What
-one takes is estimated from the sizes of the model (:meth:`Sampler.bytes_a_draw`); one draw is always made
-whole."""
+MAX_BYTES_PER_PORTION = 2**28
+"""Memory in bytes that one portion of draws may take, besides the model, the batch and the returned samples.
 
-LAYERS_AT_ONCE = 12
-"""Tensors as wide as a node's state that a forward pass holds at once, about: gates, messages, ..."""
+The memory of one draw is estimated from the sizes of the model (:meth:`Sampler.bytes_per_draw`). A single
+draw
+is never split, even if it exceeds this limit."""
 
+TENSORS_PER_PASS = 12
+"""Approximate number of tensors of a node state's width that a forward pass holds at the same time: gates,
+messages, ..."""
 
 OTHER_SAMPLERS = "Use tsgen.sampling.AnyOrder for an AnyOrderModel, Exact for a GraphVAR."
-"""What to do about a sampler that needs an autoregressive model, as a sentence."""
+"""A sentence for error messages of samplers that need an autoregressive model."""
 
 
-def draws_at_once(bytes_a_draw: int) -> int:
-    """How many draws of one window fit into :data:`BYTES_AT_ONCE`; at least one."""
-    return max(1, BYTES_AT_ONCE // max(1, bytes_a_draw))
+def draws_per_portion(bytes_per_draw: int) -> int:
+    """Returns how many draws of one window fit into :data:`MAX_BYTES_PER_PORTION`; at least one."""
+    return max(1, MAX_BYTES_PER_PORTION // max(1, bytes_per_draw))
 
 
 class Sampler(ABC, Generic[ModelT]):
-    """Draws the entries outside ``context``, jointly, in data units.
+    """Draws the entries outside ``context`` jointly, in data units.
 
-    What is drawn for a window depends on the seed and the window's position in its series, not on the batch,
-    nor on how many draws are made at once.
+    The draws of a window depend on the seed and on the window's position in its series, but neither on the
+    batch nor on the size of a portion.
+
+    Attributes:
+        num_samples: The number of draws per window.
+        seed: Seed of the random streams.
     """
 
     num_samples: int
     seed: int
 
     conditioning: Literal["filtering", "posterior"]
-    """What the draws follow: see :class:`~tsgen.data.Samples`."""
+    """Whether draws are given the past alone or the whole context: see :class:`~tsgen.data.Samples`."""
 
     @property
     def joint(self) -> bool:
-        """Whether unknown entries of a draw go together, rather than each being drawn by itself."""
+        """Whether the unknown entries of a draw are drawn jointly rather than independently."""
         return True
 
     def __post_init__(self) -> None:
@@ -61,7 +67,7 @@ class Sampler(ABC, Generic[ModelT]):
 
     @abstractmethod
     def check(self, model: object) -> None:
-        """Raises ``ValueError`` unless the model can be sampled in this way."""
+        """Raises ``ValueError`` unless the sampler can draw from the model."""
 
     def check_data(self, data: Any, stage: str) -> None:
         """Raises ``ValueError`` unless the sampler can be used with the data.
@@ -78,50 +84,53 @@ class Sampler(ABC, Generic[ModelT]):
         stream: Int64[Tensor, "samples batch"],
         values: Float[Tensor, "samples batch time nodes channels"] | None = None,
     ) -> Float[Tensor, "samples batch time nodes channels"]:
-        """Draws each window once for each of its random streams, all at once.
+        """Draws each window once for each of its random streams, in a single portion.
 
         Args:
             model: A model that :meth:`check` accepts.
             batch: Windows in data units; entries outside ``batch.context`` are drawn.
             stream: One random stream for each draw of each window (see :mod:`tsgen.counter_random`).
-            values: What each draw holds in ``batch.context``, where draws differ in that too; the batch's own
-                values if not given.
+            values: Values of the entries in ``batch.context`` for each draw, if they differ between draws;
+                the batch's own values if not given.
 
         Raises:
-            ValueError: If all draws of a window come from one joint computation.
+            ValueError: If the sampler computes all draws of a window jointly.
         """
         raise ValueError(
-            f"{type(self).__name__} draws all samples of a window together, and none can go on from a draw "
+            f"{type(self).__name__} draws all samples of a window jointly, so they cannot continue the draws "
             "of an earlier window. Set overlap to 0, or use another sampler."
         )
 
-    def bytes_a_draw(self, model: ModelT, batch: SeriesBatch) -> int:
-        """Memory that one draw of one window takes while it is made, about."""
+    def bytes_per_draw(self, model: ModelT, batch: SeriesBatch) -> int:
+        """Returns the approximate memory in bytes that one draw of one window takes while it is computed."""
         return batch.values[0].numel() * batch.values.element_size()
 
     @property
     def extends(self) -> bool:
-        """Whether draws of a window can go on from draws of an earlier one."""
+        """Whether draws of a window can continue the draws of an earlier window."""
         return type(self).draw is not Sampler.draw
 
     def __call__(self, model: ModelT, batch: SeriesBatch) -> Samples:
-        """Draws from what the model implies for each window of the batch.
+        """Draws ``num_samples`` samples of each window of the batch.
 
         Args:
             model: A model that :meth:`check` accepts.
             batch: Windows in data units; entries outside ``batch.context`` are drawn.
+
+        Returns:
+            Samples in data units.
         """
         return self.some(model, batch, range(self.num_samples))
 
     def some(self, model: ModelT, batch: SeriesBatch, numbers: range) -> Samples:
-        """Those of the draws that have these numbers, as another process may make the others.
+        """Draws only the samples with the given numbers, so that several processes can share the work.
 
         Args:
             model: A model that :meth:`check` accepts.
             batch: Windows in data units; entries outside ``batch.context`` are drawn.
-            numbers: Some of ``range(num_samples)``.
+            numbers: A contiguous part of ``range(num_samples)``.
         """
-        return self._in_portions(model, batch, None, numbers)
+        return self._draw_in_portions(model, batch, None, numbers)
 
     def extend(
         self,
@@ -131,56 +140,57 @@ class Sampler(ABC, Generic[ModelT]):
         known: Bool[Tensor, "batch time"],
         numbers: range | None = None,
     ) -> Samples:
-        """Draws the rest of windows that were begun: each sample given its own draws of some steps.
+        """Draws the remaining steps of windows, each sample given its own earlier draws of some steps.
 
         Args:
             model: A model that :meth:`check` accepts.
             batch: Windows in data units.
-            drawn: Draws of them; read at the steps that are known and not in ``batch.context``.
-            known: The steps that are drawn already.
-            numbers: The draws' numbers; ``range(num_samples)`` if not given.
+            drawn: Earlier draws of the windows; read at steps in ``known`` for entries outside
+                ``batch.context``.
+            known: The steps that have been drawn already.
+            numbers: The numbers of the samples; ``range(num_samples)`` if not given.
         """
         context = batch.context | known[:, :, None, None]
         values = torch.where(batch.context, batch.values, drawn.to(batch.values))
-        return self._in_portions(
+        return self._draw_in_portions(
             model, batch._changed(context=context), values, numbers or range(self.num_samples)
         )
 
     @torch.no_grad()
-    def _in_portions(
+    def _draw_in_portions(
         self, model: ModelT, batch: SeriesBatch, values: Tensor | None, numbers: range
     ) -> Samples:
-        """Draws in portions of bounded memory: all of some windows, or some of one."""
-        at_once = draws_at_once(self.bytes_a_draw(model, batch))
-        windows = min(len(batch.values), max(1, at_once // len(numbers)))
-        place = torch.arange(len(numbers), device=batch.position.device)
+        """Draws in portions of bounded memory: all samples of several windows, or some samples of one."""
+        max_draws = draws_per_portion(self.bytes_per_draw(model, batch))
+        num_windows = min(len(batch.values), max(1, max_draws // len(numbers)))
+        offsets = torch.arange(len(numbers), device=batch.position.device)
         drawn = []
-        for first in range(0, len(batch.values), windows):
-            chosen = slice(first, first + windows)
-            few = batch.rows(chosen)
+        for first in range(0, len(batch.values), num_windows):
+            rows = slice(first, first + num_windows)
+            windows = batch.rows(rows)
             drawn.append(
                 torch.cat(
                     [
                         self.draw(
                             model,
-                            few,
-                            self._streams(few.position[:, 0], numbers.start + some[:, None]),
-                            None if values is None else values[some, chosen],
+                            windows,
+                            self._streams(windows.position[:, 0], numbers.start + samples[:, None]),
+                            None if values is None else values[samples, rows],
                         )
-                        for some in place.split(max(1, at_once // windows))
+                        for samples in offsets.split(max(1, max_draws // num_windows))
                     ]
                 )
             )
         return Samples(torch.cat(drawn, dim=1), self.conditioning)
 
     def _streams(self, position: Int64[Tensor, "batch"], sample: Tensor) -> Int64[Tensor, "samples batch"]:
-        """One random stream for each draw of each window."""
+        """Returns one random stream for each draw of each window."""
         return streams(self.seed, position, sample)
 
 
 def repeated(
     batch: SeriesBatch, times: int, values: Float[Tensor, "samples batch time nodes channels"] | None
 ) -> SeriesBatch:
-    """The batch ``times`` over along the batch axis, each time with values of its own if any are given."""
+    """Returns ``times`` copies of the batch along the batch axis, each with its own values if given."""
     rows = batch.repeat(times)
     return rows if values is None else rows._changed(values=values.flatten(0, 1))

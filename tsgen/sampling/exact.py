@@ -1,4 +1,4 @@
-"""Exact draws, where the posterior is known in closed form."""
+"""Exact draws from a posterior that is known in closed form."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Exact(Sampler[ExactModel]):
     r"""Draws the unknown entries jointly from :math:`p(x_{\text{unknown}} \mid x_{\text{visible}})`: the
     POSTERIOR.
 
-    Everything visible is used, before an entry and after it. Only a linear-Gaussian model has this in closed
-    form (see :mod:`tsgen.exact.kalman`).
+    Each draw is given all visible entries, both earlier and later ones. Only a linear-Gaussian model has this
+    posterior in closed form (see :mod:`tsgen.exact.kalman`).
 
     Args:
-        num_samples: Draws of each window.
-        seed: Fixes the draws.
+        num_samples: The number of draws per window.
+        seed: Seed of the draws.
 
     Raises:
         ValueError: If ``num_samples`` is below 1.
@@ -34,15 +34,15 @@ class Exact(Sampler[ExactModel]):
     seed: int = 0
 
     def check(self, model: object) -> None:
-        """Raises ``ValueError`` unless the model knows its posterior."""
+        """Raises ``ValueError`` unless the posterior of the model is known in closed form."""
         if not isinstance(model, ExactModel):
             raise ValueError(
-                f"the exact sampler needs a GraphVAR, whose posterior is known; got {type(model).__name__}. "
-                "Use tsgen.sampling.Ancestral or AnyOrder."
+                f"the exact sampler needs a GraphVAR, whose posterior has a closed form; got "
+                f"{type(model).__name__}. Use tsgen.sampling.Ancestral or AnyOrder."
             )
 
-    def bytes_a_draw(self, model: ExactModel, batch: SeriesBatch) -> int:
-        """Random numbers, a simulated state, and the means forwards and backwards, in float64."""
+    def bytes_per_draw(self, model: ExactModel, batch: SeriesBatch) -> int:
+        """Counts random numbers, a simulated state, and the forward and backward means, in float64."""
         return 8 * 8 * batch.values[0].numel() * model.process.order
 
     def draw(
@@ -56,5 +56,5 @@ class Exact(Sampler[ExactModel]):
         return model.process.draw(batch, stream, values)
 
     def _streams(self, position: Int64[Tensor, "batch"], sample: Tensor) -> Int64[Tensor, "samples batch"]:
-        """Those of :meth:`~tsgen.exact.linear.VARProcess.impute`."""
+        """Returns the same streams as :meth:`~tsgen.exact.linear.VARProcess.impute` uses."""
         return streams(self.seed, sample, position)

@@ -1,38 +1,41 @@
 r"""A particle filter for models that factorise over time.
 
-K paths of what is not visible are drawn from the model step by step. A path is weighted by the density of
-what is visible of each slice, :math:`O_t`, given the path so far,
+K paths of the unknown entries are drawn from the model step by step. A path is weighted by the density of the
+visible entries :math:`O_t` of each slice given the path so far,
 
 .. math:: w_t^k = \prod_{(v,c) \in O_t} p(x_{tvc} \mid x^k_{<t}, \ldots),
 
-where the dots are what comes before the entry in its own slice, if the head lets entries hear of each other.
-Where few paths carry most of the weight, paths are resampled in proportion to it. With normalised weights
-:math:`W_{t-1}^k` before the step, :math:`1/K` after resampling,
+where the dots stand for the earlier entries of the same slice, if the head makes entries depend on each
+other. When few paths carry most of the weight, paths are resampled in proportion to their weights. With
+normalised weights :math:`W_{t-1}^k` before the step, equal to :math:`1/K` after resampling,
 
 .. math:: \hat p(x_O) = \prod_t \sum_k W_{t-1}^k w_t^k
 
-estimates the evidence without bias; its logarithm is a lower bound on average, which tightens as K grows. An
-entry that is held out has the density :math:`\sum_k W_{t-1}^k p(x_{tvc} \mid x^k_{<t})` given what is visible
-in the slices before it: a consistent estimate, exact as K grows.
+estimates the evidence without bias; its logarithm is on average a lower bound of the log-evidence, which
+tightens as K grows. The density of a held-out entry given the visible entries of the slices before it is
+estimated by :math:`\sum_k W_{t-1}^k p(x_{tvc} \mid x^k_{<t})`, which is consistent: exact in the limit of
+large K.
 
-The number of paths that it takes grows exponentially with the variance of :math:`\log w_t`, and that variance
-with the number of entries of a slice: a filter for few nodes, few missing entries, or many paths. With nodes
-in blocks, each block b has weights of its own,
+The required number of paths grows exponentially with the variance of :math:`\log w_t`, and that variance
+grows with the number of entries of a slice: the filter is suited to few nodes, few missing entries, or many
+paths. If the nodes are divided into blocks, each block b has its own weights,
 
 .. math:: w_t^{b,k} = \prod_{(v,c) \in O_t,\, v \in b} p(x_{tvc} \mid x^k_{<t}),
 
-and is resampled by itself; path k then goes on from the ancestors of all blocks side by side. The variance is
-that of one block, however many there are. The price is a bias that no number of paths removes, since what is
-visible in one block no longer weighs the others: it is small where nodes of different blocks are nearly
-independent given what is visible, and the product of the blocks' evidences is no longer unbiased.
+and is resampled separately; path k then continues from the concatenated ancestors of all blocks. The variance
+is that of a single block, however many blocks there are. The price is a bias that no number of paths removes,
+since the visible entries of one block no longer weight the paths of the others. The bias is small if nodes of
+different blocks are nearly independent given the visible entries. The product of the blocks' evidences is no
+longer unbiased.
 
-Evidence and densities are differentiable in the model's parameters: through the draws, through the weights,
-and past each resampling, where a path keeps the gradient of the weight that it was chosen by. So the gradient
-of :math:`\hat p` has the mean :math:`\nabla p(x_O)`, and that of :math:`\log \hat p` tends to :math:`\nabla
-\log p(x_O)`; with ancestors taken as given it would tend to something else, however many paths there are.
+Evidence and densities are differentiable in the model's parameters. Gradients pass through the draws, the
+weights and each resampling, where a path keeps the gradient of the weight by which it was chosen. Therefore
+the gradient of :math:`\hat p` has the mean :math:`\nabla p(x_O)`, and that of :math:`\log \hat p` tends to
+:math:`\nabla \log p(x_O)`. If the ancestors were treated as constants, it would tend to a different limit,
+however many paths there are.
 
-:class:`ParticleFilter` has the moves, draw and weigh, resample, predict, and strings them together;
-:func:`particle_filter` keeps evidence and densities, :mod:`tsgen.sampling.smc` whole paths.
+:class:`ParticleFilter` implements the operations of a step (draw and weight, resample, predict) and the loop
+over steps. :func:`particle_filter` keeps evidence and densities; :mod:`tsgen.sampling.smc` keeps whole paths.
 
 References:
     An introduction to sequential Monte Carlo (Chopin & Papaspiliopoulos, 2020), ch. 10;
@@ -62,19 +65,19 @@ from tsgen.heads.likelihood import masked_log_prob
 from tsgen.protocols import ForwardModel
 
 PATHS, CHOICES = 1, 2
-"""Set the random streams of the two apart."""
+"""Stream keys that keep the random numbers of paths and of resampling distinct."""
 
 
 @dataclass
 class ParticleEstimates:
-    r"""What a particle filter found.
+    r"""The estimates of a particle filter.
 
     Attributes:
         log_evidence: The logarithm of the estimate of :math:`p(x_O)`, in nats.
-        ess: The effective sample size :math:`1 / \sum_k (W_t^k)^2` after each step, before resampling; of the
-            poorest block.
-        log_prob: The log-density of each target entry given what is visible in the slices before it, in nats;
-            zero elsewhere. None if it was not asked for.
+        ess: The effective sample size :math:`1 / \sum_k (W_t^k)^2` after each step, before resampling; the
+            minimum over blocks.
+        log_prob: The log-density of each target entry given the visible entries of the slices before it, in
+            nats; zero elsewhere. None if it was not requested.
     """
 
     log_evidence: Float[Tensor, "batch"]
@@ -83,13 +86,13 @@ class ParticleEstimates:
 
 
 class Paths(NamedTuple):
-    """Weighted paths, as far as they have come.
+    """Weighted paths up to the current step.
 
     Attributes:
         log_weight: Logarithms of the weights, which sum to one in each block of each window.
-        before: The last slices in standard units and ones, as the model's ``advance`` takes them; None at the
-            start.
-        state: What ``advance`` returned last.
+        before: The last slices in standard units, and a context of ones, in the form that the model's
+            ``advance`` accepts; None at the start.
+        state: The encoder's carried state that ``advance`` returned last.
     """
 
     log_weight: Float[Tensor, "particles batch blocks"]
@@ -98,16 +101,16 @@ class Paths(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One more slice of every path.
+    """The next slice of every path.
 
     Attributes:
-        now: The slice of every path's window.
-        h: The encoder's state before it.
-        state: What the encoder carries on.
-        values: The slices, in data units, with what is not visible drawn.
-        log_prob: The log-density of each visible entry given its path, in nats; zero elsewhere. Their sum is
-            the logarithm of a path's new weight.
-        law: What they were drawn from and weighed by, where each entry has a law of its own; else None.
+        now: The batch's data of that slice, repeated for every path.
+        h: The encoder's output for the slice, given the slices before it.
+        state: The encoder's carried state after the step.
+        values: The slices in data units, with the unknown entries drawn.
+        log_prob: The log-density of each visible entry given its path, in nats; zero elsewhere. Its sum is
+            the logarithm of the factor by which the slice changes a path's weight.
+        law: The per-entry law used for drawing and weighting, or None if the head models entries jointly.
     """
 
     now: SeriesBatch
@@ -119,15 +122,16 @@ class Step(NamedTuple):
 
 
 class Moved(NamedTuple):
-    """What a filter knows after a step.
+    """The result of one step of a filter.
 
     Attributes:
-        before: Paths of the slices before.
+        before: The paths up to the previous slice.
         step: Their next slice.
-        log_weight: Logarithms of the weights with that slice, before resampling.
-        log_evidence: What the slice adds to the log-evidence, in nats.
+        log_weight: Logarithms of the weights including that slice, before resampling.
+        log_evidence: The slice's contribution to the log-evidence, in nats.
         ess: The effective sample size.
-        ancestors: The number of the path that each path of the next step goes on from; None for itself.
+        ancestors: The index of the path that each path of the next step continues; None if every path
+            continues itself.
     """
 
     before: Paths
@@ -139,18 +143,19 @@ class Moved(NamedTuple):
 
 
 class ParticleFilter:
-    """The moves of a filter over a batch of windows.
+    """The operations of a particle filter over a batch of windows.
 
-    A path is a row of the batch axis: row k * windows + w holds path k of window w.
+    Paths lie along the batch axis: row k * windows + w holds path k of window w.
 
     Args:
         model: A model that factorises over time.
         batch: The windows; entries outside ``batch.context`` are drawn.
-        particles: The number K of paths of each window.
+        particles: The number K of paths per window.
         stream: One random stream for each window.
-        block: The number of the block that each node is in, from 0 on; all in one if not given.
-        retained: Windows without holes that the first path of each follows, whatever its weight: the filter
-            is then conditional on that path, and resamples by independent choices.
+        block: The index of each node's block, starting at 0; a single block if not given.
+        retained: Complete windows that the first path of each window follows, whatever its weight. The filter
+            is then conditional on that path, and resampling is multinomial: ancestors are drawn
+            independently.
     """
 
     def __init__(
@@ -172,68 +177,69 @@ class ParticleFilter:
         self._noise = streams(PATHS, stream, self.number[..., 0]).flatten()
 
     def start(self) -> Paths:
-        """Paths of no slice yet, of equal weight."""
+        """Returns empty paths of equal weight."""
         shape = (self.particles, len(self.stream), self.num_blocks)
         equal = torch.full(shape, -math.log(self.particles), dtype=self.dtype, device=self.stream.device)
         return Paths(equal)
 
     def run(self, ess_threshold: float) -> Iterator[Moved]:
-        """Reads the windows slice by slice.
+        """Runs the filter slice by slice and yields the result of each step.
 
         Args:
-            ess_threshold: A block's paths are resampled where their effective sample size falls below this
-                share of K.
+            ess_threshold: A block's paths are resampled when their effective sample size falls below this
+                fraction of K.
         """
         paths, length = self.start(), self.batch.values.shape[1]
         for t in range(length):
             step, ancestors = self.draw(paths, t), None
             weighted, evidence = self.weigh(paths, step)
             size = effective_size(weighted.log_weight.detach())
-            poor, further = size < ess_threshold * self.particles, weighted
+            poor, resampled = size < ess_threshold * self.particles, weighted
             if t + 1 < length and poor.any():
-                further, ancestors = self.resample(weighted, poor, t)
+                resampled, ancestors = self.resample(weighted, poor, t)
             yield Moved(paths, step, weighted.log_weight, evidence, size, ancestors)
-            paths = self.extend(further, step, ancestors)
+            paths = self.extend(resampled, step, ancestors)
 
     def draw(self, paths: Paths, t: int) -> Step:
-        """Draws what is not visible of slice t from the model and weighs what is visible.
+        """Draws the unknown entries of slice t from the model and computes the density of the visible ones.
 
         Args:
-            paths: Paths of the slices before.
-            t: The slice's number.
+            paths: The paths up to the previous slice.
+            t: The index of the slice.
         """
         now = self.batch.steps(slice(t, t + 1)).repeat(self.particles)
         h, state = self.model.advance(now, paths.before, self.propagation, paths.state)
         if self.model.head.joint_entries == 1:
             return self._draw_each(now, h, state, t)
-        values = self._followed(self.model.draw(now, h, now.context, self._uniforms(t)), t)
-        # what is visible was drawn first, or is given all before it in its slice, visible or drawn
+        values = self._with_retained(self.model.draw(now, h, now.context, self._uniforms(t)), t)
+        # context_first: visible entries do not depend on drawn ones; otherwise they are given all entries
+        # before them in the slice, visible or drawn
         context = now.context if self.model.head.context_first else torch.ones_like(now.context)
         law = self.model.predict(now._changed(values=values), h, context)
         log_prob = masked_log_prob(law, now.values, now.context, self.model.units_of_nodes(now).loc)
         return Step(now, h, state, values, log_prob, None)
 
     def _draw_each(self, now: SeriesBatch, h: Tensor, state: Any, t: int) -> Step:
-        """As :meth:`draw`, where entries hear of no other: one law draws, weighs and predicts."""
+        """Implements :meth:`draw` for independent entries: a single law draws, weights and predicts."""
         law = self.model.predict(now, h, now.context)
         with full_precision(h):
             drawn = self.model.head.quantile(law, self._uniforms(t))
-        values = self._followed(torch.where(now.context, now.values, drawn), t)
+        values = self._with_retained(torch.where(now.context, now.values, drawn), t)
         log_prob = masked_log_prob(law, now.values, now.context, self.model.units_of_nodes(now).loc)
         return Step(now, h, state, values, log_prob, law)
 
-    def _followed(self, values: Tensor, t: int) -> Float[Tensor, "rows 1 nodes channels"]:
-        """The slices drawn, those of the first paths replaced where a path is retained."""
+    def _with_retained(self, values: Tensor, t: int) -> Float[Tensor, "rows 1 nodes channels"]:
+        """Returns the drawn slices, with those of the first paths replaced by the retained path, if any."""
         if self.retained is None:
             return values
         return torch.cat([self.retained[:, t : t + 1].to(values.dtype), values[len(self.stream) :]])
 
     def weigh(self, paths: Paths, step: Step) -> tuple[Paths, Float[Tensor, "batch blocks"]]:
-        """The paths with the weights that one more slice gives them, and its log-evidence in nats.
+        """Returns the paths with weights that include one more slice, and its log-evidence in nats.
 
         Args:
-            paths: Paths of the slices before.
-            step: What :meth:`draw` made of them.
+            paths: The paths up to the previous slice.
+            step: Their next slice, from :meth:`draw`.
         """
         new = step.log_prob.sum(dim=(1, 3))
         if self.num_blocks == 1:
@@ -245,75 +251,76 @@ class ParticleFilter:
         return paths._replace(log_weight=weight - evidence), evidence
 
     def predictive(self, paths: Paths, step: Step, t: int) -> Float[Tensor, "batch 1 nodes channels"]:
-        """The log-density of each target entry of slice t given the slices before it, in nats.
+        """Returns the log-density of each target entry of slice t given the slices before it, in nats.
 
-        Each path's law is that of the entry by itself. Where entries hear of others of their slice, those
-        are drawn, visible or not: what is scored is given nothing of its own slice, itself least of all.
+        Each path contributes the marginal law of the entry. If entries depend on others of their slice, those
+        are drawn anew, even the visible ones, so that a scored entry is given no observed value of its own
+        slice, including its own.
 
         Args:
-            paths: Paths of the slices before, with the weights that those have given them.
-            step: What :meth:`draw` made of them.
-            t: The slice's number.
+            paths: The paths up to the previous slice, with the weights of those slices.
+            step: Their next slice, from :meth:`draw`.
+            t: The index of the slice.
         """
         now, model, law = step.now, self.model, step.law
         if law is None:
-            anew = model.draw(now, step.h, torch.zeros_like(now.context), self._uniforms(t))
-            law = model.predict(now._changed(values=anew), step.h, torch.ones_like(now.context))
+            redrawn = model.draw(now, step.h, torch.zeros_like(now.context), self._uniforms(t))
+            law = model.predict(now._changed(values=redrawn), step.h, torch.ones_like(now.context))
         density = masked_log_prob(law, now.values, now.target, model.units_of_nodes(now).loc)
         density = density.unflatten(0, paths.log_weight.shape[:2])
-        mixed = (paths.log_weight[:, :, None, self.block, None] + density).logsumexp(dim=0)
-        return torch.where(now.target[: len(mixed)], mixed, 0)
+        mixture = (paths.log_weight[:, :, None, self.block, None] + density).logsumexp(dim=0)
+        return torch.where(now.target[: len(mixture)], mixture, 0)
 
     def extend(
         self, paths: Paths, step: Step, ancestors: Int64[Tensor, "particles batch blocks"] | None = None
     ) -> Paths:
-        """The paths with one more slice.
+        """Returns the paths with one more slice.
 
         Args:
-            paths: Paths of the slices before, with the weights that they go on with.
-            step: What :meth:`draw` made of them.
-            ancestors: The number of the path that each block goes on from; None for itself.
+            paths: The paths up to the previous slice, with the weights for the next step.
+            step: Their next slice, from :meth:`draw`.
+            ancestors: The index of the path that each block continues; None if every path continues itself.
         """
         values, state = step.values, step.state
         if ancestors is not None:
             windows = torch.arange(len(self.stream), device=ancestors.device)[:, None]
             row = (ancestors * len(windows) + windows).flatten(0, 1)
-            values = self._chosen(values, row, axis=2)
-            state = map_state(lambda x: self._chosen(x, row, self.model.encoder.node_axis), state)
+            values = self._gather_blocks(values, row, axis=2)
+            state = map_state(lambda x: self._gather_blocks(x, row, self.model.encoder.node_axis), state)
         values = self.model.units(step.now).standardise(values)
         return Paths(paths.log_weight, (values, torch.ones_like(values)), state)
 
-    def _chosen(self, x: Tensor, row: Int64[Tensor, "rows blocks"], axis: int | None) -> Tensor:
-        """Rows put together block by block: of each node, the numbers that the row of its block has.
+    def _gather_blocks(self, x: Tensor, row: Int64[Tensor, "rows blocks"], axis: int | None) -> Tensor:
+        """Gathers rows block by block: each node's numbers come from the row chosen for its block.
 
         Args:
             x: Values, or a tensor of a carried state.
             row: The row that each block is taken from.
-            axis: Where in x the nodes lie.
+            axis: The axis of x that holds the nodes.
         """
         if self.num_blocks == 1:
             return x.index_select(0, row[:, 0])
-        assert axis is not None  # the sampler has seen to it
+        assert axis is not None  # SMC.check requires Encoder.node_axis
         nodes = len(self.block)
         by_node = x.movedim(axis, 1).unflatten(1, (nodes, -1))
-        put = by_node[row[:, self.block], torch.arange(nodes, device=x.device)]
-        return put.flatten(1, 2).movedim(1, axis)
+        gathered = by_node[row[:, self.block], torch.arange(nodes, device=x.device)]
+        return gathered.flatten(1, 2).movedim(1, axis)
 
     def resample(
         self, paths: Paths, poor: Bool[Tensor, "batch blocks"], t: int
     ) -> tuple[Paths, Int64[Tensor, "particles batch blocks"]]:
-        """Weights made even after slice t, and the number of the path that each goes on from.
+        """Resamples paths after slice t; returns them with equal weights, and the ancestor of each path.
 
         Args:
-            paths: Paths with the weights to choose by.
-            poor: Blocks to be resampled; in the others each path goes on from itself.
-            t: The slice's number.
+            paths: Paths whose weights are the resampling probabilities.
+            poor: Blocks to resample; in the others each path continues itself and keeps its weight.
+            t: The index of the slice.
         """
         ancestors = torch.where(poor, self._ancestors(paths.log_weight.detach(), t), self.number)
         chosen = paths.log_weight.gather(0, ancestors)
-        # the difference is zero; its gradient is what the choice would have changed
-        even = chosen - chosen.detach() - math.log(self.particles)
-        return paths._replace(log_weight=torch.where(poor, even, paths.log_weight)), ancestors
+        # the difference is zero; its gradient accounts for how the choice depends on the weights
+        equal = chosen - chosen.detach() - math.log(self.particles)
+        return paths._replace(log_weight=torch.where(poor, equal, paths.log_weight)), ancestors
 
     def _ancestors(self, log_weight: Tensor, t: int) -> Int64[Tensor, "particles batch blocks"]:
         stream, blocks = streams(CHOICES, self.stream), self.num_blocks
@@ -322,7 +329,7 @@ class ParticleFilter:
         shape = (self.particles, blocks)
         points = uniforms(stream, shape, t * math.prod(shape), self.dtype).movedim(1, 0)
         ancestors = choose(log_weight, points)
-        ancestors[0] = 0  # the retained path goes on from itself
+        ancestors[0] = 0  # the retained path continues itself
         return ancestors
 
     def _uniforms(self, t: int) -> Float[Tensor, "rows 1 nodes channels uniforms"]:
@@ -339,19 +346,22 @@ def particle_filter(
     predictive: bool = True,
     block: Int64[Tensor, "nodes"] | None = None,
 ) -> ParticleEstimates:
-    """Runs the filter over each window.
+    """Runs a particle filter over each window and returns its estimates.
 
     Time and memory are those of ``particles`` windows read slice by slice.
 
     Args:
         model: A model that factorises over time.
         batch: The windows; entries outside ``batch.context`` are drawn.
-        particles: The number K of paths of each window.
+        particles: The number K of paths per window.
         stream: One random stream for each window.
-        ess_threshold: A window's paths are resampled where their effective sample size falls below this share
-            of K: 0 for never, 1 for always.
-        predictive: Whether the densities of the target entries are wanted.
-        block: The number of the block that each node is in, from 0 on; all in one if not given.
+        ess_threshold: A window's paths are resampled when their effective sample size falls below this
+            fraction of K: 0 for never, 1 for always.
+        predictive: Whether to compute the densities of the target entries.
+        block: The index of each node's block, starting at 0; a single block if not given.
+
+    Returns:
+        Log-evidence in nats, effective sample sizes and, if requested, the densities of the target entries.
 
     Raises:
         ValueError: If ``particles`` is below 1.
@@ -373,22 +383,23 @@ def particle_filter(
 
 
 def effective_size(log_weight: Float[Tensor, "particles *rows"]) -> Float[Tensor, "*rows"]:
-    r"""The effective sample size :math:`1 / \sum_k (W^k)^2` of weights that sum to one."""
+    r"""Returns the effective sample size :math:`1 / \sum_k (W^k)^2` of weights that sum to one."""
     return (-(2 * log_weight).logsumexp(dim=0)).exp()
 
 
 def systematic(
     log_weight: Float[Tensor, "particles *rows"], uniform: Float[Tensor, "*rows"], count: int | None = None
 ) -> Int64[Tensor, "count *rows"]:
-    """Numbers of paths by systematic resampling: evenly spaced points, moved by one uniform number, each
-    taking the path whose share of the total weight it falls into.
+    """Returns indices of paths chosen by systematic resampling.
 
-    Of n points a path of weight W takes n W, rounded up or down, on average n W.
+    Evenly spaced points in (0, 1) are shifted by one uniform number. Each point selects the path whose share
+    of the total weight it falls into. With n points, a path of weight W is selected n W times, rounded up or
+    down, and n W times on average.
 
     Args:
         log_weight: Logarithms of weights that sum to one.
         uniform: One number in (0, 1) for each row.
-        count: How many points; as many as there are paths if not given.
+        count: The number of points; as many as there are paths if not given.
     """
     count = len(log_weight) if count is None else count
     number = torch.arange(count, device=uniform.device).view(-1, *[1] * uniform.dim())
@@ -398,14 +409,14 @@ def systematic(
 def choose(
     log_weight: Float[Tensor, "particles *rows"], points: Float[Tensor, "count *rows"]
 ) -> Int64[Tensor, "count *rows"]:
-    """The path whose share of the total weight each point of (0, 1) falls into.
+    """Returns the index of the path whose share of the total weight each point falls into.
 
     Args:
         log_weight: Logarithms of weights that sum to one.
-        points: Where to look.
+        points: Points in (0, 1).
     """
-    reached = log_weight.exp().cumsum(dim=0)
-    # whatever rounding has made of the sum: no point may lie beyond the last path that has weight
-    reached = (reached / reached[-1]).movedim(0, -1).contiguous()
-    found = torch.searchsorted(reached, points.to(reached.dtype).movedim(0, -1).contiguous())
-    return found.movedim(-1, 0)
+    cumulative = log_weight.exp().cumsum(dim=0)
+    # normalised again: despite rounding, no point may lie beyond the last path with positive weight
+    cumulative = (cumulative / cumulative[-1]).movedim(0, -1).contiguous()
+    index = torch.searchsorted(cumulative, points.to(cumulative.dtype).movedim(0, -1).contiguous())
+    return index.movedim(-1, 0)
