@@ -205,7 +205,7 @@ def test_what_cannot_be_ranked_is_refused(as_a_user):
     nan = {"bad": lambda model, batch, values: values.new_full(values.shape[:2], torch.nan)}
     with pytest.raises(ValueError, match="'bad' must be a number"):
         simulation_based_calibration(linear(), windows("gaps", 4), quantities=nan)
-    with pytest.raises(ValueError, match="needs a model that knows its posterior"):
+    with pytest.raises(ValueError, match="needs a GraphVAR, whose posterior is known"):
         simulation_based_calibration(autoregressive(), some, sampler=Exact(DRAWS))
     with pytest.raises(ValueError, match=r"in 0\.\.9"):
         ecdf_p_value(torch.tensor([10]), 9)
