@@ -109,7 +109,7 @@ def test_a_fit_of_a_series_that_grows_without_bound_starts_anywhere_in_the_data(
     assert process.radius >= 1
     assert process.start is not None
     assert torch.isfinite(process.log_prob(growing[None])).all()
-    with pytest.raises(ValueError, match="say how it starts"):
+    with pytest.raises(ValueError, match="or pass start"):
         VARProcess(process.coefficients, process.intercept, process.covariance)
 
 
