@@ -362,7 +362,7 @@ def test_other_questions_are_not_compared(case):
 def test_nothing_scored_is_said():
     a = make_evaluation()
     a["target"][:] = False
-    with pytest.raises(ValueError, match="something must have been hidden and scored"):
+    with pytest.raises(ValueError, match="must have scored hidden entries; they scored none"):
         compare(a, a)
 
 

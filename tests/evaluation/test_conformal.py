@@ -186,7 +186,7 @@ def test_mistakes_are_refused(as_a_user):
     data = evaluation(20)
     with pytest.raises(ValueError, match=r"quantiles for, 0\.5, 0\.9; it is 0\.8"):
         conformal(data, data, level=0.8)
-    with pytest.raises(ValueError, match="gaps must rise from 1"):
+    with pytest.raises(ValueError, match="gaps must increase from 1"):
         conformal(data, data, gaps=(2, 6))
     with pytest.raises(ValueError, match="unit must be one of"):
         conformal(data, data, unit="node")

@@ -1,4 +1,4 @@
-"""How good answers are: scores of a test, baselines, comparisons, calibration, divergences."""
+"""Evaluation of imputations: scores of a test, baselines, comparisons, calibration, divergences."""
 
 from tsgen.evaluation.calibration import simulation_based_calibration
 from tsgen.evaluation.conformal import ConformalIntervals

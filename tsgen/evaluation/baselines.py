@@ -1,5 +1,5 @@
-"""Answers that need no training, for comparison on the same entries. Each returns one draw: it is certain of
-itself."""
+"""Imputations that need no training, for comparison on the same entries. Each returns a single draw, a point
+estimate."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ from tsgen.data.series import SeriesBatch, Units
 
 
 def node_mean(batch: SeriesBatch, units: Units) -> Float[Tensor, "1 batch time nodes channels"]:
-    """The mean of each node and channel over the training split, in data units.
+    """Fills hidden entries with the mean of their node and channel over the training split, in data units.
 
     Args:
         batch: The windows.
-        units: Whose ``loc`` is that mean.
+        units: Units whose ``loc`` is that mean.
     """
     filled = torch.where(batch.context, batch.values, units.loc.expand_as(batch.values))
     return filled[None]
 
 
 def linear_interpolation(batch: SeriesBatch, units: Units) -> Float[Tensor, "1 batch time nodes channels"]:
-    """The straight line in time between the nearest visible values of the node, in data units. It sees the
-    future.
+    """Fills hidden entries by linear interpolation in time between the node's nearest visible values, in data
+    units.
 
-    Before the first and after the last visible value it stays constant; a node without any takes its mean.
+    It uses values after an entry as well as before it. Before the first and after the last visible value it
+    stays constant; a node without visible values takes its mean.
 
     Args:
         batch: The windows.
-        units: Whose ``loc`` is the mean of each node and channel.
+        units: Units whose ``loc`` is the mean of each node and channel.
     """
     return Nearest.of(batch.context).line(batch.values, units.loc)[None]

@@ -1,24 +1,24 @@
-r"""Confidence intervals of scores, by drawing windows again.
+r"""Confidence intervals of scores, by a block bootstrap over windows.
 
 A score is a ratio of two sums over windows, :math:`\sum_w a_w / \sum_w b_w` (errors over entries). Entries
-of a window depend on each other, and so do neighbouring windows, though less: what is drawn again are
-therefore windows, in blocks of neighbours. Of W windows the blocks have :math:`W^{1/3}`, the rate that is
-best for the variance of a mean, and go on from the last window to the first, so that every window is drawn as
-often as any other. The interval holds the middle of the ratios of all resamples. Two answers to the same
-windows are compared in the same resamples: what makes a window hard for both cancels.
+of a window depend on each other, and neighbouring windows do too, though less. The bootstrap therefore
+resamples blocks of neighbouring windows. With W windows a block has :math:`W^{1/3}` of them, the optimal rate
+for the variance of a mean. Blocks wrap around from the last window to the first, so that every window is
+drawn equally often. The interval is the central part of the ratios of all resamples. Two models are compared
+in the same resamples: what makes a window hard for both cancels.
 
-Resamples vary less than what they are drawn from, and a variance known from few blocks is itself uncertain.
-As for a mean of W numbers, the interval is therefore made longer about the estimate, by :math:`\sqrt{W / (W -
-1)}\, t / z`, with the quantiles t of Student's law with W / block - 1 degrees of freedom and z of the normal
-one (Hesterberg, 2015).
+Resamples vary less than the windows they are drawn from, and a variance estimated from few blocks is itself
+uncertain. As for a mean of W numbers, the interval is therefore stretched about the estimate by
+:math:`\sqrt{W / (W - 1)}\, t / z`, where t is a quantile of Student's t distribution with W / block - 1
+degrees of freedom and z the same quantile of the normal distribution (Hesterberg, 2015).
 
-What windows cannot show is not in the intervals: another training, another seed, another year. With few
-windows, or blocks shorter than what they depend on, they are somewhat too short (see ``docs/scores.md``).
+The intervals do not include the variation between trainings, seeds or years. With few windows, or blocks
+shorter than the range of their dependence, they are somewhat too short (see ``docs/scores.md``).
 
 References:
     A circular block-resampling procedure for stationary data (Politis & Romano, 1992);
     On blocking rules for the bootstrap with dependent data (Hall, Horowitz & Jing, 1995);
-    What teachers should know about the bootstrap (Hesterberg, 2015), on intervals of few numbers.
+    What teachers should know about the bootstrap (Hesterberg, 2015), on intervals from small samples.
 """
 
 from __future__ import annotations
@@ -33,22 +33,21 @@ from numpy.lib.stride_tricks import sliding_window_view
 from tsgen.counter_random import streams, uniforms
 
 FEWEST_WINDOWS = 20
-"""Windows with something to score below which there is no interval: fewer say little of how they vary."""
+"""The fewest scored windows for an interval: fewer do not show how scores vary between windows."""
 
 
 class WindowBootstrap:
-    """Resamples of windows.
+    """Resamples of windows in blocks of neighbours.
 
     Args:
-        windows: The number of windows, in the order of time.
+        windows: The number of windows, which are ordered in time.
         resamples: The number of resamples.
-        block: Neighbouring windows that are drawn together; the rounded cube root of the number of windows if
-            not given.
-        level: The intervals' nominal coverage, in (0, 1).
+        block: Neighbouring windows in a block. If not given, the rounded cube root of the number of windows.
+        level: Nominal coverage of the intervals, in (0, 1).
         seed: Fixes the resamples.
 
     Raises:
-        ValueError: If a number is below 1 or the level is out of range.
+        ValueError: If a number is below 1, a block is longer than all windows, or the level is out of range.
     """
 
     def __init__(
@@ -68,29 +67,29 @@ class WindowBootstrap:
         if not 0 < level < 1:
             raise ValueError(f"level must lie between 0 and 1; it is {level}.")
         self.windows, self.level, blocks = windows, level, -(-windows // self.block)
-        place = uniforms(streams(seed, torch.arange(resamples)), (blocks,), dtype=torch.float64)
-        self.start = (place * windows).long().numpy()  # of each block
+        first = uniforms(streams(seed, torch.arange(resamples)), (blocks,), dtype=torch.float64)
+        self.start = (first * windows).long().numpy()  # of each block
 
     def ratios(
         self, total: Float[np.ndarray, " windows"], weight: Float[np.ndarray, " windows"]
     ) -> Float[np.ndarray, " resamples"]:
-        """The ratio of two sums in each resample; NaN where the lower one is zero.
+        """Returns the ratio of two sums in each resample; NaN where the denominator is zero.
 
         Args:
-            total: What each window adds to the upper sum.
-            weight: What it adds to the lower one; zero if nothing is scored in it.
+            total: Each window's contribution to the numerator.
+            weight: Its contribution to the denominator; zero if nothing is scored in it.
         """
         with np.errstate(invalid="ignore"):
             return self._sums(total) / self._sums(weight)
 
     def _sums(self, each: Float[np.ndarray, " windows"]) -> Float[np.ndarray, " resamples"]:
-        """The sum over the windows of each resample."""
-        last = self.windows - (self.start.shape[1] - 1) * self.block  # the last block is cut
-        whole, cut = (
+        """Returns the sum over the windows of each resample."""
+        last = self.windows - (self.start.shape[1] - 1) * self.block  # the last block is shortened
+        full, shortened = (
             sliding_window_view(np.append(each, each[: size - 1]), size).sum(axis=-1)
             for size in (self.block, last)
         )
-        return whole[self.start[:, :-1]].sum(axis=1) + cut[self.start[:, -1]]
+        return full[self.start[:, :-1]].sum(axis=1) + shortened[self.start[:, -1]]
 
     def interval(
         self,
@@ -98,33 +97,40 @@ class WindowBootstrap:
         ratios: Float[np.ndarray, " resamples"],
         weight: Float[np.ndarray, " windows"],
     ) -> tuple[float, float] | None:
-        """The middle of the resamples of a score, or of a difference of scores, made longer for few windows.
+        """Returns the confidence interval of a score, or of a difference of scores.
+
+        It is the central part of the resamples, stretched for few windows.
 
         Args:
-            estimate: The score of all windows.
+            estimate: The score over all windows.
             ratios: The score in each resample.
-            weight: What each window adds to its weight: there is no interval if too few add anything.
+            weight: Each window's contribution to the denominator; zero if nothing is scored in it.
+
+        Returns:
+            The two ends, or None if fewer than :data:`FEWEST_WINDOWS` windows are scored.
         """
         count = int(np.count_nonzero(weight))
         if count < FEWEST_WINDOWS or not np.isfinite(ratios).any():
             return None
         ends = np.nanquantile(ratios, [(1 - self.level) / 2, (1 + self.level) / 2])
-        low, high = estimate + self._lengthening(count) * (ends - estimate)
+        low, high = estimate + self._stretch(count) * (ends - estimate)
         return float(low), float(high)
 
-    def _lengthening(self, windows: int) -> float:
-        """How many times longer than the middle of the resamples the interval of so many windows is."""
+    def _stretch(self, windows: int) -> float:
+        """Returns the factor by which the interval is longer than the central part of the resamples."""
         upper = (1 + self.level) / 2
         student = student_quantile(upper, max(windows / self.block - 1, 1))
         return float(np.sqrt(windows / (windows - 1)) * student / NormalDist().inv_cdf(upper))
 
 
 def student_quantile(probability: float, freedom: float) -> float:
-    r"""The quantile of Student's t: with :math:`t = \sqrt\nu \tan\theta` the density of :math:`\theta` is
-    proportional to :math:`\cos^{\nu - 1}\theta`, which is summed up on a grid.
+    r"""Returns a quantile of Student's t distribution.
+
+    With :math:`t = \sqrt\nu \tan\theta` the density of :math:`\theta` is proportional to
+    :math:`\cos^{\nu - 1}\theta`, which is integrated on a grid.
 
     Args:
-        probability: In [0.5, 1).
+        probability: The probability below the quantile, in [0.5, 1).
         freedom: The degrees of freedom :math:`\nu`, at least 1.
     """
     angle = np.linspace(0, np.pi / 2, 20_001)

@@ -1,28 +1,29 @@
-r"""Whether a sampler draws from the law that a model implies: simulation-based calibration.
+r"""Simulation-based calibration: a test of whether a sampler draws from the right law.
 
-A window x is drawn from a known law, some of its entries are hidden, and S draws of them given the visible
-ones are made. If the draws follow the posterior of that law, truth and draws are exchangeable given what is
-visible, so that for every function f of a whole window (a *test quantity*) the rank
+A window x is drawn from a known law, some of its entries are hidden, and the sampler draws them S times given
+the visible ones. If the draws follow the posterior of that law, truth and draws are exchangeable given the
+visible entries. For every function f of a whole window (a *test quantity*) the rank
 
 .. math:: r = \#\{s : f(x^s) < f(x)\}
 
-is uniform on 0, ..., S, whatever the mask. A posterior that is too narrow gives U-shaped ranks, one that is
-too wide a hump, a biased one a slope. Ranks of one entry cannot tell a right joint law from independent right
-marginals; quantities that join entries do.
+is then uniform on 0, ..., S, whatever the mask. The histogram of ranks is U-shaped for a posterior that is
+too narrow, a hump for one that is too wide, and sloped for a biased one. Ranks of single entries cannot
+distinguish the right joint law from independent draws with the right marginals; quantities that combine
+entries can.
 
-Windows are independent, entries of a window are not: there is ONE rank a window and quantity, and the
-p-values of the quantities, which are dependent, are adjusted by Holm's method. Each is that of the graphical
-test, exact and without simulation: with :math:`C_i` the number of ranks below :math:`i`, binomial with
-:math:`z_i = i / (S + 1)`, the statistic is the smallest two-sided binomial tail,
+Windows are independent, but entries of a window are not: there is ONE rank per window and quantity. The
+p-values of the quantities, which are dependent, are adjusted by Holm's method. Each p-value is that of the
+graphical test, exact and without simulation: with :math:`C_i` the number of ranks below :math:`i`, binomial
+with :math:`z_i = i / (S + 1)`, the statistic is the smallest two-sided binomial tail,
 
 .. math:: \gamma = \min_i 2 \min\{P(C_i \le c_i), P(C_i \ge c_i)\},
 
-and the probability that :math:`C_1, C_2, \dots` (a Markov chain of binomial steps) ever leaves the band where
-all tails are above gamma follows from one forward recursion.
+and a forward recursion gives the probability that :math:`C_1, C_2, \dots` (a Markov chain of binomial steps)
+ever leaves the band in which all tails exceed gamma.
 
-What a test cannot see: a law that is wrong in a way that none of the quantities shows. A sampler that ignores
-the visible entries and draws from the prior has uniform ranks of every quantity that reads hidden entries
-alone; those here that join hidden and visible entries, and the log-density, catch it.
+The test cannot detect errors that affect none of the quantities. A sampler that ignores the visible entries
+and draws from the prior has uniform ranks for every quantity of hidden entries alone. The quantities here
+that combine hidden and visible entries, and the log-density, detect it.
 
 References:
     Validating Bayesian inference algorithms with simulation-based calibration (Talts et al., 2018);
@@ -54,67 +55,72 @@ from tsgen.sampling import Ancestral, AnyOrder, Sampler
 from tsgen.sampling.base import draws_per_portion
 
 TRUTH, CHOICE, TIES = 11, 12, 13
-"""Sets the random streams of the truth, of the chosen entries and of ties apart from those of samplers."""
+"""Separate the random streams of the truth, the chosen entries and the ties from those of samplers."""
 
 STATES = 256
-"""Numbers that a forward pass holds of each entry, about."""
+"""The approximate number of floats that a forward pass keeps per entry."""
 
 POINTS = 100
 """The most places at which ranks are counted."""
 
 NUMBERS_AT_ONCE = 2**24
-"""Entries of all draws together that are worked on at once."""
+"""The most entries, over all draws, that are processed at once."""
 
 Quantity = Callable[[DensityModel, SeriesBatch, Tensor], Tensor]
-"""A function of a model, windows and values ``[samples, batch, time, nodes, channels]`` that take the place
-of theirs: one number for each sample and window. Visible entries are the same in truth and draws, so that
-what they add does not matter."""
+"""A function of a model, windows, and values ``[samples, batch, time, nodes, channels]`` that replace the
+windows' own. It returns one number per sample and window. Visible entries are the same in truth and draws, so
+that an added function of them alone does not change the ranks."""
 
 
 # ------------------------------------------------------------------------------------------- test quantities
 
 
 def entry(model: DensityModel, batch: SeriesBatch, values: Tensor) -> Float[Tensor, "samples batch"]:
-    """One hidden entry of each window, chosen at random."""
+    """Returns one hidden entry of each window, chosen at random."""
     stream = streams(CHOICE, batch.position[:, 0])
-    place = uniforms(stream, batch.values.shape[1:], dtype=torch.float64)
-    chosen = place.masked_fill(batch.context, -1).flatten(1).argmax(dim=1)
+    priority = uniforms(stream, batch.values.shape[1:], dtype=torch.float64)
+    chosen = priority.masked_fill(batch.context, -1).flatten(1).argmax(dim=1)
     return values.flatten(2)[:, torch.arange(len(chosen), device=chosen.device), chosen]
 
 
 def mean(model: DensityModel, batch: SeriesBatch, values: Tensor) -> Float[Tensor, "samples batch"]:
-    """The mean of the window, in standard units: its level."""
+    """Returns the mean of the window, in standard units: its level."""
     return model.node_units.standardise(values).mean(dim=(2, 3, 4))
 
 
 def energy(model: DensityModel, batch: SeriesBatch, values: Tensor) -> Float[Tensor, "samples batch"]:
-    """The mean square of the window, in standard units: its spread."""
+    """Returns the mean square of the window, in standard units: its spread."""
     return model.node_units.standardise(values).square().mean(dim=(2, 3, 4))
 
 
 def roughness(model: DensityModel, batch: SeriesBatch, values: Tensor) -> Float[Tensor, "samples batch"]:
-    """The sum of the squared steps in time, in standard units: how an entry goes with those before and after
-    it. Zero for windows of one step."""
+    """Returns the sum of squared differences between successive steps, in standard units.
+
+    It measures dependence in time. It is zero for windows of one step.
+    """
     return model.node_units.standardise(values).diff(dim=2).square().sum(dim=(2, 3, 4))
 
 
 def coherence(model: DensityModel, batch: SeriesBatch, values: Tensor) -> Float[Tensor, "samples batch"]:
-    """The sum of the products of all pairs of entries of the same slice, in standard units: how the nodes go
-    together. Zero for slices of one entry."""
+    """Returns the sum over slices of the products of all pairs of different entries, in standard units.
+
+    Each pair counts twice. The sum measures dependence between nodes and channels. It is zero for slices of
+    one entry.
+    """
     slices = model.node_units.standardise(values).flatten(3)
     return (slices.sum(dim=3).square() - slices.square().sum(dim=3)).sum(dim=2)
 
 
 def log_density(model: DensityModel, batch: SeriesBatch, values: Tensor) -> Float[Tensor, "samples batch"]:
-    """The log-density of the whole window under the model that draws, in nats: what joins all entries."""
+    """Returns the log-density of the whole window under the sampled model, in nats."""
     everything = torch.ones_like(batch.context)
     whole = dataclasses.replace(batch, values=values[0], context=everything, target=everything)
-    portion = draws_per_portion(STATES * batch.values.numel() * batch.values.element_size())
-    parts = [
-        model.log_likelihood(whole.repeat(len(few))._changed(values=few.flatten(0, 1)))
-        for few in values.split(portion)
+    size = draws_per_portion(STATES * batch.values.numel() * batch.values.element_size())
+    log_densities = [
+        model.log_likelihood(whole.repeat(len(draws))._changed(values=draws.flatten(0, 1)))
+        for draws in values.split(size)
     ]
-    return torch.cat(parts).unflatten(0, (len(values), -1))
+    return torch.cat(log_densities).unflatten(0, (len(values), -1))
 
 
 QUANTITIES: Mapping[str, Quantity] = {
@@ -132,11 +138,11 @@ QUANTITIES: Mapping[str, Quantity] = {
 
 @dataclass(frozen=True, eq=False)
 class RankTest:
-    """Ranks of the truth among draws, which are uniform if the draws follow the law of the truth.
+    """Ranks of the truth among draws, which are uniform if the draws follow the posterior of the true law.
 
     Args:
-        quantities: Name of each test quantity.
-        ranks: How many draws lie below the truth; windows are independent of each other.
+        quantities: Names of the test quantities.
+        ranks: The number of draws below the truth. Windows are independent of each other.
         num_draws: The number S of draws: ranks run from 0 to S.
     """
 
@@ -146,14 +152,17 @@ class RankTest:
 
     @functools.cached_property
     def p_values(self) -> dict[str, float]:
-        """Of each quantity: how probable ranks are that leave uniformity as far as these."""
-        found = (ecdf_p_value(ranks, self.num_draws) for ranks in self.ranks)
-        return dict(zip(self.quantities, found, strict=True))
+        """The p-value of each quantity: the probability that uniform ranks deviate at least as far."""
+        p_values = (ecdf_p_value(ranks, self.num_draws) for ranks in self.ranks)
+        return dict(zip(self.quantities, p_values, strict=True))
 
     @property
     def adjusted(self) -> dict[str, float]:
-        """The p-values by Holm's method: those below a level are significant all together at that level,
-        however the quantities depend on each other."""
+        """The p-values adjusted by Holm's method.
+
+        Rejecting all quantities below a level keeps the family-wise error rate at that level, however the
+        quantities depend on each other.
+        """
         result, largest = {}, 0.0
         ordered = sorted(self.p_values.items(), key=lambda item: item[1])
         for i, (name, p) in enumerate(ordered):
@@ -162,10 +171,10 @@ class RankTest:
         return {name: result[name] for name in self.quantities}
 
     def uniform(self, level: float = 0.01) -> bool:
-        """Whether nothing speaks against uniform ranks.
+        """Returns whether the test accepts that the ranks of all quantities are uniform.
 
         Args:
-            level: The probability of saying no to ranks that are uniform; at most that.
+            level: The probability, at most, of rejecting ranks that are uniform.
         """
         return min(self.adjusted.values()) >= level
 
@@ -179,32 +188,30 @@ def simulation_based_calibration(
     quantities: Mapping[str, Quantity] = QUANTITIES,
     seed: int = 0,
 ) -> RankTest:
-    """Ranks the truth among a sampler's draws, of windows that are simulated.
+    """Ranks the truth of simulated windows among a sampler's draws.
 
-    With the model itself as the truth this tests the sampler alone: is it right for what the model says? With
-    a known law it tests the model too.
+    With the model itself as the truth this tests the sampler alone: does it draw from the model's law? With
+    another known law it tests the model too.
 
-    The draws of a window must be exchangeable. Where draws share parts, as resampled particles do, ranks are
-    not uniform even if each draw alone has the right law.
+    The draws of a window must be exchangeable. If draws share part of their path, as resampled particles do,
+    ranks are not uniform even if each draw by itself has the right law.
 
     Args:
         model: The model that is sampled.
-        windows: The windows' masks (``context`` is visible), graph, covariates and precision; their values
-            are not read. Several hundred are needed to see a deviation that is 20 % off (see
-            ``docs/calibration.md``); ``windows.repeat(k)`` has as many as one likes.
+        windows: Windows that give the masks (``context`` is visible), graph, covariates and precision; their
+            values are not read. Several hundred are needed to detect a standard deviation that is 20 % off
+            (see ``docs/calibration.md``); ``windows.repeat(k)`` makes more of them.
         truth: The law that windows are drawn from; the model itself if not given.
-        sampler: What draws the hidden entries; the model's own if not given.
+        sampler: Draws the hidden entries; the model's own sampler if not given.
         quantities: The test quantities, by name. ``log-density`` needs a model that has one; the
             log-likelihood of an ``AnyOrderModel`` takes as many passes as a window has entries.
-        seed: Fixes the truth, the choice among ties and the entries that are looked at. The sampler has a
-            seed of its own.
+        seed: Fixes the truth and how ties are broken. The sampler has a seed of its own.
 
     Returns:
         One rank for each quantity and window.
 
     Raises:
-        ValueError: If a window hides nothing, the sampler does not go with the model, or a quantity is not a
-            number.
+        ValueError: If a window hides nothing, the sampler does not accept the model, or a quantity is NaN.
     """
     sampler = sampler or model.sampler
     sampler.check(model)
@@ -212,32 +219,32 @@ def simulation_based_calibration(
     if not batch.target.flatten(1).any(dim=1).all():
         empty = int((~batch.target.flatten(1).any(dim=1)).sum())
         raise ValueError(
-            f"every window must hide something, or there is nothing to rank; {empty} of {len(batch.values)} "
-            "hide nothing. Leave them out."
+            f"every window must have hidden entries to rank; {empty} of {len(batch.values)} hide nothing. "
+            "Leave them out."
         )
-    portion = max(1, NUMBERS_AT_ONCE // (sampler.num_samples * batch.values[0].numel()))
-    parts = [
-        _ranks(model, sampler, batch.rows(slice(at, at + portion)), quantities, seed)
-        for at in range(0, len(batch.values), portion)
+    size = max(1, NUMBERS_AT_ONCE // (sampler.num_samples * batch.values[0].numel()))
+    ranks_of_batches = [
+        _ranks(model, sampler, batch.rows(slice(start, start + size)), quantities, seed)
+        for start in range(0, len(batch.values), size)
     ]
-    return RankTest(tuple(quantities), torch.cat(parts, dim=1).cpu(), sampler.num_samples)
+    return RankTest(tuple(quantities), torch.cat(ranks_of_batches, dim=1).cpu(), sampler.num_samples)
 
 
 @torch.no_grad()
 def simulated(law: DensityModel | VARProcess, windows: SeriesBatch, seed: int = 0) -> SeriesBatch:
-    """Windows drawn from a law, each on its own, with what is not visible as the target.
+    """Draws windows independently from a law; the entries outside the context are the target.
 
     Args:
-        law: A process, or a model that can draw a window of which nothing is visible: an
-            ``AutoregressiveModel`` slice by slice, any other by its own sampler.
-        windows: The windows' masks, graph, covariates and precision; their values are not read.
+        law: A process, or a model that can draw a window without visible entries: an ``AutoregressiveModel``
+            slice by slice, any other by its own sampler.
+        windows: Windows that give the masks, graph, covariates and precision; their values are not read.
         seed: Fixes the draw.
     """
     nothing = torch.zeros_like(windows.context)
-    # draws are told apart by position: windows of one position are to have truths and draws of their own
+    # draws depend on the position: windows at the same position must have different truths and draws
     position = torch.arange(windows.position.numel(), device=nothing.device).view_as(windows.position)
     empty = dataclasses.replace(windows, context=nothing, target=nothing, position=position)
-    # far from any seed of a sampler, whose first draw would otherwise be the truth itself
+    # with the sampler's seed the sampler's first draw would be the truth itself
     own = int(streams(seed, torch.tensor(TRUTH)))
     if isinstance(law, VARProcess):
         drawn = law.impute(empty, 1, own)
@@ -245,7 +252,7 @@ def simulated(law: DensityModel | VARProcess, windows: SeriesBatch, seed: int = 
         drawn = Ancestral(1, own)(law, empty)
     else:
         sampler: Any = dataclasses.replace(law.sampler, num_samples=1, seed=own)  # type: ignore[type-var]
-        if isinstance(sampler, AnyOrder):  # its joint law: one entry after another
+        if isinstance(sampler, AnyOrder):  # one entry after another, so that they are drawn jointly
             sampler = dataclasses.replace(sampler, groups=empty.context[0].numel())
         drawn = sampler(law, empty)
     values = drawn.values[0].to(windows.values)
@@ -260,27 +267,28 @@ def _ranks(
     quantities: Mapping[str, Quantity],
     seed: int,
 ) -> Int64[Tensor, "quantities batch"]:
-    drawn, place = sampler(model, batch).values, streams(seed, torch.tensor(TIES), batch.position[:, 0])
-    found = []
+    """Returns the rank of the truth of each window, for each quantity."""
+    drawn, stream = sampler(model, batch).values, streams(seed, torch.tensor(TIES), batch.position[:, 0])
+    result = []
     for number, (name, quantity) in enumerate(quantities.items()):
         truth, draws = quantity(model, batch, batch.values[None])[0], quantity(model, batch, drawn)
         if truth.isnan().any() or draws.isnan().any():
-            raise ValueError(f"the test quantity {name!r} must be a number; of some windows it is NaN.")
-        noise = uniforms(place, (1,), start=number, dtype=torch.float64)[:, 0]
-        found.append(ranks(draws, truth, noise))
-    return torch.stack(found)
+            raise ValueError(f"the test quantity {name!r} must be a number; it is NaN for some windows.")
+        noise = uniforms(stream, (1,), start=number, dtype=torch.float64)[:, 0]
+        result.append(ranks(draws, truth, noise))
+    return torch.stack(result)
 
 
 # ---------------------------------------------------------------------------------------- test of uniformity
 
 
 class Envelope(NamedTuple):
-    """Where the empirical distribution of uniform ranks stays, all of it at once.
+    """The simultaneous envelope of the empirical distribution function of uniform ranks.
 
     Attributes:
-        points: Places z in (0, 1) at which ranks are counted, as shares of S + 1.
-        low: The smallest share of ranks below each place.
-        high: The largest.
+        points: The points z in (0, 1) at which ranks are counted, as fractions of S + 1.
+        low: The smallest fraction of ranks below each point.
+        high: The largest fraction of ranks below each point.
     """
 
     points: Float[Tensor, "points"]
@@ -289,8 +297,9 @@ class Envelope(NamedTuple):
 
 
 def ecdf_p_value(ranks: Int64[Tensor, "windows"], num_draws: int) -> float:
-    """The probability that uniform ranks leave the binomial bands as far as these; exact down to 1e-8, below
-    that an upper bound by at most :data:`POINTS` times.
+    """Returns the probability that uniform ranks deviate at least as far from the binomial bands as these.
+
+    It is exact down to 1e-8; below that it is an upper bound, at most :data:`POINTS` times too large.
 
     Args:
         ranks: Independent ranks.
@@ -306,19 +315,19 @@ def ecdf_p_value(ranks: Int64[Tensor, "windows"], num_draws: int) -> float:
     points, total = places.double() / (num_draws + 1), len(ranks)
     tails = _tails(points, total)
     gamma = float(tails.gather(1, counts[:, None]).min())
-    if gamma < 1e-10:  # 1 - P would be rounding alone
+    if gamma < 1e-10:  # 1 - P would be nothing but rounding error
         return min(1.0, len(points) * gamma)
     return min(1.0, max(0.0, 1 - _inside(tails > gamma * (1 + 1e-9), points)))
 
 
 @functools.lru_cache(maxsize=8)
 def ecdf_envelope(num_ranks: int, num_draws: int, level: float = 0.95) -> Envelope:
-    """The simultaneous envelope of the empirical distribution of uniform ranks.
+    """Returns the simultaneous envelope of the empirical distribution function of uniform ranks.
 
     Args:
-        num_ranks: How many independent ranks there are.
+        num_ranks: The number of independent ranks.
         num_draws: The number S of draws: ranks run from 0 to S.
-        level: The probability that the whole of it stays inside; at least that.
+        level: The probability, at least, that the whole function lies inside.
 
     Raises:
         ValueError: If the level is out of range.
@@ -327,7 +336,7 @@ def ecdf_envelope(num_ranks: int, num_draws: int, level: float = 0.95) -> Envelo
         raise ValueError(f"level must lie between 0 and 1; it is {level}.")
     points = _places(num_draws).double() / (num_draws + 1)
     tails = _tails(points, num_ranks)
-    low, high = (1 - level) / (2 * len(points)), 1 - level  # by Bonferroni, and of a single point
+    low, high = (1 - level) / (2 * len(points)), 1 - level  # Bonferroni; a single point
     for _ in range(20):
         middle = (low * high) ** 0.5
         if _inside(tails > middle, points) >= level:
@@ -340,36 +349,36 @@ def ecdf_envelope(num_ranks: int, num_draws: int, level: float = 0.95) -> Envelo
 
 
 def _places(num_draws: int) -> Int64[Tensor, "points"]:
-    """Whole ranks, evenly spread, below which ranks are counted."""
+    """Returns evenly spaced integers below which ranks are counted."""
     number = min(num_draws, POINTS)
     return torch.arange(1, number + 1) * (num_draws + 1) // (number + 1)
 
 
 def _log_binomial(count: Tensor, trials: Tensor, p: Tensor) -> Tensor:
-    """The log-probability of a count in 0..trials."""
-    ways = torch.lgamma(trials + 1) - torch.lgamma(count + 1) - torch.lgamma(trials - count + 1)
-    return ways + count * p.log() + (trials - count) * torch.log1p(-p)
+    """Returns the log-probability of a binomial count in 0..trials."""
+    log_choose = torch.lgamma(trials + 1) - torch.lgamma(count + 1) - torch.lgamma(trials - count + 1)
+    return log_choose + count * p.log() + (trials - count) * torch.log1p(-p)
 
 
 def _tails(points: Float[Tensor, "points"], total: int) -> Float[Tensor, "points counts"]:
-    """The two-sided tail of each count 0..total of ranks below each place."""
+    """Returns the two-sided tail of each count 0..total of ranks below each point."""
     count = torch.arange(total + 1, dtype=torch.float64)
     p = _log_binomial(count, count[-1], points[:, None]).exp()
     return 2 * torch.minimum(p.cumsum(dim=1), p.flip(1).cumsum(dim=1).flip(1))
 
 
 def _inside(allowed: Tensor, points: Float[Tensor, "points"]) -> float:
-    """The probability that the counts at all places are allowed: each place allows a range of counts."""
+    """Returns the probability that the counts at all points are in the range allowed at each."""
     if not allowed.any(dim=1).all():
         return 0.0
     total = allowed.new_tensor(allowed.shape[1] - 1, dtype=torch.float64)
     steps = points.diff(prepend=points.new_zeros(1)) / (1 - points.roll(1)).where(points > points[0], 1.0)
-    before, chance = points.new_zeros(1), points.new_ones(1)
-    for at, step in zip(allowed, steps, strict=True):
-        now = at.nonzero()[:, 0].double()
+    before, probability = points.new_zeros(1), points.new_ones(1)
+    for mask, step in zip(allowed, steps, strict=True):
+        now = mask.nonzero()[:, 0].double()
         added, left = now - before[:, None], (total - before)[:, None]
         possible = (added >= 0) & (added <= left)
         added = torch.where(possible, added, 0)
-        moved = torch.where(possible, _log_binomial(added, left, step).exp(), 0)
-        before, chance = now, chance @ moved
-    return float(chance.sum())
+        transition = torch.where(possible, _log_binomial(added, left, step).exp(), 0)
+        before, probability = now, probability @ transition
+    return float(probability.sum())

@@ -1,28 +1,29 @@
-r"""Intervals that cover as often as they say: conformalised quantile regression on the validation split.
+r"""Prediction intervals with guaranteed coverage: conformalised quantile regression on the validation split.
 
-A model's interval :math:`[l, u]` of a hidden entry is moved out (or in) by what validation found to be
-needed. The score of an entry whose truth is y,
+A model's interval :math:`[l, u]` of a hidden entry is widened (or narrowed) by an amount that is estimated on
+the validation split. The score of an entry whose truth is y,
 
 .. math:: s = \frac{\max(l - y, y - u)}{u - l},
 
-says by how many of its own widths the interval would have to grow at each end to hold the truth just so. With
-:math:`\hat s` a quantile of the validation scores, the adjusted interval is
+is the amount, in widths of the interval, by which each end must move out for the interval just to contain the
+truth. With :math:`\hat s` a quantile of the validation scores, the adjusted interval is
 :math:`[l - \hat s (u - l),\ u + \hat s (u - l)]`.
 
-**What is guaranteed.** Let the scores of K validation windows and of the test window be exchangeable. Give
-each of the K a weight of :math:`1 / (K + 1)`, which its scores share equally, and leave the rest at infinity.
-With :math:`\hat s` the smallest number that a weight of at least the level lies at or below, the adjusted
-interval of an entry chosen at random of the test window holds its truth with a probability of at least the
-level: on average over validation and test windows, whatever the model and the data. Entries of a window may
-depend on each other as they like. (With one entry a window this is the
-:math:`\lceil (K + 1)\,\text{level} \rceil`-th smallest score, and the probability exceeds the level by at
-most :math:`1 / (K + 1)` where no scores tie.)
-Taking the entries themselves as exchangeable, ``unit="entry"``, uses as many scores as there are entries.
-That is exact where entries of a window are independent; otherwise coverage can fall short.
+**The guarantee.** Let the scores of K validation windows and of the test window be exchangeable. Each of the
+K windows has a weight of :math:`1 / (K + 1)`, divided equally among its scores; the remaining weight lies at
+infinity. Let :math:`\hat s` be the smallest number such that the weight at or below it is at least the level.
+Then the adjusted interval of a random entry of the test window contains its truth with a probability of at
+least the level, on average over validation and test windows, for any model and any data. Entries of a window
+may depend on each other in any way. (With one entry per window :math:`\hat s` is the :math:`\lceil (K +
+1)\,\text{level} \rceil`-th smallest score, and without ties the probability exceeds the level by at most
+:math:`1 / (K + 1)`.) With ``unit="entry"`` the entries themselves are taken to be exchangeable, so that there
+are as many scores as entries. That is exact if entries of a window are independent; otherwise coverage can
+fall short.
 
-What is not guaranteed: coverage of a given node, hour or window; it holds for each group of gap lengths
-(Mondrian), so long as a group has validation windows enough. And none of it holds where validation and test
-differ: in the season, in the pattern that hides entries, or because the checkpoint was chosen on validation.
+**The limits.** Coverage is not guaranteed for a given node, hour or window. It is guaranteed for each group
+of gap lengths (Mondrian), provided that the group has enough validation windows. The guarantee does not hold
+if validation and test differ: in season, in the pattern of hidden entries, or because the checkpoint was
+selected on the validation split.
 
 References:
     Conformalized quantile regression (Romano, Patterson & Candès, 2019);
@@ -47,20 +48,20 @@ from tsgen.data.interpolation import GAPS, Nearest, gap_class
 AXES = ("window", "step", "node", "channel")
 
 Unit = Literal["window", "entry"]
-"""What is taken as exchangeable."""
+"""The unit that is taken to be exchangeable."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """What validation found of the entries in gaps of some lengths.
+    """The adjustment for the entries in gaps of a range of lengths.
 
     Attributes:
         shortest: The shortest gap, in steps.
-        longest: The longest; None without a bound.
-        windows: Validation windows that have such entries.
-        entries: Such entries of validation.
-        adjustment: What is added at each end, in widths of the interval (or in data units); infinite where
-            there are too few to say.
+        longest: The longest gap, in steps; None if unbounded.
+        windows: The number of validation windows with such entries.
+        entries: The number of such entries in the validation split.
+        adjustment: The amount by which each end is moved out, in widths of the interval (or in data units);
+            infinite if there are too few windows or entries to determine it.
     """
 
     shortest: int
@@ -71,7 +72,7 @@ class Group:
 
     @property
     def name(self) -> str:
-        """The lengths, in words."""
+        """The range of lengths, in words."""
         if self.longest is None:
             return f"over {self.shortest - 1} steps" if self.shortest > 1 else "all"
         if self.longest == self.shortest:
@@ -84,16 +85,16 @@ def conformal_quantile(
     level: float,
     windows: Int[np.ndarray, " entries"] | None = None,
 ) -> float:
-    """The smallest number that a new score is at most with a probability of the level.
+    """Returns the smallest bound that a new score does not exceed with a probability of at least the level.
 
     Args:
-        scores: Scores that are exchangeable with the new one, or those of windows that are.
+        scores: Scores that are exchangeable with the new one, or whose windows are.
         level: The probability, in (0, 1).
-        windows: The number of the window that each score belongs to; each is a window of its own if not
-            given.
+        windows: The number of the window that each score belongs to. If not given, each score is a window of
+            its own.
 
     Returns:
-        Infinity if there are too few: below ``level / (1 - level)`` windows.
+        The bound. Infinity if there are too few windows: fewer than ``level / (1 - level)``.
 
     Raises:
         ValueError: If the level is out of range, or a score is NaN.
@@ -104,22 +105,24 @@ def conformal_quantile(
         raise ValueError(f"scores must be numbers; {int(np.isnan(scores).sum())} of them are NaN.")
     if not len(scores):
         return math.inf
-    own = np.arange(len(scores)) if windows is None else windows
-    _, of, sizes = np.unique(own, return_inverse=True, return_counts=True)
+    labels = np.arange(len(scores)) if windows is None else windows
+    _, window, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     order = np.argsort(scores, kind="stable")
-    below = np.cumsum(1 / sizes[of[order]])  # of the K + 1 windows, how many lie at or below
-    # (K + 1) level may be a whole number, which sums of fractions miss by rounding
-    at = int(np.searchsorted(below, (len(sizes) + 1) * level - 1e-9))
-    return float(scores[order[at]]) if at < len(scores) else math.inf
+    below = np.cumsum(1 / sizes[window[order]])  # the weight at or below each score, in windows
+    # (K + 1) level may be an integer, which sums of fractions miss by rounding
+    index = int(np.searchsorted(below, (len(sizes) + 1) * level - 1e-9))
+    return float(scores[order[index]]) if index < len(scores) else math.inf
 
 
 @dataclass(frozen=True)
 class ConformalIntervals:
-    """Central intervals of a level, adjusted by what validation found (see the module).
+    """Central intervals with adjustments that were estimated on the validation split.
+
+    The module's docstring has the method and its guarantee.
 
     Args:
-        level: The probability that an interval is to hold the truth with.
-        groups: What was found of each group of gap lengths.
+        level: Nominal coverage of the intervals.
+        groups: The adjustment of each group of gap lengths.
         relative: Whether adjustments are in widths of the interval, rather than in data units.
     """
 
@@ -136,23 +139,23 @@ class ConformalIntervals:
         relative: bool = True,
         unit: Unit = "window",
     ) -> ConformalIntervals:
-        """Learns the adjustment of each group.
+        """Estimates the adjustment of each group.
 
         Args:
-            validation: The evaluation of the validation split, as ``tsgen test --data.test_on val`` leaves
+            validation: The evaluation of the validation split, as ``tsgen test --data.test_on val`` writes
                 it.
-            level: Nominal coverage; its two quantiles must be among those of the evaluation.
-            gaps: The shortest gap of each group, in steps, rising from 1; ``(1,)`` for one group.
-            relative: Adjust by widths of the interval, rather than by data units: what suits nodes of
-                different scale, and times of different uncertainty.
-            unit: What is exchangeable: windows, or single entries.
+            level: Nominal coverage; the evaluation must have its two quantiles.
+            gaps: The shortest gap of each group, in steps, increasing from 1; ``(1,)`` for a single group.
+            relative: Adjust in widths of the interval, rather than in data units. This suits nodes of
+                different scale and times of different uncertainty.
+            unit: The exchangeable unit: windows, or single entries.
 
         Raises:
-            ValueError: If the evaluation lacks the quantiles or has nothing hidden, or an option is out of
+            ValueError: If the evaluation lacks the quantiles or has no hidden entries, or an option is out of
                 range.
         """
         if list(gaps) != sorted(set(gaps)) or not gaps or gaps[0] != 1:
-            raise ValueError(f"gaps must rise from 1, the shortest gap there is; they are {list(gaps)}.")
+            raise ValueError(f"gaps must increase from 1, the shortest gap; they are {list(gaps)}.")
         if unit not in ("window", "entry"):
             raise ValueError(f"unit must be one of window, entry; it is {unit!r}.")
         low, high = interval(validation, level)
@@ -161,54 +164,58 @@ class ConformalIntervals:
             raise ValueError("the validation evaluation must have hidden entries; it has none.")
         score = np.maximum(low - truth, truth - high)[hidden].astype(np.float64)
         if relative:
-            # an interval without width can grow by no multiple of itself: it holds the truth or never will
+            # an interval of zero width stays one at any multiple: it contains the truth now or never
             width = (high - low)[hidden].astype(np.float64)
             with np.errstate(divide="ignore", invalid="ignore"):
                 score = np.where(width > 0, score / width, np.where(score > 0, np.inf, 0))
         group, window = _group(validation, gaps)[hidden], np.nonzero(hidden)[0]
-        found = []
+        groups = []
         for number, shortest in enumerate(gaps):
-            mine = group == number
-            quantile = conformal_quantile(score[mine], level, window[mine] if unit == "window" else None)
+            mask = group == number
+            quantile = conformal_quantile(score[mask], level, window[mask] if unit == "window" else None)
             longest = gaps[number + 1] - 1 if number + 1 < len(gaps) else None
-            windows = len(np.unique(window[mine]))
-            found.append(Group(shortest, longest, windows, int(mine.sum()), quantile))
-        return cls(level, tuple(found), relative)
+            windows = len(np.unique(window[mask]))
+            groups.append(Group(shortest, longest, windows, int(mask.sum()), quantile))
+        return cls(level, tuple(groups), relative)
 
     def __call__(self, evaluation: xr.Dataset) -> xr.Dataset:
-        """The evaluation with ``lower`` and ``upper``, the ends of the adjusted interval of each entry that
-        is not visible, and ``gap``, the length of the gap that it lies in, in steps.
+        """Returns the evaluation with the adjusted intervals.
+
+        It has two more variables for the entries that are not visible, ``lower`` and ``upper``, the ends of
+        the interval, and ``gap``, the length in steps of the gap around each entry.
 
         Args:
             evaluation: The evaluation of the test split.
 
         Raises:
-            ValueError: If it lacks the quantiles.
+            ValueError: If the evaluation lacks the quantiles.
         """
         low, high = (end.astype(np.float64) for end in interval(evaluation, self.level))
         adjustments = np.array([group.adjustment for group in self.groups])
-        by = adjustments[_group(evaluation, [group.shortest for group in self.groups])]
+        shift = adjustments[_group(evaluation, [group.shortest for group in self.groups])]
         if self.relative:
             width = high - low
-            by = np.where(width > 0, by * np.where(width > 0, width, 1), np.where(by < np.inf, 0, np.inf))
-        # an interval that would shrink past its middle is that point
-        by = np.maximum(by, (low - high) / 2)
+            shift = np.where(
+                width > 0, shift * np.where(width > 0, width, 1), np.where(shift < np.inf, 0, np.inf)
+            )
+        # an interval never shrinks past its midpoint
+        shift = np.maximum(shift, (low - high) / 2)
         visible = evaluation["context"].transpose(*AXES).values
         added = {
-            "lower": (AXES, np.where(visible, np.nan, low - by)),
-            "upper": (AXES, np.where(visible, np.nan, high + by)),
+            "lower": (AXES, np.where(visible, np.nan, low - shift)),
+            "upper": (AXES, np.where(visible, np.nan, high + shift)),
             "gap": (AXES, gap_length(visible)),
         }
         return evaluation.assign(added).assign_attrs(conformal_level=self.level)
 
     def table(self, adjusted: xr.Dataset) -> list[dict[str, Any]]:
-        """Coverage and mean width of the hidden entries before and after, by group and of all.
+        """Returns coverage and mean width of the intervals before and after, by group and over all.
 
-        Coverage is a share of entries. ``window_coverage`` weighs every window alike: the mean of its own
-        share, which the guarantee is about.
+        Coverage is the fraction of hidden entries that are covered. ``window_coverage``, the mean over
+        windows of each window's coverage, is what the guarantee is about.
 
         Args:
-            adjusted: What calling this returned.
+            adjusted: The evaluation that :meth:`__call__` returned.
         """
         hidden, truth = adjusted["target"].values, adjusted["truth"].values
         ends = {
@@ -220,7 +227,7 @@ class ConformalIntervals:
         for number, name in [*enumerate(g.name for g in self.groups), (None, "all")]:
             chosen = hidden if number is None else hidden & (group == number)
             if name == "all" and number is not None:
-                continue  # the only group: the last row
+                continue  # the only group is the last row
             row: dict[str, Any] = {"gaps": name, "entries": int(chosen.sum())}
             if number is not None:
                 row["adjustment"] = self.groups[number].adjustment
@@ -238,33 +245,31 @@ class ConformalIntervals:
 def conformal(
     validation: xr.Dataset, test: xr.Dataset, level: float = 0.9, **options: Any
 ) -> tuple[xr.Dataset, list[dict[str, Any]]]:
-    """Adjusts the intervals of a test by those of the validation split.
+    """Adjusts the intervals of a test with the errors on the validation split.
 
     Args:
         validation: The evaluation of the validation split.
         test: The evaluation of the test split.
         level: Nominal coverage.
-        options: Of :meth:`ConformalIntervals.fit`.
+        options: Further options of :meth:`ConformalIntervals.fit`.
 
     Returns:
-        The test with its adjusted intervals, and coverage and width before and after.
+        The evaluation of the test with its adjusted intervals, and coverage and width before and after.
 
     Raises:
-        ValueError: If the two are not of the same model, sampled alike, on the same nodes, channels and
-            horizon, if they score the same times, or as :meth:`ConformalIntervals.fit` does.
+        ValueError: If the two differ in model, sampling, nodes, channels or horizon, if they score the same
+            times, or for the reasons of :meth:`ConformalIntervals.fit`.
     """
     for name in ("model", "conditioning", "num_samples", "horizon"):
-        found, wanted = validation.attrs.get(name), test.attrs.get(name)
-        if found != wanted:
+        values = [data.attrs.get(name) for data in (validation, test)]
+        if values[0] != values[1]:
             raise ValueError(
-                f"validation and test must be of one model, sampled alike; {name} is {found} and {wanted}. "
-                "Test both again with the same options."
+                f"validation and test must be of one model, sampled in the same way; {name} is {values[0]} "
+                f"and {values[1]}. Test both again with the same options."
             )
     for name in ("node", "channel"):
         if validation[name].values.tolist() != test[name].values.tolist():
-            raise ValueError(
-                f"validation and test must have the same {name}s; theirs differ. Test both again."
-            )
+            raise ValueError(f"validation and test must have the same {name}s; they differ. Test both again.")
     shared = np.intersect1d(_scored_times(validation), _scored_times(test))
     if len(shared):
         raise ValueError(
@@ -277,14 +282,14 @@ def conformal(
 
 
 def _scored_times(evaluation: xr.Dataset) -> np.ndarray:
-    """The times at which anything is scored; none if they are not known."""
+    """Returns the times at which any entry is scored; an empty array if they are unknown."""
     if "time" not in evaluation:
         return np.empty(0)
     return evaluation["time"].values[evaluation["target"].transpose(*AXES).values.any(axis=(2, 3))]
 
 
 def interval(evaluation: xr.Dataset, level: float) -> tuple[np.ndarray, np.ndarray]:
-    """The ends of the central interval, from the quantiles of an evaluation.
+    """Returns the ends of the central interval, from the quantiles of an evaluation.
 
     Args:
         evaluation: The evaluation.
@@ -293,42 +298,44 @@ def interval(evaluation: xr.Dataset, level: float) -> tuple[np.ndarray, np.ndarr
     Raises:
         ValueError: If the evaluation lacks one of the two quantiles.
     """
-    kept = evaluation["quantile"].values
+    available = evaluation["quantile"].values
     ends = []
-    for wanted in ((1 - level) / 2, (1 + level) / 2):
-        near = np.flatnonzero(np.isclose(kept, wanted))
-        if not len(near):
-            levels = sorted({round(abs(2 * q - 1), 6) for q in kept.tolist()} - {0.0})
+    for probability in ((1 - level) / 2, (1 + level) / 2):
+        matches = np.flatnonzero(np.isclose(available, probability))
+        if not len(matches):
+            levels = sorted({round(abs(2 * q - 1), 6) for q in available.tolist()} - {0.0})
             raise ValueError(
                 f"level must be one that the evaluation has quantiles for, {', '.join(map(str, levels))}; it "
                 f"is {level}."
             )
-        ends.append(evaluation["quantiles"].isel(quantile=int(near[0])).transpose(*AXES).values)
+        ends.append(evaluation["quantiles"].isel(quantile=int(matches[0])).transpose(*AXES).values)
     return ends[0], ends[1]
 
 
 def gap_length(context: np.ndarray) -> Int[np.ndarray, "windows steps nodes channels"]:
-    """The number of consecutive steps of a window, node and channel that are not visible around each entry;
-    zero where it is visible.
+    """Returns the length of the gap around each entry, in steps; zero where the entry is visible.
+
+    A gap is a run of consecutive steps of a window, node and channel that are not visible.
 
     Args:
-        context: What is visible, ``[windows, steps, nodes, channels]``.
+        context: The mask of visible entries, ``[windows, steps, nodes, channels]``.
     """
     return Nearest.of(torch.from_numpy(np.ascontiguousarray(context))).gap.numpy()
 
 
 def _group(evaluation: xr.Dataset, gaps: Sequence[int]) -> np.ndarray:
-    """The number of the group that each entry is in; of a visible one the first."""
+    """Returns the number of each entry's group; visible entries are in the first."""
     gap = gap_length(evaluation["context"].transpose(*AXES).values)
     return np.maximum(gap_class(gap, gaps), 0)
 
 
 def _mean(x: np.ndarray) -> float | None:
+    """Returns the mean, or None if there are no numbers."""
     return float(x.mean(dtype=np.float64)) if x.size else None
 
 
 def _by_window(inside: np.ndarray, window: np.ndarray) -> float | None:
-    """The mean over windows of each one's share."""
+    """Returns the mean over windows of the fraction inside in each window."""
     count = np.bincount(window)
-    share = np.bincount(window, weights=inside)[count > 0] / count[count > 0]
-    return _mean(share)
+    fraction = np.bincount(window, weights=inside)[count > 0] / count[count > 0]
+    return _mean(fraction)

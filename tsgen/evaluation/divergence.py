@@ -1,11 +1,11 @@
-r"""How far one model's law of a window is from another's.
+r"""The Kullback-Leibler divergence between two models' laws of a window.
 
 .. math:: KL(p \| q) = E_{x \sim p} \Big[ \log \frac{p(x)}{q(x)} \Big]
           = E_{x \sim p} \Big[ \sum_t KL\big(p(x_t \mid x_{<t}) \,\|\, q(x_t \mid x_{<t})\big) \Big].
 
-The first expectation is estimated from paths drawn from p. The second, by the chain rule the same number,
-replaces each step's log-ratio by its mean over the step's own draw, where that has a closed form
-(Rao-Blackwell): its variance is smaller, and every term is at least zero. Conditional models are compared
+The first expectation is estimated from paths drawn from p. The second is equal to it by the chain rule. It
+replaces the log-ratio of each step by its mean over that step's draw, where this has a closed form
+(Rao-Blackwell). Its variance is smaller, and every term is nonnegative. Models with covariates are compared
 given the same covariates.
 """
 
@@ -23,16 +23,16 @@ from tsgen.data.series import SeriesBatch
 from tsgen.models import DensityModel
 
 PATHS_AT_ONCE = 256
-"""Paths of all windows together that are drawn and scored at once."""
+"""The most paths, over all windows, that are drawn and scored at once."""
 
 
 class KLEstimate(NamedTuple):
     """A Monte Carlo estimate of a divergence.
 
     Attributes:
-        value: The divergence of a window, in nats; the mean over the windows.
-        standard_error: The estimate's standard deviation.
-        draws: How many paths of each window it took.
+        value: The divergence per window, in nats; the mean over the windows.
+        standard_error: The standard error of the estimate, in nats.
+        draws: The number of paths per window.
     """
 
     value: float
@@ -55,15 +55,15 @@ def monte_carlo_kl(
     Args:
         p: The model that paths are drawn from.
         q: The other model, of the same data.
-        windows: The windows' shape, graph, covariates and precision; their values are not read.
-        rao_blackwell: Use the closed-form divergence of each slice's law along the paths.
-        standard_error: Stop as soon as the estimate's standard error, in nats, is no larger; 0 draws all.
-        max_draws: The most paths of each window; at least 2.
+        windows: Windows that give the shape, graph, covariates and precision; their values are not read.
+        rao_blackwell: Use the closed-form divergence between the laws of each slice along the paths.
+        standard_error: Stop when the standard error, in nats, is at most this; with 0 all paths are drawn.
+        max_draws: The most paths per window; at least 2.
         seed: Fixes the paths.
 
     Raises:
-        ValueError: If the models are of different data, ``max_draws`` is below 2, or a closed form is asked
-            for that does not exist.
+        ValueError: If the models are of different data, ``max_draws`` is below 2, or ``rao_blackwell`` is set
+            for slices that are not Gaussian.
     """
     difference = p.spec.difference(q.spec)
     if difference:
@@ -71,24 +71,24 @@ def monte_carlo_kl(
     if max_draws < 2:
         raise ValueError(f"max_draws must be at least 2 for a standard error; it is {max_draws}.")
     score = _closed_form if rao_blackwell else _log_ratio
-    terms, reached = torch.empty(0, dtype=torch.float64), torch.inf
-    while len(terms) < max_draws and not reached <= standard_error:
+    terms, error = torch.empty(0, dtype=torch.float64), torch.inf
+    while len(terms) < max_draws and not error <= standard_error:
         more = min(max(1, PATHS_AT_ONCE // len(windows.values)), max_draws - len(terms))
         paths = _paths(p, windows, more, seed, len(terms))
         with torch.no_grad():
-            drawn = score(p, q, paths).double().cpu().unflatten(0, (more, -1)).mean(dim=1)
-        terms = torch.cat([terms, drawn])
-        reached = float(terms.std() / len(terms) ** 0.5) if len(terms) > 1 else torch.inf
-    return KLEstimate(float(terms.mean()), reached, len(terms))
+            new_terms = score(p, q, paths).double().cpu().unflatten(0, (more, -1)).mean(dim=1)
+        terms = torch.cat([terms, new_terms])
+        error = float(terms.std() / len(terms) ** 0.5) if len(terms) > 1 else torch.inf
+    return KLEstimate(float(terms.mean()), error, len(terms))
 
 
 def _paths(p: DensityModel, windows: SeriesBatch, draws: int, seed: int, before: int) -> SeriesBatch:
-    """Paths of every window drawn from p, as one batch in which everything is visible."""
+    """Draws paths of every window from p; returns them as one batch in which every entry is visible."""
     nothing = torch.zeros_like(windows.context)
-    # draws are told apart by position: windows of one position are to have paths of their own
+    # draws depend on the position: windows at the same position must have different paths
     position = torch.arange(windows.position.numel(), device=nothing.device).view_as(windows.position)
     empty = dataclasses.replace(windows, context=nothing, target=nothing, position=position)
-    # a seed of its own for each round, so that no path comes twice
+    # a different seed for each round, so that no path repeats
     sampler = dataclasses.replace(p.sampler, num_samples=draws, seed=seed + 1_000_003 * before)  # type: ignore[type-var]
     values = sampler(p, empty).values.flatten(0, 1)
     everything = torch.ones_like(values, dtype=torch.bool)
@@ -96,10 +96,12 @@ def _paths(p: DensityModel, windows: SeriesBatch, draws: int, seed: int, before:
 
 
 def _log_ratio(p: DensityModel, q: DensityModel, paths: SeriesBatch) -> Float[Tensor, "paths"]:
+    """Returns the log-ratio of the densities of each path, in nats."""
     return p.log_likelihood(paths) - q.log_likelihood(paths)
 
 
 def _closed_form(p: DensityModel, q: DensityModel, paths: SeriesBatch) -> Float[Tensor, "paths"]:
+    """Returns the sum over each path of the divergences of its slices, in nats."""
     first, second = _gaussian(p.slices(paths)), _gaussian(q.slices(paths))
     if type(first) is not type(second):
         first, second = _full(first), _full(second)
@@ -107,19 +109,17 @@ def _closed_form(p: DensityModel, q: DensityModel, paths: SeriesBatch) -> Float[
 
 
 def _gaussian(law: Distribution) -> Distribution:
-    """The law if it is one that closed forms are known of."""
+    """Returns the law if it is Gaussian, so that a closed form is known; raises otherwise."""
     if isinstance(law, MultivariateNormal) or (
         isinstance(law, Independent) and isinstance(law.base_dist, Normal)
     ):
         return law
     name = type(law.base_dist if isinstance(law, Independent) else law).__name__
-    raise ValueError(
-        f"a closed form needs Gaussian slices; those of a {name} have none. Use rao_blackwell=False."
-    )
+    raise ValueError(f"a closed form needs Gaussian slices; got {name}. Use rao_blackwell=False.")
 
 
 def _full(law: Distribution) -> MultivariateNormal:
-    """A Gaussian slice as one multivariate law, its entries side by side."""
+    """Returns a Gaussian slice as one multivariate law of its flattened entries."""
     if isinstance(law, MultivariateNormal):
         return MultivariateNormal(law.loc.double(), scale_tril=law.scale_tril.double())
     return MultivariateNormal(

@@ -1,8 +1,8 @@
-"""What a test leaves behind: scores beside baselines, and what figures and comparisons need of each window.
+"""The results of a test: scores of the model and of baselines, and data for figures and comparisons.
 
-:class:`Evaluation` listens to the test of a model. Every other answer is scored on the very entries of the
-same batches. Two files come out: ``scores.json``, the table, and ``evaluation.nc``, truth, masks, quantiles
-and scores of every window and entry. ``docs/scores.md`` tells what each score is.
+:class:`Evaluation` is a callback of the test of a model. It scores baselines and exact answers on the same
+entries of the same batches. It writes two files: ``scores.json``, the table of scores, and ``evaluation.nc``,
+with truth, masks, quantiles and scores of every window and entry. ``docs/scores.md`` defines the scores.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ from tsgen.storage.atomic import replacing, write_text
 from tsgen.storage.parts import Parts
 
 MODEL = "model"
-"""How the model under test is called among the other answers."""
+"""The name of the tested model among the other answers."""
 
 RANKS = 3
-"""Sets the random streams that break ties of ranks apart from those of samplers and masks."""
+"""Separates the random streams that break ties of ranks from those of samplers and masks."""
 
 BASELINES = {"node mean": node_mean, "linear interpolation": linear_interpolation}
-"""Answers that need no training."""
+"""Baselines by name; they need no training."""
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 COLUMNS = {
@@ -105,7 +105,7 @@ AXES = {
     "variogram_score": ENTRY[:1],
     "ess": ENTRY[:2],
 }
-"""The variables of an evaluation and their axes. In parts the window comes first."""
+"""The variables of an evaluation and their axes. In part files the window comes first."""
 
 
 def summarise(
@@ -114,14 +114,13 @@ def summarise(
     log_prob: Tensor | None = None,
     baselines: Mapping[str, Tensor] | None = None,
 ) -> dict[str, np.ndarray]:
-    """What figures and comparisons need of a batch, by window, step, node and channel (see
-    :func:`as_dataset`).
+    """Returns quantiles, ranks and scores of a batch, for figures and comparisons (see :func:`as_dataset`).
 
     Args:
         samples: Draws of the batch.
         batch: The windows.
-        log_prob: Log-density of each entry in nats, if there is one.
-        baselines: Other answers of one draw each, by their names.
+        log_prob: Log-density of each entry in nats, if known.
+        baselines: Baselines of one draw each, by name.
     """
     ordered = samples.values.sort(dim=0).values
     scored = batch.hidden
@@ -129,7 +128,7 @@ def summarise(
     noise = uniforms(streams(RANKS, batch.position[:, 0]), scored.shape[1:])
     each = entry_scores(*entries(samples.values, batch), None if log_prob is None else log_prob[scored])
 
-    def placed(score: Tensor | None) -> Tensor:
+    def scattered(score: Tensor | None) -> Tensor:
         full = torch.full_like(truth, torch.nan)
         return full if score is None else full.masked_scatter(scored, score.to(full.dtype))
 
@@ -140,14 +139,14 @@ def summarise(
         "target": scored,
         "quantiles": calibrated_quantiles(ordered, QUANTILES).movedim(0, 1),
         "rank": torch.where(scored, ranks(ordered, truth, noise), -1).int(),
-        "crps": placed(each["crps"]),
-        "nll": placed(each.get("nll")),
+        "crps": scattered(each["crps"]),
+        "nll": scattered(each.get("nll")),
         "gap_length": torch.where(scored, Nearest.of(batch.context).gap, 0).int(),
         "energy_score": energy_score(samples.values, batch.values, scored),
         "variogram_score": variogram_score(samples.values, batch.values, scored),
     }
     if "coverage_90" in each:
-        arrays["covered_90"] = placed(each["coverage_90"]) == 1
+        arrays["covered_90"] = scattered(each["coverage_90"]) == 1
     if samples.ess is not None:
         arrays["ess"] = samples.ess
     if baselines:
@@ -159,16 +158,18 @@ def summarise(
 def as_dataset(
     arrays: Mapping[str, np.ndarray], series: Series, baselines: Sequence[str] = (), **attributes: Any
 ) -> xr.Dataset:
-    """Labelled windows: ``truth``, the masks ``context`` and ``target``, ``quantiles``, ``rank`` of the truth
-    among the samples, ``gap_length`` in steps (zero where not scored), the scores ``crps``, ``nll`` and, with
-    19 samples or more, ``covered_90`` of entries, ``energy_score`` and ``variogram_score`` of windows,
-    ``baseline_error`` and, of weighted particles, ``ess``.
+    """Returns windows as a labelled dataset, the content of ``evaluation.nc``.
+
+    It has ``truth``, the masks ``context`` and ``target``, ``quantiles``, the ``rank`` of the truth among the
+    samples, and ``gap_length`` in steps (zero where not scored). Scores of entries are ``crps``, ``nll`` and,
+    with 19 samples or more, ``covered_90``; those of windows are ``energy_score`` and ``variogram_score``.
+    ``baseline_error`` is there if there are baselines, and ``ess`` for weighted particles.
 
     Args:
-        arrays: What :func:`summarise` returned, windows in order.
-        series: Whose windows they are.
+        arrays: The arrays that :func:`summarise` returned, windows in order.
+        series: The series that the windows are cut from.
         baselines: The names of the baselines whose errors are among the arrays.
-        attributes: What else is to be remembered.
+        attributes: Attributes of the dataset.
     """
     whole = series.labels()
     data = xr.Dataset(
@@ -184,14 +185,14 @@ def as_dataset(
     data = data.assign_coords(quantile=list(QUANTILES), time=(ENTRY[:2], time))
     if "baseline" in data.dims:
         data = data.assign_coords(baseline=list(baselines))
-    seen = torch.stack([part.observed.sum(dim=(0, 2)) for part in series.chunks()]).sum(dim=0)
-    data["share_missing"] = ("node", 1 - (seen / (len(series) * len(series.channels))).numpy())
+    observed = torch.stack([chunk.observed.sum(dim=(0, 2)) for chunk in series.chunks()]).sum(dim=0)
+    data["share_missing"] = ("node", 1 - (observed / (len(series) * len(series.channels))).numpy())
     kept = [name for name in ("position", "edge_source", "edge_target", "edge_weight") if name in whole]
     return data.merge(whole[kept].drop_vars("time", errors="ignore"))
 
 
 def independent_draws(law: Normal, batch: SeriesBatch, num_samples: int, seed: int) -> Tensor:
-    """Draws of each entry on its own from Gaussian laws; visible entries keep their values."""
+    """Draws each entry independently from a Gaussian law; visible entries keep their values."""
     window = batch.position[:, 0]
     stream = streams(seed, window, torch.arange(num_samples, device=window.device)[:, None])
     noise = torch.special.ndtri(uniforms(stream, batch.values.shape[1:], dtype=law.mean.dtype))
@@ -199,15 +200,15 @@ def independent_draws(law: Normal, batch: SeriesBatch, num_samples: int, seed: i
 
 
 class _Row:
-    """The scores of one answer to the same questions.
+    """Accumulates the scores of one answer, the model's or another's: a row of the table.
 
     Args:
-        name: How the answer is called.
-        conditioning: What its draws are conditional on; None for an answer without a density.
-        groupings: Groups of entries whose scores are kept apart.
-        module: The model under test.
-        kept: Whether the model itself keeps the scores of this answer.
-        joint: Whether its draws are joint ones.
+        name: The name of the answer.
+        conditioning: What its draws are conditioned on; None for an answer without a density.
+        groupings: Groups of entries that are also scored separately.
+        module: The tested model.
+        kept: Whether the model itself accumulates the scores of this answer.
+        joint: Whether its draws are joint.
     """
 
     def __init__(
@@ -220,9 +221,9 @@ class _Row:
         joint: bool = True,
     ) -> None:
         self.name, self.conditioning, self.kept, device = name, conditioning, kept, module.device
-        own: Any = module
-        self.scores = own.test_scores if kept else scores().to(device)
-        self.nll = own.test_nll if kept else NLL().to(device)
+        model: Any = module
+        self.scores = model.test_scores if kept else scores().to(device)
+        self.nll = model.test_nll if kept else NLL().to(device)
         of_windows = {"energy_score": EnergyScore(), "variogram_score": VariogramScore()} if joint else {}
         self.of_windows = MetricCollection(dict(of_windows), compute_groups=False).to(device)
         self.of_law, self.law_is_known, self.groupings = LawCRPS().to(device), False, groupings
@@ -238,8 +239,14 @@ class _Row:
         log_prob: Tensor | None,
         law: Distribution | None = None,
     ) -> None:
-        """Scores an answer to a batch: draws where something is hidden, densities where there are any, and
-        the law of the draws where it is known."""
+        """Scores an answer to a batch.
+
+        Args:
+            batch: The windows.
+            samples: Draws; None if no entry is hidden.
+            log_prob: Log-density of each entry in nats, if known.
+            law: The law of the draws, if known.
+        """
         if log_prob is not None:
             if not self.kept:
                 self.nll.update(log_prob, batch.target)
@@ -264,11 +271,11 @@ class _Row:
                 metric.update(each, grouping.of(batch)[batch.hidden])
 
     def tables(self) -> dict[str, list[dict[str, Any]]]:
-        """The scores by groups of entries."""
+        """Returns the scores by groups of entries."""
         return {g.key: metric.table() for g, metric in zip(self.groupings, self.grouped, strict=True)}
 
     def compute(self, nothing_hidden: bool) -> dict[str, Any]:
-        """One line of the table. An answer without a density has no NLL, coverage or interval."""
+        """Returns a row of the table; NLL, coverage, width and interval scores need a density."""
         if nothing_hidden:
             computed = {"log_likelihood": -self.windows.compute()}
         else:
@@ -282,23 +289,24 @@ class _Row:
         row: dict[str, Any] = {"name": self.name, "conditioning": self.conditioning}
         for key in COLUMNS:
             value = float(computed.get(key, torch.nan))
-            without = self.conditioning is None and key.startswith(("coverage", "width", "interval"))
-            row[key] = None if without or not math.isfinite(value) else rounded(value)
+            undefined = self.conditioning is None and key.startswith(("coverage", "width", "interval"))
+            row[key] = None if undefined or not math.isfinite(value) else rounded(value)
         return row
 
 
 class Evaluation(Callback):
-    """Scores baselines beside the model and writes what the report is made of.
+    """Scores the model and baselines in a test, and writes the files that the report is made from.
 
-    Where nothing is hidden there are no draws to judge: the table then has densities alone.
+    If no entry is hidden there are no draws to score, and the table has log-densities only.
 
     Args:
-        folder: Where ``scores.json`` and ``evaluation.nc`` go.
+        folder: The folder for ``scores.json`` and ``evaluation.nc``.
         series: The series that the windows are cut from.
         run: The run's name.
-        exact: The law that the data was drawn from, where it is known: its filtering and posterior answers
-            are two more lines of the table.
-        horizon: Steps at the end of a window that are forecast, for scores by lead time.
+        exact: The process that the data was drawn from, if known. Its exact filtering and posterior answers
+            are two more rows of the table.
+        horizon: Steps at the end of a window that are forecast, for scores by lead time; 0 if no entry is
+            hidden.
     """
 
     def __init__(
@@ -315,19 +323,19 @@ class Evaluation(Callback):
         self.rows: dict[str, _Row] = {}
 
     def on_test_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Starts afresh."""
+        """Creates the rows of the table and removes part files of an earlier test."""
         names: dict[str, str | None] = {}
         if not self.nothing_hidden:
             names |= dict.fromkeys(BASELINES)
         if self.exact is not None:
             names |= {"exact filtering": "filtering"}
             names |= {} if self.nothing_hidden else {"exact posterior": "posterior"}
-        every = [] if self.nothing_hidden else groupings(self.series, self.horizon)
-        leads = [grouping for grouping in every if grouping.key == "by_lead_time"]
-        self.rows = {MODEL: _Row(type(module).__name__, "filtering", every, module, kept=True)}
+        of_model = [] if self.nothing_hidden else groupings(self.series, self.horizon)
+        leads = [grouping for grouping in of_model if grouping.key == "by_lead_time"]
+        self.rows = {MODEL: _Row(type(module).__name__, "filtering", of_model, module, kept=True)}
         for name, conditioning in names.items():
             of_exact = leads if name == "exact posterior" else []
-            # exact filtering is drawn entry by entry, and has no joint law to be judged
+            # exact filtering draws entries independently, so that joint scores do not apply
             self.rows[name] = _Row(name, conditioning, of_exact, module, joint=name != "exact filtering")
         self.ranks = RankHistogram(cast(Any, module).sampler.num_samples).to(module.device)
         if trainer.is_global_zero:
@@ -337,7 +345,7 @@ class Evaluation(Callback):
     def on_test_batch_end(
         self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Scores all answers to the same batch and keeps the model's quantiles."""
+        """Scores all answers to a batch and writes the model's quantiles and scores to a part file."""
         laws: dict[str, Any] = {}
         if self.exact is not None:
             laws["exact filtering"] = self.exact.predictive(batch)
@@ -366,7 +374,7 @@ class Evaluation(Callback):
     def _add_exact(
         self, batch: SeriesBatch, laws: dict[str, Any], drawn: dict[str, Tensor], sampler: Sampler
     ) -> None:
-        """The exact answers, and how far every answer lies from the posterior."""
+        """Adds the exact laws and draws, and scores the distance of every answer to the exact posterior."""
         assert self.exact is not None
         size, seed = sampler.num_samples, sampler.seed
         filtering = laws["exact filtering"]
@@ -379,15 +387,15 @@ class Evaluation(Callback):
             self.rows[name].measured = True
 
     def on_test_epoch_end(self, trainer: Trainer, module: Any) -> None:
-        """Computes the table (all processes), writes the files and shows it (the first process)."""
+        """Computes the table (all processes), writes the files and prints the table (the first process)."""
         rows = [row.compute(self.nothing_hidden) for row in self.rows.values()]
         grouped = {name: row.tables() for name, row in self.rows.items() if row.grouped}
-        place = {} if self.nothing_hidden else self.ranks.table()
+        histogram = {} if self.nothing_hidden else self.ranks.table()
         count = {name: int(metric.compute()) for name, metric in self.rows[MODEL].counts.items()}
         trainer.strategy.barrier()
         if not trainer.is_global_zero:
             return
-        about = {
+        attributes = {
             "run": self.run,
             "model": type(module).__name__,
             "conditioning": rows[0]["conditioning"],
@@ -395,25 +403,26 @@ class Evaluation(Callback):
             "horizon": self.horizon,
         }
         if hasattr(module.sampler, "particles"):
-            about["particles"] = module.sampler.particles
-        # scores that do not belong to the windows beside them are never there
+            attributes["particles"] = module.sampler.particles
+        # remove both first: scores must never lie beside the windows of another test
         (self.folder / "scores.json").unlink(missing_ok=True)
         (self.folder / "evaluation.nc").unlink(missing_ok=True)
-        data = None if self.nothing_hidden else self._written(about)
-        table = {**about, **count, "rows": rows}
+        data = None if self.nothing_hidden else self._written(attributes)
+        table = {**attributes, **count, "rows": rows}
         if data is not None:
-            table |= {"intervals": intervals(data), "rank_histogram": place, **grouped[MODEL]}
+            table |= {"intervals": intervals(data), "rank_histogram": histogram, **grouped[MODEL]}
         if "exact posterior" in grouped:
             table["by_lead_time_exact"] = grouped["exact posterior"]["by_lead_time"]
         write_text(self.folder / "scores.json", json.dumps(table, indent=1, ensure_ascii=False) + "\n")
         show(table)
         log_to_wandb(trainer, data, table)
 
-    def _written(self, about: Mapping[str, Any]) -> xr.Dataset:
-        """All windows, written to ``evaluation.nc``."""
+    def _written(self, attributes: Mapping[str, Any]) -> xr.Dataset:
+        """Writes all windows to ``evaluation.nc`` and returns them."""
         arrays = self.parts.read()
         conditioning = str(arrays.pop("conditioning"))
-        data = as_dataset(arrays, self.series, list(BASELINES), **{**about, "conditioning": conditioning})
+        attributes = {**attributes, "conditioning": conditioning}
+        data = as_dataset(arrays, self.series, list(BASELINES), **attributes)
         with replacing(self.folder / "evaluation.nc") as unfinished:
             data.to_netcdf(unfinished)
         self.parts.clear()
@@ -463,7 +472,7 @@ def _said(spans: Mapping[str, Sequence[float]]) -> str:
 
 
 def log_to_wandb(trainer: Trainer, data: xr.Dataset | None, table: Mapping[str, Any]) -> None:
-    """The table and the figures of the report, to every W&B logger there is."""
+    """Logs the table and the figures of the report to every W&B logger."""
     loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
     if not loggers:
         return
@@ -473,8 +482,8 @@ def log_to_wandb(trainer: Trainer, data: xr.Dataset | None, table: Mapping[str, 
         logger.log_table("test/scores", columns, [[row[c] for c in columns] for row in table["rows"]])
         for key in ("by_node", "by_gap_length", "by_lead_time"):
             if rows := table.get(key):
-                of_group = list(rows[0])
-                cells = [[row.get(c) for c in of_group] for row in rows]
-                logger.log_table(f"test/scores_{key}", of_group, cells)
+                names = list(rows[0])
+                cells = [[row.get(name) for name in names] for row in rows]
+                logger.log_table(f"test/scores_{key}", names, cells)
         for name, figure in figures.items():
             logger.log_image(f"test/{name}", [figure])
