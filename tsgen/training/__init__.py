@@ -1,4 +1,4 @@
-"""Callbacks of training: exact resumption, figures, gradient flow, compilation."""
+"""Training callbacks: exact resumption, figures, gradient flow, compilation."""
 
 from tsgen.training.callbacks import Compile, GradientFlow, ImputationFigure
 from tsgen.training.resumption import Resumption

@@ -1,4 +1,4 @@
-"""Callbacks: figures to W&B while training, how far back gradients reach, compilation."""
+"""Callbacks: figures in W&B, how far back gradients reach, compilation."""
 
 from __future__ import annotations
 
@@ -23,11 +23,13 @@ from tsgen.storage.atomic import replacing
 from tsgen.training.gradient_flow import gradient_flow, gradient_norms
 
 FIGURE_WINDOWS = 6
-"""Validation windows that the figure is made of."""
+"""The number of validation windows in the figure."""
 
 
 class ImputationFigure(Callback):
-    """A fan chart of validation windows to W&B when training ends, where a process has the whole model.
+    """Logs a fan chart of validation windows to W&B when training ends.
+
+    It does nothing with fully sharded models (FSDP), where no process has all weights.
 
     Args:
         series: The series that the windows are cut from.
@@ -37,11 +39,12 @@ class ImputationFigure(Callback):
         self.series = series
 
     def on_train_end(self, trainer: Trainer, module: Any) -> None:
-        """Draws and logs the figure, where a W&B logger listens."""
+        """Draws the figure and logs it to every W&B logger."""
         loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
         if not loggers or not trainer.is_global_zero or not trainer.val_dataloaders:
             return
-        if isinstance(trainer.strategy, FSDPStrategy):  # the others' shards are not to be had by one alone
+        # one process alone cannot gather the shards of the others
+        if isinstance(trainer.strategy, FSDPStrategy):
             return
         with _undisturbed(module), torch.no_grad():
             batch = _first_windows(trainer, module, FIGURE_WINDOWS)
@@ -57,12 +60,12 @@ class ImputationFigure(Callback):
 
 
 class GradientFlow(Callback):
-    """How far back the loss of a slice reaches, seen while training: see :mod:`tsgen.training.gradient_flow`.
+    """Monitors how far back the loss of a slice reaches (see :mod:`tsgen.training.gradient_flow`).
 
-    After every n-th epoch the first process takes a few validation windows, computes the norm of the gradient
-    of the last slice's loss with respect to the state carried k steps before, and writes all epochs' norms to
-    ``gradient_flow.csv`` and a figure to ``gradient_flow.png``, in the run's folder; the figure goes to W&B
-    too, where a W&B logger listens. Training is not touched. In YAML:
+    After every n-th epoch the first process computes, for a few validation windows, the norm of the gradient
+    of the last slice's loss with respect to the state carried k steps before. It writes the norms of all
+    epochs to ``gradient_flow.csv`` and a figure to ``gradient_flow.png``, in the run's folder, and logs the
+    figure to W&B loggers. Training is not affected. In YAML:
 
     .. code-block:: yaml
 
@@ -72,10 +75,10 @@ class GradientFlow(Callback):
               init_args: {every_n_epochs: 5}
 
     Args:
-        every_n_epochs: Epochs from one figure to the next.
-        windows: Validation windows that the norms are the mean over. An
-            :class:`~tsgen.encoders.AttentionEncoder` keeps all steps at every step, so that memory grows with
-            the square of the window: take few of long ones.
+        every_n_epochs: The number of epochs between figures.
+        windows: The number of validation windows that the norms are averaged over. Since an
+            :class:`~tsgen.encoders.AttentionEncoder` keeps all previous steps at every step, memory grows
+            with the square of the window's length: use few windows if they are long.
 
     Raises:
         ValueError: If a number is below 1; when training starts, if the model does not factorise over time.
@@ -89,11 +92,11 @@ class GradientFlow(Callback):
         self.curves: dict[int, np.ndarray] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuses a model that carries no state from slice to slice."""
+        """Raises ``ValueError`` if the model carries no state from slice to slice."""
         check_forward("GradientFlow", pl_module, "Remove it from trainer.callbacks.")
 
     def on_train_start(self, trainer: Trainer, module: Any) -> None:
-        """Takes up the norms of the epochs before, where a run is resumed."""
+        """Reads the norms of earlier epochs if a run is resumed."""
         path = Path(trainer.default_root_dir) / "gradient_flow.csv"
         self.curves = {}
         if trainer.is_global_zero and path.is_file():
@@ -102,7 +105,7 @@ class GradientFlow(Callback):
             self.curves = {int(str(epoch)): rows["norm"].to_numpy() for epoch, rows in epochs}
 
     def on_train_epoch_end(self, trainer: Trainer, module: Any) -> None:
-        """Computes the norms, writes and logs them."""
+        """Computes the norms, writes them and logs the figure."""
         due = (trainer.current_epoch + 1) % self.every_n_epochs == 0
         if not due or not trainer.is_global_zero or not trainer.val_dataloaders:
             return
@@ -116,6 +119,7 @@ class GradientFlow(Callback):
                 logger.log_image("val/gradient_flow", [figure])
 
     def _write(self, folder: Path, figure: Figure) -> None:
+        """Writes the norms of all epochs and the figure."""
         folder.mkdir(parents=True, exist_ok=True)
         rows = [
             (epoch, k, norm) for epoch, norms in self.curves.items() for k, norm in enumerate(norms, start=1)
@@ -128,11 +132,11 @@ class GradientFlow(Callback):
 
 
 class Compile(Callback):
-    """Compiles the encoder by :func:`torch.compile`, in place: checkpoints are those of any other run.
+    """Compiles the encoder with :func:`torch.compile`, in place: the format of checkpoints does not change.
 
-    The head stays as it is, since its laws are objects that the compiler does not keep. Compiling takes time
-    before the first step, once more for a batch of another size; ``docs/speed.md`` tells when it pays. In
-    YAML:
+    The head is not compiled, since the compiler does not support distribution objects as results. Compiling
+    takes time before the first step, and again for a batch of another size; ``docs/speed.md`` says when it
+    pays off. In YAML:
 
     .. code-block:: yaml
 
@@ -142,31 +146,31 @@ class Compile(Callback):
 
     Args:
         backend: The compiler. ``inductor`` needs a C++ compiler on a CPU, and Triton on a GPU; ``aot_eager``
-            and ``eager`` need neither and are for finding faults.
+            and ``eager`` need neither and are for debugging.
 
     Raises:
-        ValueError: If there is no such backend; when the trainer starts, if the model has no encoder.
+        ValueError: If the backend does not exist; when the trainer starts, if the model has no encoder.
     """
 
     def __init__(self, backend: str = "inductor") -> None:
-        known = torch.compiler.list_backends(exclude_tags=())
-        if backend not in known:
-            raise ValueError(f"backend must be one of {', '.join(known)}; it is {backend!r}.")
+        backends = torch.compiler.list_backends(exclude_tags=())
+        if backend not in backends:
+            raise ValueError(f"backend must be one of {', '.join(backends)}; it is {backend!r}.")
         self.backend = backend
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Compiles the encoder; nothing is done before the first batch."""
+        """Marks the encoder for compilation, which happens at the first batch."""
         encoder = getattr(pl_module, "encoder", None)
         if not isinstance(encoder, torch.nn.Module):
             raise ValueError(
-                f"Compile needs a model with an encoder; {type(pl_module).__name__} has none. Take it out of "
+                f"Compile needs a model with an encoder; {type(pl_module).__name__} has none. Remove it from "
                 "trainer.callbacks."
             )
         encoder.compile(backend=self.backend)
 
 
 def _first_windows(trainer: Trainer, module: Any, count: int) -> SeriesBatch:
-    """The first validation windows, on the model's device."""
+    """Returns the first validation windows, on the model's device."""
     loader: Any = trainer.val_dataloaders
     batch: SeriesBatch = next(iter(loader))
     return module.transfer_batch_to_device(batch.rows(slice(0, count)), module.device, 0)
@@ -174,14 +178,14 @@ def _first_windows(trainer: Trainer, module: Any, count: int) -> SeriesBatch:
 
 @contextmanager
 def _undisturbed(module: LightningModule) -> Iterator[None]:
-    """The model in evaluation mode for a while; afterwards its modes and the random numbers are as before."""
-    modes = {part: part.training for part in module.modules()}
+    """Puts the model in evaluation mode; restores its modes and the random state afterwards."""
+    modes = {submodule: submodule.training for submodule in module.modules()}
     devices = [module.device] if module.device.type == "cuda" else []
     module.eval()
     try:
-        # a loader draws a number when it starts
+        # a data loader draws a random number when it starts
         with torch.random.fork_rng(devices):
             yield
     finally:
-        for part, training in modes.items():
-            part.training = training
+        for submodule, training in modes.items():
+            submodule.training = training

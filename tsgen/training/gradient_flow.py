@@ -1,16 +1,15 @@
 r"""How far back the loss of a slice reaches: gradients with respect to the state that an encoder carries.
 
-Let :math:`L_T` be the negative log-density of the last slice of a window and :math:`h_t` what the encoder
-hands from step t to step t + 1: a hidden state, the slices that it still looks back on, the keys and values
-of all steps so far. By the chain rule
+Let :math:`L_T` be the negative log-density of the last slice of a window and :math:`h_t` the state that the
+encoder carries from step t to step t + 1: a hidden state, the slices in its receptive field, or the keys and
+values of all steps so far. By the chain rule
 
 .. math:: \frac{\partial L_T}{\partial h_{T-k}}
     = \frac{\partial L_T}{\partial h_{T-1}} \prod_{j=T-k+1}^{T-1} \frac{\partial h_j}{\partial h_{j-1}},
 
-so its norm falls or grows by a factor a step, about geometrically, where the same map is applied over and
-over. Where it falls to nothing within a few steps, training cannot find out that anything earlier matters;
-where it grows, steps of the optimiser are wild. For an encoder of a bounded past it is exactly zero from the
-receptive field on.
+so that its norm decays or grows approximately geometrically with k if the same map is applied at every step.
+If it vanishes within a few steps, training cannot learn from anything earlier; if it explodes, optimiser
+steps become unstable. For an encoder with a bounded past it is exactly zero from the receptive field on.
 
 References:
     Learning long-term dependencies with gradient descent is difficult (Bengio, Simard & Frasconi, 1994); On
@@ -37,36 +36,36 @@ from tsgen.heads.likelihood import masked_log_prob
 from tsgen.protocols import ForwardModel
 
 SHOWN = 6
-"""The most earlier epochs that the figure shows beside the last one."""
+"""The most earlier epochs that the figure shows in addition to the last one."""
 
 
 def gradient_norms(model: ForwardModel, batch: SeriesBatch) -> Float[Tensor, "lags"]:
-    r"""The norm of :math:`\partial L_T / \partial h_{T-k}` for k = 1, ..., T - 1, in nats per unit of state.
+    r"""Returns the norm of :math:`\partial L_T / \partial h_{T-k}` for k = 1, ..., T - 1.
 
-    Everything whose truth is known counts as visible, and the gradient goes through the whole window,
-    whatever ``truncated_steps`` is. A norm is taken over all that one window's state holds, then its mean
-    over the windows. No parameter's ``grad`` is touched.
+    The unit is nats per unit of the state. All entries with a known truth are visible to the model, and the
+    gradient flows through the whole window, regardless of ``truncated_steps``. The norm is over the complete
+    state of a window, and is then averaged over the windows. The ``grad`` of parameters does not change.
 
     Args:
         model: A model that factorises over time.
         batch: Windows in data units.
 
     Raises:
-        ValueError: If the windows have one step only.
+        ValueError: If the windows have only one step.
     """
     if batch.values.shape[1] < 2:
         raise ValueError("gradient flow needs windows of at least 2 steps; they have 1.")
-    # not in inference mode either: what is made there can have no gradient, ever
+    # leave inference mode too: tensors created in it can never have gradients
     with torch.inference_mode(False), torch.enable_grad():
         loss, carried = _stepped(model, batch._changed(context=batch.context | batch.target))
-        flat = [part for state in carried for part in state]
+        flat = [tensor for state in carried for tensor in state]
         gradients = iter(torch.autograd.grad(loss, flat, allow_unused=True))
     norms = [_norm([next(gradients) for _ in state], len(batch.values)) for state in carried]
     return torch.stack(norms).flip(0).cpu()
 
 
 def _stepped(model: ForwardModel, batch: SeriesBatch) -> tuple[Tensor, list[list[Tensor]]]:
-    """The loss of the last slice, summed over windows, and the tensors of the state that each step leaves."""
+    """Returns the loss of the last slice, summed over windows, and the state's tensors after each step."""
     x, context = model.inputs(batch)
     before, propagation = None, Propagation(batch.graph)
     state, carried = None, []
@@ -81,26 +80,26 @@ def _stepped(model: ForwardModel, batch: SeriesBatch) -> tuple[Tensor, list[list
     return -log_prob.sum(), carried[:-1]
 
 
-def _traced(part: Tensor) -> Tensor:
-    """A part of the state that its gradient can be asked for, by itself."""
-    if not part.is_floating_point():
-        return part
-    # an alias: within a step one part may be made of another, and the way through that other is not its own
-    return part.view_as(part) if part.requires_grad else part.detach().requires_grad_()
+def _traced(tensor: Tensor) -> Tensor:
+    """Returns an alias of a tensor of the state, with respect to which a gradient can be computed."""
+    if not tensor.is_floating_point():
+        return tensor
+    # alias: if one tensor of a step is computed from another, the path through the other must not count
+    return tensor.view_as(tensor) if tensor.requires_grad else tensor.detach().requires_grad_()
 
 
 def _tensors(state: Any) -> Iterator[Tensor]:
-    """The tensors of an encoder's state that have gradients."""
+    """Iterates over the tensors of an encoder's state that require gradients."""
     if isinstance(state, Tensor):
         if state.requires_grad:
             yield state
     elif state is not None:
-        for part in state:
-            yield from _tensors(part)
+        for item in state:
+            yield from _tensors(item)
 
 
 def _norm(gradients: list[Tensor | None], windows: int) -> Float[Tensor, ""]:
-    """The mean over windows of the norm of all parts together."""
+    """Returns the mean over windows of the norm over all tensors of the state."""
     square = torch.zeros(windows, dtype=torch.float64)
     for gradient in gradients:
         if gradient is not None:
@@ -111,10 +110,10 @@ def _norm(gradients: list[Tensor | None], windows: int) -> Float[Tensor, ""]:
 
 @in_style
 def gradient_flow(curves: Mapping[int, Float[np.ndarray, " lags"]]) -> Figure:
-    """Draws the norms of the last epoch, and of a few before it, against how many steps back the state lies.
+    """Draws the norms of the last epoch, and of a few earlier ones, against the number of steps back.
 
     Args:
-        curves: For each epoch, what :func:`gradient_norms` returned.
+        curves: The norms that :func:`gradient_norms` returned, by epoch.
     """
     figure, (ax,) = axes_grid(1, 1, 6.4, 3.2)
     *earlier, last = sorted(curves)
@@ -122,8 +121,8 @@ def gradient_flow(curves: Mapping[int, Float[np.ndarray, " lags"]]) -> Figure:
     for epoch in chosen:
         ax.plot(*_points(curves[epoch]), color=GREY, lw=0.6, label="earlier" if epoch == chosen[0] else None)
     norms = curves[last]
-    look: dict[str, Any] = {"marker": "o", "ms": 3} if len(norms) < 40 else {}
-    ax.plot(*_points(norms), color=BLUE, lw=1.8, label=f"epoch {last}", **look)
+    marks: dict[str, Any] = {"marker": "o", "ms": 3} if len(norms) < 40 else {}
+    ax.plot(*_points(norms), color=BLUE, lw=1.8, label=f"epoch {last}", **marks)
     zero = 1 + int(np.flatnonzero(norms)[-1] + 1 if norms.any() else 0)
     if zero <= len(norms):
         ax.axvline(zero, color=INK, lw=1, ls=(0, (4, 3)), label=f"zero from k = {zero} on")
@@ -139,5 +138,5 @@ def gradient_flow(curves: Mapping[int, Float[np.ndarray, " lags"]]) -> Figure:
 
 
 def _points(norms: Float[np.ndarray, " lags"]) -> tuple[np.ndarray, np.ndarray]:
-    """Where a line runs: a logarithmic axis has no zero."""
+    """Returns the points of a line; zeros become NaN, since the axis is logarithmic."""
     return np.arange(1, len(norms) + 1), np.where(norms > 0, norms, np.nan)

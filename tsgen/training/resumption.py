@@ -1,4 +1,4 @@
-"""Exact resumption: what Lightning leaves out of a checkpoint."""
+"""Exact resumption: the state of a training that Lightning leaves out of its checkpoints."""
 
 from __future__ import annotations
 
@@ -16,17 +16,23 @@ from tsgen.storage.checkpoints import is_whole
 
 
 class Resumption(Callback):
-    """Sees to what Lightning leaves out of a checkpoint, so that a resumed training is the uninterrupted one.
+    """Makes a resumed training identical to an uninterrupted one.
 
-    It brings the logs up to the checkpoint; takes the step of a ``ReduceLROnPlateau`` that Lightning takes
-    after the checkpoint was written; ends a training that early stopping had ended already; and knows the
-    best epoch of a run whose folder was moved. It goes on where ``max_steps`` is given too, keeps the best
-    epoch where a training is stopped inside one, and warns of a checkpoint from inside an epoch: the rest of
-    that epoch would be left out. In Python: ``Trainer(callbacks=[Resumption(), ...])``.
+    It adds what Lightning leaves out:
+
+    * It writes the logs to disk before each checkpoint, so that they are complete up to it.
+    * It takes the step of ``ReduceLROnPlateau`` that Lightning takes after the checkpoint is written.
+    * It ends a training that early stopping had already ended.
+    * It updates the paths of the best checkpoints if the folder of the run was moved.
+    * It resumes correctly with ``max_steps``, also from inside an epoch.
+    * It keeps the best checkpoint if training is stopped inside an epoch.
+    * It warns about a checkpoint from inside an epoch, since the rest of that epoch is skipped.
+
+    In Python: ``Trainer(callbacks=[Resumption(), ...])``.
 
     Args:
-        made_of: What the training is made of besides the model, by name, such as a hash of the data. It lies
-            in checkpoints as ``made_of``, so that who resumes can compare.
+        made_of: What determines the training besides the model, by name, such as a hash of the data. It is
+            stored in checkpoints as ``made_of``, for comparison when a training is resumed.
     """
 
     def __init__(self, made_of: Mapping[str, str | int | None] | None = None) -> None:
@@ -36,68 +42,68 @@ class Resumption(Callback):
         self._max_steps: int | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Remembers what patience was asked for: a checkpoint brings its own."""
+        """Remembers the patience of early stopping, which loading a checkpoint overwrites."""
         self._patience = [stopping.patience for stopping in trainer.early_stopping_callbacks]
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Takes up what is left to do, and says where the checkpoints of a moved run lie now."""
+        """Reads what is still to be done, and updates the paths of checkpoints of a moved run."""
         self._monitored = checkpoint.get("monitored", {})
         if trainer.state.fn == TrainerFn.FITTING and not is_whole(checkpoint):
             rank_zero_warn(
-                f"{trainer.ckpt_path} is from inside an epoch: training goes on with the next one, and the "
-                "rest of that one is left out. Go on from a checkpoint of a whole epoch."
+                f"{trainer.ckpt_path} is from inside an epoch: training resumes with the next epoch, and the "
+                "rest of this one is skipped. Resume from a checkpoint of a complete epoch instead."
             )
-        place = Path(trainer.ckpt_path or "").resolve().parent
-        mine = [saving for saving in trainer.checkpoint_callbacks if isinstance(saving, ModelCheckpoint)]
-        for saving in mine:  # Lightning writes it and does not read it
-            saving.current_score = checkpoint["callbacks"].get(saving.state_key, {}).get("current_score")
-        if str(place) in {str(saving.dirpath) for saving in mine}:
+        folder = Path(trainer.ckpt_path or "").resolve().parent
+        callbacks = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
+        for callback in callbacks:  # Lightning writes current_score but does not read it
+            callback.current_score = checkpoint["callbacks"].get(callback.state_key, {}).get("current_score")
+        if str(folder) in {str(callback.dirpath) for callback in callbacks}:
             for state in checkpoint["callbacks"].values():
-                # one that never knew its folder has no files
+                # a callback without a folder has written no files
                 if "best_k_models" in state and state["dirpath"]:
-                    _move(state, place)
+                    _move(state, folder)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Hides the number of steps while the trainer takes up its loops."""
-        # it would take a whole epoch for one broken off, and train no more in the next one
+        """Hides ``max_steps`` while the trainer restores its loops."""
+        # otherwise it mistakes a complete epoch for an interrupted one, and does not train in the next
         if trainer.ckpt_path:
             self._max_steps, trainer.fit_loop.epoch_loop.max_steps = trainer.max_steps, -1
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Leaves the trainer as it was."""
+        """Restores ``max_steps``."""
         if self._max_steps is not None:
             trainer.fit_loop.epoch_loop.max_steps, self._max_steps = self._max_steps, None
 
     def on_train_start(self, trainer: Trainer, module: Any) -> None:
-        """Does what was left to do when the checkpoint was written."""
+        """Does what was still to be done when the checkpoint was written."""
         self.teardown(trainer, module, "fit")
         for config in trainer.lr_scheduler_configs:
             if config.reduce_on_plateau and config.monitor in self._monitored:
                 plateau: Any = config.scheduler
                 plateau.step(self._monitored[config.monitor])
         for stopping, patience in zip(trainer.early_stopping_callbacks, self._patience, strict=True):
-            if patience > stopping.patience:  # it is to go on
+            if patience > stopping.patience:  # it was raised to continue training
                 stopping.stopping_reason = EarlyStoppingReason.NOT_STOPPED
             if stopping.stopping_reason is not EarlyStoppingReason.NOT_STOPPED:
                 trainer.should_stop = True
             stopping.patience = patience
 
     def on_train_epoch_start(self, trainer: Trainer, module: Any) -> None:
-        """Nothing is left to do."""
+        """Forgets the monitored values: nothing is left to be done."""
         self._monitored = {}
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keeps the best epoch, where this validation is but the trainer's as it stops inside an epoch."""
+        """Keeps the best checkpoint in the validation that the trainer adds when it stops inside an epoch."""
         loop = trainer.fit_loop.epoch_loop
         if trainer.should_stop and loop.done and not loop.batch_progress.is_last_batch:
-            for saving in trainer.checkpoint_callbacks:
-                if isinstance(saving, ModelCheckpoint) and saving.monitor and saving.best_model_path:
-                    saving._last_global_step_saved = trainer.global_step  # it saves once a step
+            for callback in trainer.checkpoint_callbacks:
+                if isinstance(callback, ModelCheckpoint) and callback.monitor and callback.best_model_path:
+                    callback._last_global_step_saved = trainer.global_step  # it saves once per step
 
     def on_train_epoch_end(self, trainer: Trainer, module: Any) -> None:
-        """Brings the logs to the disk before the checkpoint of this epoch."""
+        """Writes the logs to disk before the checkpoint of this epoch."""
         for logger in trainer.loggers:
             logger.save()
         names = {config.monitor for config in trainer.lr_scheduler_configs if config.reduce_on_plateau}
@@ -108,13 +114,13 @@ class Resumption(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Adds what is left to do, and what the training is made of."""
+        """Adds what is still to be done, and what determines the training."""
         checkpoint["monitored"] = dict(self._monitored)
         checkpoint["made_of"] = self.made_of
 
 
 def _move(state: dict[str, Any], new: Path) -> None:
-    """Changes the folder in the state of a ModelCheckpoint, of the files that lie in it."""
+    """Changes the folder in the state of a ``ModelCheckpoint``, for the files that lie in it."""
     old = Path(state["dirpath"])
 
     def moved(path: str) -> str:
