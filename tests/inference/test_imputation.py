@@ -232,7 +232,9 @@ def test_a_sampler_of_ones_own_need_not_be_a_dataclass():
 
     model, series = linear(20)
     assert impute(model, series, method=Own())["imputation"].sizes["time"] == 20
-    with pytest.raises(ValueError, match="num_samples must be set in a sampler that is no dataclass; Own is"):
+    with pytest.raises(
+        ValueError, match=r"num_samples can be set only for a sampler that is a dataclass; got Own\."
+    ):
         impute(model, series, 5, method=Own())
 
 
@@ -383,7 +385,7 @@ def mistakes():
         "no future": (lambda: forecast(model, series, 4), "covariates of the 4 new steps must be given"),
         "another future": (lambda: forecast(model, series, 5, covariates=later), r"must be .*\[5, 5, 3\]"),
         "not a number": (lambda: generate(model, True), "must be a number of steps, a series or windows"),
-        "no steps": (lambda: generate(model, 0), "at least 1 step to generate; there are 0"),
+        "no steps": (lambda: generate(model, 0), "at least 1 step to generate; data is 0"),
     }
 
 
@@ -627,13 +629,13 @@ def test_parts_that_another_process_writes_are_left_alone(tmp_path, killer):
     folder = path.with_name("imputation.nc.parts")
     script = (
         "import sys; from pathlib import Path; from tsgen.storage.parts import Parts\n"
-        "parts = Parts(Path(sys.argv[1])); parts.hold(1); print('held', flush=True); sys.stdin.read()"
+        "parts = Parts(Path(sys.argv[1])); parts.lock(1); print('held', flush=True); sys.stdin.read()"
     )
     words = [sys.executable, "-c", script, str(folder)]
     other = subprocess.Popen(words, cwd=Path(__file__).parents[2], stdin=-1, stdout=-1, text=True)
     assert other.stdout.readline() == "held\n"
     before = {part: part.stat().st_mtime_ns for part in folder.iterdir()}
-    told = rf"parts is still written to by an earlier command \(process {other.pid}\); wait for it, or end"
+    told = rf"parts is still in use by an earlier command \(process {other.pid}\); wait for it, or end"
     for options in ({}, {"overlap": 3}):  # it goes on, or begins anew
         with pytest.raises(ValueError, match=told):
             impute(model, series, 4, **({"overlap": 4, "window": 12} | options), path=path)

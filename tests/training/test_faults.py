@@ -99,7 +99,7 @@ def test_the_bytes_are_on_the_disk_before_the_name_changes(tmp_path, monkeypatch
 def test_a_full_disk_is_one_line_and_leaves_what_was_there(tmp_path):
     path = tmp_path / "result.json"
     write_text(path, "old")
-    message = r"No space left on device.*what was there before is whole"
+    message = r"No space left on device.*the earlier file is unchanged"
     with pytest.raises(OSError, match=message), replacing(path) as unfinished:
         unfinished.write_text("ne")
         raise OSError(28, "No space left on device")
@@ -107,7 +107,7 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_there(tmp_path):
 
 
 def test_a_full_disk_under_netcdf_is_said_in_the_same_way(tmp_path):
-    message = r"NetCDF: HDF error.*what was there before is whole"
+    message = r"NetCDF: HDF error.*the earlier file is unchanged"
     with pytest.raises(OSError, match=message), replacing(tmp_path / "result.nc") as unfinished:
         unfinished.write_text("ne")
         raise RuntimeError("NetCDF: HDF error")
@@ -489,7 +489,7 @@ def test_a_stop_inside_an_epoch_leaves_the_best_epoch(tmp_path):
     assert stop.best is not None and best.read_bytes() == stop.best
     last = torch.load(tmp_path / LAST, weights_only=True)
     assert last["global_step"] == steps and not is_whole(last)
-    with pytest.warns(UserWarning, match=r"last.ckpt is from inside an epoch: .* is left out"):
+    with pytest.warns(UserWarning, match=r"last.ckpt is from inside an epoch: .* is skipped"):
         fit(*training(tmp_path, None), tmp_path / LAST)
 
 
@@ -551,8 +551,8 @@ def test_where_there_are_no_locks_everybody_gets_them(error, tmp_path, monkeypat
         raise OSError(error, os.strerror(error))
 
     monkeypatch.setattr("fcntl.flock", flock)
-    for _ in range(2):  # the first one is never given back
-        assert not locks.take(tmp_path / "lock", "tsgen fit").is_locked
+    for _ in range(2):  # the first one is never released
+        assert not locks.acquire(tmp_path / "lock", "tsgen fit").is_locked
 
 
 def test_only_the_first_process_asks(tmp_path, monkeypatch):

@@ -67,10 +67,12 @@ def held(folder: Path, command: str) -> Iterator[None]:
             folder.parent.mkdir(parents=True, exist_ok=True)
             for shared in SHARED if command == "fit" else (command,):
                 try:
-                    lock = locks.take(folder.with_name(f".{folder.name}.{shared}.lock"), f"tsgen {command}")
+                    lock = locks.acquire(
+                        folder.with_name(f".{folder.name}.{shared}.lock"), f"tsgen {command}"
+                    )
                 except locks.HeldError as holder:
                     raise _in_use(folder, holder) from None
-                stack.callback(locks.let_go, lock)
+                stack.callback(locks.release, lock)
         yield
 
 

@@ -1,8 +1,8 @@
-"""Draws of what is unknown, in one call: imputation, forecasts, generation.
+"""Imputation, forecasts and generation, each by one function call.
 
-All of them are one operation, and differ in what is unknown. :func:`impute` draws what was not observed:
-holes, whole slices, a node that never reported. :func:`forecast` and :func:`generate` only say what that is:
-the steps after the end, everything.
+They are the same operation, with different unknown entries. :func:`impute` draws the entries that were not
+observed: gaps, whole slices, a node that never reported. :func:`forecast` draws the steps after the end, and
+:func:`generate` draws every entry.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from tsgen.models.density import DensityModel
 from tsgen.sampling import Sampler
 
 Method = Literal["ancestral", "smc", "any_order", "exact"]
-"""How unknown entries may be drawn."""
+"""Names of the samplers for unknown entries."""
 
 METHODS = {"ancestral": "Ancestral", "smc": "SMC", "any_order": "AnyOrder", "exact": "Exact"}
 
 WINDOWS_AT_ONCE = 32
-"""Windows of a series that are drawn at the same time, where they stand alone."""
+"""The most windows of a series that are drawn together, if they do not continue each other."""
 
 
 @overload
@@ -73,34 +73,35 @@ def impute(
     overlap: int | None = None,
     path: str | Path | None = None,
 ) -> Samples | xr.Dataset:
-    """Draws what is not observed of some windows or of a whole series.
+    """Draws the unobserved entries of windows or of a whole series.
 
-    A series is drawn window by window, each going on from the one before, so that a sample is one path
-    through all of it (:mod:`tsgen.inference.stitching`).
+    A series is drawn window by window, each conditioned on the draws of the one before, so that a sample is
+    one path through the whole series (:mod:`tsgen.inference.stitching`).
 
     Args:
-        model: A trained model, such as :func:`tsgen.load` returns.
-        data: Windows, whose entries outside ``context`` are drawn, or a series, whose entries that were not
-            observed are; in data units.
-        num_samples: Draws of each; as many as the sampler says if not given, 100 by default.
-        method: A sampler or the name of one; the model's own if not given. By its name the model's own is
-            meant, options included, if it is of that kind.
-        seed: Fixes the draws; the sampler's if not given, 0 by default.
-        window: Steps of a window of a series; if not given that of the training, or the whole series if that
+        model: A trained model, for example from :func:`tsgen.load`.
+        data: Windows, whose entries outside ``context`` are drawn, or a series, whose unobserved entries are
+            drawn; in data units.
+        num_samples: The number of draws. If not given, that of the sampler, which is 100 by default.
+        method: A sampler or the name of one; the model's own sampler if not given. If the model's own sampler
+            has the given name, it is used with its options.
+        seed: Fixes the draws. If not given, that of the sampler, which is 0 by default.
+        window: Steps per window of a series. If not given, as many as in training, or the whole series if it
             is shorter or the model was not trained by a trainer.
         overlap: Steps that a window shares with the one before; a quarter of a window if not given. With 0
-            each begins anew.
-        path: Where to write the result of a series to, as netCDF, window by window: memory is then bounded,
-            and the same call after an interruption goes on. It stays in memory if not given.
+            each window is drawn independently.
+        path: A netCDF file to write the result of a series to, window by window. Memory is then bounded, and
+            the same call after an interruption resumes. If not given, the result stays in memory.
 
     Returns:
-        Of windows the draws. Of a series a dataset with ``imputation (sample, time, node, channel)``, in
-        which observed entries are the data's own in every sample, and ``observed (time, node, channel)``,
-        labelled as the series; model, method, conditioning and seed are among its attributes.
+        For windows, the draws. For a series, a dataset with the labels of the series. It contains
+        ``imputation (sample, time, node, channel)``, in which observed entries have the values of the data in
+        every sample, and ``observed (time, node, channel)``. Its attributes include model, method,
+        conditioning and seed.
 
     Raises:
-        ValueError: If the data is not what the model was made for, the model cannot be sampled in this way,
-            or a number is out of range.
+        ValueError: If the data does not match the model, the sampler does not accept the model, or a number
+            is out of range.
     """
     sampler = _sampler(model, method, num_samples, seed)
     if isinstance(data, SeriesBatch):
@@ -109,7 +110,7 @@ def impute(
         _check_windows(model, data)
         with _evaluating(model):
             samples = sampler(model, _moved(model, data))
-        # what is visible as it came, whatever precision the model works in
+        # visible entries keep the data's values, whatever the model's precision
         drawn = samples.values.to(data.values)
         return dataclasses.replace(samples, values=torch.where(data.context, data.values, drawn))
     _check_series(model, data)
@@ -160,25 +161,25 @@ def forecast(
     covariates: Float[Tensor | np.ndarray, "horizon nodes covariates"] | None = None,
     window: int | None = None,
 ) -> Samples | xr.Dataset:
-    """Draws the steps after the end of a series, or the last ones of some windows.
+    """Draws the steps after the end of a series, or the last steps of windows.
 
     Args:
         model: A trained model.
-        data: A series, which is gone on from, or windows, whose last steps are made unknown.
-        horizon: How many steps.
-        num_samples: Draws; see :func:`impute`.
+        data: A series, which is continued, or windows, whose last steps are hidden.
+        horizon: The number of steps to draw.
+        num_samples: The number of draws; see :func:`impute`.
         method: A sampler or the name of one; see :func:`impute`.
         seed: Fixes the draws; see :func:`impute`.
-        covariates: Of a series with covariates, theirs at the new steps.
-        window: Steps of a window, of which the history is a part; see :func:`impute`.
+        covariates: The covariates of the new steps, for a series with covariates.
+        window: Steps per window, history included; see :func:`impute`.
 
     Returns:
-        Of windows the draws, whole windows. Of a series a dataset of the new steps alone, as that of
-        :func:`impute`.
+        For windows, the draws of whole windows. For a series, a dataset as from :func:`impute`, of the new
+        steps only.
 
     Raises:
-        ValueError: If ``horizon`` is below 1 or not shorter than the windows, covariates of the new steps are
-            missing, or for the reasons of :func:`impute`.
+        ValueError: If ``horizon`` is below 1 or not below the steps of the windows, if covariates of the new
+            steps are missing, or for the reasons of :func:`impute`.
 
     Example:
         >>> from tsgen.datamodules import SyntheticDataModule
@@ -198,18 +199,18 @@ def forecast(
         if horizon >= steps:
             raise ValueError(f"horizon must be below the {steps} steps of a window; it is {horizon}.")
         past = torch.arange(steps, device=data.context.device) < steps - horizon
-        blind = data._changed(context=data.context & past[:, None, None])
-        return impute(model, blind, num_samples, method, seed)
+        hidden = data._changed(context=data.context & past[:, None, None])
+        return impute(model, hidden, num_samples, method, seed)
     _check_series(model, data)
     steps = len(data) + horizon
     length = _length(model, window, steps)
-    # one window if that leaves it enough of a history, else several, each going on from the one before
+    # one window if it leaves enough history, otherwise several, each continuing the one before
     history = max(length - horizon, length // 4, 1)
     if not _sampler(model, method, num_samples, seed).extends:
-        # no window could go on from another: one that holds as much of the past as a window does
+        # no window can continue another: use a single one, with a history of at most a window
         history, length = min(length, steps - horizon), steps
-    near = _continued(data, slice(max(0, len(data) - history), len(data)), horizon, covariates)
-    drawn = impute(model, near, num_samples, method, seed, window=min(length, len(near)))
+    recent = _continued(data, slice(max(0, len(data) - history), len(data)), horizon, covariates)
+    drawn = impute(model, recent, num_samples, method, seed, window=min(length, len(recent)))
     return drawn.isel(time=slice(-horizon, None))
 
 
@@ -244,23 +245,23 @@ def generate(
     *,
     window: int | None = None,
 ) -> Samples | xr.Dataset:
-    """Draws everything anew: a number of steps, or what has the shape and the covariates of some data.
+    """Draws every entry from the model, without conditioning on data.
 
     Args:
         model: A trained model.
-        data: The number of steps, for a model without covariates; or a series or windows, whose values are
-            not read.
-        num_samples: Draws; see :func:`impute`.
+        data: The number of steps, for a model without covariates; or a series or windows that give the shape
+            and the covariates. Their values are not read.
+        num_samples: The number of draws; see :func:`impute`.
         method: A sampler or the name of one; see :func:`impute`.
         seed: Fixes the draws; see :func:`impute`.
-        window: Steps of a window; see :func:`impute`.
+        window: Steps per window; see :func:`impute`.
 
     Returns:
-        As :func:`impute`.
+        Draws of windows, or a dataset for a series or a number of steps; see :func:`impute`.
 
     Raises:
-        ValueError: If there are no steps, the model reads covariates and none are given, or for the reasons
-            of :func:`impute`.
+        ValueError: If there are no steps, the model reads covariates and none are given, the sampler does not
+            draw entries jointly, or for the reasons of :func:`impute`.
     """
     if isinstance(data, SeriesBatch):
         if window is not None:
@@ -271,7 +272,7 @@ def generate(
         raise ValueError(f"data must be a number of steps, a series or windows; it is {data!r:.80}.")
     if isinstance(data, numbers.Integral):
         if data < 1:
-            raise ValueError(f"there must be at least 1 step to generate; there are {data}.")
+            raise ValueError(f"there must be at least 1 step to generate; data is {data}.")
         if model.spec.num_covariates:
             raise ValueError(
                 f"the model reads {model.spec.num_covariates} covariates; a number of steps has none. Give a "
@@ -286,56 +287,56 @@ def generate(
             channels=model.spec.channels,
         )
     _check_joint(_sampler(model, method, num_samples, seed))
-    nothing = data.with_observed(torch.zeros((len(data), *data.sizes[:2]), dtype=torch.bool))
-    return impute(model, nothing, num_samples, method, seed, window=window)
+    unobserved = data.with_observed(torch.zeros((len(data), *data.sizes[:2]), dtype=torch.bool))
+    return impute(model, unobserved, num_samples, method, seed, window=window)
 
 
 def _sampler(
     model: DensityModel, method: Method | Sampler | None, num_samples: int | None, seed: int | None
 ) -> Sampler:
-    """The sampler that is meant, fit for the model."""
+    """Returns the sampler to use; raises unless it accepts the model."""
     sampler: Any = method
     if method is None:
         sampler = model.sampler
     elif not isinstance(method, Sampler):
         kind = getattr(tsgen.sampling, METHODS.get(method, ""), None)
         if kind is None:
-            known = [name for name, made in METHODS.items() if hasattr(tsgen.sampling, made)]
-            raise ValueError(f"method must be a sampler or one of {', '.join(known)}; it is {method!r}.")
+            names = [name for name, sampler in METHODS.items() if hasattr(tsgen.sampling, sampler)]
+            raise ValueError(f"method must be a sampler or one of {', '.join(names)}; it is {method!r}.")
         sampler = model.sampler if type(model.sampler) is kind else kind()
     sampler.check(model)
-    asked = {"num_samples": num_samples, "seed": seed}
-    asked = {name: n for name, n in asked.items() if n is not None}
-    if asked and not dataclasses.is_dataclass(sampler):
+    options = {"num_samples": num_samples, "seed": seed}
+    options = {name: n for name, n in options.items() if n is not None}
+    if options and not dataclasses.is_dataclass(sampler):
         raise ValueError(
-            f"{' and '.join(asked)} must be set in a sampler that is no dataclass; "
-            f"{type(sampler).__name__} is none. Leave them out."
+            f"{' and '.join(options)} can be set only for a sampler that is a dataclass; got "
+            f"{type(sampler).__name__}. Leave them out."
         )
-    return dataclasses.replace(sampler, **asked) if asked else sampler
+    return dataclasses.replace(sampler, **options) if options else sampler
 
 
 def _check_joint(sampler: Sampler) -> None:
-    """Raises where what is generated would be independent entries."""
+    """Raises if the sampler would draw the entries independently."""
     if not sampler.joint:
         raise ValueError(
-            f"what is generated must be drawn jointly; {type(sampler).__name__} with one group draws each "
-            "entry by itself. Give method=tsgen.AnyOrder(groups=24), or more groups."
+            f"generated entries must be drawn jointly; {type(sampler).__name__} with one group draws each "
+            "independently. Use method=tsgen.AnyOrder(groups=24), or more groups."
         )
 
 
 def _length(model: DensityModel, window: int | None, steps: int) -> int:
-    """Steps of the windows of a series."""
+    """Returns the number of steps of the windows of a series."""
     if window is not None and window < 1:
         raise ValueError(f"window must be at least 1; it is {window}.")
     return min(window or model.window or steps, steps)
 
 
 def _check_series(model: DensityModel, series: Series) -> None:
-    """Raises unless the series has the nodes, channels, covariates and graph that the model was made for."""
+    """Raises unless the series has the nodes, channels, covariates and graph of the model."""
     if not isinstance(series, Series):
         raise ValueError(
             f"data must be windows or a GraphSeries; it is {type(series).__name__}. "
-            "GraphSeries.from_xarray makes one of a dataset."
+            "GraphSeries.from_xarray converts a dataset."
         )
     of_data = dataclasses.replace(
         model.spec,
@@ -349,28 +350,28 @@ def _check_series(model: DensityModel, series: Series) -> None:
     if difference:
         raise ValueError(
             f"the model was made for other data: {difference}. Load it with tsgen.load(checkpoint, spec=...) "
-            "for this data, if it can move."
+            "for this data, if the model can be transferred."
         )
 
 
 def _check_windows(model: DensityModel, batch: SeriesBatch) -> None:
-    """Raises unless windows have the sizes and the graph that the model was made for."""
+    """Raises unless the windows have the sizes and the graph of the model."""
     covariates = 0 if batch.covariates is None else batch.covariates.shape[-1]
-    mine, its = tuple(model.spec.sizes), (*batch.values.shape[2:], covariates)
-    if mine != its:
+    wanted, given = tuple(model.spec.sizes), (*batch.values.shape[2:], covariates)
+    if wanted != given:
         raise ValueError(
-            f"the windows must have the model's nodes, channels and covariates, {mine}; they have {its}."
+            f"the windows must have the model's nodes, channels and covariates, {wanted}; they have {given}."
         )
     graph = batch.graph.clone().cpu()
     if not same_graph(model.spec.graph, graph):
-        raise ValueError("the windows must have the model's graph; theirs has other edges or weights.")
+        raise ValueError("the windows must have the model's graph; their graph has other edges or weights.")
 
 
 def _draw(model: DensityModel, sampler: Sampler, series: Series, tiles: Tiles, path: Path) -> None:
-    """Draws a series into a file, or resumes from what an interrupted call has left."""
+    """Draws a series into a file; resumes from the part files of an interrupted call."""
     imputation = SeriesImputation(sampler, series, tiles, path)
     imputation.begin(model)
-    imputation.hold()
+    imputation.lock()
     starts = torch.tensor(tiles.starts)
     try:
         with _evaluating(model):
@@ -383,7 +384,7 @@ def _draw(model: DensityModel, sampler: Sampler, series: Series, tiles: Tiles, p
 
 
 def _moved(model: DensityModel, batch: SeriesBatch) -> SeriesBatch:
-    """The windows on the model's device and in its precision."""
+    """Returns the windows on the model's device and in its precision."""
     dtype = next(model.parameters()).dtype
     covariates = None if batch.covariates is None else batch.covariates.to(dtype)
     batch = dataclasses.replace(batch, values=batch.values.to(dtype), covariates=covariates)
@@ -392,46 +393,45 @@ def _moved(model: DensityModel, batch: SeriesBatch) -> SeriesBatch:
 
 @contextmanager
 def _evaluating(model: DensityModel) -> Iterator[None]:
-    """The model in evaluation mode for a while."""
-    modes = {part: part.training for part in model.modules()}
+    """Puts the model in evaluation mode; restores its modes afterwards."""
+    modes = {submodule: submodule.training for submodule in model.modules()}
     model.eval()
     try:
         yield
     finally:
-        for part, training in modes.items():
-            part.training = training
+        for submodule, training in modes.items():
+            submodule.training = training
 
 
 def _continued(
     series: Series, steps: slice, horizon: int, covariates: Tensor | np.ndarray | None
 ) -> GraphSeries:
-    """Some last steps of the series with empty ones after its end, its time going on."""
+    """Returns the given steps of a series, followed by unobserved steps with continued times."""
     width = series.sizes.covariates
     if (covariates is not None) != bool(width):
         raise ValueError(
-            f"covariates of the {horizon} new steps must be given for a series with covariates, and for no "
-            f"other; the series has {width or 'none'}. Give covariates=[horizon, nodes, covariates], or "
-            "leave them out."
+            f"covariates of the {horizon} new steps must be given if and only if the series has covariates; "
+            f"it has {width or 'none'}. Give covariates=[horizon, nodes, covariates], or leave them out."
         )
     if len(series) < 2:
-        raise ValueError("a series must have at least 2 steps to tell when the next one is; it has 1.")
-    near, time = series.chunk(steps), np.asarray(series.time)
-    both = None
-    if near.covariates is not None and covariates is not None:
+        raise ValueError("a series must have at least 2 steps, which give the time between steps; it has 1.")
+    recent, time = series.chunk(steps), np.asarray(series.time)
+    all_covariates = None
+    if recent.covariates is not None and covariates is not None:
         covariates = torch.as_tensor(covariates)
-        wanted = (horizon, *near.covariates.shape[1:])
-        if tuple(covariates.shape) != wanted:
+        shape = (horizon, *recent.covariates.shape[1:])
+        if tuple(covariates.shape) != shape:
             raise ValueError(
-                f"covariates must be [horizon, nodes, covariates], {list(wanted)}; their shape is "
+                f"covariates must be [horizon, nodes, covariates], {list(shape)}; their shape is "
                 f"{list(covariates.shape)}."
             )
-        both = torch.cat([near.covariates, covariates.to(near.covariates)])
-    ahead = time[-1] + (time[1] - time[0]) * np.arange(1, horizon + 1)
-    empty = near.values.new_full((horizon, *near.values.shape[1:]), torch.nan)
+        all_covariates = torch.cat([recent.covariates, covariates.to(recent.covariates)])
+    new_times = time[-1] + (time[1] - time[0]) * np.arange(1, horizon + 1)
+    empty = recent.values.new_full((horizon, *recent.values.shape[1:]), torch.nan)
     return dataclasses.replace(
-        near,
-        values=torch.cat([near.values, empty]),
-        observed=torch.cat([near.observed, torch.zeros_like(empty, dtype=torch.bool)]),
-        covariates=both,
-        time=np.concatenate([near.time, ahead]),
+        recent,
+        values=torch.cat([recent.values, empty]),
+        observed=torch.cat([recent.observed, torch.zeros_like(empty, dtype=torch.bool)]),
+        covariates=all_covariates,
+        time=np.concatenate([recent.time, new_times]),
     )

@@ -37,7 +37,7 @@ class SeriesPrediction(LightningModule):
         path: The file.
 
     Raises:
-        ValueError: When the trainer starts, if the model does not go with the data or the trainer would leave
+        ValueError: When the trainer starts, if the model does not match the data or the trainer would leave
             out windows.
     """
 
@@ -47,11 +47,11 @@ class SeriesPrediction(LightningModule):
         self.imputation: SeriesImputation | None = None
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Returns the model's own, without a prefix."""
+        """Returns the state of the model, without a prefix."""
         return self.model.state_dict(*args, **kwargs)
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Loads the model's own."""
+        """Loads the state of the model."""
         return self.model.load_state_dict(*args, **kwargs)
 
     def configure_callbacks(self) -> list[Callback]:
@@ -88,7 +88,7 @@ class SeriesPrediction(LightningModule):
             if done:
                 print(f"{done} of {len(plan.tiles.starts)} windows were drawn before: {plan.parts.folder}")
         self.trainer.strategy.barrier()
-        plan.hold()
+        plan.lock()
         # shares differ in size, and the strategy's own timeout is made for training, where no process waits
         # long
         several = self.trainer.world_size > 1

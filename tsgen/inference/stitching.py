@@ -39,7 +39,7 @@ from tsgen.storage.parts import Parts
 class SeriesImputation:
     """Draws the unknown entries of a series, window by window, into a netCDF file.
 
-    In this order: :meth:`begin` (one process), :meth:`hold`, :meth:`draw` for the windows of each of
+    In this order: :meth:`begin` (one process), :meth:`lock`, :meth:`draw` for the windows of each of
     :meth:`batches`, :meth:`finish` (one process, once all have drawn), :meth:`release`.
 
     Windows that an earlier run drew with the same model, data and options are read from their part files. A
@@ -119,13 +119,13 @@ class SeriesImputation:
         every = range(self.sampler.num_samples)
         return sum(not self._missing(start, every) for start in self.tiles.starts)
 
-    def hold(self) -> None:
+    def lock(self) -> None:
         """Locks the part files against other commands, until :meth:`release` or the end of the process."""
-        self.parts.hold(self.rank)
+        self.parts.lock(self.rank)
 
     def release(self) -> None:
         """Unlocks the part files."""
-        self.parts.let_go()
+        self.parts.release()
 
     def batches(self, size: int) -> Iterator[list[int]]:
         """Iterates over the windows of this process, as numbers of windows that are drawn together.
@@ -136,8 +136,8 @@ class SeriesImputation:
             size: The most windows in a batch.
         """
         tiles = self.tiles if self.continued else replace(self.tiles, overlap=0)
-        whose = (0, 1) if self.shares_samples else (self.rank, self.world_size)
-        return tiles.batches(size, *whose)
+        share = (0, 1) if self.shares_samples else (self.rank, self.world_size)
+        return tiles.batches(size, *share)
 
     def draw(self, model: Any, batch: SeriesBatch) -> Samples:
         """Draws windows, or reads those that were drawn before.
@@ -152,9 +152,9 @@ class SeriesImputation:
         for numbers in _runs(set().union(*missing)):
             values = self._drawn(model, batch, starts, numbers).values
             for i, start in enumerate(starts):
-                for own in _runs(missing[i] & set(numbers)):
-                    mine = slice(own.start - numbers.start, own.stop - numbers.start)
-                    self._keep(start, own, values[mine, i], batch.context[i])
+                for run in _runs(missing[i] & set(numbers)):
+                    rows = slice(run.start - numbers.start, run.stop - numbers.start)
+                    self._keep(start, run, values[rows, i], batch.context[i])
         kept = np.stack([self.read(start, self.numbers)[0] for start in starts], axis=1)
         return Samples(torch.from_numpy(kept).to(batch.values.device), self.sampler.conditioning)
 
@@ -199,17 +199,17 @@ class SeriesImputation:
         Raises:
             RuntimeError: If one of them was not drawn, or was drawn twice.
         """
-        found, values, observed = list[int](), [], np.empty(0)
-        for there in sorted(self._drawn_before.get(start, ()), key=lambda r: r.start):
-            mine = range(max(there.start, numbers.start), min(there.stop, numbers.stop))
-            if mine:
-                part = self.parts[_name(start, there)]
-                values.append(part["values"][mine.start - there.start : mine.stop - there.start])
-                found, observed = [*found, *mine], part["observed"]
-        if found != list(numbers):
+        samples, values, observed = list[int](), [], np.empty(0)
+        for stored in sorted(self._drawn_before.get(start, ()), key=lambda r: r.start):
+            common = range(max(stored.start, numbers.start), min(stored.stop, numbers.stop))
+            if common:
+                part = self.parts[_name(start, stored)]
+                values.append(part["values"][common.start - stored.start : common.stop - stored.start])
+                samples, observed = [*samples, *common], part["observed"]
+        if samples != list(numbers):
             raise RuntimeError(
                 f"every sample of the window from step {start} must be drawn once; of {len(numbers)} there "
-                f"are {len(found)}."
+                f"are {len(samples)}."
             )
         return values[0] if len(values) == 1 else np.concatenate(values), observed
 
@@ -240,8 +240,8 @@ class SeriesImputation:
 
     def _keep(self, start: int, numbers: range, values: torch.Tensor, observed: torch.Tensor) -> None:
         """Writes samples of a window to a part file."""
-        own = values.to("cpu", self.series.dtype).numpy()
-        self.parts.write(_name(start, numbers), {"values": own, "observed": observed.cpu().numpy()})
+        array = values.to("cpu", self.series.dtype).numpy()
+        self.parts.write(_name(start, numbers), {"values": array, "observed": observed.cpu().numpy()})
         self._drawn_before.setdefault(start, []).append(numbers)
 
     def _drawn(self, model: Any, batch: SeriesBatch, starts: list[int], numbers: range) -> Samples:

@@ -84,11 +84,11 @@ def _fill(
     count = np.zeros(len(steps), dtype=int)
     for start, keep in sorted(kept.items()):
         values, observed_in_window = read(start)
-        mine = slice(keep.start - start, keep.stop - start)
+        inside = slice(keep.start - start, keep.stop - start)
         first = int(np.searchsorted(steps, keep.start))
         at = slice(first, first + keep.stop - keep.start)
-        own, observed = series.chunk(keep).values.numpy(), observed_in_window[mine]
-        variable[:, at] = np.where(observed, own, values[:, mine])
+        data, observed = series.chunk(keep).values.numpy(), observed_in_window[inside]
+        variable[:, at] = np.where(observed, data, values[:, inside])
         flag[at] = observed  # forecast steps are not the data's own
         count[at] += 1
     if (count != 1).any():

@@ -1,1 +1,1 @@
-"""Files that survive interruptions: atomic writes, locks, checkpoints, parts, and what they may hold."""
+"""Files that survive interruptions: atomic writes, locks, checkpoints, part files; what they may contain."""

@@ -1,12 +1,12 @@
-"""Files that are there as a whole or not at all, whenever a process ends: results and parts.
+"""Atomic writes: a file is complete or absent, whenever a process ends.
 
-Everything that a run leaves is written by :func:`replacing`: first beside its place, then to the disk, then
-into its place in one step of the file system. Whoever reads sees the old file or the new one, and two who
-write never write into one file. What a killed process had begun lies there as
-``NAME.MACHINE-PROCESS-xxxx.unfinished`` until another process writes to that folder.
+All files of a run are written by :func:`replacing`: first to a temporary file in the same folder, which is
+flushed to the disk and then renamed in one step of the file system. A reader sees the old file or the new
+one, and two writers never write to the same file. The temporary file of a killed process,
+``NAME.MACHINE-PROCESS-xxxx.unfinished``, stays until another process writes to that folder.
 
-:mod:`tsgen.storage.checkpoints` does so for those of a trainer. ``docs/reliability.md`` says what
-this gives.
+:mod:`tsgen.storage.checkpoints` writes a trainer's checkpoints in this way. ``docs/reliability.md`` describes
+the guarantees.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from pathlib import Path
 
 MACHINE = re.sub(r"[^A-Za-z0-9]", "", platform.node())[:16] or "here"
 FORGOTTEN = 24 * 3600
-"""Seconds after which another machine's unfinished file is taken for one that a killed process has left."""
+"""Seconds after which the unfinished file of another machine is assumed to be of a killed process."""
 
 _tidied: set[tuple[int, Path]] = set()
-"""The folders that a process has tidied, with its number: one that was forked tidies again."""
+"""Ids of processes with the folders that they have tidied. A forked process has a new id and tidies again."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Where to write a file that takes its place when it is whole.
+    """Yields a temporary path, and moves the file written there to ``path`` when the block ends.
 
     Args:
-        path: The file.
+        path: The file to write or replace.
 
     Raises:
-        OSError: If it cannot be written, as on a full disk. What was there before is untouched.
+        OSError: If it cannot be written, for example on a full disk. The earlier file is unchanged.
     """
     _tidy(path.parent)
     # no leading dot: torch.save refuses one
@@ -51,11 +51,11 @@ def replacing(path: Path) -> Iterator[Path]:
         unfinished.unlink(missing_ok=True)
         if isinstance(error, RuntimeError) and not str(error).startswith("NetCDF: "):
             raise
-        # netCDF4 tells of a full disk by a RuntimeError
+        # netCDF4 reports a full disk as a RuntimeError
         raise OSError(
             getattr(error, "errno", None) or errno.EIO,
-            f"it could not be written ({getattr(error, 'strerror', None) or error}); what was there before "
-            "is whole. Make room and run the command again",
+            f"it could not be written ({getattr(error, 'strerror', None) or error}); the earlier file is "
+            "unchanged. Make room and run the command again",
             str(path),
         ) from error
     except BaseException:
@@ -64,44 +64,44 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str, errors: str = "strict") -> None:
-    """Writes a text file as a whole or not at all, in UTF-8.
+    """Writes a text file atomically, in UTF-8.
 
     Args:
         path: The file.
         text: Its content.
-        errors: What becomes of characters that have no encoding, as in :meth:`str.encode`.
+        errors: How to handle characters that cannot be encoded, as in :meth:`str.encode`.
     """
     with replacing(path) as unfinished:
         unfinished.write_bytes(text.encode("utf-8", errors))
 
 
 def _tidy(folder: Path) -> None:
-    """Removes what processes that are no more have left unfinished, once for each process and folder."""
-    mine = os.getpid(), folder.resolve()
-    if mine in _tidied:
+    """Removes the unfinished files of processes that have ended, once per process and folder."""
+    key = os.getpid(), folder.resolve()
+    if key in _tidied:
         return
-    _tidied.add(mine)
+    _tidied.add(key)
     for path in folder.glob("*.unfinished"):
-        with suppress(OSError):  # another one tidies too
-            if _is_left(path):
+        with suppress(OSError):  # another process may remove it at the same time
+            if _is_abandoned(path):
                 path.unlink()
 
 
-def _is_left(unfinished: Path) -> bool:
-    """Whether nobody is writing a file any more."""
-    its = re.search(r"\.([A-Za-z0-9]+)-(\d+)-[0-9a-f]+\.unfinished$", unfinished.name)
-    if its is None:
+def _is_abandoned(unfinished: Path) -> bool:
+    """Returns whether no process is writing the file any more."""
+    match = re.search(r"\.([A-Za-z0-9]+)-(\d+)-[0-9a-f]+\.unfinished$", unfinished.name)
+    if match is None:
         return False
-    if its[1] != MACHINE:
+    if match[1] != MACHINE:
         return time.time() - unfinished.stat().st_mtime > FORGOTTEN
-    return not _lives(int(its[2]))
+    return not _is_running(int(match[2]))
 
 
-def _lives(process: int) -> bool:
-    """Whether a process other than this one has that number."""
-    if process == os.getpid():  # it was an earlier one's: in a container they begin at 1 again
+def _is_running(process: int) -> bool:
+    """Returns whether another process with this id is running."""
+    if process == os.getpid():  # an earlier process had the id: in a container ids start at 1 again
         return False
-    if os.name != "posix":  # elsewhere nobody can ask without harm
+    if os.name != "posix":  # on Windows os.kill could end the process
         return True
     try:
         os.kill(process, 0)
@@ -113,9 +113,9 @@ def _lives(process: int) -> bool:
 
 
 def _sync(path: Path) -> None:
-    """Waits until a file, or the names in a folder, are on the disk."""
+    """Flushes a file, or the names in a folder, to the disk."""
     folder = path.is_dir()
-    # not every file system opens a folder, or waits for its names
+    # not every file system can open or flush a folder
     with suppress(OSError) if folder else nullcontext():
         handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
         try:

@@ -1,6 +1,6 @@
-"""Checkpoints that survive a run: written as a whole, held against their checksums, the last but one kept.
+"""Checkpoints that survive interruptions: written atomically, verified by checksums, the previous one kept.
 
-``docs/reliability.md`` tells what this gives.
+``docs/reliability.md`` describes the guarantees.
 """
 
 from __future__ import annotations
@@ -20,40 +20,43 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from tsgen.storage.atomic import replacing
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
-"""The checkpoint of the end of training so far, and the one before it."""
+"""The latest checkpoint of a training, and the one before it."""
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with the bytes of a checkpoint, or of another zip file; None if nothing.
+    """Describes the damage to a checkpoint, or to another zip file, or returns None.
 
-    Each part is held against its checksum.
+    The contents of each member are compared with its checksum.
 
     Args:
         path: The file.
     """
-    # torch.load itself compares no checksums: a flipped bit would be a wrong weight
+    # torch.load does not verify checksums: a flipped bit would become a wrong weight
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
-    except Exception as error:  # zipfile raises whatever the bytes provoke
+    except Exception as error:  # damaged bytes can raise any exception in zipfile
         return str(error) or type(error).__name__
-    return f"{broken} does not fit its checksum" if broken else None
+    return f"{broken} does not match its checksum" if broken else None
 
 
 def is_whole(checkpoint: Mapping[str, Any]) -> bool:
-    """Whether a checkpoint is of a whole epoch: from inside of one no training can go on exactly.
+    """Returns whether a checkpoint was written at the end of an epoch, so that training can resume exactly.
 
     Args:
-        checkpoint: Its content.
+        checkpoint: The content of the checkpoint.
     """
     return bool(checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"])
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint as plain data.
+    """Returns the content of a checkpoint as plain data.
+
+    Args:
+        path: The file.
 
     Raises:
-        ValueError: If there is no such file or it is no checkpoint of a model of this library.
+        ValueError: If the file does not exist, is damaged, or is not a checkpoint of a model of this library.
     """
     if not path.is_file():
         raise ValueError(f"{path} must be a checkpoint; there is no such file. `tsgen fit` writes one.")
@@ -64,22 +67,22 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         if zipfile.is_zipfile(path):
             _check_stored(path)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of other protocols: what is refused is told in one line
+            warnings.simplefilter("ignore")  # about pickle protocols: the error below is one line
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises whatever the bytes provoke
-        # what torch goes on to advise is to run the file's code
+    except Exception as error:  # damaged bytes can raise any exception in torch.load
+        # the rest of torch's message recommends running the code in the file
         reason = str(error).strip().splitlines()[0].split(". ")[0][:200] if str(error).strip() else ""
         reason = reason or type(error).__name__
         raise ValueError(f"{path} must be a checkpoint; it cannot be read as one ({reason}).") from error
-    parts = state.get("hyper_parameters") if isinstance(state, dict) else None
-    known = isinstance(parts, dict) and "model" in parts and isinstance(state.get("state_dict"), dict)
-    if not known:
-        raise ValueError(f"{path} must be a checkpoint of a tsgen model; it holds something else.")
+    hparams = state.get("hyper_parameters") if isinstance(state, dict) else None
+    is_model = isinstance(hparams, dict) and "model" in hparams and isinstance(state.get("state_dict"), dict)
+    if not is_model:
+        raise ValueError(f"{path} must be a checkpoint of a tsgen model; it contains something else.")
     return state
 
 
 def _check_stored(path: Path) -> None:
-    """Raises unless a checkpoint holds its content as it is, as torch writes it, and not packed to a bomb."""
+    """Raises if a checkpoint is compressed: torch writes none that is, and it could be a zip bomb."""
     with zipfile.ZipFile(path) as file:
         unpacked = sum(entry.file_size for entry in file.infolist())
     if unpacked > path.stat().st_size:
@@ -87,21 +90,21 @@ def _check_stored(path: Path) -> None:
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
-    """Checkpoints that are written as a whole or not at all; of ``last.ckpt`` the one before is kept.
+    """Writes checkpoints atomically, and keeps the previous ``last.ckpt`` as ``previous.ckpt``.
 
     .. code-block:: python
 
         Trainer(plugins=[AtomicCheckpoints()])
 
-    The one before is ``previous.ckpt``. It is not replaced by a last one that was passed over for it when
-    training was resumed.
+    If training was resumed from ``previous.ckpt``, because ``last.ckpt`` is damaged or from inside an epoch,
+    that ``last.ckpt`` does not replace it.
     """
 
     def __init__(self) -> None:
         self._resumed: Path | None = None
 
     def load_checkpoint(self, path: Any, *args: Any, **options: Any) -> dict[str, Any]:
-        """Reads a checkpoint."""
+        """Reads a checkpoint and remembers that training resumes from it."""
         self._resumed = Path(path)
         return super().load_checkpoint(path, *args, **options)
 
@@ -109,12 +112,12 @@ class AtomicCheckpoints(TorchCheckpointIO):
         """Writes a checkpoint.
 
         Args:
-            checkpoint: Its content.
+            checkpoint: The content of the checkpoint.
             path: The file.
             storage_options: Not used.
         """
         path, content = Path(path), io.BytesIO()
-        # in memory first: torch's own writer ends the process where a file cannot grow
+        # in memory first: torch's own writer aborts the process if a file cannot grow
         torch.save(checkpoint, content)
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as unfinished:
@@ -123,10 +126,11 @@ class AtomicCheckpoints(TorchCheckpointIO):
                 self._keep(path)
 
     def _keep(self, path: Path) -> None:
+        """Copies ``last.ckpt`` to ``previous.ckpt`` before it is replaced."""
         previous, resumed = path.with_name(PREVIOUS), self._resumed
         self._resumed = None
         if resumed is not None and resumed.resolve() == previous.resolve():
-            return  # the last one is damaged
+            return  # last.ckpt is damaged, or from inside an epoch
         with replacing(previous) as unfinished:
             unfinished.unlink(missing_ok=True)
             try:

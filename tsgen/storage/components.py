@@ -1,13 +1,13 @@
-"""Parts of a model as plain data.
+"""The building blocks of a model as plain data.
 
-A model is told its parts as *factories*: a class, or a :func:`functools.partial` of one, to which the model
-adds the sizes. A checkpoint tells the same as nested dicts: a factory is ``{"class_path": ..., "init_args":
-{...}}``, an object ``{"instance_of": ..., "init_args": {...}}``. :func:`describe` and :func:`restore` go from
-one to the other, so that a checkpoint holds plain data only, whether the model came from a YAML file or from
-Python, and is loaded without running code from it.
+A model takes its building blocks as *factories*: a class, or a :func:`functools.partial` of one, to which the
+model adds the sizes. A checkpoint describes them as nested dicts: a factory is ``{"class_path": ...,
+"init_args": {...}}``, an object ``{"instance_of": ..., "init_args": {...}}``. :func:`describe` and
+:func:`restore` convert between the two. A checkpoint therefore contains plain data only, whether the model
+was built from YAML or in Python, and is loaded without running code from it.
 
-Neither a checkpoint nor a configuration says by itself what is made of it: :func:`is_importable` has the list
-of the classes that they may name, and is asked before anything is imported.
+Checkpoints and configurations may name only the classes that :func:`is_importable` accepts. It is called
+before anything is imported.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ MODULES = (
     *("torch.nn.modules", "torch.optim", "torch.optim.lr_scheduler"),
     *("torch_geometric.nn.conv", "torch_geometric.nn.aggr"),
 )
-"""Modules whose public classes may be named. ``torch_geometric.nn`` as a whole would be too much: its
-``Sequential`` evaluates the text that it is given. So would lightning: its loggers may be told the addresses
-that their keys are sent to."""
+"""Modules whose public classes may be named. ``torch_geometric.nn`` as a whole would not be safe: its
+``Sequential`` evaluates text that it is given. Nor would lightning: options of its loggers can set the
+addresses that their keys are sent to."""
 
 CLASSES = {
     "tsgen.data.series": ("SeriesSpec",),
@@ -57,128 +57,139 @@ CLASSES = {
     ),
     "lightning.pytorch.accelerators": ("CPUAccelerator", "CUDAAccelerator", "MPSAccelerator"),
 }
-"""Classes of other modules that may be named. A ``LambdaCallback`` would call whatever is handed to it."""
+"""Classes of other modules that may be named. ``LambdaCallback`` is not one: it calls what it is given."""
 
 SOURCES = (
     "tsgen, datamodules, torch.nn, torch.optim, torch_geometric.nn.conv, torch_geometric.nn.aggr and "
-    "lightning's parts of a trainer"
+    "lightning's trainer classes"
 )
-"""Where these lie, in words."""
+"""Where these classes are defined, in words."""
 
 
-def describe(part: Any) -> Any:
-    """A part as plain data.
+def describe(block: Any) -> Any:
+    """Returns a building block as plain data.
 
     Args:
-        part: A class, a partial of one, a dataclass instance, or a number, text, tensor, list or dict (whose
+        block: A class, a partial of one, a dataclass instance, or a number, text, tensor, list or dict (whose
             items are described).
 
     Raises:
-        ValueError: If it is something else, such as a lambda, which a checkpoint could not hold.
+        ValueError: If it is something else, such as a lambda, which a checkpoint cannot store.
     """
-    if isinstance(part, type):
-        return {"class_path": _path(part), "init_args": {}}
-    if isinstance(part, partial):
+    if isinstance(block, type):
+        return {"class_path": _path(block), "init_args": {}}
+    if isinstance(block, partial):
         # the command line wraps the class once more: partial(instantiate, ..., Class, **arguments)
-        made = next((c for c in (part.func, *part.args) if isinstance(c, type)), None)
-        if made is not None and part.args[-1:] in ((), (made,)):
-            return {"class_path": _path(made), "init_args": describe(part.keywords)}
-    if dataclasses.is_dataclass(part):
-        fields = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
-        return {"instance_of": _path(type(part)), "init_args": describe(fields)}
-    if isinstance(part, Mapping):
-        return {name: describe(value) for name, value in part.items()}
-    if isinstance(part, (list, tuple)):
-        return type(part)(describe(value) for value in part)
-    if callable(part):
+        factory = next((c for c in (block.func, *block.args) if isinstance(c, type)), None)
+        if factory is not None and block.args[-1:] in ((), (factory,)):
+            return {"class_path": _path(factory), "init_args": describe(block.keywords)}
+    if dataclasses.is_dataclass(block):
+        fields = {field.name: getattr(block, field.name) for field in dataclasses.fields(block)}
+        return {"instance_of": _path(type(block)), "init_args": describe(fields)}
+    if isinstance(block, Mapping):
+        return {name: describe(value) for name, value in block.items()}
+    if isinstance(block, (list, tuple)):
+        return type(block)(describe(value) for value in block)
+    if callable(block):
         raise ValueError(
-            f"a part of a model must be a class or functools.partial(class, argument=...); {part!r} is "
-            "neither and a checkpoint could not hold it."
+            "a building block of a model must be a class or functools.partial(class, argument=...), which a "
+            f"checkpoint can store; got {block!r}."
         )
-    return part
+    return block
 
 
-def restore(part: Any, bases: tuple[type, ...], trusted: Sequence[str] = ()) -> Any:
-    """What was described: factories and objects from their descriptions, anything else as it is.
+def restore(description: Any, bases: tuple[type, ...], trusted: Sequence[str] = ()) -> Any:
+    """Returns the factories and objects that were described; other values are returned unchanged.
 
     Args:
-        part: What :func:`describe` returned.
-        bases: What a described class must descend from. Packages as large as torch have classes whose making
-            does anything at all, so that a known package is not enough.
+        description: The description that :func:`describe` returned.
+        bases: The base classes of the classes that may be described. A known package is not enough: packages
+            as large as torch have classes whose constructor can do anything.
         trusted: Further packages whose classes may be named.
 
     Raises:
-        ValueError: If a class is not one of a trusted package, not of the bases, or does not take the
-            arguments.
+        ValueError: If a class is not in a known or trusted package, is not derived from one of the bases, or
+            does not accept the arguments.
     """
-    if isinstance(part, Mapping):
-        items = {name: restore(value, bases, trusted) for name, value in part.items()}
-        if "class_path" in part:
-            return partial(find_class(part["class_path"], bases, trusted), **items["init_args"])
-        if "instance_of" in part:
-            made = find_class(part["instance_of"], bases, trusted)
+    if isinstance(description, Mapping):
+        items = {name: restore(value, bases, trusted) for name, value in description.items()}
+        if "class_path" in description:
+            return partial(find_class(description["class_path"], bases, trusted), **items["init_args"])
+        if "instance_of" in description:
+            described = find_class(description["instance_of"], bases, trusted)
             try:
-                return made(**items["init_args"])
+                return described(**items["init_args"])
             except TypeError as error:
-                raise ValueError(f"{made.__name__} cannot be made of what is described: {error}.") from error
+                raise ValueError(
+                    f"{described.__name__} must accept the arguments of its description: {error}."
+                ) from error
         return items
-    if isinstance(part, (list, tuple)):
-        return type(part)(restore(value, bases, trusted) for value in part)
-    return part
+    if isinstance(description, (list, tuple)):
+        return type(description)(restore(value, bases, trusted) for value in description)
+    return description
 
 
-def _path(made: type) -> str:
-    return f"{made.__module__}.{made.__qualname__}"
+def _path(cls: type) -> str:
+    """Returns the path of the module that defines a class, with the name of the class."""
+    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 @cache
 def importable() -> frozenset[str]:
-    """The paths of the classes that a checkpoint or a configuration may name."""
-    found: set[str] = set().union(*map(classes_of, MODULES))
+    """Returns the paths of the classes that a checkpoint or a configuration may name."""
+    paths: set[str] = set().union(*map(classes_of, MODULES))
     for name, classes in CLASSES.items():
         for public in classes:
-            found.update(_paths(getattr(import_module(name), public)))
-    return frozenset(found)
+            paths.update(_paths(getattr(import_module(name), public)))
+    return frozenset(paths)
 
 
 def classes_of(module: str) -> frozenset[str]:
-    """The paths of the public classes of a module that are defined in it or below it.
+    """Returns the paths of the public classes of a module that are defined in it or in its submodules.
 
     Args:
-        module: Such as ``tsgen.heads``.
+        module: Path of the module, such as ``tsgen.heads``.
     """
-    found: set[str] = set()
-    for name, made in vars(import_module(module)).items():
-        if isinstance(made, type) and name[0] != "_" and f"{made.__module__}.".startswith(f"{module}."):
-            found.update(_paths(made))
-    return frozenset(found)
+    paths: set[str] = set()
+    for name, value in vars(import_module(module)).items():
+        if isinstance(value, type) and name[0] != "_" and f"{value.__module__}.".startswith(f"{module}."):
+            paths.update(_paths(value))
+    return frozenset(paths)
 
 
-def _paths(made: type) -> Iterator[str]:
-    """Where a class is defined, and the packages around that offer it too, such as ``torch.optim.AdamW``."""
-    module = made.__module__
-    yield _path(made)
+def _paths(cls: type) -> Iterator[str]:
+    """Iterates over the paths of a class: where it is defined, and the parent packages that also export it.
+
+    ``torch.optim.AdamW`` is an example of the latter.
+    """
+    module = cls.__module__
+    yield _path(cls)
     while "." in module:
         module = module.rpartition(".")[0]
-        if getattr(import_module(module), made.__name__, None) is made:
-            yield f"{module}.{made.__name__}"
+        if getattr(import_module(module), cls.__name__, None) is cls:
+            yield f"{module}.{cls.__name__}"
 
 
 def is_importable(path: str, trusted: Sequence[str] = ()) -> bool:
-    """Whether a checkpoint or a configuration may name it.
+    """Returns whether a checkpoint or a configuration may name a class.
 
     Args:
-        path: Such as ``tsgen.heads.MixtureHead``. It is not imported.
-        trusted: Packages and modules of the user's own, of which everything may be named.
+        path: Path of the class, such as ``tsgen.heads.MixtureHead``. It is not imported.
+        trusted: The user's own packages and modules, in which everything may be named.
     """
     return path in importable() or any(f"{path}.".startswith(f"{package}.") for package in trusted)
 
 
 def find_class(class_path: str, bases: tuple[type, ...], trusted: Sequence[str] = ()) -> type:
-    """The class with that path.
+    """Imports a class that may be named.
+
+    Args:
+        class_path: Path of the class.
+        bases: The class must be derived from one of these.
+        trusted: Further packages whose classes may be named.
 
     Raises:
-        ValueError: If it may not be named, or there is no such class of those bases.
+        ValueError: If the class may not be named, does not exist, or is not derived from one of the bases.
     """
     class_path = current(str(class_path))
     package, _, name = class_path.rpartition(".")
@@ -188,30 +199,31 @@ def find_class(class_path: str, bases: tuple[type, ...], trusted: Sequence[str] 
             f"If you trust it, call tsgen.load(..., trusted=({package.split('.')[0]!r:.200},))."
         )
     try:
-        found = getattr(import_module(package), name)
+        named = getattr(import_module(package), name)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"no class {class_path!r} is to be found: {error}.") from error
-    if not (isinstance(found, type) and issubclass(found, bases)):
+        raise ValueError(f"the class {class_path!r} must exist; {error}.") from error
+    if not (isinstance(named, type) and issubclass(named, bases)):
         raise ValueError(
-            f"class_path must name a {', '.join(base.__name__ for base in bases)}; {class_path!r} is none."
+            f"class_path must name a {' or '.join(base.__name__ for base in bases)}; got {class_path!r}."
         )
-    return found
+    return named
 
 
-def difference(mine: Any, its: Any, name: str = "") -> str | None:
-    """The dotted name of the first option in which two descriptions differ; None if they agree.
+def difference(first: Any, second: Any, name: str = "") -> str | None:
+    """Returns the dotted name of the first option in which two descriptions differ; None if they agree.
 
-    An option that only one of them mentions is at its default there, and is not compared.
+    An option that only one of them mentions is assumed to be at its default in the other, and is not
+    compared.
 
     Args:
-        mine: What :func:`describe` returned.
-        its: The same of another part.
-        name: What the two are called.
+        first: A description that :func:`describe` returned.
+        second: Another description.
+        name: The name of what is described, with which the dotted name begins.
     """
-    if not (isinstance(mine, Mapping) and isinstance(its, Mapping)):
-        return None if mine == its else name
-    for key in mine.keys() & its.keys():
+    if not (isinstance(first, Mapping) and isinstance(second, Mapping)):
+        return None if first == second else name
+    for key in first.keys() & second.keys():
         inner = name if key in ("init_args", "class_path", "instance_of") else f"{name}.{key}"
-        if found := difference(mine[key], its[key], inner):
-            return found
+        if option := difference(first[key], second[key], inner):
+            return option
     return None

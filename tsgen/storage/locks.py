@@ -1,4 +1,4 @@
-"""Locks that the system lets go when a process ends, however it ends: no file that is left blocks anybody."""
+"""Locks that the operating system releases when a process ends: a leftover lock file blocks nobody."""
 
 from __future__ import annotations
 
@@ -10,43 +10,43 @@ from pathlib import Path
 from filelock import BaseFileLock, FileLock, Timeout
 
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
-"""What a file system says that has none."""
+"""Error numbers of a file system that does not support locks."""
 
 
 class HeldError(Exception):
-    """Another process holds the lock; the text says which, as it called itself."""
+    """Another process holds the lock; the message is the name that it gave and its process id."""
 
 
-def take(path: Path, who: str) -> BaseFileLock:
-    """Takes a lock, at once or not at all; :func:`let_go` gives it back, and so does the end of the process.
+def acquire(path: Path, name: str) -> BaseFileLock:
+    """Acquires a lock without waiting. :func:`release` or the end of the process releases it.
 
-    On a file system that has no locks everybody gets it.
+    On a file system without locks every process gets it.
 
     Args:
-        path: A file in a folder that is there; nothing else is kept in it.
-        who: How the holder calls itself to those who are refused. Its process number is added.
+        path: The lock file, which contains nothing else; its folder must exist.
+        name: The name of the holder, for the error that other processes get. Its process id is added.
 
     Raises:
-        HeldError: If another process, or another lock of this one, holds it.
+        HeldError: If another process, or another lock of this process, holds it.
     """
-    lock = FileLock(path, fallback_to_soft=False)  # a soft one would outlive its process
-    holder = _read(path)  # before the attempt: older versions of filelock empty the file by it
+    lock = FileLock(path, fallback_to_soft=False)  # a soft lock would outlive its process
+    holder = _read(path)  # before the attempt: older versions of filelock empty the file
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise HeldError(_read(path) or holder or "process of an unknown number") from None
+        raise HeldError(_read(path) or holder or "process of unknown id") from None
     except OSError as error:
         if error.errno not in WITHOUT_LOCKS:
             raise
-    with suppress(OSError):  # Windows lets nobody write to a locked file; the name is only a help
-        path.write_text(f"{who} (process {os.getpid()})", "utf-8")
+    with suppress(OSError):  # Windows forbids writing to a locked file; the name is only informative
+        path.write_text(f"{name} (process {os.getpid()})", "utf-8")
     return lock
 
 
-def let_go(lock: BaseFileLock) -> None:
-    """Gives a lock back and removes its file."""
+def release(lock: BaseFileLock) -> None:
+    """Releases a lock and removes its file."""
     if lock.is_locked:
-        # while it is held: who has opened the file by now sees that it lost its name, and asks again
+        # while it is held: a process that has already opened the file notices that it is gone, and retries
         with suppress(OSError):
             os.unlink(lock.lock_file)
     lock.release()
@@ -55,10 +55,11 @@ def let_go(lock: BaseFileLock) -> None:
 def check(path: Path) -> None:
     """Raises :class:`HeldError` if another process holds the lock."""
     if path.exists():
-        let_go(take(path, "tsgen"))
+        release(acquire(path, "tsgen"))
 
 
 def _read(path: Path) -> str:
+    """Returns the text of a lock file, or an empty string if it cannot be read."""
     try:
         return path.read_text("utf-8", errors="replace")
     except OSError:

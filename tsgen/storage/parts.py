@@ -1,4 +1,4 @@
-"""What each process has finished, one file a batch or window, put together by one process at the end."""
+"""Part files: each process writes one per batch or window, and one process merges them at the end."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tsgen.storage.checkpoints import damage
 
 
 class Parts:
-    """Arrays of windows, written as they are finished, by any number of processes.
+    """Arrays of windows in part files, which any number of processes write as soon as they are computed.
 
-    A part is there as a whole or not at all, whenever a process ends.
+    A part file is complete or absent, whenever a process ends.
 
     Args:
-        folder: Where the parts lie until they are put together.
+        folder: The folder of the part files until they are merged.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -29,64 +29,67 @@ class Parts:
 
     @classmethod
     def beside(cls, path: Path) -> Parts:
-        """Those that a file is put together from."""
+        """Returns the part files that are merged into ``path``; their folder lies beside it."""
         return cls(path.with_name(f"{path.name}.parts"))
 
     def check_free(self) -> None:
-        """Raises ``ValueError`` if a process of another command is at work: see :meth:`hold`."""
+        """Raises ``ValueError`` if a process of another command has locked the part files (:meth:`lock`)."""
         for path in self.folder.glob("process-*.lock"):
             try:
                 locks.check(path)
             except locks.HeldError as holder:
                 raise self._in_use(holder) from None
 
-    def hold(self, rank: int = 0) -> None:
-        """Tells others that this process is at work, until it lets go or ends.
+    def lock(self, rank: int = 0) -> None:
+        """Locks the part files against other commands until :meth:`release` or the end of the process.
 
         Args:
-            rank: Its number among those of the same command.
+            rank: Number of this process among those of its command.
+
+        Raises:
+            ValueError: If another command has locked them.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            self._lock = locks.take(self.folder / f"process-{rank}.lock", "command")
+            self._lock = locks.acquire(self.folder / f"process-{rank}.lock", "command")
         except locks.HeldError as holder:
             raise self._in_use(holder) from None
 
     def _in_use(self, holder: locks.HeldError) -> ValueError:
         return ValueError(
-            f"{self.folder} is still written to by an earlier {holder}; wait for it, or end that process."
+            f"{self.folder} is still in use by an earlier {holder}; wait for it, or end that process."
         )
 
-    def let_go(self) -> None:
-        """Tells others that this process is done."""
+    def release(self) -> None:
+        """Unlocks the part files."""
         if self._lock is not None:
-            locks.let_go(self._lock)
+            locks.release(self._lock)
         self._lock = None
 
     def remove_damaged(self, *arrays: str) -> list[str]:
-        """Removes the parts that cannot be trusted; what was wrong with each.
+        """Removes damaged part files; returns a description of the damage to each.
 
         Args:
-            arrays: The names of what a part holds.
+            arrays: The names of the arrays that a part file must contain.
         """
-        said = []
+        reports = []
         for path in sorted(self.folder.glob("part-*.npz")):
             reason = damage(path)
-            # a table of contents that is damaged may pass for a shorter one
+            # a damaged zip directory can look like a valid, shorter one
             if reason is None and _arrays(path).keys() != {*arrays}:
-                reason = f"it must hold {' and '.join(arrays)}"
+                reason = f"it must contain {' and '.join(arrays)}"
             if reason:
                 path.unlink()
-                said.append(f"{path} was damaged ({reason})")
-        return said
+                reports.append(f"{path} was damaged ({reason})")
+        return reports
 
     def clear(self) -> None:
-        """Removes all parts."""
+        """Removes all part files."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
     def mark(self) -> str | None:
-        """What the parts are of; None if nothing was said."""
+        """A text that identifies what the part files were computed from; None if not set."""
         path = self.folder / "mark"
         return path.read_text("utf-8") if path.is_file() else None
 
@@ -96,12 +99,12 @@ class Parts:
         write_text(self.folder / "mark", text)
 
     def write(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
-        """Keeps arrays under a name; names are put in their order.
+        """Writes arrays to a part file.
 
         Args:
-            name: Letters and digits.
-            arrays: By name. For :meth:`read` the first axis is the window, but for scalars, and ``position``
-                says where the windows lie.
+            name: Name of the part: letters, digits and hyphens. Parts are read in the order of their names.
+            arrays: Arrays by name. :meth:`read` needs windows on the first axis of all but scalars, and the
+                positions of the windows as ``position``.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with replacing(self._path(name)) as unfinished, unfinished.open("wb") as file:
@@ -116,19 +119,23 @@ class Parts:
         return _arrays(self._path(name))
 
     def names(self) -> list[str]:
-        """The names of all parts, in their order."""
+        """Returns the names of all parts, sorted."""
         return sorted(path.stem.removeprefix("part-") for path in self.folder.glob("part-*.npz"))
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-        """The arrays of one part after another."""
+        """Iterates over the arrays of all parts, in the order of their names."""
         for path in sorted(self.folder.glob("part-*.npz")):
             yield _arrays(path)
 
     def read(self) -> dict[str, np.ndarray]:
-        """The arrays of all parts, windows in the order of their positions."""
+        """Returns the merged arrays of all parts, windows in the order of their positions.
+
+        Raises:
+            ValueError: If there are no parts.
+        """
         parts = list(self)
         if not parts:
-            raise ValueError(f"{self.folder} must hold at least one part; no batch was processed.")
+            raise ValueError(f"{self.folder} must contain at least one part; no batch was processed.")
         order = np.argsort(np.concatenate([part["position"][:, 0] for part in parts]), kind="stable")
         return {
             name: first if first.ndim == 0 else np.concatenate([part[name] for part in parts])[order]
@@ -140,7 +147,7 @@ class Parts:
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a part.
+    """Returns the arrays of a part file.
 
     Raises:
         ValueError: If it is damaged.
@@ -148,6 +155,8 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path) as arrays:
             return dict(arrays)
-    except Exception as error:  # whatever the bytes provoke
+    except Exception as error:  # damaged bytes can raise any exception
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ValueError(f"{path} must be whole; it is damaged ({reason}). Run the command again.") from error
+        raise ValueError(
+            f"{path} must be intact; it is damaged ({reason}). Run the command again."
+        ) from error
