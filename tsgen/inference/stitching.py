@@ -90,7 +90,7 @@ class SeriesImputation:
             )
         place, shares = (rank, world_size) if self.shares_samples else (0, 1)
         self.numbers = range(samples * place // shares, samples * (place + 1) // shares)
-        self._there: dict[int, list[range]] | None = None
+        self._stored: dict[int, list[range]] | None = None
 
     def begin(self, model: torch.nn.Module, *options: Any) -> int:
         """Removes part files of another model, other options or other data, and damaged ones.
@@ -115,7 +115,7 @@ class SeriesImputation:
             self.parts.mark = mark
         for damaged in self.parts.remove_damaged("values", "observed"):
             print(f"Warning: {damaged}; it is drawn again.")
-        self._there = None
+        self._stored = None
         every = range(self.sampler.num_samples)
         return sum(not self._missing(start, every) for start in self.tiles.starts)
 
@@ -215,7 +215,7 @@ class SeriesImputation:
 
     def refresh(self) -> None:
         """Notices part files that other processes have written."""
-        self._there = None
+        self._stored = None
 
     @property
     def joint(self) -> str:
@@ -227,12 +227,12 @@ class SeriesImputation:
     @property
     def _drawn_before(self) -> dict[int, list[range]]:
         """The samples kept of each window, by its start; listed once, then updated by each :meth:`_keep`."""
-        if self._there is None:
-            self._there = {}
+        if self._stored is None:
+            self._stored = {}
             for name in self.parts.names():
                 start, first, end = map(int, name.split("-"))
-                self._there.setdefault(start, []).append(range(first, end))
-        return self._there
+                self._stored.setdefault(start, []).append(range(first, end))
+        return self._stored
 
     def _missing(self, start: int, numbers: range) -> set[int]:
         """Returns the samples of a window that have no part file."""
