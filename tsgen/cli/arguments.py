@@ -89,7 +89,7 @@ def _parser() -> Parser:
     parser = Parser(
         prog="tsgen",
         usage="tsgen COMMAND [options]",
-        description="Probabilistic imputation, forecasting and generation of time series on graphs.",
+        description=_filled("Probabilistic imputation, forecasting and generation of time series on graphs."),
         epilog=_epilog(),
     )
     parser.add_argument("--version", action="version", version=f"tsgen {tsgen.__version__}")
