@@ -1,4 +1,4 @@
-"""The loggers that a command line asks for: their names, folders and what they may be told.
+"""The options of loggers: their bare names, the folders they write to, and what a configuration may set.
 
 W&B never asks for an account. Without one the run is kept offline.
 """

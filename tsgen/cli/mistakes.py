@@ -1,4 +1,4 @@
-"""A user's mistake, told in one line."""
+"""Turns the exception of a user's mistake into one line."""
 
 from __future__ import annotations
 
