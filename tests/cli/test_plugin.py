@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tsgen.cli import remembered_trust
 from tsgen.cli.main import main
 from tsgen.cli.remembered_trust import FILE, remember, remembered
 
@@ -125,6 +126,8 @@ def test_only_what_fit_wrote_for_this_folder_is_honoured(tmp_path, capsys, monke
     key = tmp_path / "other/tsgen/key"
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
     key.write_text("")  # with an empty key anyone could sign
+    signed = remembered_trust._signature(b"", tmp_path, ["os"])
+    (tmp_path / FILE).write_text(json.dumps({"trusted": ["os"], "signature": signed}))
     assert remembered(tmp_path) == ()
 
 
