@@ -447,7 +447,7 @@ def test_weights_alone_are_not_gone_on_from(whole, capsys):
     torch.save(content, path)
     assert main(again) == 2
     told = capsys.readouterr().err
-    assert "it holds weights alone" in told and len(told.strip().splitlines()) == 1
+    assert "it holds only weights" in told and len(told.strip().splitlines()) == 1
 
 
 SLURM = {"NTASKS": 1, "NTASKS_PER_NODE": 1, "NNODES": 1, "JOB_NAME": "job", "JOB_ID": 1}
