@@ -41,6 +41,7 @@ import tsgen.cli.commands  # noqa: F401 (sets the YAML loader of the parser)
 from datamodules import TrafficDataModule
 from experiments.benchmarks.harness import arguments
 from tsgen import AutoregressiveModel, load
+from tsgen.cli.arguments import parse
 from tsgen.cli.variants import read_study
 from tsgen.counter_random import streams, uniforms
 from tsgen.datamodules import FilesDataModule, SyntheticDataModule
@@ -473,7 +474,7 @@ def _traffic(valid: str) -> Callable[[Path], object]:
 
 
 def _yaml(folder: Path) -> object:
-    study = read_study(["fit", "--config", str(folder / "own.yaml")])
+    study = read_study(parse(["fit", "--config", str(folder / "own.yaml")]))
     return [study.command(variant) for variant in study.chosen or [None]]
 
 

@@ -22,9 +22,11 @@ from lightning import Trainer
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 from wandb_file import OfflineRun
 
-from tsgen.cli import tracking
-from tsgen.cli.commands import Rehearsal, read_study
+from tsgen.cli import loggers, provenance, tracking
+from tsgen.cli.arguments import parse
+from tsgen.cli.commands import Rehearsal
 from tsgen.cli.main import main
+from tsgen.cli.variants import read_study
 from tsgen.training.callbacks import ImputationFigure
 
 ROOT = Path(__file__).parents[2]
@@ -188,15 +190,15 @@ def test_nor_is_it_by_the_other_commands_or_in_the_report(runs, home):
 
 
 def test_wandb_adds_nothing_by_itself_unless_it_was_told_to(monkeypatch):
-    for name in tracking.QUIET:
+    for name in loggers.QUIET:
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
-    tracking._settle_wandb()
+    loggers._settle_wandb()
     settings = wandb.Settings()
     settings.update_from_env_vars(os.environ)
     assert settings.disable_git and settings.x_disable_meta and settings.console == "off"
     monkeypatch.setenv("WANDB_CONSOLE", "wrap")
-    tracking._settle_wandb()
+    loggers._settle_wandb()
     assert os.environ["WANDB_CONSOLE"] == "wrap"
 
 
@@ -204,7 +206,7 @@ def test_the_hash_of_the_data_is_that_of_what_is_known_of_it():
     series = make_series()
 
     def known(**changed):
-        return tracking.provenance(replace(series, **changed))["data_hash"]
+        return provenance.provenance(replace(series, **changed))["data_hash"]
 
     where = tuple(series.observed.nonzero()[0])
     hidden, zero, other = series.observed.clone(), series.values.clone(), series.values.clone()
@@ -226,23 +228,23 @@ def test_the_hash_of_the_data_is_that_of_what_is_known_of_it():
     }
     assert len(set(found.values())) == len(found), found
     assert known(values=other, observed=hidden) == found["hidden"]
-    assert tracking.provenance(make_series())["data_hash"] == found["series"]
+    assert provenance.provenance(make_series())["data_hash"] == found["series"]
 
 
 def test_git_is_a_commit_and_whether_files_differ(tmp_path):
-    assert tracking._git() is None
+    assert provenance.git_state() is None
     for words in (
         ["init", "-q"],
         ["remote", "add", "origin", f"https://user:{KEY}@example.org/x.git"],
         ["-c", "user.name=x", "-c", "user.email=x@x", "commit", "-q", "--allow-empty", "-m", "x"],
     ):
         subprocess.run(["git", *words], check=True)
-    clean = tracking._git()
+    clean = provenance.git_state()
     assert not clean["dirty"] and re.fullmatch("[0-9a-f]{40}", clean["commit"])
     Path("file").write_text("x")
-    assert tracking._git() == clean
+    assert provenance.git_state() == clean
     subprocess.run(["git", "add", "file"], check=True)
-    assert tracking._git() == clean | {"dirty": True}
+    assert provenance.git_state() == clean | {"dirty": True}
 
 
 @pytest.mark.parametrize("key", ["core.fsmonitor", "filter.a=b.clean", "filter.x.clean", "filter.x.process"])
@@ -262,7 +264,7 @@ def test_git_runs_no_program_of_the_repository(key, tmp_path):
     ):
         subprocess.run(["git", *words], check=True)
     os.utime("file", (1, 1))  # it looks changed
-    assert tracking._git()["dirty"] is False
+    assert provenance.git_state()["dirty"] is False
     assert not (tmp_path / "ran").exists()
     subprocess.run(["git", "status"], capture_output=True)
     assert (tmp_path / "ran").exists() or "=" in name  # git itself cannot look up such a name
@@ -287,13 +289,13 @@ def test_whatever_a_logger_fails_at_is_told_once():
     calls = ["log_metrics", "log_hyperparams", "log_graph", "log_image", "log_table"]
     calls += ["save", "after_save_checkpoint", "finalize"]
     logger = SimpleNamespace(**dict.fromkeys(calls, broken))
-    tracking.guard(logger)
+    tracking.make_tolerant(logger)
     with warnings.catch_warnings(record=True) as told:
         for call in calls:
             getattr(logger, call)("x", step=1)
     assert len(told) == 1 and "no route to ~" in str(told[0].message)
     whole = SimpleNamespace(save=lambda *given, **named: (given, named))
-    tracking.guard(whole)
+    tracking.make_tolerant(whole)
     assert whole.save(1, step=2) == ((1,), {"step": 2})
 
 
@@ -330,7 +332,7 @@ def test_a_run_that_cannot_be_reached_is_kept_offline(monkeypatch, recwarn):
 def test_a_misspelt_logger_is_told(words, capsys):
     assert main(["fit", "--config", "demo", *SHORT, *words]) == 2
     told = capsys.readouterr().err
-    assert "it is 'CSVLoger'. Did you mean CSVLogger?" in told and len(told.strip().splitlines()) == 1
+    assert "got 'CSVLoger'. Did you mean CSVLogger?" in told and len(told.strip().splitlines()) == 1
 
 
 def test_an_unknown_mode_is_refused(monkeypatch, capsys):
@@ -407,7 +409,7 @@ def test_a_logger_is_chosen_by_its_name(monkeypatch, capsys):
     assert main(["fit", "--config", "demo", *SHORT, "--config", "loggers/csv"]) == 0
     assert Path("runs/demo-csv/logs/fit/metrics.csv").is_file()
     capsys.readouterr()
-    monkeypatch.setattr(tracking, "find_spec", lambda name: None)
+    monkeypatch.setattr(loggers, "find_spec", lambda name: None)
     assert main(["fit", "--config", "demo", *SHORT, "--trainer.logger=TensorBoardLogger"]) == 2
     shown = capsys.readouterr().err
     assert "tsgen[tensorboard]" in shown and len(shown.strip().splitlines()) == 1
@@ -450,7 +452,7 @@ def test_a_sweep_calls_a_command_that_parses(path, monkeypatch):
             for w in (given if c == "${args}" else [c])
         ]
         assert words[:3] == ["${env}", "tsgen", "fit"]
-        study = read_study(words[2:])
+        study = read_study(parse(words[2:]))
         cli = Rehearsal(study.command(), study.name)
         assert cli.folder == Path("runs") / path.stem / "run56789" and cli.run_id == "run56789"
         assert cli.config["fit"]["model"]["init_args"]["encoder"]["init_args"]["hidden"] in (16, 32, 64)

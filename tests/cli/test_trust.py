@@ -17,11 +17,14 @@ import yaml
 from jsonargparse import ArgumentParser
 from lightning import Trainer
 
-from tsgen.cli.commands import MISTAKES, Rehearsal, one_line
+from tsgen.cli.arguments import parse
+from tsgen.cli.commands import Rehearsal
 from tsgen.cli.configs import merge, read
 from tsgen.cli.main import main
-from tsgen.cli.trust import IMPORTABLE, check_plain, load_yaml, trusting
+from tsgen.cli.mistakes import MISTAKES, one_line
+from tsgen.cli.trust import IMPORTABLE, trusting
 from tsgen.cli.variants import read_study
+from tsgen.cli.yaml_text import check_plain, load_yaml
 from tsgen.storage.components import find_class
 
 FIT = ["fit", "--config", "demo"]
@@ -49,7 +52,7 @@ NAMES += [
     "tsgen.storage.atomic.write_text",
     "tsgen.storage.components.find_class",
     "tsgen.readers.downloads.fetch",
-    "tsgen.cli.commands.run",
+    "tsgen.cli.run.main",
     "torch.nn.modules.container.OrderedDict",
     "tsgen.training.callbacks.Path",
 ]
@@ -89,14 +92,14 @@ def refused(words, capsys) -> str:
 @pytest.fixture(scope="module")
 def parser():
     """The command line's parser, which takes a second to make."""
-    study = read_study(FIT)
+    study = read_study(parse(FIT))
     return Rehearsal(study.command(), study.name).parser
 
 
 def told(words, parser) -> str:
     """What is told of options that are refused; nothing was imported."""
     with trusting([]), pytest.raises(MISTAKES) as error:
-        parser.parse_args(read_study(words).command())
+        parser.parse_args(read_study(parse(words)).command())
     assert not Path("ran").exists() and "antigravity" not in sys.modules
     return one_line(error.value)
 
@@ -252,8 +255,8 @@ def test_what_a_user_trusts_is_imported_for_that_command_alone(capsys):
     assert "hostile.Thing" in capsys.readouterr().out
     Path("ran").unlink()
     assert "--trusted hostile" in refused(words, capsys)
-    assert "such as mypackage; it is 'a b'" in refused([*words, "--trusted=a b"], capsys)
-    assert "nothing follows" in refused([*words, "--trusted"], capsys)
+    assert "such as mypackage; got 'a b'" in refused([*words, "--trusted=a b"], capsys)
+    assert "expected one argument" in refused([*words, "--trusted"], capsys)
 
 
 def test_a_configuration_cannot_say_what_is_trusted(parser):

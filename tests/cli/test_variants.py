@@ -11,6 +11,7 @@ import yaml
 from wandb_file import records
 
 from tsgen.cli import variants
+from tsgen.cli.arguments import parse
 from tsgen.cli.configs import FOLDER, apply, find, fragments, merge, read, shipped
 from tsgen.cli.main import main
 from tsgen.evaluation.table import COLUMNS
@@ -165,9 +166,13 @@ MISTAKES = {
     "a name inside": ({"variants": {"a": {"name": "b"}}}, [], "variant a: name must stand beside"),
     "a study inside": ({"variants": {"a": {"variants": {}}}}, [], "variant a: variants must stand beside"),
     "bad value": ({"variants": {"a": {"data.thinning.rate": 7}}}, [], "variant a: rate must lie in"),
-    "no such variant": ({"variants": VARIANTS}, ["--variant", "none"], "be one of gru, seed-2; it is 'none'"),
-    "variant without a name": ({"variants": VARIANTS}, ["--variant"], "--variant must be followed"),
-    "variant of no study": ({}, ["--variant", "gru"], "has variants; it is 'gru'"),
+    "no such variant": ({"variants": VARIANTS}, ["--variant", "none"], "be one of gru, seed-2; got 'none'"),
+    "variant without a name": (
+        {"variants": VARIANTS},
+        ["--variant"],
+        "argument --variant: expected one argument",
+    ),
+    "variant of no study": ({}, ["--variant", "gru"], "has variants; got 'gru'"),
     "replicates of no study": ({"replicates": True}, [], "replicates must be"),
     "replicates in words": ({"variants": VARIANTS, "replicates": "no"}, [], "replicates must be"),
 }
@@ -242,7 +247,7 @@ def test_every_fragment_follows_the_demo(name):
 
     if name == "loggers/tensorboard":
         pytest.importorskip("tensorboard")
-    study = variants.read_study(["fit", "--config", "demo", "--config", name])
+    study = variants.read_study(parse(["fit", "--config", "demo", "--config", name]))
     assert Rehearsal(study.command(), study.name).folder == Path("runs", study.name)
     assert (FOLDER / f"{name}.yaml").is_file()
 
@@ -250,7 +255,7 @@ def test_every_fragment_follows_the_demo(name):
 def test_a_variant_may_name_fragments():
     both = {"config": ["encoders/gru", "heads/mixture"], "model.head.components": 2}
     write(Path("s.yaml"), variants={"a": both})
-    model = variants.read_study(["fit", "--config", "s.yaml"]).variants["a"]["model"]["init_args"]
+    model = variants.read_study(parse(["fit", "--config", "s.yaml"])).variants["a"]["model"]["init_args"]
     assert model["head"]["init_args"] == {"components": 2}
     assert "variants" not in model and model["encoder"]["init_args"]["hidden"] == 32
 
@@ -263,7 +268,7 @@ def test_a_fragment_must_follow_an_experiment(order, capsys):
     assert f"{order[0]} is a fragment and must follow an experiment" in shown
     assert f"--config demo --config {order[0]}" in shown and len(shown.strip().splitlines()) == 1
     with pytest.raises(ValueError, match="must follow an experiment"):
-        variants.read_study(["fit", "--config", str(FOLDER / f"{order[0]}.yaml")])
+        variants.read_study(parse(["fit", "--config", str(FOLDER / f"{order[0]}.yaml")]))
     assert not Path("runs").exists()
 
 

@@ -386,7 +386,7 @@ def runs(tmp_path, monkeypatch):
 def test_two_runs_are_compared(runs, capsys):
     assert main(["compare", "runs/one", "runs/two"]) == 0
     shown = capsys.readouterr().out
-    assert "two (B) beside one (A)" in shown
+    assert "two (B) compared with one (A)" in shown
     assert re.search(r"CRPS: one is better by 0\.2\d*; the interval 0\.\d+ to 0\.\d+ excludes zero\.", shown)
     table = json.loads((runs / "one_vs_two/comparison.json").read_text("utf-8"))
     assert table["level"] == 0.95 and table["windows"] == 40 and table["block"] == 3
@@ -446,10 +446,10 @@ def test_the_figure_has_a_mark_for_each_group():
 
 MISTAKES = {
     "no run": (["compare", "runs/nowhere"], "runs/nowhere must be the folder of a tested run"),
-    "a study": (["compare", "."], "it is a study's"),
-    "an unknown option": (["compare", "runs/one", "--what"], "there is '--what'"),
-    "no folder": (["compare", "runs/one", "--out"], "--out must be followed by a folder"),
-    "only an option": (["compare", "--out", "x"], "compare must be given the folder of a run"),
+    "a study": (["compare", "."], "it is that of a study"),
+    "an unknown option": (["compare", "runs/one", "--what"], "unrecognized arguments: --what"),
+    "no folder": (["compare", "runs/one", "--out"], "--out: expected one argument"),
+    "only an option": (["compare", "--out", "x"], "required: RUN"),
     "other windows": (
         ["compare", "runs/one", "runs/few"],
         "one and few: both runs must have scored the same",

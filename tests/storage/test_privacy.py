@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
 
 from tsgen.cli import tracking
+from tsgen.cli.arguments import parse
 from tsgen.cli.commands import TsgenCLI
 from tsgen.cli.configs import read
 from tsgen.cli.variants import read_study
@@ -123,7 +124,7 @@ def test_what_a_run_keeps_holds_no_secret(home, monkeypatch):
     words += ["--data.num_nodes=3", "--trainer.enable_model_summary=false", "--runs", f"{home[1]}/runs"]
     logger = {"class_path": "CSVLogger", "init_args": {"save_dir": "x", "prefix": SECRET}}
     Path("own.yaml").write_text(yaml.safe_dump({"trainer": {"logger": [logger]}}))
-    study = read_study([*words, "--config", "own.yaml"])
+    study = read_study(parse([*words, "--config", "own.yaml"]))
     TsgenCLI(study.command(), study.name)
     (kept,) = Path("runs").glob("*/config_fit.yaml")
     text = kept.read_text()

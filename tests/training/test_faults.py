@@ -362,7 +362,7 @@ def test_a_damaged_last_checkpoint_is_named_and_the_one_before_used(tmp_path, mo
     words += ["--trainer.enable_progress_bar", "false", "--trainer.log_every_n_steps", "1"]
     assert main([*words, "--trainer.max_epochs", "3"]) == 0
     folder = Path("runs/demo/checkpoints")
-    assert f"{folder} holds no last.ckpt yet: training begins." in capsys.readouterr().out
+    assert f"{folder} holds no last.ckpt yet: training starts." in capsys.readouterr().out
     whole, number = (folder / LAST).read_bytes(), Path("runs/demo/wandb_id").read_text()
     log = Path("runs/demo/logs/fit/metrics.csv")
     steps = [row["step"] for row in csv.DictReader(log.open())]
@@ -370,7 +370,7 @@ def test_a_damaged_last_checkpoint_is_named_and_the_one_before_used(tmp_path, mo
     assert main([*words, "--trainer.max_epochs", "3"]) == 0
     told = capsys.readouterr().out
     assert f"Warning: {folder / LAST} must be a checkpoint" in told
-    assert f"goes on from {folder / PREVIOUS}" in told
+    assert f"resumes from {folder / PREVIOUS}" in told
     state = torch.load(folder / LAST, weights_only=True)
     assert state["epoch"] == 2 and "monitored" in state
     assert [row["step"] for row in csv.DictReader(log.open())] == steps and len(set(steps)) == 6
@@ -418,8 +418,8 @@ def test_a_training_that_was_stopped_inside_epochs_does_them_again(whole, capsys
         told.append(capsys.readouterr().out)
         last = torch.load(Path("runs/cut/checkpoints", LAST), weights_only=True)
         assert last["global_step"] == min(steps, 9)
-    assert "last.ckpt is from inside an epoch: training begins again" in told[1]
-    assert "inside an epoch: training goes on from runs/cut/checkpoints/previous.ckpt" in told[2]
+    assert "last.ckpt is from inside an epoch: training starts again" in told[1]
+    assert "inside an epoch: training resumes from runs/cut/checkpoints/previous.ckpt" in told[2]
     assert_same_checkpoints("cut", "whole")
 
 
@@ -447,7 +447,7 @@ def test_weights_alone_are_not_gone_on_from(whole, capsys):
     torch.save(content, path)
     assert main(again) == 2
     told = capsys.readouterr().err
-    assert "it holds weights alone" in told and len(told.strip().splitlines()) == 1
+    assert "it holds only weights" in told and len(told.strip().splitlines()) == 1
 
 
 SLURM = {"NTASKS": 1, "NTASKS_PER_NODE": 1, "NNODES": 1, "JOB_NAME": "job", "JOB_ID": 1}

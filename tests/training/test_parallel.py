@@ -19,6 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 from parallel_script import weights_after_one_step
 
+from tsgen.cli.arguments import parse
 from tsgen.cli.variants import read_study
 
 ROOT = Path(__file__).parents[2]
@@ -117,7 +118,7 @@ STRATEGIES = {"strategies/ddp": DDPStrategy, "strategies/fsdp": FSDPStrategy}
 @pytest.mark.parametrize("name", STRATEGIES)
 @pytest.mark.filterwarnings("ignore:LightningCLI")
 def test_a_strategy_follows_an_experiment_and_does_not_name_it(name):
-    study = read_study(["test", "--config", "demo", "--config", name])
+    study = read_study(parse(["test", "--config", "demo", "--config", name]))
     assert study.name == "demo"
     parser = LightningArgumentParser(exit_on_error=False)
     parser.add_lightning_class_args(Trainer, "trainer")

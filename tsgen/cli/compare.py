@@ -1,9 +1,9 @@
-"""``tsgen compare RUN RUN``: the difference of two runs on the same entries, and whether it is more than
-chance."""
+"""``tsgen compare``: differences of runs on the same entries, with confidence intervals over windows."""
 
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,41 +13,33 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
 
 from tsgen.evaluation.bootstrap import WindowBootstrap
+from tsgen.evaluation.columns import COLUMNS, formatted
 from tsgen.evaluation.comparison import OTHER_CONDITIONING, Difference, baseline, compare, other_conditioning
-from tsgen.evaluation.table import COLUMNS
+from tsgen.evaluation.terminal import print_table
 from tsgen.figures import BLUE, GREY, INK, PALE, VERMILLION, in_style
 from tsgen.metrics.rounding import rounded
 from tsgen.report.reading import REMEDY, read_evaluation
 from tsgen.storage.atomic import replacing, write_text
 
-USAGE = """usage: tsgen compare RUN [RUN ...] [--out FOLDER]
-
-Each RUN is the folder of a run that was tested, such as runs/demo. All must have scored the same entries. The
-second and any further ones are compared with the first; one alone, with the baselines of its test. The
-differences, with 95 % intervals over windows, go to comparison.json and comparison.png in FOLDER, by default
-runs/RUN_vs_RUN."""
-
 COLOURS = (BLUE, VERMILLION, "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 GROUPS = {"gap": "gap length [steps]", "lead": "lead time [steps]"}
 NEEDED = ("nll", "energy_score", "variogram_score", "gap_length")
-"""What is compared beside what every evaluation has."""
+"""Variables that are compared and that not every evaluation has."""
 
 MAIN = ("crps", "mae", "nll")
-"""Scores about which a sentence is said."""
+"""Scores that are also compared in a sentence."""
 
 
 class Pair(NamedTuple):
-    """Two answers and what was found of them.
+    """Two answers and their differences.
 
     Attributes:
-        a: How the first is called.
-        b: How the second is called.
+        a: The name of the first.
+        b: The name of the second.
         found: Their differences.
-        other_conditioning: Whether one is filtering, the other the posterior.
+        other_conditioning: Whether one is filtering and the other the posterior.
     """
 
     a: str
@@ -56,27 +48,22 @@ class Pair(NamedTuple):
     other_conditioning: bool = False
 
 
-def main(words: Sequence[str]) -> int:
-    """Compares the runs that are named.
+def main(given: Namespace) -> None:
+    """Compares the runs, prints the differences and writes them to files.
 
     Args:
-        words: What follows ``tsgen compare``.
+        given: ``runs`` and ``out``.
 
-    Returns:
-        The exit code.
+    Raises:
+        ValueError: If a folder is not that of a tested run, or the runs did not score the same entries.
     """
-    if not words or words[0] in ("-h", "--help"):
-        print(USAGE)
-        return 0 if words else 2
-    runs, out = _parse(words)
-    names = (
-        [run.name for run in runs] if len({run.name for run in runs}) == len(runs) else list(map(str, runs))
-    )
+    runs = given.runs
+    names = [run.name for run in runs] if len({run.name for run in runs}) == len(runs) else [*map(str, runs)]
     data = [_read(run) for run in runs]
     drawn = WindowBootstrap(data[0].sizes["window"])
     pairs = _pairs(names, data, drawn)
-    told = [run.name for run in runs] if len(runs) > 1 else [runs[0].name, "baselines"]
-    folder = out or runs[0].parent / "_vs_".join(told)
+    compared = [run.name for run in runs] if len(runs) > 1 else [runs[0].name, "baselines"]
+    folder = given.out or runs[0].parent / "_vs_".join(compared)
     folder.mkdir(parents=True, exist_ok=True)
     for pair in pairs:
         show(pair)
@@ -88,46 +75,28 @@ def main(words: Sequence[str]) -> int:
     with replacing(folder / "comparison.png") as unfinished:
         figure.savefig(unfinished, dpi=150, format="png")
     print(f"Comparison: {folder}")
-    return 0
-
-
-def _parse(words: Sequence[str]) -> tuple[list[Path], Path | None]:
-    """The folders of the runs, and where the comparison goes if that is said."""
-    runs, out, queue = [], None, iter(words)
-    for word in queue:
-        flag, equals, value = word.partition("=")
-        if flag == "--out":
-            out = value if equals else next(queue, "")
-            if not out:
-                raise ValueError("--out must be followed by a folder; nothing follows.")
-        elif word.startswith("-"):
-            raise ValueError(f"compare must be given folders of runs, and --out FOLDER; there is {word!r}.")
-        else:
-            runs.append(Path(word).resolve() if word in (".", "..") else Path(word))
-    if not runs:
-        raise ValueError("compare must be given the folder of a run, such as runs/demo; there is none.")
-    return runs, Path(out) if out else None
 
 
 def _read(run: Path) -> xr.Dataset:
-    """What the test of a run left.
+    """Returns the evaluation that the test of a run wrote.
 
     Raises:
-        ValueError: If it left nothing, or what it left is damaged or of an earlier version.
+        ValueError: If there is none, or it is damaged or of an earlier version.
     """
     path = run / "evaluation.nc"
     if not path.is_file():
         variants = [str(found.parent) for found in sorted(run.glob("*/evaluation.nc"))]
         if variants:
             raise ValueError(
-                f"{run} must be the folder of one run; it is a study's. Name some of {', '.join(variants)}."
+                f"{run} must be the folder of one run; it is that of a study. Give some of its variants: "
+                f"{', '.join(variants)}."
             )
         raise ValueError(f"{run} must be the folder of a tested run; it has no evaluation.nc. {REMEDY}")
     return read_evaluation(path, *NEEDED)
 
 
 def _pairs(names: Sequence[str], data: Sequence[xr.Dataset], drawn: WindowBootstrap) -> list[Pair]:
-    """Each run with the first; a single one with its baselines."""
+    """Compares each run with the first, or a single one with its baselines."""
     if len(names) == 1:
         known = data[0]["baseline"].values.tolist() if "baseline" in data[0] else []
         return [Pair(name, names[0], compare(baseline(data[0], name), data[0], drawn)) for name in known]
@@ -142,7 +111,7 @@ def _pairs(names: Sequence[str], data: Sequence[xr.Dataset], drawn: WindowBootst
 
 
 def as_table(pair: Pair) -> dict[str, Any]:
-    """What is written of a pair: all entries first, then groups of them."""
+    """Returns what is written to the file: differences over all entries and by groups of them."""
     about = {"a": pair.a, "b": pair.b, "other_conditioning": pair.other_conditioning}
     table: dict[str, Any] = {**about, "scores": [], "by_gap_length": [], "by_lead_time": []}
     for row in pair.found:
@@ -161,66 +130,55 @@ def _rounded(value: Any) -> Any:
 def show(pair: Pair) -> None:
     """Prints the differences of a pair, and in words which of the two is better."""
     everything = pair.found[0]
-    console = Console()
-    shown = Table(
-        title=f"{pair.b} (B) beside {pair.a} (A): the same {everything.entries:,} entries in "
-        f"{everything.windows:,} windows"
-    )
-    shown.add_column("")
-    for heading in ("entries", "A", "B", "B - A", "95 % interval", "relative", "better"):
-        shown.add_column(heading, justify="right", no_wrap=True)
     sections = [[row for row in pair.found if row.group is None]]
     sections += [
         [row for row in pair.found if row.group == group and row.score == score]
         for group in GROUPS
         for score in MAIN
     ]
-    for section in filter(None, sections):
-        for row in section:
-            shown.add_row(*_cells(row))
-        shown.add_section()
-    if not console.is_terminal:
-        console.width = 150
-    console.print(shown)
-    for row in pair.found:
-        if row.group is None and row.score in MAIN and not (pair.other_conditioning and row.score == "nll"):
-            console.print(said(pair, row), highlight=False)
-    if pair.other_conditioning:
-        console.print(OTHER_CONDITIONING, highlight=False, soft_wrap=True)
+    remarks = [
+        said(pair, row)
+        for row in pair.found
+        if row.group is None and row.score in MAIN and not (pair.other_conditioning and row.score == "nll")
+    ]
+    print_table(
+        f"{pair.b} (B) compared with {pair.a} (A): the same {everything.entries:,} entries in "
+        f"{everything.windows:,} windows",
+        ["", "entries", "A", "B", "B - A", "95 % interval", "relative", "better"],
+        *([_cells(row) for row in section] for section in sections if section),
+        remarks=remarks + [OTHER_CONDITIONING] * pair.other_conditioning,
+    )
 
 
 def _cells(row: Difference) -> list[str]:
-    """A line of the table."""
+    """Returns a row of the table."""
     name = COLUMNS[row.score]
     if row.group:
         name += f", {row.group} {row.label}"
-    relative = "–" if row.relative is None else f"{100 * row.relative:+.1f} %"
-    interval = "–" if row.interval is None else "{:.4g} to {:.4g}".format(*row.interval)
-    better = (row.better or "–").upper()
     return [
         name,
-        f"{row.entries:,}",
-        f"{row.a:.4g}",
-        f"{row.b:.4g}",
-        f"{row.difference:+.4g}",
-        interval,
-        relative,
-        better,
+        formatted(row.entries),
+        formatted(row.a),
+        formatted(row.b),
+        formatted(row.difference, "+"),
+        "–" if row.interval is None else " to ".join(map(formatted, row.interval)),
+        "–" if row.relative is None else f"{100 * row.relative:+.1f} %",
+        (row.better or "–").upper(),
     ]
 
 
 def said(pair: Pair, row: Difference) -> str:
-    """One difference in words."""
+    """Returns one difference as a sentence."""
     score = COLUMNS[row.score]
     if row.interval is None:
         return f"{score}: too few windows to tell the difference from chance."
     low, high = row.interval
     if row.better is None:
-        told, zero = "neither is better by more than chance", "holds"
+        verdict, zero = "neither is better by more than chance", "holds"
     else:
-        told = f"{pair.a if row.better == 'a' else pair.b} is better by {abs(row.difference):.3g}"
+        verdict = f"{pair.a if row.better == 'a' else pair.b} is better by {abs(row.difference):.3g}"
         zero = "excludes"
-    return f"{score}: {told}; the interval {low:.3g} to {high:.3g} {zero} zero."
+    return f"{score}: {verdict}; the interval {low:.3g} to {high:.3g} {zero} zero."
 
 
 # --------------------------------------------------------------------------------------------------- figure
@@ -228,12 +186,14 @@ def said(pair: Pair, row: Difference) -> str:
 
 @in_style
 def draw(pairs: Sequence[Pair], unit: str = "") -> Figure:
-    """Draws the differences with their intervals: of all entries, relative to the first answer; of groups,
-    the CRPS in the unit of the data.
+    """Draws the differences with their intervals.
+
+    Differences over all entries are relative to the first answer; by groups, the CRPS is drawn in the unit of
+    the data.
 
     Args:
-        pairs: What was compared.
-        unit: That of the data.
+        pairs: The pairs that were compared.
+        unit: The unit of the data.
     """
     groups = [group for group in GROUPS if any(row.group == group for pair in pairs for row in pair.found)]
     figure = Figure(figsize=(3.4 * (1 + len(groups)), 3.4), layout="constrained")
@@ -250,12 +210,12 @@ def draw(pairs: Sequence[Pair], unit: str = "") -> Figure:
 
 
 def _draw_all(ax: Axes, pairs: Sequence[Pair]) -> None:
-    """The relative differences over all entries."""
+    """Draws the relative differences over all entries."""
     tables = [
         {row.score: row for row in pair.found if row.group is None and row.relative is not None}
         for pair in pairs
     ]
-    # what not every pair has cannot be drawn side by side
+    # a score that a pair lacks cannot be drawn side by side
     scores = [score for score in tables[0] if all(score in rows for rows in tables)]
     for i, (pair, rows) in enumerate(zip(pairs, tables, strict=True)):
         place = np.arange(len(scores)) + _beside(i, len(pairs))
@@ -269,7 +229,7 @@ def _draw_all(ax: Axes, pairs: Sequence[Pair]) -> None:
 
 
 def _draw_group(ax: Axes, group: str, pairs: Sequence[Pair]) -> None:
-    """The differences in CRPS by one grouping."""
+    """Draws the differences in CRPS by one grouping."""
     labels = [row.label for row in pairs[0].found if row.group == group and row.score == "crps"]
     for i, pair in enumerate(pairs):
         rows = [row for row in pair.found if row.group == group and row.score == "crps"]
@@ -287,16 +247,18 @@ def _look(number: int) -> dict[str, Any]:
 
 
 def _beside(number: int, count: int) -> float:
-    """Moves the marks of several pairs apart."""
+    """Returns an offset that keeps the marks of several pairs apart."""
     return 0.6 * ((number + 0.5) / count - 0.5)
 
 
 def _bars(rows: Sequence[Difference], relative: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Differences and how far their intervals reach down and up, in percent if relative; no interval, no
-    bar."""
+    """Returns the differences and how far their intervals reach down and up, in percent if relative.
+
+    Without an interval the bar has no length.
+    """
     unit = np.array([abs(row.a) / 100 if relative else 1.0 for row in rows])
     centre = np.array([row.difference for row in rows])
     ends = np.array([row.interval or (row.difference, row.difference) for row in rows]).reshape(-1, 2)
     reach = np.array([centre - ends[:, 0], ends[:, 1] - centre])
-    # the ends of a skewed score's interval may lie on one side of it
+    # both ends of a skewed score's interval may lie on the same side of the difference
     return centre / unit, reach.clip(min=0) / unit

@@ -10,24 +10,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 FIRST = "TSGEN_FIRST_PROCESS"
-"""Tells the processes that a command starts which one it is."""
+"""The variable that holds the id of the command's first process, for the processes that it starts."""
 GRACE = 10.0
-"""Seconds that they have to end by themselves, as after a run that is done."""
+"""Seconds in which they may end by themselves, as they do after a finished run."""
 
 
 @contextmanager
 def ending_together(grace: float = GRACE) -> Iterator[None]:
-    """For as long as a command runs: the processes that Lightning starts for it end with it, however it ends.
+    """Ends the processes that Lightning starts for a command when the command ends, in whatever way.
 
-    Each would otherwise wait for the first one until the strategy's timeout. Where ``torchrun`` or SLURM
-    starts the processes, these see to it themselves.
+    Each would otherwise wait for the first one until the strategy's timeout. ``torchrun`` and SLURM end the
+    processes that they start themselves.
 
     Args:
-        grace: Seconds that they have to end by themselves.
+        grace: Seconds in which they may end by themselves.
     """
     first = os.environ.get(FIRST)
     if first is not None and os.environ.get("LOCAL_RANK", "0") != "0":
-        if os.name == "posix":  # elsewhere a process is not told of a new parent
+        if os.name == "posix":  # elsewhere a process keeps the id of a parent that has ended
             threading.Thread(target=_end_after, args=(int(first), grace), daemon=True).start()
         yield
         return
@@ -44,5 +44,5 @@ def _end_after(first: int, grace: float) -> None:
         time.sleep(min(1.0, grace))
     time.sleep(grace)
     print("tsgen: the first process has ended, and so does this one.", file=sys.stderr, flush=True)
-    # the main thread may wait in torch for hours, and hear of nothing
+    # the main thread may wait inside torch for hours
     os._exit(1)

@@ -1,4 +1,4 @@
-"""The folder of a run: where it lies, who works in it, how it is set aside, its id, its last checkpoint."""
+"""The folder of a run: its place, its locks, setting it aside, its id, its last checkpoint."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from tsgen.cli.tracking import sweep_run
+from tsgen.cli.loggers import sweep_run
 from tsgen.storage import locks
 from tsgen.storage.atomic import write_text
 from tsgen.storage.checkpoints import LAST, PREVIOUS, is_whole, read_checkpoint
 
 SIGNS = ("config_*.yaml", "wandb_id*", "checkpoints")
-"""What a run's folder holds one of, from its first moment on."""
+"""A run's folder holds at least one of these from the start."""
 
 SHARED = ("test", "predict")
 """Commands that may work on one run at the same time: they write different files."""
@@ -23,17 +23,17 @@ SHARED = ("test", "predict")
 
 @rank_zero_only
 def say(text: str) -> None:
-    """Tells the user, once for all processes."""
+    """Prints a text, once for all processes."""
     print(text, flush=True)
 
 
-def place(runs: str, study: str, part: str | None) -> tuple[str, Path]:
-    """The name of a run and its folder.
+def place(runs: str, study: str, variant: str | None) -> tuple[str, Path]:
+    """Returns the name of a run and its folder.
 
     Args:
         runs: The folder of all runs.
-        study: The run's name, or that of what it belongs to.
-        part: Its name within that; None if it stands alone.
+        study: The run's name, or that of the study that it belongs to.
+        variant: Its name within the study; None for a run of its own.
 
     Raises:
         ValueError: If the folder would not lie in that of all runs.
@@ -41,29 +41,29 @@ def place(runs: str, study: str, part: str | None) -> tuple[str, Path]:
     asked = Path(study)
     if asked.anchor or ".." in asked.parts or not asked.parts:
         raise ValueError(
-            f"name must be that of a folder in {runs}, no absolute path and none with '..'; it is {study!r}. "
-            "--runs says where all runs lie."
+            f"name must be that of a folder in {runs}, without '..' and not absolute; got {study!r}. "
+            "--runs sets the folder of all runs."
         )
-    name = f"{study}/{part}" if part else study
+    name = f"{study}/{variant}" if variant else study
     return name, Path(runs) / name
 
 
 @contextmanager
 def held(folder: Path, command: str) -> Iterator[None]:
-    """Holds a run while a command works in its folder; of several processes, the first one does.
+    """Locks a run while a command works in its folder; of several processes, the first one does.
 
-    A training has the run for itself; a test and a prediction may work at the same time. The locks lie beside
-    the folder, which may be set aside.
+    A training needs the run for itself; a test and a prediction may work at the same time. The lock files lie
+    beside the folder, which may be set aside.
 
     Args:
         folder: The run's.
         command: fit, test or predict.
 
     Raises:
-        ValueError: If another command has the run.
+        ValueError: If another command holds the run.
     """
     with ExitStack() as stack:
-        if rank_zero_only.rank == 0:
+        if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
             folder.parent.mkdir(parents=True, exist_ok=True)
             for shared in SHARED if command == "fit" else (command,):
                 try:
@@ -81,7 +81,7 @@ def _in_use(folder: Path, holder: locks.HeldError) -> ValueError:
 
 
 def free(path: Path) -> Path:
-    """The path, or the first of path.1, path.2, ... that does not exist."""
+    """Returns the path, or the first of path.1, path.2, ... that does not exist."""
     number, found = 0, path
     while found.exists():
         number += 1
@@ -91,10 +91,10 @@ def free(path: Path) -> Path:
 
 @rank_zero_only
 def set_aside(folder: Path) -> None:
-    """Renames the folder of an earlier run of the same name: nothing of it is overwritten.
+    """Renames the folder of an earlier run of the same name, so that nothing in it is overwritten.
 
     Raises:
-        ValueError: If it is not a run's, or a run within it is in use.
+        ValueError: If it is not the folder of a run, or a run within it is in use.
     """
     if not folder.exists():
         return
@@ -117,7 +117,7 @@ def set_aside(folder: Path) -> None:
 
 
 def run_id(folder: Path, new: bool) -> str:
-    """The id under which W&B knows the run, the same for training, test and prediction."""
+    """Returns the id under which W&B knows the run, the same for training, test and prediction."""
     path = folder / "wandb_id"
     if path.is_file() and not new:
         return path.read_text("utf-8").strip()
@@ -126,23 +126,25 @@ def run_id(folder: Path, new: bool) -> str:
 
 @rank_zero_only
 def remember(folder: Path, number: str) -> None:
-    """Makes the folder of a run that begins or goes on, and keeps its id there."""
+    """Makes the folder of a run that starts or resumes, and writes its id there."""
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "wandb_id", number)
 
 
 def forget_requeued(folder: Path) -> None:
-    """Removes what Lightning wrote when SLURM announced a job's end: it would go on from there, inside an
-    epoch, rather than begin."""
+    """Removes the checkpoints that Lightning wrote when SLURM announced the end of a job.
+
+    Lightning would resume from them, inside an epoch, even if a new training was asked for.
+    """
     for path in folder.glob("hpc_ckpt_*.ckpt"):  # on each process, before it looks for them
         path.unlink(missing_ok=True)
 
 
 def newest_checkpoint(folder: Path) -> str | None:
-    """The last checkpoint of a whole epoch, the one before it if it is damaged; None if there is none.
+    """Returns the last checkpoint of a whole epoch, or the one before it if it is damaged; None without any.
 
     Raises:
-        ValueError: If all there are are damaged.
+        ValueError: If all of them are damaged.
     """
     folder, passed_over, broken = folder / "checkpoints", "", list[str]()
     for path in (folder / LAST, folder / PREVIOUS):
@@ -152,18 +154,18 @@ def newest_checkpoint(folder: Path) -> str | None:
             whole = is_whole(read_checkpoint(path))
         except ValueError as error:
             broken.append(str(error))
-            passed_over = f"Warning: {error} Training goes on from"
+            passed_over = f"Warning: {error} Training resumes from"
             continue
         if whole:
             if passed_over:
                 say(f"{passed_over} {path}, one epoch earlier.")
             return str(path)
-        passed_over = f"{path} is from inside an epoch: training goes on from"
+        passed_over = f"{path} is from inside an epoch: training resumes from"
     if broken:
         raise ValueError(
-            f"{' '.join(broken)} No other can be gone on from: leave out --ckpt_path to begin anew (the run "
-            "is set aside), or name one, such as best."
+            f"{' '.join(broken)} There is no other to resume from: leave out --ckpt_path to start a new run "
+            "(this one is set aside), or name one, such as best."
         )
-    inside = passed_over.removesuffix("goes on from")
-    say(f"{inside}begins again." if inside else f"{folder} holds no {LAST} yet: training begins.")
+    inside = passed_over.removesuffix("resumes from")
+    say(f"{inside}starts again." if inside else f"{folder} holds no {LAST} yet: training starts.")
     return None

@@ -14,33 +14,33 @@ from tsgen.storage.atomic import replacing
 
 
 class TrainingLog(ExperimentWriter):
-    """The rows of Lightning's CSVLogger, going on after those that are there.
+    """The writer of Lightning's CSVLogger, which appends to the rows of an earlier session.
 
-    Rows from a step on, of a training that went further than its checkpoint, are removed: these steps are
-    done again.
+    A training may have gone further than its last checkpoint. The rows of those steps are removed, as the
+    steps are done again.
 
     Args:
         folder: Where ``metrics.csv`` lies.
-        step: The first step that is to be logged.
+        step: The first step to log.
 
     Attributes:
-        taken_up: The rows that were there.
+        earlier: The rows that were there.
     """
 
     def __init__(self, folder: str, step: int) -> None:
-        self._step, self.taken_up = step, list[dict[str, str]]()
+        self._step, self.earlier = step, list[dict[str, str]]()
         super().__init__(folder)
 
     def _check_log_dir_exists(self) -> None:
-        """Takes up the rows that are there, where Lightning's would remove them."""
+        """Reads the rows that are there; Lightning's writer would remove them."""
         path = Path(self.metrics_file_path)
         if not path.is_file():
             return
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
-            self.taken_up = [row for row in reader if _is_before(row, self._step)]
+            self.earlier = [row for row in reader if _is_before(row, self._step)]
             self.metrics_keys = list(reader.fieldnames or ())
-        self._replace(self.metrics_keys, self.taken_up)
+        self._replace(self.metrics_keys, self.earlier)
 
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
         with open(self.metrics_file_path, newline="", encoding="utf-8") as file:
@@ -57,7 +57,7 @@ class TrainingLog(ExperimentWriter):
             writer.writerows(rows)
 
     def save(self) -> None:
-        """Appends the rows since the last time and waits until they are on the disk."""
+        """Appends the rows since the last call and waits until they are on the disk."""
         super().save()
         if os.path.isfile(self.metrics_file_path):
             with open(self.metrics_file_path, "rb+") as file:
@@ -65,7 +65,7 @@ class TrainingLog(ExperimentWriter):
 
 
 def _is_before(row: Mapping[str | Any, Any], step: int) -> bool:
-    """Whether a row is whole and of an earlier step."""
+    """Returns whether a row is whole and of an earlier step."""
     text = row.get("step") or ""
     # a row that a kill cut short has fewer cells, or half a number in the last one
     return None not in row.values() and text.isdigit() and int(text) < step

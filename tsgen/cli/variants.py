@@ -1,4 +1,4 @@
-r"""Runs that belong together: the folds of a cross-validation, encoders or objectives to be compared.
+r"""Runs that belong together: the folds of a cross-validation, or encoders or objectives to compare.
 
 A configuration becomes a study by the key ``variants``, a mapping from names to options:
 
@@ -9,12 +9,12 @@ A configuration becomes a study by the key ``variants``, a mapping from names to
       gru: {config: encoders/gru}
       mixture: {model.head: {class_path: tsgen.heads.MixtureHead, init_args: {components: 5}}}
 
-The options of a variant are laid over the configuration as a fragment is (see :mod:`tsgen.cli.configs`),
-after the fragments that it names under ``config``. Each variant is an ordinary run, in runs/NAME/VARIANT.
-After a test, :func:`summarise` puts their scores side by side. Only where ``replicates: true`` says that the
-variants are one experiment on other data or with other seeds is there a mean, once all have been tested, with
-its standard error :math:`s / \sqrt{n}`, where s is the standard deviation of the n variants. Folds share
-training data, so that theirs is a rough one.
+The options of a variant override those of the configuration, as a fragment does (see
+:mod:`tsgen.cli.configs`), after the fragments that the variant names under ``config``. Each variant is an
+ordinary run, in runs/NAME/VARIANT. After a test, :func:`summarise` puts their scores side by side.
+``replicates: true`` says that the variants are one experiment on other data or with other seeds. Their mean
+is then shown once all have been tested, with its standard error :math:`s / \sqrt{n}`, where s is the standard
+deviation over the n variants. Folds share training data, so that their standard error is rough.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,33 +33,32 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from rich.console import Console
-from rich.table import Table
 
 from tsgen.cli.configs import apply, find, fragments, read
-from tsgen.evaluation.table import COLUMNS, IN_FILE_ONLY
+from tsgen.cli.loggers import spelled_out
+from tsgen.evaluation.columns import COLUMNS, formatted, printed_columns
+from tsgen.evaluation.terminal import print_table
 from tsgen.figures import BLUE, GREY, INK, PALE, VERMILLION, in_style, is_exact
 from tsgen.storage.atomic import replacing, write_text
 
-FLAGS = {"--config": "config", "-c": "config", "--variant": "variant"}
 FORM = "variants must be a mapping from names to options, such as {fold_1: {data.fold: 1}}"
 LOOKS = cycler(linestyle=["-", "--", ":"]) * cycler(
     color=[BLUE, VERMILLION, "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 )
 LEAD_SCORES = {"crps": "CRPS [{}]", "mae": "MAE [{}]", "nll": "NLL [nats per scored entry]"}
-"""The scores that are drawn against the lead time, and their axes' labels, open for the unit of the data."""
+"""The scores drawn against the lead time, with the labels of their axes; {} is the unit of the data."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """What a command line asks for: one run, or several.
+    """The runs that a command line asks for: one, or several variants.
 
     Args:
-        words: The command and its options, without ``--config`` and ``--variant``.
-        name: The configurations' bare names, joined, but for those of strategies.
-        options: What the configurations say.
-        variants: The options of each variant, laid over those of the study; empty if it is an ordinary run.
-        chosen: The names of the variants that are to run.
+        words: The command and its options, without ``--config``, ``--variant`` and ``--trusted``.
+        name: The bare names of the configurations, joined, without those of strategies.
+        options: The options of the configurations.
+        variants: All options of each variant; empty if it is an ordinary run.
+        chosen: The names of the variants to run.
         replicates: Whether their scores may be averaged.
     """
 
@@ -70,23 +70,22 @@ class Study:
     replicates: bool
 
     def command(self, variant: str | None = None) -> list[str]:
-        """The words that run one variant: its options as one configuration, then the command line's."""
+        """Returns the words that run a variant: its options as one configuration, then the command line's."""
         options = self.options if variant is None else self.variants[variant]
         config = ["--config", json.dumps(options)] if options else []
         return [*self.words[:1], *config, *self.words[1:]]
 
 
-def read_study(words: Sequence[str]) -> Study:
-    """The study that a command line asks for.
+def read_study(given: Namespace) -> Study:
+    """Reads the study that a command line asks for.
 
     Args:
-        words: The command and its options.
+        given: What :func:`~tsgen.cli.arguments.parse` returned for ``fit``, ``test`` or ``predict``.
 
     Raises:
         ValueError: If a configuration cannot be read or its ``variants`` do not make sense.
     """
-    rest, given = _split(words)
-    paths = [find(name) for name in given["config"]]
+    paths = [find(name) for name in given.config]
     shipped = {path.resolve(): name for name, path in fragments().items()}
     if paths and (fragment := shipped.get(paths[0].resolve())):
         raise ValueError(
@@ -99,45 +98,32 @@ def read_study(words: Sequence[str]) -> Study:
     replicates = options.pop("replicates", False)
     variants = _variants(options) if "variants" in options else {}
     if not isinstance(replicates, bool) or (replicates and not variants):
-        raise ValueError(f"replicates must be true or false, beside variants; it is {replicates!r}.")
-    unknown = [name for name in given["variant"] if name not in variants]
+        raise ValueError(f"replicates must be true or false, beside variants; got {replicates!r}.")
+    unknown = [name for name in given.variant if name not in variants]
     if unknown:
         known = f"be one of {', '.join(variants)}" if variants else "go with a --config that has variants"
-        raise ValueError(f"--variant must {known}; it is {unknown[0]!r}.")
-    chosen = [name for name in variants if name in (given["variant"] or variants)]
+        raise ValueError(f"--variant must {known}; got {unknown[0]!r}.")
+    chosen = [name for name in variants if name in (given.variant or variants)]
     # a strategy says how a run is computed, not what it is: any command may use another
     named = [path for path in paths if not shipped.get(path.resolve(), "").startswith("strategies/")]
     name = "-".join(path.stem for path in named) or "run"
-    return Study(tuple(rest), name, options, variants, tuple(chosen), replicates)
-
-
-def _split(words: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
-    """The words without the flags that are read here, and the values of those."""
-    rest: list[str] = []
-    given: dict[str, list[str]] = {key: [] for key in FLAGS.values()}
-    queue = iter(words)
-    for word in queue:
-        flag, equals, value = word.partition("=")
-        if flag not in FLAGS:
-            rest.append(word)
-            continue
-        named = value if equals else next(queue, "")
-        if not named:
-            kind = "a YAML file or" if FLAGS[flag] == "config" else "a variant by"
-            raise ValueError(f"{flag} must be followed by {kind} its name; nothing follows.")
-        given[FLAGS[flag]].append(named)
-    return rest, given
+    words = [
+        given.command,
+        *(f"--trainer.logger={spelled_out(logger)}" for logger in given.logger),
+        *given.rest,
+    ]
+    return Study(tuple(words), name, options, variants, tuple(chosen), replicates)
 
 
 def _variants(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The options of each variant, whose key is taken out of those of the study."""
+    """Removes the key ``variants`` from the options and returns the options of each variant."""
     variants = options.pop("variants")
     if not isinstance(variants, dict) or not variants:
-        raise ValueError(f"{FORM}; it is {variants!r:.60}.")
+        raise ValueError(f"{FORM}; got {variants!r:.60}.")
     result = {}
     for name, changes in variants.items():
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", str(name)):
-            raise ValueError(f"variants must have names of letters, digits, _, - and .; there is {name!r}.")
+            raise ValueError(f"variants must have names of letters, digits, _, - and .; got {name!r}.")
         try:
             result[str(name)] = _variant(options, {} if changes is None else changes)
         except ValueError as error:
@@ -146,9 +132,9 @@ def _variants(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _variant(options: Mapping[str, Any], changes: Any) -> dict[str, Any]:
-    """The options of the study with those of a variant laid over them."""
+    """Returns the options of the study, overridden by those of a variant."""
     if not isinstance(changes, dict):
-        raise ValueError(f"{FORM}; its options are {changes!r:.60}.")
+        raise ValueError(f"{FORM}; got the options {changes!r:.60}.")
     for key in ("name", "runs", "variants", "replicates"):
         if key in changes:
             raise ValueError(f"{key} must stand beside variants, not inside one; move it there.")
@@ -162,13 +148,13 @@ def _variant(options: Mapping[str, Any], changes: Any) -> dict[str, Any]:
 
 
 def summarise(folder: Path, variants: Sequence[str], replicates: bool) -> None:
-    """Puts the scores of all variants that were tested side by side.
+    """Writes and prints the scores of all tested variants side by side.
 
     Args:
-        folder: The study's, in which those of its variants lie. ``scores.json`` is written to it, and
+        folder: The study's folder, which holds those of its variants. ``scores.json`` is written to it, and
             ``lead_time.png`` if all variants were scored by lead time.
-        variants: Their names.
-        replicates: Whether to average over them, if all were tested.
+        variants: The names of the variants.
+        replicates: Whether to average over the variants, if all were tested.
     """
     tables = {
         name: json.loads((folder / name / "scores.json").read_text("utf-8"))
@@ -195,12 +181,12 @@ def summarise(folder: Path, variants: Sequence[str], replicates: bool) -> None:
 
 
 def mean(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-    """The mean of each score over the rows; None where a row lacks it."""
+    """Returns the mean of each score over the rows; None where a row lacks it."""
     return {key: None if None in x else round(math.fsum(x) / len(x), 6) for key, x in _scores(rows).items()}
 
 
 def standard_error(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-    """The standard error of each mean; None where a row lacks the score, or there is but one row."""
+    """Returns the standard error of each mean; None where a row lacks the score, or with a single row."""
     result: dict[str, float | None] = {}
     for key, x in _scores(rows).items():
         if None in x or len(x) < 2:
@@ -218,27 +204,18 @@ def _scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
 
 def show(folder: Path, summary: Mapping[str, Any]) -> None:
     """Prints the table of all variants."""
-    rows = [(f"{name} ({row['conditioning']})", row) for name, row in summary["variants"].items()]
-    exact = [(row["name"], row) for row in summary["exact"]]
+    variants = [(f"{name} ({row['conditioning']})", row) for name, row in summary["variants"].items()]
     averages = [(key.replace("_", " "), summary[key]) for key in ("mean", "standard_error") if key in summary]
-    columns = {
-        key: heading
-        for key, heading in COLUMNS.items()
-        if key not in IN_FILE_ONLY and any(row.get(key) is not None for _, row in rows + exact)
-    }
-    console = Console()
-    shown = Table(title=f"{folder.name}: {len(rows)} variants")
-    shown.add_column("")
-    for heading in columns.values():
-        shown.add_column(heading, justify="right", no_wrap=True)
-    for section in (rows, averages, exact):
-        for name, row in section:
-            cells = ("–" if row.get(key) is None else f"{row[key]:.4g}" for key in columns)
-            shown.add_row(name, *cells)
-        shown.add_section()
-    if not console.is_terminal:
-        console.width = 150
-    console.print(shown)
+    exact = [(row["name"], row) for row in summary["exact"]]
+    columns = printed_columns(row for _, row in variants + exact)
+    print_table(
+        f"{folder.name}: {len(variants)} variants",
+        ["", *columns.values()],
+        *(
+            [(name, *(formatted(row.get(key)) for key in columns)) for name, row in section]
+            for section in (variants, averages, exact)
+        ),
+    )
 
 
 # ------------------------------------------------------------------------------------------------ lead time
@@ -246,13 +223,13 @@ def show(folder: Path, summary: Mapping[str, Any]) -> None:
 
 @in_style
 def lead_time(tables: Mapping[str, Mapping[str, Any]], replicates: bool = False, unit: str = "") -> Figure:
-    """Draws the scores against the lead time, one line a variant.
+    """Draws the scores against the lead time, one line per variant.
 
     Args:
-        tables: What ``scores.json`` holds of each variant, with ``by_lead_time``: a list of mappings with
+        tables: The content of each variant's ``scores.json``, with ``by_lead_time``: a list of mappings with
             ``lead`` in steps and scores. If all have the same ``by_lead_time_exact``, it is drawn too.
-        replicates: Draw the variants alike, and their mean.
-        unit: That of the data.
+        replicates: Draw all variants in one colour, and their mean.
+        unit: The unit of the data.
     """
     curves = {name: table["by_lead_time"] for name, table in tables.items()}
     exact, *others = (table.get("by_lead_time_exact") for table in tables.values())
@@ -267,14 +244,14 @@ def lead_time(tables: Mapping[str, Mapping[str, Any]], replicates: bool = False,
         ax.grid(axis="y", color=PALE, lw=0.5)
         ax.tick_params(colors=GREY)
     lines, labels = ax.get_legend_handles_labels()
-    # inches of a line, and of a letter at this size
+    # in inches: a sample of a line, and a letter at this size
     columns = int(figure.get_figwidth() / (0.6 + 0.07 * max(map(len, labels))))
     figure.legend(lines, labels, loc="outside lower center", ncols=max(1, columns), fontsize=8)
     return figure
 
 
 def _drawn(tables: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Which scores any table has by lead time."""
+    """Returns the scores that any table has by lead time."""
     points = [point for table in tables.values() for point in table["by_lead_time"]]
     return [key for key in LEAD_SCORES if any(point.get(key) is not None for point in points)]
 
@@ -282,7 +259,7 @@ def _drawn(tables: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def _draw_lead_time(
     ax: Axes, key: str, curves: Mapping[str, Sequence[Mapping[str, Any]]], replicates: bool
 ) -> None:
-    """The curves of all variants; those of replicates in one colour, with their mean."""
+    """Draws the curves of all variants; those of replicates in one colour, with their mean."""
     marks: dict[str, Any] = {"marker": "o", "ms": 2.5} if all(len(c) <= 30 for c in curves.values()) else {}
     if not replicates:
         ax.set_prop_cycle(LOOKS)
@@ -300,13 +277,13 @@ def _draw_lead_time(
 
 
 def _curve(points: Sequence[Mapping[str, Any]], key: str) -> tuple[list[int], list[float]]:
-    """The lead times and the scores at them, where there is one."""
+    """Returns the lead times that have the score, and the scores."""
     known = [(point["lead"], point[key]) for point in points if point.get(key) is not None]
     return [lead for lead, _ in known], [score for _, score in known]
 
 
 def _unit(folder: Path, variants: Iterable[str]) -> str:
-    """The unit of the data if all channels of all variants have the same, else nothing."""
+    """Returns the unit of the data if all channels of all variants share it, else an empty text."""
     units = set()
     for name in variants:
         with xr.open_dataset(folder / name / "evaluation.nc") as evaluation:

@@ -18,8 +18,6 @@ import torch
 import xarray as xr
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 from torch.distributions import Distribution, Normal
 from torchmetrics import MetricCollection, SumMetric
@@ -28,7 +26,9 @@ from tsgen.counter_random import streams, uniforms
 from tsgen.data.interpolation import Nearest
 from tsgen.data.series import Samples, Series, SeriesBatch
 from tsgen.evaluation.baselines import linear_interpolation, node_mean
+from tsgen.evaluation.columns import COLUMNS, formatted, printed_columns
 from tsgen.evaluation.comparison import intervals
+from tsgen.evaluation.terminal import print_table
 from tsgen.exact.linear import VARProcess
 from tsgen.figures import drawings
 from tsgen.heads.likelihood import masked_log_prob
@@ -66,35 +66,8 @@ BASELINES = {"node mean": node_mean, "linear interpolation": linear_interpolatio
 """Baselines by name; they need no training."""
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-COLUMNS = {
-    "mae": "MAE",
-    "rmse": "RMSE",
-    "mre": "MRE",
-    "crps": "CRPS",
-    "crps_law": "CRPS of law",
-    "crps_quantile": "CRPS (norm.)",
-    "nll": "NLL",
-    "coverage_50": "in 50 %",
-    "coverage_90": "in 90 %",
-    "width_50": "width 50",
-    "width_90": "width 90",
-    "interval_50": "interval 50",
-    "interval_90": "interval 90",
-    "energy_score": "energy",
-    "variogram_score": "variogram",
-    "from_exact": "from exact",
-    "log_likelihood": "log-lik. a window",
-}
-"""The table's scores and their headings. ``crps_law`` is there where the law that draws follow is known in
-closed form. ``from_exact`` is there where the exact posterior is known: the root mean squared distance of the
-median to the exact posterior mean, in exact posterior standard deviations. ``log_likelihood`` is there where
-nothing is hidden: the mean joint log-density of a window, in nats."""
-
-TOLD = ("mae", "crps", "nll", "coverage_90", "energy_score")
+WITH_INTERVALS = ("mae", "crps", "nll", "coverage_90", "energy_score")
 """Scores whose confidence intervals are printed; the file has those of others too."""
-
-IN_FILE_ONLY = {"crps_law", "coverage_50", "width_50", "interval_50", "interval_90"}
-"""Scores that are written and not printed, so that a line of the table stays one line."""
 
 ENTRY = ("window", "step", "node", "channel")
 AXES = {
@@ -431,44 +404,35 @@ class Evaluation(Callback):
 
 def show(table: Mapping[str, Any]) -> None:
     """Prints the table of scores."""
-    console = Console()
-    hidden = "hidden " * ("by_node" in table)
-    shown = Table(
-        title=f"{table['run']}: {table['entries']:,} {hidden}entries in {table['windows']:,} windows"
-    )
-    shown.add_column("")
-    columns = {
-        key: heading
-        for key, heading in COLUMNS.items()
-        if key not in IN_FILE_ONLY and any(row[key] is not None for row in table["rows"])
-    }
-    for heading in columns.values():
-        shown.add_column(heading, justify="right", no_wrap=True)
-    for row in table["rows"]:
-        name = (
-            row["name"]
-            if row["conditioning"] is None or row["name"].startswith("exact")
-            else f"{row['name']} ({row['conditioning']})"
-        )
-        shown.add_row(name, *("–" if row[key] is None else f"{row[key]:.4g}" for key in columns))
-    if not console.is_terminal:
-        console.width = 150
-    console.print(shown)
+    columns = printed_columns(table["rows"])
+    rows = [(_named(row), *(formatted(row[key]) for key in columns)) for row in table["rows"]]
+    hidden, remarks = "hidden " * ("by_node" in table), []
     if hidden:
-        console.print(_said(table["intervals"]), highlight=False)
+        remarks.append(_said(table["intervals"]))
         if "filtering" in {row["conditioning"] for row in table["rows"]}:
-            console.print(
-                "Filtering uses what came before an entry; interpolation and the posterior also what came "
-                "after."
+            remarks.append(
+                "Filtering uses what came before an entry; interpolation and the posterior also use what "
+                "came after it."
             )
+    title = f"{table['run']}: {table['entries']:,} {hidden}entries in {table['windows']:,} windows"
+    print_table(title, ["", *columns.values()], rows, remarks=remarks)
+
+
+def _named(row: Mapping[str, Any]) -> str:
+    """Returns the name of an answer, with its conditioning where the name does not say it."""
+    if row["conditioning"] is None or row["name"].startswith("exact"):
+        return str(row["name"])
+    return f"{row['name']} ({row['conditioning']})"
 
 
 def _said(spans: Mapping[str, Sequence[float]]) -> str:
-    """The intervals of the model's scores, in one line."""
-    told = [f"{COLUMNS[key]} {spans[key][0]:.4g} to {spans[key][1]:.4g}" for key in TOLD if key in spans]
-    if not told:
+    """Returns the intervals of the model's scores as one sentence."""
+    shown = [
+        f"{COLUMNS[key]} {' to '.join(map(formatted, spans[key]))}" for key in WITH_INTERVALS if key in spans
+    ]
+    if not shown:
         return "Too few windows for intervals of the scores."
-    return f"The model's 95 % intervals over windows: {', '.join(told)}."
+    return f"The model's 95 % intervals over windows: {', '.join(shown)}."
 
 
 def log_to_wandb(trainer: Trainer, data: xr.Dataset | None, table: Mapping[str, Any]) -> None:

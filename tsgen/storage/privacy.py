@@ -1,8 +1,8 @@
-"""What is shown to others holds neither secrets nor the name of the user's home.
+"""Removes secrets and the path of the user's home from what is shown to others.
 
-Configurations, warnings of loggers and what W&B is told go through :func:`scrubbed`, the text of a
-configuration in a report through :func:`scrubbed_text`. A secret is known by its name: that of an option, or
-of a variable of the environment, whose value is then looked for everywhere.
+Configurations, warnings of loggers and everything sent to W&B pass through :func:`scrubbed`; the text of a
+configuration in a report passes through :func:`scrubbed_text`. A secret is recognised by the name of its
+option or environment variable; the value of such a variable is removed wherever it occurs.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import Any
 _SECRETS = "token|secret|passw|passphrase|credential|webhook"
 
 OPTIONS = re.compile(f"key|{_SECRETS}", re.IGNORECASE)
-"""What the name of an option holds whose value, if it is text, is never shown."""
+"""Matches the names of options whose values, if they are text, are never shown."""
 
 VARIABLES = re.compile(
     f"(key|keys|key_id|_(pass|pwd|pat|auth|dsn))$|{_SECRETS}".replace("token", "tokens?(_|$)"), re.IGNORECASE
 )
-"""The same of a variable of the environment. ``PWD`` and ``PATH`` are none."""
+"""Matches the names of environment variables that hold secrets. ``PWD`` and ``PATH`` do not match."""
 
 SHORTEST = 8
-"""Characters of the value of a variable from which on it is a secret; shorter ones are switches."""
+"""The smallest number of characters of a variable's value that is a secret; shorter ones are switches."""
 
 _PASSWORD = re.compile(r"(?<=://)[^\s/@:]{1,200}:[^\s/@]{1,200}(?=@)")
 _ENTRY = re.compile(
@@ -35,10 +35,10 @@ HIDDEN = "[secret]"
 
 
 def scrubbed(value: Any) -> Any:
-    """The value without secrets, and with the user's home written ``~``.
+    """Returns the value without secrets, and with the user's home written ``~``.
 
     Args:
-        value: Nested mappings and lists; what is neither these nor text is left as it is.
+        value: Text, or nested mappings and lists of it. Other values are unchanged.
     """
     if isinstance(value, Mapping):
         return {
@@ -51,15 +51,15 @@ def scrubbed(value: Any) -> Any:
 
 
 def scrubbed_text(text: str) -> str:
-    """A configuration's text without secrets, and with the user's home written ``~``.
+    """Returns a configuration's text without secrets, and with the user's home written ``~``.
 
-    It is not read as YAML: a page must show whatever a run's folder holds.
+    The text is not parsed as YAML: a report must show whatever file a run's folder holds.
     """
     return _without_variables(_ENTRY.sub(rf"\1{HIDDEN}", text))
 
 
 def _masked(value: Any) -> Any:
-    """What a secret's name stands for, its text hidden."""
+    """Returns the value of a secret option with all its texts hidden."""
     if isinstance(value, Mapping):
         return {scrubbed(key): _masked(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -71,23 +71,23 @@ def _without_variables(text: str) -> str:
     secrets = {
         value: name for name, value in os.environ.items() if VARIABLES.search(name) and len(value) >= SHORTEST
     }
-    for secret in sorted(secrets, key=len, reverse=True):  # one may begin with another
+    for secret in sorted(secrets, key=len, reverse=True):  # a secret may begin with another one
         text = text.replace(secret, f"[{secrets[secret]}]")
     return without_home(_PASSWORD.sub(HIDDEN, text))
 
 
 def without_home(text: str) -> str:
-    """The text with the folder of the user's home written ``~``, also where a link leads to it."""
+    """Returns the text with the path of the user's home written ``~``, also the one that a link leads to."""
     home = os.path.expanduser("~")
     for folder in sorted({home, os.path.realpath(home)}, key=len, reverse=True):
         if len(folder) > 1:
-            # a whole part of a path: neither /rootfs nor /mnt/root is in /root
+            # only whole components of a path: neither /rootfs nor /mnt/root is in /root
             text = re.sub(rf"(?<![\w.~+-]){re.escape(folder)}(?![\w~+-]|\.\w)", "~", text)
     return text
 
 
 def at_home(value: Any) -> Any:
-    """The value with paths that begin with ``~`` spelled out: the inverse of :func:`scrubbed` for paths."""
+    """Returns the value with ``~`` at the start of paths replaced by the home, as before :func:`scrubbed`."""
     if isinstance(value, Mapping):
         return {key: at_home(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -1,12 +1,12 @@
-"""The shipped configurations: one YAML file is one experiment, or a part to combine with one.
+"""The shipped configurations: one YAML file is one experiment, or a fragment to combine with one.
 
-Files here are whole experiments. Those in sub-folders are fragments, which say one thing, such as the
-encoder, and come after a whole one: ``--config demo --config encoders/gru``. :func:`merge` lays the later one
-over the earlier: its values win, and a mapping that names another class replaces the earlier one whole, so
-that no argument of a class that is gone lives on.
+Files in this folder are whole experiments. Those in sub-folders are fragments, which set one thing, such as
+the encoder, and follow a whole one: ``--config demo --config encoders/gru``. :func:`merge` lets the later one
+override the earlier: its values win, and a mapping that names another class replaces the earlier one
+completely, so that no argument of the earlier class remains.
 
-Two abbreviations, both as on the command line: a key at the top may be dotted, and the arguments of a class
-may be given without ``init_args`` where the class is known. ``model.encoder.hidden: 64`` is
+Two abbreviations are allowed, as on the command line: a key at the top level may be dotted, and the arguments
+of a class may be given without ``init_args`` where the class is known. ``model.encoder.hidden: 64`` is
 ``model: {init_args: {encoder: {init_args: {hidden: 64}}}}``.
 """
 
@@ -20,28 +20,28 @@ from typing import Any
 import yaml
 
 from tsgen.cli.clone import configurations
-from tsgen.cli.trust import check_plain, load_yaml
+from tsgen.cli.yaml_text import check_plain, load_yaml
 from tsgen.storage.privacy import at_home
 
 FOLDER = Path(str(files(__package__)))
 OF_A_CLASS = ("class_path", "init_args", "dict_kwargs")
-"""The keys of a mapping that stands for an object."""
+"""The keys of a mapping that describes an object."""
 
 
 def shipped() -> dict[str, Path]:
-    """The path of each shipped experiment by its bare name; in a clone also those of ``experiments``."""
+    """Returns the paths of the shipped experiments by their bare names; in a clone also its experiments."""
     folders = [FOLDER, configurations()]
     paths = [path for folder in folders if folder is not None for path in folder.glob("*.yaml")]
     return {path.stem: path for path in sorted(paths, key=lambda path: path.stem)}
 
 
 def fragments() -> dict[str, Path]:
-    """The path of each shipped fragment by its folder and bare name, such as ``encoders/gru``."""
+    """Returns the path of each shipped fragment by its folder and bare name, such as ``encoders/gru``."""
     return {f"{path.parent.name}/{path.stem}": path for path in sorted(FOLDER.glob("*/*.yaml"))}
 
 
 def find(name: str) -> Path:
-    """The configuration of that path or bare name.
+    """Returns the path of the configuration with that path or bare name.
 
     Raises:
         ValueError: If there is none.
@@ -53,12 +53,12 @@ def find(name: str) -> Path:
         return known[name]
     raise ValueError(
         f"--config must be a YAML file, one of {', '.join(shipped())}, or a fragment to follow one: "
-        f"{', '.join(fragments())}; {name!r} is none of them."
+        f"{', '.join(fragments())}; got {name!r}."
     )
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The options that a YAML file holds, with ``~`` spelled out.
+    """Returns the options in a YAML file, with ``~`` in paths replaced by the user's home.
 
     Raises:
         ValueError: If it is not YAML or holds no options.
@@ -69,12 +69,12 @@ def read(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError) as error:  # text that is not UTF-8 is a ValueError
         raise ValueError(f"{path} must be YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(options, dict):
-        raise ValueError(f"{path} must hold options by their names; it holds {options!r:.60}.")
+        raise ValueError(f"{path} must hold options by their names; got {options!r:.60}.")
     return at_home(options)
 
 
 def apply(options: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The options with the changes laid over them, whose keys may be dotted."""
+    """Returns the options overridden by the changes, whose keys may be dotted."""
     result = dict(options)
     for key, value in changes.items():
         for part in reversed(str(key).split(".")):
@@ -84,7 +84,7 @@ def apply(options: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
 
 
 def merge(earlier: Any, later: Any) -> Any:
-    """What both say, the later one winning; a mapping that names another class replaces the earlier whole."""
+    """Returns both combined; the later one wins, and with another class replaces the earlier completely."""
     if not isinstance(later, dict):
         return later
     if isinstance(earlier, str):
@@ -99,6 +99,6 @@ def merge(earlier: Any, later: Any) -> Any:
 
 
 def _class(*mappings: Mapping[str, Any]) -> str | None:
-    """The bare name of the class that the first of the mappings to name one names."""
+    """Returns the bare name of the class in the first mapping that names one; None without any."""
     paths = [mapping["class_path"] for mapping in mappings if "class_path" in mapping]
     return str(paths[0]).rpartition(".")[2] if paths else None

@@ -1,0 +1,207 @@
+"""The command line's words, parsed by one :mod:`argparse` parser.
+
+``report``, ``compare`` and ``conformal`` are parsed completely. Of ``fit``, ``test`` and ``predict``, only
+the options that are needed before Lightning's parser can run are parsed here; all other words are passed on
+to it unchanged (:class:`~tsgen.cli.commands.TsgenCLI`). Nothing here imports torch, so that ``tsgen --help``
+starts fast.
+"""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import tsgen
+from tsgen.cli.clone import has_datamodules
+from tsgen.cli.configs import fragments, shipped
+
+RUN_COMMANDS = {
+    "fit": "train a model; its checkpoints and logs go to runs/NAME",
+    "test": "score a trained model and the baselines",
+    "predict": "impute; the result goes to runs/NAME/imputation.nc",
+}
+"""The commands that Lightning runs, with their help."""
+
+DATA_MODULES = ("SyntheticDataModule", "FilesDataModule")
+PUBLISHED = ("AirQualityDataModule", "RedWineDataModule", "TrafficDataModule")
+"""Data modules of published data sets, which only a clone has."""
+MODELS = ("AutoregressiveModel", "AnyOrderModel", "GraphVAR")
+
+RUN_EPILOG = (
+    "Also: --variant VARIANT selects a variant of the configuration and may be repeated; --trusted PACKAGE "
+    "lets options name the classes of a package of yours. See `tsgen --help`."
+)
+"""Ends the help of ``fit``, ``test`` and ``predict``, which Lightning's parser prints."""
+
+
+class Parser(ArgumentParser):
+    """A parser without abbreviations whose errors are one line."""
+
+    def __init__(self, **options: object) -> None:
+        given = {"allow_abbrev": False, "formatter_class": RawDescriptionHelpFormatter, **options}
+        super().__init__(**given)  # type: ignore[arg-type]
+
+    def error(self, message: str) -> NoReturn:
+        """Raises ``ValueError`` instead of printing the usage and exiting."""
+        raise ValueError(f"{message}. See `{self.prog} --help`.")
+
+
+def parse(words: Sequence[str]) -> Namespace:
+    """Parses a command line.
+
+    Args:
+        words: The words after ``tsgen``.
+
+    Returns:
+        ``command`` and its options. Those of ``fit``, ``test`` and ``predict`` are the lists ``config``,
+        ``variant``, ``trusted`` and ``logger``, and ``rest``: the words for Lightning's parser.
+
+    Raises:
+        ValueError: If the words do not make up a command.
+        SystemExit: After printing help or the version.
+    """
+    parser = _parser()
+    given, rest = parser.parse_known_args(list(words))
+    if given.command in RUN_COMMANDS:
+        given.rest = rest
+    elif rest:
+        raise ValueError(f"unrecognized arguments: {' '.join(rest)}. See `tsgen {given.command} --help`.")
+    return given
+
+
+def parse_place(words: Sequence[str]) -> Namespace:
+    """Parses the options that determine a run's folder: ``name``, ``runs`` and ``ckpt_path``, else None.
+
+    Args:
+        words: Words for Lightning's parser, which parses these options again.
+    """
+    parser = Parser(prog="tsgen", add_help=False)
+    for name in ("name", "runs", "ckpt_path"):
+        parser.add_argument(f"--{name}")
+    return parser.parse_known_args(list(words))[0]
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="tsgen",
+        usage="tsgen COMMAND [options]",
+        description=_filled("Probabilistic imputation, forecasting and generation of time series on graphs."),
+        epilog=_epilog(),
+    )
+    parser.add_argument("--version", action="version", version=f"tsgen {tsgen.__version__}")
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", title="commands", prog="tsgen", required=True
+    )
+    for name, text in RUN_COMMANDS.items():
+        # Lightning's parser answers --help: it knows the options
+        command = commands.add_parser(name, help=text, add_help=False)
+        command.add_argument("--config", "-c", action="append", default=[], metavar="NAME")
+        command.add_argument("--variant", action="append", default=[])
+        command.add_argument("--trusted", action="append", default=[], metavar="PACKAGE")
+        command.add_argument("--trainer.logger", action="append", default=[], dest="logger")
+    _add_report(
+        commands.add_parser(
+            "report",
+            help="write a page on what test and predict found, or on two runs side by side",
+            usage="tsgen report RUN [RUN] [--out FILE.html]",
+            description=_filled(
+                "Write one page on a run that was tested or that imputed, RUN/report.html, or on two runs "
+                "that scored the same entries, FIRST_vs_SECOND.html beside the first."
+            ),
+        )
+    )
+    _add_compare(
+        commands.add_parser(
+            "compare",
+            help="test whether a run is better than another by more than chance",
+            usage="tsgen compare RUN [RUN ...] [--out FOLDER]",
+            description=_filled(
+                "Compare tested runs that scored the same entries: the second and any further ones with the "
+                "first, or a single one with the baselines of its test. The differences, with 95 % "
+                "confidence intervals over windows, are printed and written to comparison.json and "
+                "comparison.png."
+            ),
+        )
+    )
+    _add_conformal(
+        commands.add_parser(
+            "conformal",
+            help="adjust a run's prediction intervals by its scores on the validation split",
+            usage="tsgen conformal RUN [--level LEVEL] [--unit {window,entry}]",
+            description=_filled("Adjust a run's prediction intervals by its scores on the validation split."),
+        )
+    )
+    return parser
+
+
+def _add_report(parser: ArgumentParser) -> None:
+    parser.add_argument("run", type=_folder, metavar="RUN", help="the folder of a run, such as runs/demo")
+    parser.add_argument("other", type=_folder, nargs="?", metavar="RUN", help="the folder of another run")
+    parser.add_argument("--out", type=Path, metavar="FILE.html", help="the page")
+
+
+def _add_compare(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "runs", type=_folder, nargs="+", metavar="RUN", help="the folder of a tested run, such as runs/demo"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="where the results go; by default runs/RUN_vs_RUN"
+    )
+
+
+def _add_conformal(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "run",
+        type=_folder,
+        metavar="RUN",
+        help="the folder of a run that was tested, once also with --data.test_on val",
+    )
+    parser.add_argument("--level", type=float, default=0.9, help="nominal coverage: 0.9 (default) or 0.5")
+    parser.add_argument(
+        "--unit",
+        choices=("window", "entry"),
+        default="window",
+        help="what is exchangeable: windows (default), or single entries, which is approximate",
+    )
+
+
+def _folder(word: str) -> Path:
+    """Returns the path, resolved where it would have no name."""
+    return Path(word).resolve() if word in (".", "..") else Path(word)
+
+
+def _filled(text: str, indent: str = "") -> str:
+    """Returns the text, wrapped to the width of the terminal; names are not broken."""
+    width = min(shutil.get_terminal_size().columns, 110) - 2
+    return textwrap.fill(
+        text,
+        width,
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _epilog() -> str:
+    modules = ", ".join(DATA_MODULES + PUBLISHED * has_datamodules())
+    paragraphs = (
+        "`fit`, `test` and `predict` need --config NAME: a YAML file, or one of the shipped configurations:",
+        ", ".join(shipped()),
+        "More than one --config may be given; the later one wins. These fragments follow a configuration:",
+        ", ".join(fragments()),
+        "A configuration may define variants of a run. All of them run, each in runs/NAME/VARIANT, unless "
+        "--variant VARIANT selects some.",
+        "Every option of a YAML file is also an option of the command line, such as --data.batch_size 64 or "
+        "--model.encoder.hidden 128. `tsgen fit --help` lists the options of the trainer; --data.help CLASS "
+        f"and --model.help CLASS list those of a data module ({modules}) and of a model "
+        f"({', '.join(MODELS)}).",
+        "A configuration may only name classes that are known to be harmless. --trusted PACKAGE adds those "
+        "of a package of yours; `fit` remembers it for the `test` and `predict` of the same run.",
+        "TSGEN_TRACEBACK=1 shows where an error came from.",
+    )
+    return "\n\n".join(_filled(text, "  " * (i in (1, 3))) for i, text in enumerate(paragraphs))

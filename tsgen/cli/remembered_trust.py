@@ -1,0 +1,104 @@
+"""The packages that a run's ``fit`` trusted, remembered for the later commands of the same run.
+
+``fit --trusted mypackage`` writes the names to ``trusted.json`` in the run's folder. A run's folder may come
+from a stranger, who could write anything there; trust must not come with it. The names are therefore signed
+(HMAC-SHA-256) with a key that lies outside all runs, in the user's own folder for state, readable by the user
+alone. The folder's path is signed too: a run that was copied, moved or sent back by someone carries no trust,
+and ``--trusted`` has to be given again.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import os
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from tsgen.cli.run_folder import say
+from tsgen.storage.atomic import write_text
+
+FILE = "trusted.json"
+LARGEST = 2**16
+"""Bytes of the largest file that is read: it may be a stranger's."""
+
+
+@rank_zero_only
+def remember(folder: Path, packages: Sequence[str]) -> None:
+    """Remembers the packages of a run; without any, no file is written.
+
+    Args:
+        folder: The run's.
+        packages: The names given by ``--trusted`` or remembered before.
+    """
+    if not packages:
+        return
+    names = sorted(set(packages))
+    try:
+        signature = _signature(_key(), folder, names)
+    except OSError as error:
+        say(f"Warning: --trusted must be given to each command of this run: no key could be kept ({error}).")
+        return
+    write_text(folder / FILE, json.dumps({"trusted": names, "signature": signature}, indent=1) + "\n")
+
+
+def remembered(folder: Path) -> tuple[str, ...]:
+    """Returns the packages that ``fit`` remembered for a run, and says so; none if the signature is not ours.
+
+    Args:
+        folder: The run's.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return ()
+    try:
+        if path.stat().st_size > LARGEST:
+            raise ValueError
+        kept = json.loads(path.read_text("utf-8"))
+        names, signature = kept["trusted"], kept["signature"]
+        genuine = hmac.compare_digest(_signature(_read_key(), folder, names), signature)
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        genuine = False
+    if not genuine:
+        say(
+            f"{path} is ignored: you did not write it on this machine and for this folder. If you trust its "
+            "packages, give --trusted again."
+        )
+        return ()
+    say(f"trusting {', '.join(names)} (remembered from fit)")
+    return tuple(names)
+
+
+def _signature(key: bytes, folder: Path, names: Sequence[str]) -> str:
+    return hmac.digest(key, json.dumps([str(folder.resolve()), names]).encode(), "sha256").hex()
+
+
+def _key_path() -> Path:
+    state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(state).expanduser() / "tsgen" / "key"
+
+
+def _read_key() -> bytes:
+    key = bytes.fromhex(_key_path().read_text("ascii"))
+    if len(key) != 32:
+        raise ValueError(f"{_key_path()} must hold 32 bytes")  # with an empty one anyone could sign
+    return key
+
+
+def _key() -> bytes:
+    """Returns the user's key, made at the first use."""
+    try:
+        return _read_key()
+    except (FileNotFoundError, ValueError):
+        path = _key_path()
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    unfinished = path.with_name(f"key.{secrets.token_hex(4)}")
+    with open(
+        os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii"
+    ) as file:
+        file.write(secrets.token_hex(32))
+    unfinished.replace(path)
+    return _read_key()
