@@ -395,7 +395,7 @@ MISTAKES = {
     "several best checkpoints": (["fit", *GOOD, "--checkpoint.save_top_k", "3"], "save_top_k must be 1"),
     "nothing to score": (
         ["fit", *GOOD, "--data.held_out", "PointMask", "--data.held_out.rate", "0"],
-        "held out",
+        "held-out",
     ),
     "runs in a file": (["fit", *GOOD, "--runs", "/dev/null"], "/dev/null"),
     "no checkpoint yet": (["test", *GOOD], "best.ckpt"),
