@@ -8,6 +8,7 @@ import pytest
 from torch_geometric.nn import MessagePassing
 
 from tsgen import moved
+from tsgen.cli.configs import read
 from tsgen.encoders import Encoder, GraphConvolution
 from tsgen.storage.components import find_class, restore
 
@@ -30,6 +31,20 @@ def test_a_description_of_an_old_checkpoint_is_understood():
     assert isinstance(made, partial) and made.keywords["convolution"].func is GraphConvolution
 
 
-@pytest.mark.parametrize("path", ["tsgen.heads.MixtureHead", "torch.optim.AdamW", "Head", "mine.Head"])
+def test_a_configuration_of_an_old_run_is_understood(tmp_path):
+    path = tmp_path / "old.yaml"
+    path.write_text(
+        "data: {class_path: datamodules.FilesDataModule, init_args: {thinning: tsgen.masks.PointMask}}\n"
+        "trainer.callbacks: [{class_path: tsgen.callbacks.Compile}]\n"
+    )
+    options = read(path)
+    assert options["data"]["class_path"] == "tsgen.datamodules.FilesDataModule"
+    assert options["data"]["init_args"]["thinning"] == "tsgen.data.masks.PointMask"
+    assert options["trainer.callbacks"][0]["class_path"] == "tsgen.training.callbacks.Compile"
+
+
+@pytest.mark.parametrize(
+    "path", ["tsgen.heads.MixtureHead", "torch.optim.AdamW", "Head", "mine.Head", "./file.csv"]
+)
 def test_a_path_of_today_is_left_as_it_is(path):
     assert moved.current(path) == path

@@ -46,7 +46,9 @@ def current(class_path: str) -> str:
         class_path: Its path, now or in 0.1.0.
     """
     module, _, name = class_path.rpartition(".")
-    return CLASSES.get(class_path) or f"{MODULES.get(module, module)}.{name}".lstrip(".")
+    if module in MODULES:
+        return f"{MODULES[module]}.{name}"
+    return CLASSES.get(class_path, class_path)
 
 
 class _Finder(MetaPathFinder):

@@ -89,7 +89,7 @@ class TsgenCLI(LightningCLI):
             seed_everything_default=0,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
-            parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
+            parser_kwargs={"prog": "tsgen", "exit_on_error": False, "allow_abbrev": False},
             args=list(words),
         )
 

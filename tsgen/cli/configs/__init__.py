@@ -21,6 +21,7 @@ import yaml
 
 from tsgen.cli.clone import configurations
 from tsgen.cli.yaml_text import check_plain, load_yaml
+from tsgen.moved import current
 from tsgen.storage.privacy import at_home
 
 FOLDER = Path(str(files(__package__)))
@@ -70,7 +71,16 @@ def read(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} must be YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(options, dict):
         raise ValueError(f"{path} must hold options by their names; got {options!r:.60}.")
-    return at_home(options)
+    return with_current_classes(at_home(options))
+
+
+def with_current_classes(options: Any) -> Any:
+    """Returns the options with the present path of each class that 0.1.0 had elsewhere."""
+    if isinstance(options, dict):
+        return {key: with_current_classes(value) for key, value in options.items()}
+    if isinstance(options, list):
+        return [with_current_classes(option) for option in options]
+    return current(options) if isinstance(options, str) else options
 
 
 def apply(options: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
