@@ -217,7 +217,7 @@ def test_parts_of_a_model_that_need_every_node_are_refused():
         (AutoregressiveModel(data.spec, window, GaussianHead, objective=ParticleBound()), "ParticleBound"),
         (GraphVAR(data.spec), "GraphVAR"),
     ):
-        with pytest.raises(ValueError, match=f"{part}.* needs them all. Set data.subgraphs to null"):
+        with pytest.raises(ValueError, match=f"{part}.* needs all of them. Set data.subgraphs to null"):
             model.check_data(data, "fit")
         model.check_data(data, "test")
     AutoregressiveModel(data.spec, window, MixtureNADEHead).check_data(data, "fit")
@@ -260,7 +260,7 @@ def test_the_command_line_refuses_in_one_line(tmp_path, monkeypatch, capsys):
     assert "drawn must divide clusters" in capsys.readouterr().err
     words = "fit --config demo --config heads/nade --runs runs --data.subgraphs.clusters 4"
     assert main([*words.split(), "--model.head.over", "slice"]) == 2
-    assert "over the slice needs them all" in capsys.readouterr().err
+    assert "over the slice needs all of them" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -185,7 +185,7 @@ def test_the_command_line_moves_a_model_to_another_graph(tmp_path, capsys):
         nll.append(json.loads((tmp_path / "there/scores.json").read_text())["rows"][0]["nll"])
     assert nll[0] == nll[1]
     assert main(["fit", *common, *there, "--transfer", "true"]) == 2
-    assert "transfer must go with test or predict" in capsys.readouterr().err
+    assert "transfer must be used with test or predict" in capsys.readouterr().err
 
 
 def test_the_units_of_covariates_do_not_matter(series):
