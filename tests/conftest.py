@@ -6,6 +6,16 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("WANDB_SILENT", "true")
 
+from importlib import import_module
+
+# before the hook: while it loads a module of ours it gives bytecode another name, and every foreign module
+# that is first imported there would be compiled again in each process
+for name in (
+    *("beartype.door", "h5py", "lightning.pytorch.cli", "matplotlib.pyplot", "netCDF4", "networkx"),
+    *("torch_geometric.nn", "wandb", "xarray"),
+):
+    import_module(name)
+
 from jaxtyping import config, install_import_hook
 
 install_import_hook(["tsgen", "datamodules"], "typechecker.check")

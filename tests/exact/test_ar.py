@@ -1,6 +1,5 @@
 """The autoregression against published numbers, statsmodels and dense conditioning on its autocovariances."""
 
-import doctest
 import json
 import math
 import re
@@ -16,7 +15,6 @@ from statsmodels.tsa.statespace.sarimax import SARIMAX
 from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
 
-import tsgen.exact.ar
 from tsgen.exact.ar import ARProcess
 
 REFERENCES = json.loads((Path(__file__).parents[1] / "ar_references.json").read_text())
@@ -634,11 +632,6 @@ def test_a_search_that_is_cut_short_is_refused(monkeypatch):
 
 
 # ---------------------------------------------------------------------------------------- what is written
-
-
-def test_the_examples_in_docstrings_are_true():
-    results = doctest.testmod(tsgen.exact.ar)
-    assert results.attempted > 2 and not results.failed
 
 
 def test_the_page_is_true(monkeypatch):
