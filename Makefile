@@ -17,7 +17,8 @@ demo: $(STAMP)
 	$(BIN)/tsgen predict --config demo
 	$(BIN)/tsgen report runs/demo
 
-# files of many seconds lie anywhere in the alphabet: by the number of their tests they would come last
+# a file's tests share fixtures; tests/conftest.py puts the longest files first, which xdist would sort by the
+# number of their tests
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test: $(STAMP)

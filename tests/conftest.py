@@ -47,6 +47,15 @@ RED_WINE = SHARED / "data" / "red_wine"
 METR_LA_10 = SHARED / "data" / "metr_la_10"
 PM10 = SHARED / "data" / "pm10_germany"
 
+LONGEST = ("test_parallel.py", "test_faults.py", "test_cli.py", "test_report.py", "test_tracking.py")
+"""Files that take most of the suite's time."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Runs the longest files first: last, they would leave all processes but one without work."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 needs_aqi36 = pytest.mark.skipif(not AQI36.is_dir(), reason=f"the AQI-36 files are not at {AQI36}")
 
 ENCODERS = {
