@@ -6,6 +6,16 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("WANDB_SILENT", "true")
 
+from importlib import import_module
+
+# before the hook: while it loads a module of ours it gives bytecode another name, and every foreign module
+# that is first imported there would be compiled again in each process
+for name in (
+    *("beartype.door", "h5py", "lightning.pytorch.cli", "matplotlib.pyplot", "netCDF4", "networkx"),
+    *("torch_geometric.nn", "wandb", "xarray"),
+):
+    import_module(name)
+
 from jaxtyping import config, install_import_hook
 
 install_import_hook(["tsgen", "datamodules"], "typechecker.check")
@@ -36,6 +46,15 @@ AQI36 = SHARED / "data" / "aqi36"
 RED_WINE = SHARED / "data" / "red_wine"
 METR_LA_10 = SHARED / "data" / "metr_la_10"
 PM10 = SHARED / "data" / "pm10_germany"
+
+LONGEST = ("test_parallel.py", "test_faults.py", "test_cli.py", "test_report.py", "test_tracking.py")
+"""Files that take most of the suite's time."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Runs the longest files first: last, they would leave all processes but one without work."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
 
 needs_aqi36 = pytest.mark.skipif(not AQI36.is_dir(), reason=f"the AQI-36 files are not at {AQI36}")
 

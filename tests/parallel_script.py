@@ -98,6 +98,7 @@ def command(name: str, folder: Path, processes: int, *options: str) -> None:
     words += ["--data.window", "8", "--trainer.max_epochs", "1", "--model.encoder.hidden", "4"]
     words += ["--trainer.logger", "false", "--trainer.enable_progress_bar", "false"]
     words += ["--model.sampler.num_samples", "7", "--data.batch_size", "8"]
+    words += ["--data.predict_on", "test"]
     words += ["--trainer.accelerator", "cpu", "--trainer.devices", str(processes)]
     words += ["--trainer.strategy", "ddp_fork"] if processes > 1 else []
     assert main([*words, *options]) == 0, words
@@ -134,13 +135,13 @@ def late(folder: Path) -> None:
 
     def slow(self: Parts, name: str, arrays: dict) -> None:
         if torch.distributed.get_rank() == 1 and not own:
-            time.sleep(12)
+            time.sleep(8)
         own.append(name)
         write(self, name, arrays)
 
     Parts.write = slow
     strategy = ["DDPStrategy", "--trainer.strategy.start_method", "fork"]
-    command("predict", folder, 2, "--trainer.strategy", *strategy, "--trainer.strategy.timeout", "0:00:06")
+    command("predict", folder, 2, "--trainer.strategy", *strategy, "--trainer.strategy.timeout", "0:00:04")
     Parts.write = write
 
 
@@ -166,7 +167,7 @@ if __name__ == "__main__":
     command("predict", out, 1, "--data.overlap", "0")
     shutil.copy(run / "imputation.nc", out / "apart_1.nc")
     (run / "imputation.nc").unlink()
-    killed(out, 40)
+    killed(out, 10)
     left = {path.name: path.stat().st_mtime_ns for path in run.glob("imputation.nc.parts/part-*")}
     shutil.copytree(run / "imputation.nc.parts", out / "left.parts")
     command("predict", out, 2)

@@ -258,7 +258,9 @@ def test_a_window_goes_on_from_draws_of_its_first_steps(name, series):
     fixed = context[..., None, None] | batch.context
     assert torch.equal(samples.values[:, fixed], first[:, fixed])
     assert not torch.isclose(samples.values[:, ~fixed], first[:, ~fixed]).any()
-    assert torch.equal(samples.values[:, 2], later(model, batch).values[:, 2])
+    # groups of other sizes are other batches, which another processor may round otherwise
+    anew = later(model, batch).values[:, 2]
+    torch.testing.assert_close(samples.values[:, 2], anew, atol=1e-4, rtol=1e-5)
     if name != "any order":  # its groups differ in size
         # the past of a sample is its own: the same past, the same draw
         same = later.extend(model, batch, begun[:1].expand_as(begun), context).values

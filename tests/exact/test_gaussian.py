@@ -1,6 +1,5 @@
 """Normal laws against published numbers, scipy, fifty digits and the rules that they must obey."""
 
-import doctest
 import math
 import re
 from pathlib import Path
@@ -17,7 +16,6 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.distributions import Distribution, MultivariateNormal, Normal, kl_divergence
 
-import tsgen.exact.gaussian
 from tsgen.exact.gaussian import Gaussian
 
 PAGE = Path(__file__).parents[2] / "docs" / "gaussian.md"
@@ -667,11 +665,6 @@ def test_operations_refuse_what_does_not_fit():
 
 
 # what is written
-
-
-def test_the_examples_in_docstrings_are_true():
-    results = doctest.testmod(tsgen.exact.gaussian)
-    assert results.attempted > 2 and not results.failed
 
 
 def test_the_page_is_true():

@@ -178,7 +178,8 @@ def test_one_block_is_the_plain_filter(network):
     assert torch.equal(drawn.ess, plain.ess / 50)
     block = torch.zeros(12, dtype=torch.int64)
     told = particle_filter(model, rows, 50, streams(3, rows.position[:, 0]), predictive=False, block=block)
-    assert torch.equal(told.log_evidence, plain.log_evidence)
+    # the sum over a block's nodes may run in another order
+    torch.testing.assert_close(told.log_evidence, plain.log_evidence, rtol=1e-9, atol=1e-9)
 
 
 # ------------------------------------------------------------------------------------ every head

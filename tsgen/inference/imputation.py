@@ -188,7 +188,7 @@ def forecast(
         >>> model = GraphVAR(data.spec, order=2)
         >>> model.process = data.exact
         >>> dict(forecast(model, data.split.series, horizon=6, num_samples=10).sizes)
-        {'time': 6, 'node': 4, 'channel': 1, 'sample': 10}
+        {'sample': 10, 'time': 6, 'node': 4, 'channel': 1}
     """
     if isinstance(horizon, bool) or not isinstance(horizon, numbers.Integral) or horizon < 1:
         raise ValueError(f"horizon must be at least 1; it is {horizon}.")
