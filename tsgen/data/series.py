@@ -545,6 +545,16 @@ class SeriesBatch:
             }
         )
 
+    def blank(self) -> SeriesBatch:
+        """Returns the windows with nothing in the context or the target, for draws of whole windows.
+
+        Draws depend on the position of a window; each gets one of its own, so that windows of the same
+        position are drawn differently.
+        """
+        nothing = torch.zeros_like(self.context)
+        position = torch.arange(self.position.numel(), device=nothing.device).view_as(self.position)
+        return self._changed(context=nothing, target=nothing, position=position)
+
     @property
     def hidden(self) -> Bool[Tensor, "batch time nodes channels"]:
         """The target entries outside the context, on which draws are scored."""

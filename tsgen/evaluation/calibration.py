@@ -51,7 +51,7 @@ from tsgen.exact.linear import VARProcess
 from tsgen.metrics import ranks
 from tsgen.models import DensityModel
 from tsgen.protocols import ForwardModel
-from tsgen.sampling import Ancestral, AnyOrder, Sampler
+from tsgen.sampling import Ancestral, Sampler
 from tsgen.sampling.base import draws_per_portion
 
 TRUTH, CHOICE, TIES = 11, 12, 13
@@ -240,10 +240,7 @@ def simulated(law: DensityModel | VARProcess, windows: SeriesBatch, seed: int = 
         windows: Windows that give the masks, graph, covariates and precision; their values are not read.
         seed: Fixes the draw.
     """
-    nothing = torch.zeros_like(windows.context)
-    # draws depend on the position: windows at the same position must have different truths and draws
-    position = torch.arange(windows.position.numel(), device=nothing.device).view_as(windows.position)
-    empty = dataclasses.replace(windows, context=nothing, target=nothing, position=position)
+    empty = windows.blank()
     # with the sampler's seed the sampler's first draw would be the truth itself
     own = int(streams(seed, torch.tensor(TRUTH)))
     if isinstance(law, VARProcess):
@@ -251,9 +248,7 @@ def simulated(law: DensityModel | VARProcess, windows: SeriesBatch, seed: int = 
     elif isinstance(law, ForwardModel):
         drawn = Ancestral(1, own)(law, empty)
     else:
-        sampler: Any = dataclasses.replace(law.sampler, num_samples=1, seed=own)  # type: ignore[type-var]
-        if isinstance(sampler, AnyOrder):  # one entry after another, so that they are drawn jointly
-            sampler = dataclasses.replace(sampler, groups=empty.context[0].numel())
+        sampler = law.sampler.with_options(num_samples=1, seed=own).jointly(empty.context[0].numel())
         drawn = sampler(law, empty)
     values = drawn.values[0].to(windows.values)
     return dataclasses.replace(empty, values=values, context=windows.context, target=~windows.context)

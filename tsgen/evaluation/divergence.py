@@ -84,13 +84,9 @@ def monte_carlo_kl(
 
 def _paths(p: DensityModel, windows: SeriesBatch, draws: int, seed: int, before: int) -> SeriesBatch:
     """Draws paths of every window from p; returns them as one batch in which every entry is visible."""
-    nothing = torch.zeros_like(windows.context)
-    # draws depend on the position: windows at the same position must have different paths
-    position = torch.arange(windows.position.numel(), device=nothing.device).view_as(windows.position)
-    empty = dataclasses.replace(windows, context=nothing, target=nothing, position=position)
     # a different seed for each round, so that no path repeats
-    sampler = dataclasses.replace(p.sampler, num_samples=draws, seed=seed + 1_000_003 * before)  # type: ignore[type-var]
-    values = sampler(p, empty).values.flatten(0, 1)
+    sampler = p.sampler.with_options(num_samples=draws, seed=seed + 1_000_003 * before)
+    values = sampler(p, windows.blank()).values.flatten(0, 1)
     everything = torch.ones_like(values, dtype=torch.bool)
     return dataclasses.replace(windows.repeat(draws), values=values, context=everything, target=everything)
 

@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,6 +52,7 @@ from tsgen.metrics import (
     variogram_score,
 )
 from tsgen.metrics.rounding import rounded
+from tsgen.models import DensityModel
 from tsgen.sampling import Sampler
 from tsgen.storage.atomic import replacing, write_text
 from tsgen.storage.parts import Parts
@@ -189,14 +190,13 @@ class _Row:
         name: str,
         conditioning: str | None,
         groupings: Sequence[Grouping],
-        module: LightningModule,
+        module: DensityModel,
         kept: bool = False,
         joint: bool = True,
     ) -> None:
         self.name, self.conditioning, self.kept, device = name, conditioning, kept, module.device
-        model: Any = module
-        self.scores = model.test_scores if kept else scores().to(device)
-        self.nll = model.test_nll if kept else NLL().to(device)
+        self.scores = module.test_scores if kept else scores().to(device)
+        self.nll = module.test_nll if kept else NLL().to(device)
         of_windows = {"energy_score": EnergyScore(), "variogram_score": VariogramScore()} if joint else {}
         self.of_windows = MetricCollection(dict(of_windows), compute_groups=False).to(device)
         self.of_law, self.law_is_known, self.groupings = LawCRPS().to(device), False, groupings
@@ -297,6 +297,8 @@ class Evaluation(Callback):
 
     def on_test_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Creates the rows of the table and removes part files of an earlier test."""
+        if not isinstance(module, DensityModel):
+            raise ValueError(f"Evaluation needs a DensityModel; got {type(module).__name__}.")
         names: dict[str, str | None] = {}
         if not self.nothing_hidden:
             names |= dict.fromkeys(BASELINES)
@@ -310,7 +312,7 @@ class Evaluation(Callback):
             of_exact = leads if name == "exact posterior" else []
             # exact filtering draws entries independently, so that joint scores do not apply
             self.rows[name] = _Row(name, conditioning, of_exact, module, joint=name != "exact filtering")
-        self.ranks = RankHistogram(cast(Any, module).sampler.num_samples).to(module.device)
+        self.ranks = RankHistogram(module.sampler.num_samples).to(module.device)
         if trainer.is_global_zero:
             self.parts.clear()
         trainer.strategy.barrier()

@@ -307,12 +307,7 @@ def _sampler(
     sampler.check(model)
     options = {"num_samples": num_samples, "seed": seed}
     options = {name: n for name, n in options.items() if n is not None}
-    if options and not dataclasses.is_dataclass(sampler):
-        raise ValueError(
-            f"{' and '.join(options)} can be set only for a sampler that is a dataclass; got "
-            f"{type(sampler).__name__}. Leave them out."
-        )
-    return dataclasses.replace(sampler, **options) if options else sampler
+    return sampler.with_options(**options)
 
 
 def _check_joint(sampler: Sampler) -> None:

@@ -32,6 +32,7 @@ from tsgen.data.fingerprint import fingerprint
 from tsgen.data.series import Samples, Series, SeriesBatch
 from tsgen.data.tiles import Tiles
 from tsgen.inference.writer import write_imputation
+from tsgen.protocols import Model
 from tsgen.sampling import Sampler
 from tsgen.storage.parts import Parts
 
@@ -139,7 +140,7 @@ class SeriesImputation:
         share = (0, 1) if self.shares_samples else (self.rank, self.world_size)
         return tiles.batches(size, *share)
 
-    def draw(self, model: Any, batch: SeriesBatch) -> Samples:
+    def draw(self, model: Model, batch: SeriesBatch) -> Samples:
         """Draws windows, or reads those that were drawn before.
 
         Args:
@@ -244,7 +245,7 @@ class SeriesImputation:
         self.parts.write(_name(start, numbers), {"values": array, "observed": observed.cpu().numpy()})
         self._drawn_before.setdefault(start, []).append(numbers)
 
-    def _drawn(self, model: Any, batch: SeriesBatch, starts: list[int], numbers: range) -> Samples:
+    def _drawn(self, model: Model, batch: SeriesBatch, starts: list[int], numbers: range) -> Samples:
         """Returns new draws of the windows, each given the draws of the window before."""
         if not self.sampler.extends:
             return self.sampler(model, batch)

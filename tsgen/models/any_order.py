@@ -182,13 +182,12 @@ class AnyOrderModel(NeuralModel):
         return batch.hidden
 
     def drawn_law(self, batch: SeriesBatch) -> torch.distributions.Distribution | None:
-        """Returns the law of each hidden entry given all visible ones if the sampler has a single group.
+        """Returns the law of each hidden entry given all visible ones if draws are independent.
 
         With several groups it returns None: entries of later groups follow mixtures of laws over earlier
         draws.
         """
-        sampler = self.sampler
-        return self(batch) if isinstance(sampler, AnyOrder) and sampler.groups == 1 else None
+        return None if self.sampler.joint else self(batch)
 
     def slices(self, batch: SeriesBatch) -> torch.distributions.Distribution:
         """Raises ``ValueError``: this model does not factorise over time.

@@ -142,8 +142,8 @@ class GraphVAR(DensityModel):
         return self(batch)
 
     def drawn_law(self, batch: SeriesBatch) -> Normal | None:
-        """Returns the posterior laws if the sampler is exact, or None."""
-        return self.posterior(batch) if isinstance(self.sampler, Exact) else None
+        """Returns the posterior laws if the sampler draws from the posterior, or None."""
+        return self.posterior(batch) if self.sampler.conditioning == "posterior" else None
 
     def test_log_prob(self, batch: SeriesBatch) -> Tensor:
         """Returns the log-density of each target entry given all visible ones: the law that draws follow.

@@ -79,6 +79,10 @@ class AnyOrder(Sampler[EncoderModel]):
         """Whether there is more than one group, so that unknown entries are correlated."""
         return self.groups > 1
 
+    def jointly(self, entries: int) -> Sampler:
+        """Returns the sampler with one group per entry: the chain rule, one entry after another."""
+        return self.with_options(groups=entries)
+
     def check(self, model: object) -> None:
         """Raises ``ValueError`` unless the model conditions on any set of entries."""
         if not isinstance(model, EncoderModel) or model.encoder.causal:

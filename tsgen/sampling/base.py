@@ -8,6 +8,7 @@ A sampler that computes all draws of a window jointly overrides ``__call__`` ins
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from typing import Any, Generic, Literal
 
@@ -64,6 +65,30 @@ class Sampler(ABC, Generic[ModelT]):
     def __post_init__(self) -> None:
         if self.num_samples < 1:
             raise ValueError(f"num_samples must be at least 1; it is {self.num_samples}.")
+
+    def with_options(self, **options: Any) -> Sampler:
+        """Returns the sampler with some options changed.
+
+        Args:
+            options: Fields of the sampler, such as ``num_samples`` and ``seed``.
+
+        Raises:
+            ValueError: If the sampler is not a dataclass.
+        """
+        if options and not dataclasses.is_dataclass(self):
+            raise ValueError(
+                f"{' and '.join(options)} can be set only for a sampler that is a dataclass; got "
+                f"{type(self).__name__}. Leave them out."
+            )
+        return dataclasses.replace(self, **options) if options else self  # type: ignore[type-var]
+
+    def jointly(self, entries: int) -> Sampler:
+        """Returns the sampler with the options that make all entries of a window joint.
+
+        Args:
+            entries: The number of entries of a window.
+        """
+        return self
 
     @abstractmethod
     def check(self, model: object) -> None:
