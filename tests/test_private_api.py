@@ -9,8 +9,7 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
-from lightning import LightningModule, Trainer
+from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
@@ -61,11 +60,6 @@ def test_the_trainer_says_whether_it_deals_windows_itself():
     assert trainer._accelerator_connector.use_distributed_sampler is False
 
 
-def test_a_module_without_a_trainer_has_none():
-    """``LightningModule.trainer`` raises then; a model looks for the data module of its trainer, if any."""
-    assert LightningModule()._trainer is None
-
-
 def test_a_checkpoint_is_saved_once_a_step():
     """The validation that follows a stop inside an epoch must not replace the best checkpoint."""
     assert ModelCheckpoint()._last_global_step_saved == 0
@@ -92,19 +86,12 @@ def test_the_wandb_logger_starts_with_the_options_that_it_holds(tmp_path, monkey
     assert begun["mode"] == "disabled"
 
 
-def test_gradients_are_scaled_in_one_call():
-    """``torch.nn.utils`` uses it to clip gradients; it has no public name."""
-    gradients = [torch.ones(2), torch.ones(3)]
-    torch._foreach_mul_(gradients, torch.tensor(0.5))
-    assert all((gradient == 0.5).all() for gradient in gradients)
-
-
 FOREIGN = re.compile(
     r"\b(?:trainer|logger|saving|loop|loops|wandb|torch|lightning|connector|strategy)\._([a-z]\w+)"
 )
 KNOWN = {
     *(name for _, name in METHODS),
-    *("_accelerator_connector", "_last_global_step_saved", "_experiment", "_foreach_mul_"),
+    *("_accelerator_connector", "_last_global_step_saved", "_experiment"),
 }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
 from torch.distributions import Distribution, Independent
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -164,7 +164,15 @@ class DensityModel(LightningModule, ABC):
     @property
     def horizon(self) -> int | None:
         """The forecast horizon of the trainer's data module in steps; None without a forecast."""
-        return getattr(getattr(self._trainer, "datamodule", None), "horizon", None)
+        return getattr(getattr(self.own_trainer, "datamodule", None), "horizon", None)
+
+    @property
+    def own_trainer(self) -> Trainer | None:
+        """The trainer, or None where Lightning's :attr:`trainer` raises because there is none."""
+        try:
+            return self.trainer
+        except RuntimeError:
+            return None
 
     @property
     def knows_its_nodes(self) -> bool:

@@ -204,7 +204,7 @@ class NeuralModel(DensityModel):
             loss = self.objective.loss(self, batch, stream, self.global_step)
         name = "train/nll" if self.objective.is_nll else "train/loss"
         self.log(name, loss.detach(), prog_bar=True, sync_dist=True, batch_size=len(batch.values))
-        if getattr(self._trainer, "accumulate_grad_batches", 1) == 1:
+        if getattr(self.own_trainer, "accumulate_grad_batches", 1) == 1:
             return loss
         # the total is known only after the last batch: until then, weights are relative to the first batch,
         # and on_before_optimizer_step rescales the gradients
@@ -242,7 +242,8 @@ class NeuralModel(DensityModel):
             # the trainer has divided by accumulate_grad_batches, also at the end of an epoch with fewer
             # batches
             share = self.trainer.accumulate_grad_batches * max(1, self._counts[0]) / max(1, sum(self._counts))
-            torch._foreach_mul_(gradients, share)
+            for gradient in gradients:
+                gradient.mul_(share)
             self._counts.clear()
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (self.global_step + 1) % every == 0 and gradients:
