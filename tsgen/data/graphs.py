@@ -294,7 +294,10 @@ def _bisected(graph: networkx.Graph, nodes: list[int], clusters: int) -> list[li
         return [nodes]
     inside, first = graph.subgraph(nodes), len(nodes) * (clusters // 2) // clusters
     order = list(networkx.utils.reverse_cuthill_mckee_ordering(inside))
-    halves = networkx.community.kernighan_lin_bisection(inside, (set(order[:first]), set(order[first:])))
+    # networkx before 3.6.1 breaks ties at random
+    halves = networkx.community.kernighan_lin_bisection(
+        inside, (set(order[:first]), set(order[first:])), seed=0
+    )
     smaller, larger = (sorted(half) for half in sorted(halves, key=len))
     return _bisected(graph, smaller, clusters // 2) + _bisected(graph, larger, clusters - clusters // 2)
 
