@@ -1,7 +1,7 @@
 """Names that modules had in 0.1.0, for code, configurations and checkpoints written for it.
 
-``from tsgen.masks import PointMask`` gives the class of ``tsgen.data``, with a :class:`DeprecationWarning`.
-The old names go in 0.3.
+``from tsgen.masks import PointMask`` imports the class of ``tsgen.data`` with a :class:`DeprecationWarning`.
+The old names will be removed in 0.3.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ROOMS = {
 }
 MODULES = {f"tsgen.{name}": f"tsgen.{room}.{name}" for room, names in _ROOMS.items() for name in names}
 MODULES["tsgen.files"] = "tsgen.storage.atomic"
-"""The new name of each module by its old one."""
+"""Maps the old name of each module to its new name."""
 
 CLASSES = {
     "datamodules.synthetic.SyntheticDataModule": "tsgen.datamodules.SyntheticDataModule",
@@ -36,14 +36,14 @@ CLASSES = {
     "datamodules.SyntheticDataModule": "tsgen.datamodules.SyntheticDataModule",
     "datamodules.FilesDataModule": "tsgen.datamodules.FilesDataModule",
 }
-"""Classes that left the packages of a clone, likewise."""
+"""Maps the old path of each class that was outside ``tsgen`` to its new path."""
 
 
 def current(class_path: str) -> str:
-    """Returns the path that a class has now.
+    """Returns the current path of a class.
 
     Args:
-        class_path: Its path, now or in 0.1.0.
+        class_path: Its current path, or its path in 0.1.0.
     """
     module, _, name = class_path.rpartition(".")
     if module in MODULES:
@@ -61,14 +61,14 @@ class _Finder(MetaPathFinder):
 
 
 class _Loader(Loader):
-    """Loads the module of another name."""
+    """Loads an old name as the module of the new name."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         warnings.warn(
-            f"{spec.name} is now {self.name}; the old name goes in tsgen 0.3.",
+            f"{spec.name} is now {self.name}; the old name will be removed in tsgen 0.3.",
             DeprecationWarning,
             stacklevel=2,
         )

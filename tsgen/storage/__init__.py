@@ -1,1 +1,1 @@
-"""Files that survive interruptions: atomic writes, locks, checkpoints, part files; what they may contain."""
+"""Files of a run: atomic writes, locks, checkpoints, part files, models as plain data, removal of secrets."""

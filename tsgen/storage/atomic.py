@@ -1,7 +1,7 @@
 """Atomic writes: a file is complete or absent, whenever a process ends.
 
 All files of a run are written by :func:`replacing`: first to a temporary file in the same folder, which is
-flushed to the disk and then renamed in one step of the file system. A reader sees the old file or the new
+flushed to the disk and then renamed atomically. A reader sees the old file or the new
 one, and two writers never write to the same file. The temporary file of a killed process,
 ``NAME.MACHINE-PROCESS-xxxx.unfinished``, stays until another process writes to that folder.
 
@@ -23,10 +23,10 @@ from pathlib import Path
 
 MACHINE = re.sub(r"[^A-Za-z0-9]", "", platform.node())[:16] or "here"
 FORGOTTEN = 24 * 3600
-"""Seconds after which the unfinished file of another machine is assumed to be of a killed process."""
+"""Seconds after which the unfinished file of another machine is assumed to belong to a killed process."""
 
 _tidied: set[tuple[int, Path]] = set()
-"""Ids of processes with the folders that they have tidied. A forked process has a new id and tidies again."""
+"""Pairs of a process id and a folder that it has tidied. A forked process has a new id and tidies again."""
 
 
 @contextmanager
@@ -55,7 +55,7 @@ def replacing(path: Path) -> Iterator[Path]:
         raise OSError(
             getattr(error, "errno", None) or errno.EIO,
             f"it could not be written ({getattr(error, 'strerror', None) or error}); the earlier file is "
-            "unchanged. Make room and run the command again",
+            "unchanged. Free disk space and run the command again",
             str(path),
         ) from error
     except BaseException:
@@ -114,10 +114,10 @@ def _is_running(process: int) -> bool:
 
 def _sync(path: Path) -> None:
     """Flushes a file, or the names in a folder, to the disk."""
-    folder = path.is_dir()
+    is_folder = path.is_dir()
     # not every file system can open or flush a folder
-    with suppress(OSError) if folder else nullcontext():
-        handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+    with suppress(OSError) if is_folder else nullcontext():
+        handle = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
         try:
             os.fsync(handle)
         finally:

@@ -67,7 +67,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         if zipfile.is_zipfile(path):
             _check_stored(path)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickle protocols: the error below is one line
+            warnings.simplefilter("ignore")  # torch warns about pickle protocols before it raises
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes can raise any exception in torch.load
         # the rest of torch's message recommends running the code in the file
@@ -82,7 +82,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _check_stored(path: Path) -> None:
-    """Raises if a checkpoint is compressed: torch writes none that is, and it could be a zip bomb."""
+    """Raises if a checkpoint is compressed: torch never compresses, and the file could be a zip bomb."""
     with zipfile.ZipFile(path) as file:
         unpacked = sum(entry.file_size for entry in file.infolist())
     if unpacked > path.stat().st_size:
@@ -96,8 +96,8 @@ class AtomicCheckpoints(TorchCheckpointIO):
 
         Trainer(plugins=[AtomicCheckpoints()])
 
-    If training was resumed from ``previous.ckpt``, because ``last.ckpt`` is damaged or from inside an epoch,
-    that ``last.ckpt`` does not replace it.
+    If training was resumed from ``previous.ckpt``, because ``last.ckpt`` is damaged or was written inside an
+    epoch, the first save does not replace ``previous.ckpt`` by that ``last.ckpt``.
     """
 
     def __init__(self) -> None:
@@ -130,7 +130,7 @@ class AtomicCheckpoints(TorchCheckpointIO):
         previous, resumed = path.with_name(PREVIOUS), self._resumed
         self._resumed = None
         if resumed is not None and resumed.resolve() == previous.resolve():
-            return  # last.ckpt is damaged, or from inside an epoch
+            return  # last.ckpt is damaged, or was written inside an epoch
         with replacing(previous) as unfinished:
             unfinished.unlink(missing_ok=True)
             try:

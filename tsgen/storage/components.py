@@ -27,8 +27,8 @@ MODULES = (
     *("torch_geometric.nn.conv", "torch_geometric.nn.aggr"),
 )
 """Modules whose public classes may be named. ``torch_geometric.nn`` as a whole would not be safe: its
-``Sequential`` evaluates text that it is given. Nor would lightning: options of its loggers can set the
-addresses that their keys are sent to."""
+``Sequential`` evaluates its arguments as code. Lightning as a whole would not be safe either: options of its
+loggers can set the addresses that their keys are sent to."""
 
 CLASSES = {
     "tsgen.data.series": ("SeriesSpec",),
@@ -57,13 +57,13 @@ CLASSES = {
     ),
     "lightning.pytorch.accelerators": ("CPUAccelerator", "CUDAAccelerator", "MPSAccelerator"),
 }
-"""Classes of other modules that may be named. ``LambdaCallback`` is not one: it calls what it is given."""
+"""Classes of other modules that may be named. ``LambdaCallback`` may not: it calls any function."""
 
 SOURCES = (
     "tsgen, datamodules, torch.nn, torch.optim, torch_geometric.nn.conv, torch_geometric.nn.aggr and "
     "lightning's trainer classes"
 )
-"""Where these classes are defined, in words."""
+"""The packages of these classes, for error messages."""
 
 
 def describe(block: Any) -> Any:
@@ -181,7 +181,7 @@ def is_importable(path: str, trusted: Sequence[str] = ()) -> bool:
 
 
 def find_class(class_path: str, bases: tuple[type, ...], trusted: Sequence[str] = ()) -> type:
-    """Imports a class that may be named.
+    """Returns the class of a path, after checking that it may be named.
 
     Args:
         class_path: Path of the class.
@@ -199,14 +199,14 @@ def find_class(class_path: str, bases: tuple[type, ...], trusted: Sequence[str] 
             f"If you trust it, call tsgen.load(..., trusted=({package.split('.')[0]!r:.200},))."
         )
     try:
-        named = getattr(import_module(package), name)
+        found = getattr(import_module(package), name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"the class {class_path!r} must exist; {error}.") from error
-    if not (isinstance(named, type) and issubclass(named, bases)):
+    if not (isinstance(found, type) and issubclass(found, bases)):
         raise ValueError(
             f"class_path must name a {' or '.join(base.__name__ for base in bases)}; got {class_path!r}."
         )
-    return named
+    return found
 
 
 def difference(first: Any, second: Any, name: str = "") -> str | None:
@@ -218,7 +218,7 @@ def difference(first: Any, second: Any, name: str = "") -> str | None:
     Args:
         first: A description that :func:`describe` returned.
         second: Another description.
-        name: The name of what is described, with which the dotted name begins.
+        name: The dotted name of the option that the two describe; empty for a whole model.
     """
     if not (isinstance(first, Mapping) and isinstance(second, Mapping)):
         return None if first == second else name

@@ -14,13 +14,13 @@ WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class HeldError(Exception):
-    """Another process holds the lock; the message is the name that it gave and its process id."""
+    """Another process holds the lock; the message is the name and the process id of the holder."""
 
 
 def acquire(path: Path, name: str) -> BaseFileLock:
     """Acquires a lock without waiting. :func:`release` or the end of the process releases it.
 
-    On a file system without locks every process gets it.
+    On a file system without locks every process acquires it.
 
     Args:
         path: The lock file, which contains nothing else; its folder must exist.

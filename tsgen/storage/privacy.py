@@ -1,4 +1,4 @@
-"""Removes secrets and the path of the user's home from what is shown to others.
+"""Removes secrets and the path of the user's home from text that others will see.
 
 Configurations, warnings of loggers and everything sent to W&B pass through :func:`scrubbed`; the text of a
 configuration in a report passes through :func:`scrubbed_text`. A secret is recognised by the name of its
@@ -23,7 +23,7 @@ VARIABLES = re.compile(
 """Matches the names of environment variables that hold secrets. ``PWD`` and ``PATH`` do not match."""
 
 SHORTEST = 8
-"""The smallest number of characters of a variable's value that is a secret; shorter ones are switches."""
+"""Minimum length of a variable's value that is treated as a secret; shorter ones are switches such as 1."""
 
 _PASSWORD = re.compile(r"(?<=://)[^\s/@:]{1,200}:[^\s/@]{1,200}(?=@)")
 _ENTRY = re.compile(
@@ -77,7 +77,7 @@ def _without_variables(text: str) -> str:
 
 
 def without_home(text: str) -> str:
-    """Returns the text with the path of the user's home written ``~``, also the one that a link leads to."""
+    """Returns the text with the path of the user's home, and the path that it links to, written ``~``."""
     home = os.path.expanduser("~")
     for folder in sorted({home, os.path.realpath(home)}, key=len, reverse=True):
         if len(folder) > 1:
@@ -87,10 +87,10 @@ def without_home(text: str) -> str:
 
 
 def at_home(value: Any) -> Any:
-    """Returns the value with ``~`` at the start of paths replaced by the home, as before :func:`scrubbed`."""
+    """Returns the value with ``~`` at the start of paths expanded, which reverts part of :func:`scrubbed`."""
     if isinstance(value, Mapping):
         return {key: at_home(item) for key, item in value.items()}
     if isinstance(value, list):
         return [at_home(item) for item in value]
-    own = isinstance(value, str) and (value == "~" or value.startswith("~/"))
-    return os.path.expanduser(value) if own else value
+    is_path = isinstance(value, str) and (value == "~" or value.startswith("~/"))
+    return os.path.expanduser(value) if is_path else value
