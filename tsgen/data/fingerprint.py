@@ -1,4 +1,4 @@
-"""A hash of models, data and options, by which an interrupted run recognises what it was made of."""
+"""A hash of a model, its data and options, by which a run checks whether partial output belongs to it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def fingerprint(model: torch.nn.Module, series: Series, *options: Any) -> str:
 
     Args:
         model: The model; an empty module where only the data matters.
-        series: The series; one in a file is read once, in chunks.
-        options: Anything with a ``repr`` of its own.
+        series: The series; a series in a file is read once, in chunks.
+        options: Objects whose ``repr`` shows their content.
     """
     digest = hashlib.sha256()
     graph = {"edges": series.graph.edge_index, "weights": series.graph.edge_weight}
@@ -37,5 +37,5 @@ def fingerprint(model: torch.nn.Module, series: Series, *options: Any) -> str:
 def _add(digest: Any, name: str, tensor: torch.Tensor) -> None:
     digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
     # the stride of a tensor of one entry may be zero, and only a copy can be viewed as bytes
-    own = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-    digest.update(own.reshape(-1).view(torch.uint8).numpy().tobytes())
+    contiguous = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+    digest.update(contiguous.reshape(-1).view(torch.uint8).numpy().tobytes())

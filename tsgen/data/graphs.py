@@ -38,8 +38,8 @@ def check_graph(graph: Data, num_nodes: int | None = None) -> Data:
     """
     edges = graph.edge_index
     if edges is None or edges.dtype != torch.int64 or edges.dim() != 2 or edges.shape[0] != 2:
-        came = "none" if edges is None else f"{edges.dtype} of shape {tuple(edges.shape)}"
-        raise ValueError(f"graph.edge_index must be int64 of shape [2, edges]; it is {came}.")
+        given = "none" if edges is None else f"{edges.dtype} of shape {tuple(edges.shape)}"
+        raise ValueError(f"graph.edge_index must be int64 of shape [2, edges]; it is {given}.")
     if graph.num_nodes is None or (num_nodes is not None and graph.num_nodes != num_nodes):
         raise ValueError(
             f"the graph must have num_nodes={num_nodes}, one per node of the series; it has "
@@ -247,7 +247,7 @@ def weighted_mean(
 
 
 def partition(graph: Data, clusters: int) -> Int64[Tensor, "nodes"]:
-    """Returns the number of each node's cluster, for clusters with little edge weight between them.
+    """Partitions the nodes into clusters with little edge weight between them; returns each node's cluster.
 
     The sizes of clusters differ by at most one node. The graph is bisected recursively, in proportion to the
     number of clusters of each half: first by its reverse Cuthill-McKee order, then improved by Kernighan-Lin

@@ -1,4 +1,4 @@
-r"""Interpolation of an entry from its nearest visible values in time, and the uncertainty of it.
+r"""Interpolation of an entry from its nearest visible values in time, and its uncertainty.
 
 Let a be the number of steps since the last visible value of the same node and channel, b the number of steps
 until the next one, and y these values. The interpolation is the straight line between the two; its
@@ -67,12 +67,15 @@ class Nearest(NamedTuple):
 
     @property
     def gap(self) -> Int64[Tensor, "batch time nodes channels"]:
-        """The length in steps of the gap that contains the entry, a run of entries outside the context of one
-        node and channel; zero where the entry is visible. A gap ends with the window."""
+        """The length in steps of the gap around each entry; zero where the entry is visible.
+
+        A gap is a run of consecutive steps outside the context, of one node and channel and within one
+        window.
+        """
         return (self.after - self.before - 1).clamp(min=0)
 
     def distances(self) -> tuple[Float[Tensor, "*entries"], Float[Tensor, "*entries"]]:
-        """Returns the numbers of steps since ``before`` and until ``after``; infinite where there is none."""
+        """Returns the numbers of steps since ``before`` and until ``after``; infinite without a value."""
         step = _step(self.before)
         since, until = (step - self.before).double(), (self.after - step).double()
         since = since.masked_fill(self.before.eq(-1), torch.inf)

@@ -1,9 +1,9 @@
 r"""Random patterns of hidden entries: seeded, composable, and drawn for many windows at once.
 
-A pattern draws a mask that is True where an entry is hidden. It receives the values, as the probability of
-being hidden may depend on them (:class:`ValueMask`). The same classes serve two purposes: they thin the
-context in training (a new draw for each window and epoch) and hold out entries for evaluation (one draw over
-the whole series). The draw of a window depends only on its stream and its values (see
+A pattern draws a mask that is True where an entry is hidden. It receives the values because the probability
+of being hidden may depend on them (:class:`ValueMask`). The same classes serve two purposes: they thin the
+context in training (a new draw for each window and epoch), and they hold out entries for evaluation (one draw
+over the whole series). The draw of a window depends only on its stream and its values (see
 :mod:`tsgen.counter_random`), never on the rest of the batch.
 """
 
@@ -224,8 +224,8 @@ class ValueMask(Mask):
     .. math:: p = \frac{1}{1 + e^{-(s z + b)}}, \qquad z = (x - \mu) / \sigma,
 
     where :math:`\mu` and :math:`\sigma` are mean and standard deviation of the node and channel over the
-    window or series drawn for. There b is solved for so that the expected share of hidden entries is the
-    rate.
+    window or series that the mask is drawn for. The offset b is solved for, once per window or series, so
+    that the expected share of hidden entries equals the rate.
 
     Args:
         rate: The expected share of the observed entries that is hidden, or two bounds between which each
@@ -299,10 +299,10 @@ class GRINMask(Mask):
     the published seed, drawn over a whole series, so that every method is evaluated on the same entries. The
     papers describe a separate length for each failure. The published code, which this class follows, draws
     one length, uniform on 12..47 steps, for each sensor that fails at all, and uses it for all failures of
-    the sensor. ``AnyOf([PointMask(0.05), BlockMask(0.0015, 12, 47)])`` is the distribution as described. On
-    data of the size of METR-LA both hide 9.1 % of the entries, in runs of two steps on average, but sensors
-    vary more with the code, which hides 6.3 to 13.6 % of each (a standard deviation of 1.6 % instead of
-    0.6 %). Nodes and channels are the columns of one table.
+    the sensor. ``AnyOf([PointMask(0.05), BlockMask(0.0015, 12, 47)])`` has the distribution that the papers
+    describe. On data of the size of METR-LA both hide 9.1 % of the entries, in runs of two steps on average.
+    The code hides shares that vary more between sensors, from 6.3 to 13.6 % (a standard deviation of 1.6 %
+    instead of 0.6 %). Nodes and channels are the columns of one table.
 
     The result is fixed for a series and ignores the stream: use it to hold entries out, not to thin windows.
 
@@ -363,7 +363,7 @@ class HistoricalMask(Mask):
     uniformly from all steps at which a whole window fits into a stretch.
 
     Raises:
-        ValueError: On drawing, if the data is not known yet, or no stretch is as long as a window.
+        ValueError: When a mask is drawn, if the pattern has no data, or no stretch is as long as a window.
     """
 
     def __post_init__(self) -> None:
@@ -397,7 +397,7 @@ class HistoricalMask(Mask):
             raise ValueError(
                 f"HistoricalMask needs a stretch of at least {window} steps to replay; it has "
                 f"{len(self.stretches)} stretches, of {sum(b - a for a, b in self.stretches)} steps in all. "
-                "Choose a shorter window, and use the pattern only as data.thinning, which gives it the data."
+                "Choose a shorter window, and use the pattern only as data.thinning, which gives it data."
             )
         chosen = (uniforms(streams(6, stream), (1,), dtype=torch.float64) * len(starts)).long()
         return ~self.series.observed_in(starts[chosen[:, 0]], window, self.nodes)
@@ -531,7 +531,7 @@ def hold_out(
     observed: Bool[Tensor, "time nodes channels"],
     seed: int,
 ) -> Bool[Tensor, "time nodes channels"]:
-    """Returns the observed entries of a whole series that a pattern hides, which are scored later.
+    """Returns which observed entries of a whole series a pattern hides, so that they can be scored.
 
     Args:
         mask: The pattern, drawn once over the whole series.

@@ -12,7 +12,7 @@ class RunningMoments:
     Attributes:
         count: The number of values so far.
         mean: Their mean; zero where there are none.
-        squares: The sum of their squared distances from the mean.
+        squares: The sum of their squared deviations from the mean.
 
     References:
         Algorithms for computing the sample variance: analysis and recommendations (Chan, Golub & LeVeque,
@@ -26,7 +26,7 @@ class RunningMoments:
         """Adds further values.
 
         Args:
-            numbers: Rows of columns; anything, NaN included, outside the mask.
+            numbers: Rows of values in columns; anything, NaN included, outside the mask.
             mask: Which values count.
         """
         count, numbers = mask.sum(dim=0).double(), torch.where(mask, numbers, 0).double()
@@ -41,7 +41,7 @@ class RunningMoments:
         self.count = total
 
     def pooled(self) -> RunningMoments:
-        """Returns the moments of all values along the first axis of the columns together."""
+        """Returns the moments of the values pooled over the first axis of the columns."""
         pooled = RunningMoments()
         pooled.count = self.count.sum(dim=0)
         pooled.mean = (self.count * self.mean).sum(dim=0) / pooled.count.clamp(min=1)

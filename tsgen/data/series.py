@@ -76,7 +76,7 @@ class Sizes(NamedTuple):
 
 
 CHUNK_NUMBERS = 2**22
-"""The most numbers in a chunk when :meth:`Series.chunks` iterates over a series."""
+"""The maximum number of values and covariates in a chunk of :meth:`Series.chunks`."""
 
 
 class Series(ABC):
@@ -317,11 +317,11 @@ class GraphSeries(Series):
             ValueError: If a variable or a dimension is missing, or the series is invalid (see
                 :class:`GraphSeries`).
         """
-        lacking = [name for name in ("values", "edge_source", "edge_target") if name not in data]
-        if lacking:
+        absent = [name for name in ("values", "edge_source", "edge_target") if name not in data]
+        if absent:
             raise ValueError(
                 f"the dataset must have the variables values, edge_source and edge_target; it lacks "
-                f"{', '.join(lacking)} and has {', '.join(sorted(map(str, data))) or 'none'}."
+                f"{', '.join(absent)} and has {', '.join(sorted(map(str, data))) or 'none'}."
             )
         values = data["values"]
         if "channel" not in values.dims:
@@ -444,11 +444,9 @@ def _names(name: str, labels: Sequence[str], default: list[str]) -> list[str]:
     if not len(labels):
         return default
     names = _labels(name, [str(label) for label in labels], len(default))
-    twice = {label for label in names if names.count(label) > 1} if len(set(names)) < len(names) else set()
-    if twice:
-        raise ValueError(
-            f"{name} must be unique; {sorted(twice)[0]!r} occurs {names.count(sorted(twice)[0])} times."
-        )
+    if len(set(names)) < len(names):
+        repeated = min(label for label in names if names.count(label) > 1)
+        raise ValueError(f"{name} must be unique; {repeated!r} occurs {names.count(repeated)} times.")
     return names
 
 
@@ -524,7 +522,7 @@ class SeriesBatch:
         return new
 
     def repeat(self, times: int) -> SeriesBatch:
-        """Returns the batch repeated along the batch axis, so that samples or particles are further rows."""
+        """Returns the batch repeated along the batch axis, one copy per sample or particle."""
         return self._of_each(lambda value: value.repeat(times, *[1] * (value.dim() - 1)))
 
     def rows(self, chosen: slice) -> SeriesBatch:
@@ -546,14 +544,14 @@ class SeriesBatch:
         )
 
     def blank(self) -> SeriesBatch:
-        """Returns the windows with nothing in the context or the target, for draws of whole windows.
+        """Returns the windows with empty context and target, for draws of whole windows.
 
-        Draws depend on the position of a window; each gets one of its own, so that windows of the same
-        position are drawn differently.
+        The draws of a window depend on its position, so every window receives a position of its own: windows
+        that had the same position are drawn independently.
         """
-        nothing = torch.zeros_like(self.context)
-        position = torch.arange(self.position.numel(), device=nothing.device).view_as(self.position)
-        return self._changed(context=nothing, target=nothing, position=position)
+        empty = torch.zeros_like(self.context)
+        position = torch.arange(self.position.numel(), device=empty.device).view_as(self.position)
+        return self._changed(context=empty, target=empty, position=position)
 
     @property
     def hidden(self) -> Bool[Tensor, "batch time nodes channels"]:

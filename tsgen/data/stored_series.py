@@ -27,7 +27,7 @@ class _Form(NamedTuple):
 
 
 def _opened(path: Path) -> xr.Dataset:
-    """Opens the file with the same decoding as for a file read whole; no values are read or cached."""
+    """Opens a file without reading or caching values; they are decoded as in a file that is read whole."""
     return xr.open_dataset(path, engine="netcdf4", cache=False, decode_timedelta=False)
 
 
@@ -70,8 +70,8 @@ class StoredSeries(Series):
         path: The file.
         variables: The variables of measurements, one per channel, each with dimensions time and node;
             ``values`` if not given.
-        graph: The graph, or a function that makes it from the names of the nodes; if not given, the graph of
-            the file in ``edge_source``, ``edge_target`` and, optionally, ``edge_weight``.
+        graph: The graph, or a function that returns it, given the names of the nodes. If not given, the graph
+            of the file in ``edge_source``, ``edge_target`` and, optionally, ``edge_weight``.
         units: Unit of each channel; those of the file if not given.
 
     Raises:
@@ -116,8 +116,8 @@ class StoredSeries(Series):
         given = graph(list(self.nodes)) if callable(graph) else graph
         if given is None and not {"edge_source", "edge_target"} <= set(rest.variables):
             raise ValueError(
-                f"{self.path} must hold a graph in edge_source and edge_target, unless one is given; it does "
-                "not. Pass graph."
+                f"{self.path} must hold a graph in edge_source and edge_target, because no graph was passed; "
+                "it holds none. Pass graph."
             )
         self.graph = check_graph(graph_in(rest, len(self.nodes)) if given is None else given, len(self.nodes))
 
@@ -202,8 +202,8 @@ class StoredSeries(Series):
     def _gathered(self, position: Tensor, nodes: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
         rows = [self._read(slice(int(row[0]), int(row[-1]) + 1), nodes) for row in position]
         values, observed, covariates = zip(*rows, strict=True)
-        together = None if covariates[0] is None else torch.stack(covariates)
-        return torch.stack(values), torch.stack(observed), together
+        stacked = None if covariates[0] is None else torch.stack(covariates)
+        return torch.stack(values), torch.stack(observed), stacked
 
     def _read(self, steps: slice, nodes: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
         """Returns values, the observed mask and covariates of some steps."""

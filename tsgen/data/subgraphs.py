@@ -49,7 +49,7 @@ class Subgraphs:
     """Options for the subgraph that each training batch draws.
 
     Args:
-        clusters: Number of clusters of the graph, of equal size up to one node.
+        clusters: Number of clusters of the graph; their sizes differ by at most one node.
         drawn: Number of clusters in a batch. It must divide ``clusters``, so that ``clusters / drawn``
             batches hold every node once.
         hops: Nodes within this many edges of the drawn clusters, in either direction, are read but not
@@ -132,19 +132,19 @@ class SubgraphDraws:
         """
         inside = torch.zeros(self.num_nodes, dtype=torch.bool)
         inside[targets] = True
-        is_target, rim = inside.clone(), targets
+        is_target, frontier = inside.clone(), targets
         for _ in range(self.options.hops):
-            reached = self._neighbours.entries(rim)[0]
-            rim = reached[~inside[reached]].unique()
-            inside[rim] = True
+            reached = self._neighbours.entries(frontier)[0]
+            frontier = reached[~inside[reached]].unique()
+            inside[frontier] = True
         nodes = inside.nonzero()[:, 0]
-        place = torch.empty(self.num_nodes, dtype=torch.int64)
-        place[nodes] = torch.arange(len(nodes))
+        position = torch.empty(self.num_nodes, dtype=torch.int64)
+        position[nodes] = torch.arange(len(nodes))
         edge, row = self._incoming.entries(nodes)
         source = self._source[edge]
         kept = inside[source]
         graph = Data(
-            edge_index=torch.stack([place[source[kept]], row[kept]]),
+            edge_index=torch.stack([position[source[kept]], row[kept]]),
             edge_weight=self._weight[edge[kept]],
             num_nodes=len(nodes),
         )

@@ -62,11 +62,11 @@ class Tiles:
 
     @property
     def before(self) -> dict[int, int]:
-        """The start of the preceding window, by the start of each window but the first of a stretch."""
+        """Maps the start of each window, except the first of a stretch, to the start of its predecessor."""
         return {b: a for chain in self.chains for a, b in pairwise(chain)}
 
     def kept(self, lookahead: int = 0) -> dict[int, slice]:
-        """Returns the steps to keep from each window, by its start; together they hold every step once.
+        """Returns the steps to keep from each window, by its start; every step is kept from one window.
 
         Args:
             lookahead: Steps at the end of a window that are taken from the next window instead.
