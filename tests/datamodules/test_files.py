@@ -806,19 +806,19 @@ BROKEN_NETCDF = {
     "cut off": (b"\x89HDF\r\n\x1a\n" + bytes(100), ["cannot be read as netCDF"]),
     "no variables": (
         xr.Dataset(attrs={"a": 1}),
-        ["no variable of numbers with dimensions 'time' and 'node'", "none"],
+        ["no numeric variable with dimensions 'time' and 'node'", "none"],
     ),
     "no values": (
         dataset().drop_vars(["values", "observed"]),
-        ["no variable of numbers", "position (node, axis)"],
+        ["no numeric variable", "position (node, axis)"],
     ),
     "other dimensions": (
         dataset().rename(node="station"),
-        ["no variable of numbers", "(time, station, channel)"],
+        ["no numeric variable", "(time, station, channel)"],
     ),
     "text": (
         dataset().drop_vars("values").assign(v=(("time", "node"), [["x"] * 3] * 7)),
-        ["no variable of numbers"],
+        ["no numeric variable"],
     ),
     "no steps": (dataset().isel(time=slice(0)), ["no steps"]),
     "infinite": (with_value(np.inf), ["step 4", "node 1", "variable 'pm25'", "infinite"]),
@@ -832,7 +832,7 @@ BROKEN_NETCDF = {
         dataset().assign_coords(time=pd.to_datetime(["2024-01-01", None] + ["2024-01-02"] * 5)),
         ["step 1 (counted", "dimension 'time'", "the time is missing"],
     ),
-    "node twice": (dataset().assign_coords(node=["a", "b", "a"]), ["dimension 'node'", "'a' comes twice"]),
+    "node twice": (dataset().assign_coords(node=["a", "b", "a"]), ["dimension 'node'", "'a' occurs twice"]),
     "fractions for nodes": (dataset().assign_coords(node=[0.5, 1, 2]), ["dimension 'node'", "float64"]),
     "edge out of range": (dataset(edge_target=("edge", [0, 1, 3])), ["edge_index must lie in 0..2"]),
     "weight zero": (dataset(edge_weight=("edge", [0.0, 1, 1])), ["edge_weight must be positive"]),

@@ -155,14 +155,14 @@ BROKEN = {
         lambda f: write_hdf5(f / "metr-la.h5", ids=IDS[:2]),
         "400 times and 2 ids go with",
     ),
-    "an id twice": (lambda f: write_hdf5(f / "metr-la.h5", ids=["1", "2", "1"]), "the id '1' comes twice"),
+    "an id twice": (lambda f: write_hdf5(f / "metr-la.h5", ids=["1", "2", "1"]), "the id '1' occurs twice"),
     "numbers as text": (
         lambda f: write_hdf5(f / "metr-la.h5", table=speeds().astype("S9")),
         "its speeds numbers",
     ),
     "a time twice": (
         lambda f: write_hdf5(f / "metr-la.h5", table=speeds()[:2], times=np.array([DAY, DAY])),
-        "comes twice",
+        "occurs twice",
     ),
     "irregular": (
         lambda f: write_hdf5(f / "metr-la.h5", table=speeds()[:2], times=np.array([DAY, DAY + 10**9])),

@@ -245,7 +245,7 @@ def test_no_redirection_leads_from_https_to_http():
     assert follow("https://a.org/x", "https://b.org/x") == "https://b.org/x"
     assert follow("https://a.org/x", "/y") == "/y"
     assert follow("http://a.org/x", "https://b.org/x") == "https://b.org/x"
-    with pytest.raises(downloads._RefusedError, match="an address of http protocol"):
+    with pytest.raises(downloads._RefusedError, match="an address with the protocol http"):
         follow("https://a.org/x", "http://b.org/x")
 
 
@@ -284,7 +284,7 @@ def test_without_a_network_it_says_what_to_put_where(tmp_path, pauses):
         port = free.getsockname()[1]
     with pytest.raises(ValueError, match=r"cannot be fetched: .*refused") as error:
         fetch(f"http://127.0.0.1:{port}/a.txt", tmp_path / "a.txt")
-    assert f"Put that file at {tmp_path / 'a.txt'} by hand." in told(error)
+    assert f"Download the file by hand and save it as {tmp_path / 'a.txt'}." in told(error)
     assert pauses == [1, 2, 3, 4]
 
 

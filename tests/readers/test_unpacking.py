@@ -182,15 +182,15 @@ def twice_deflated(file):
         ),
         (
             lambda f: f.create_dataset("x", (9,), "f8", chunks=(9,), compression="lzf"),
-            "another filter than deflate",
+            "a filter other than deflate",
         ),
-        (twice_deflated, "another filter than deflate"),
+        (twice_deflated, "a filter other than deflate"),
         (
             lambda f: f.create_dataset("x", (9,), "f8", external="/etc/passwd"),
             "'x' lies in other files",
         ),
-        (lambda f: f.update({"x": h5py.ExternalLink("other.h5", "/x")}), "'x' is a link to another place"),
-        (lambda f: f.update({"x": h5py.SoftLink("/x")}), "'x' is a link to another place"),
+        (lambda f: f.update({"x": h5py.ExternalLink("other.h5", "/x")}), "'x' is a soft or external link"),
+        (lambda f: f.update({"x": h5py.SoftLink("/x")}), "'x' is a soft or external link"),
     ],
     ids=["announced", "chunk", "filter", "order", "external", "link", "soft link"],
 )

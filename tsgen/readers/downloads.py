@@ -1,15 +1,16 @@
 """Downloads of published files from a mirror that the user names.
 
-tsgen contains no addresses of data sets. Whoever has the right to a copy names the folder on the web where it
-lies, and the data module downloads the files that its own folder lacks. A connection may break off or stall,
-and a server may send an error page or another version of the file. Therefore
+tsgen contains no addresses of data sets. A user who has the right to a copy gives the address of the folder
+on the web that holds it, and the data module downloads the files that are missing from its local folder. A
+connection may break off or stall, and a server may send an error page or another version of the file.
+Therefore
 
 * a file is moved into place only when its length and its SHA-256 are right. Where the server announces no
   length, a broken connection looks like the end of the file, so the SHA-256 is required;
-* a download is tried up to :data:`ATTEMPTS` times, and one attempt ends after :data:`TIMEOUT` seconds without
-  a byte. Errors that another attempt cannot change, such as 404, are reported at once;
+* a download is attempted up to :data:`ATTEMPTS` times, and one attempt ends after :data:`TIMEOUT` seconds
+  without a byte. Errors that another attempt cannot change, such as 404, are reported at once;
 * processes that need the same file wait at a lock while one of them downloads it. The command line reads the
-  data in every process before Lightning would call ``prepare_data``, so the lock stands in for that call.
+  data in every process before Lightning would call ``prepare_data``, so the lock replaces that call.
 
 `pooch` downloads to a temporary file, compares the SHA-256, retries and moves the file into place; `requests`
 speaks HTTP. Nothing is unpacked.
@@ -123,7 +124,7 @@ def fetch(url: str, path: Path, sha256: str | None = None) -> None:
             source.fetch(path.name, downloader=_Download(has_checksum=sha256 is not None))
     except (OSError, ValueError, _RefusedError) as error:  # an exception of requests is an OSError
         raise ValueError(
-            f"{url} cannot be fetched: {_reason(error)}. Put that file at {path} by hand."
+            f"{url} cannot be fetched: {_reason(error)}. Download the file by hand and save it as {path}."
         ) from error
     if sha256 is None:
         logger.warning(
@@ -146,7 +147,7 @@ def digest_of(path: Path) -> str:
 
 
 class _RefusedError(Exception):
-    """The answer is not usable and another attempt would not help: pooch retries a ``ValueError`` only."""
+    """A response that another attempt would not change; pooch retries only after a ``ValueError``."""
 
 
 def _reason(error: BaseException) -> str:
@@ -158,12 +159,12 @@ def _reason(error: BaseException) -> str:
 
 
 class _Session(requests.Session):
-    """An HTTP session that follows few redirections, never from https to http, and sends no credentials."""
+    """An HTTP session without credentials, with at most 5 redirections and none from https to http."""
 
     def __init__(self) -> None:
         super().__init__()
         self.max_redirects = 5
-        # packed in transit, the file would not have the announced length
+        # a file compressed in transit would not have the announced length
         self.headers["Accept-Encoding"] = "identity"
         # requests would send the password that ~/.netrc has for the host
         self.auth = lambda request: request
@@ -177,7 +178,7 @@ class _Session(requests.Session):
         if target is not None:
             scheme = urlsplit(urljoin(resp.url, target)).scheme
             if scheme not in ("http", "https") or (scheme == "http" and resp.url.startswith("https")):
-                raise _RefusedError(f"the server redirects to an address of {scheme} protocol")
+                raise _RefusedError(f"the server redirects to an address with the protocol {scheme}")
             resp.close()  # otherwise requests reads the body, of any size, into memory
         return target
 
@@ -208,8 +209,8 @@ class _Download:
     def _announced_length(self, response: requests.Response, path: Path) -> int | None:
         """Returns the announced length; raises if the response is not the whole file or is too long."""
         if response.status_code != 200:
-            kind = ValueError if response.status_code in TEMPORARY else _RefusedError
-            raise kind(f"the server answers {response.status_code} {response.reason}")
+            error_class = ValueError if response.status_code in TEMPORARY else _RefusedError
+            raise error_class(f"the server answers {response.status_code} {response.reason}")
         if response.headers.get("Content-Type", "").startswith("text/html") and path.suffix not in (
             ".html",
             ".htm",

@@ -1,10 +1,10 @@
-"""Checks of HDF5 files, netCDF-4 among them, that would hang the library or fill the memory.
+"""Checks that an HDF5 file (netCDF-4 included) neither hangs the HDF5 library nor exhausts the memory.
 
 **Hanging.** Values without a fixed length, such as names and references between variables, lie in collections
-of objects, the "global heaps". The library steps through a heap by the sizes that its objects state. An
-object of size 0, or whose size overflows to 0, makes it step on the spot forever, and neither a signal nor
-the interpreter can end it: a damaged file hangs the process that reads it. Therefore the heaps are walked
-through before the library opens the file (:func:`check_heaps`), in time linear in the size of the file.
+of objects, the "global heaps". The library walks through a heap by the sizes that its objects state. At an
+object of size 0, or whose size overflows to 0, it loops forever, and neither a signal nor the interpreter can
+end the loop: a damaged file hangs the process that reads it. Therefore :func:`check_heaps` walks through the
+heaps before the library opens the file, in time linear in the size of the file.
 
 **Memory.** A file of a kilobyte may announce any number of entries, and a compressed chunk may decompress to
 a thousand times its announced size. Both are checked before a file is read whole (:func:`check_contents`).
@@ -39,11 +39,11 @@ HEADER = struct.Struct("<HH4xQ")
 """Header of an object: its index (0 if it is free space), its reference count and its size."""
 
 MAX_WALKS = 4
-"""Largest number of times that all bytes are walked through. Remains of freed heaps may lie in other heaps,
-so one walk is not enough; heaps that are made to overlap would take time quadratic in the file's size."""
+"""Maximum number of bytes walked through, relative to the file's size. It exceeds 1 because remains of freed
+heaps may lie in other heaps; without a limit, heaps crafted to overlap would take quadratic time."""
 
 DEFLATE, SHUFFLE, CHECKSUM = 1, 2, 3
-"""Numbers of HDF5's filters: the compression, and those that keep the length."""
+"""Numbers of HDF5's filters: deflate compresses, the other two do not compress."""
 
 OBJECT_OVERHEAD = 64
 """Bytes of memory that a Python object takes in addition to its content."""
@@ -79,7 +79,7 @@ def check_heaps(path: Path) -> int:
 
 
 def _check_length_size(content: mmap.mmap) -> None:
-    """Raises unless lengths in the file have eight bytes: all libraries write that, and HEADER assumes it."""
+    """Raises unless lengths in the file have eight bytes, as all libraries write and HEADER assumes."""
     at = 0
     while at + 16 <= len(content):
         if content[at : at + 8] == SUPERBLOCK:
@@ -103,7 +103,7 @@ def _walk_heap(content: mmap.mmap, start: int, bytes_left: int) -> tuple[int, in
         index, _, size = HEADER.unpack_from(content, at)
         # the size of free space includes the header; other objects are padded to a multiple of eight bytes
         length = HEADER.size + -(-size // 8) * 8 if index else size
-        # a length beyond 63 bits overflows and leads backwards
+        # a length beyond 63 bits overflows, and the library would walk backwards
         if length < HEADER.size or length >= 2**63:
             raise ValueError("it is damaged: an object in a global heap has no size")
         largest = max(largest, size)
@@ -112,7 +112,7 @@ def _walk_heap(content: mmap.mmap, start: int, bytes_left: int) -> tuple[int, in
 
 
 def check_contents(path: Path) -> int:
-    """Raises ``ValueError`` if a file would hang the library, is too large decompressed or leads to others.
+    """Raises ``ValueError`` if a file would hang the library, is too large or refers to other files.
 
     Args:
         path: The file; a file of another format is only passed to :func:`check_heaps`.
@@ -126,9 +126,9 @@ def check_contents(path: Path) -> int:
     try:
         with h5py.File(path) as file:
             # the visitor returns the name instead of raising: h5py does not support exceptions there
-            elsewhere = file.visititems_links(_leads_elsewhere)
-            if elsewhere is not None:
-                raise ValueError(f"{elsewhere[:80]!r} is a link to another place; store a copy there instead")
+            link = file.visititems_links(_indirect_link)
+            if link is not None:
+                raise ValueError(f"{link[:80]!r} is a soft or external link; store a copy there instead")
             file.visit(names.append)
             datasets = {name: item for name in names if isinstance(item := file[name], h5py.Dataset)}
             check_unpacked(path, sum(_announced_size(*item, largest) for item in datasets.items()))
@@ -140,7 +140,7 @@ def check_contents(path: Path) -> int:
     return largest
 
 
-def _leads_elsewhere(name: str, link: object) -> str | None:
+def _indirect_link(name: str, link: object) -> str | None:
     """Returns the name of a link unless it is an ordinary (hard) link within the file."""
     return None if isinstance(link, h5py.HardLink) else name
 
@@ -155,7 +155,7 @@ def _announced_size(name: str, dataset: h5py.Dataset, largest: int) -> int:
 
 
 def _check_chunks(name: str, dataset: h5py.Dataset) -> None:
-    """Raises if a chunk decompresses to too much: the library goes on until the compressed data ends."""
+    """Raises if a chunk decompresses to too many bytes: the library sets no limit to their number."""
     if dataset.chunks is None:
         return
     settings = dataset.id.get_create_plist()
@@ -171,7 +171,7 @@ def _check_chunks(name: str, dataset: h5py.Dataset) -> None:
         filters = filters[: filters.index(DEFLATE)]
     if not set(filters) <= {SHUFFLE, CHECKSUM}:
         raise ValueError(
-            f"{name[:80]!r} is compressed by another filter than deflate; store it uncompressed or by deflate"
+            f"{name[:80]!r} is compressed by a filter other than deflate; store it uncompressed or by deflate"
         )
 
 

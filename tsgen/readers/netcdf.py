@@ -50,10 +50,10 @@ def read_netcdf(path: Path, columns: Columns, step: str | int | None) -> Content
         ValueError: If something in the file is wrong: one line that says where and what to do.
     """
     data = _open_netcdf(path)
-    found = _channels(path, data, columns)
-    known = _covariates(path, data, columns)
+    channel_variables = _channels(path, data, columns)
+    covariate_variables = _covariates(path, data, columns)
     nodes = _node_names(path, data, columns.node)
-    width = len(nodes) * (len(found) + len(known))
+    width = len(nodes) * (len(channel_variables) + len(covariate_variables))
     position, time = _netcdf_grid(path, data, columns.time, step, width)
 
     def spread(variables: dict[str, xr.DataArray]) -> Float[np.ndarray, "time nodes columns"]:
@@ -62,19 +62,19 @@ def read_netcdf(path: Path, columns: Columns, step: str | int | None) -> Content
             filled[position, :, c] = _numbers(path, name, variable.transpose(columns.time, columns.node))
         return filled
 
-    values = spread(found)
-    check_values(path, values, list(found))
-    covariates = spread(known) if known else None
+    values = spread(channel_variables)
+    check_values(path, values, list(channel_variables))
+    covariates = spread(covariate_variables) if covariate_variables else None
     if covariates is not None:
-        check_complete(path, covariates, list(known), time, nodes)
+        check_complete(path, covariates, list(covariate_variables), time, nodes)
     return Contents(
         time=time,
         nodes=nodes,
-        channels=list(found),
+        channels=list(channel_variables),
         values=values,
         covariates=covariates,
-        covariate_names=list(known),
-        units=[str(channel.attrs.get("units", "")) for channel in found.values()],
+        covariate_names=list(covariate_variables),
+        units=[str(channel.attrs.get("units", "")) for channel in channel_variables.values()],
         graph=_own_graph(path, data, len(nodes)),
     )
 
@@ -86,7 +86,7 @@ def check_stored(path: Path) -> None:
         path: The file. Variables with dimensions time and node may be of any size.
 
     Raises:
-        ValueError: In one line, which says what is wrong.
+        ValueError: If they cannot be read: one line that says what is wrong.
     """
     with _reading(path):
         _check_variables(path, check_heaps(path), read_later=("time", "node"))
@@ -96,12 +96,12 @@ def check_stored(path: Path) -> None:
             if "time" in data.variables and data["time"].dtype.kind not in "iufM":
                 raise ValueError("its times must be numbers or dates of the standard calendar")
             if "node" in data.variables and data["node"].to_series().duplicated().any():
-                raise ValueError("a node comes twice")
+                raise ValueError("the names of its nodes must be unique, and one occurs twice")
 
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turns the library's exceptions into a ``ValueError`` of one line."""
+    """Converts the library's exceptions to a ``ValueError`` of one line."""
     try:
         yield
     # decoding a damaged file can raise almost anything
@@ -127,8 +127,8 @@ def _check_variables(path: Path, largest: int, read_later: Collection[str] = ())
     with netCDF4.Dataset(path) as file:
         for variable in file.variables.values():
             if not read_later or not set(read_later) <= set(variable.dimensions):
-                each = OBJECT_OVERHEAD + largest if variable.dtype is str else variable.dtype.itemsize
-                total += math.prod(variable.shape) * each
+                item_size = OBJECT_OVERHEAD + largest if variable.dtype is str else variable.dtype.itemsize
+                total += math.prod(variable.shape) * item_size
     check_unpacked(path, total)
 
 
@@ -142,9 +142,9 @@ def _netcdf_grid(
 
     labels = times_in(data, dimension)
     position, time = regular_grid(parse_times(labels, error_at), step, width, error_at)
-    twice = pd.Series(position).duplicated().to_numpy()
-    if twice.any():
-        index = int(twice.argmax())
+    duplicated = pd.Series(position).duplicated().to_numpy()
+    if duplicated.any():
+        index = int(duplicated.argmax())
         raise error_at(index, f"duplicate time {format_time(time[position[index]])}. Keep one.")
     return position, time
 
@@ -158,7 +158,7 @@ def _node_names(path: Path, data: xr.Dataset, dimension: str) -> list[str]:
     names = pd.Index([label.decode() if isinstance(label, bytes) else str(label) for label in labels])
     if names.has_duplicates:
         raise ValueError(
-            f"{path}, dimension {dimension!r}: the node {quoted(names[names.duplicated()][0])} comes twice."
+            f"{path}, dimension {dimension!r}: the node {quoted(names[names.duplicated()][0])} occurs twice."
         )
     return list(names)
 
@@ -175,21 +175,21 @@ def _channels(path: Path, data: xr.Dataset, columns: Columns) -> dict[str, xr.Da
         and name not in ("observed", "covariates", *columns.covariates)
     }
     if not fitting:
-        there = [
+        available = [
             f"{name} ({', '.join(map(str, variable.dims))})" for name, variable in data.data_vars.items()
         ]
         raise ValueError(
-            f"{path} has no variable of numbers with dimensions {columns.time!r} and {columns.node!r}; it "
-            f"has {', '.join(there[:10]) or 'none'}. Set time_column and node_column to "
+            f"{path} has no numeric variable with dimensions {columns.time!r} and {columns.node!r}; it "
+            f"has {', '.join(available[:10]) or 'none'}. Set time_column and node_column to "
             "the names of your dimensions."
         )
     if not all(data.sizes[dimension] for dimension in time_and_node):
         raise ValueError(f"{path} has no {'nodes' if data.sizes[columns.time] else 'steps'}; add the data.")
     if "values" in fitting and "observed" in data:
-        other = set(data["observed"].dims) - set(fitting["values"].dims)
-        if other:
-            told = name_list([*map(str, other)])
-            raise ValueError(f"{path}: 'observed' must have the dimensions of 'values'; it has {told} too.")
+        extra = set(data["observed"].dims) - set(fitting["values"].dims)
+        if extra:
+            names = name_list([*map(str, extra)])
+            raise ValueError(f"{path}: 'observed' must have the dimensions of 'values'; it has {names} too.")
         fitting["values"] = fitting["values"].where(data["observed"].astype(bool))
     if columns.values is None:
         return _split_channels(
@@ -219,33 +219,35 @@ def _covariates(path: Path, data: xr.Dataset, columns: Columns) -> dict[str, xr.
 
 
 def _split_channels(variables: dict[str, xr.DataArray], time_and_node: set[str]) -> dict[str, xr.DataArray]:
-    """Returns the channels of which variables consist.
+    """Returns variables split into channels: one per entry of a third dimension.
 
-    A channel is named by its label on the third dimension, after the variable's name if there are several.
+    A channel is named by its label on the third dimension, with the variable's name in front if there are
+    several variables.
     """
-    found = {}
+    channels = {}
     for name, variable in variables.items():
         third = next((dimension for dimension in variable.dims if dimension not in time_and_node), None)
         if third is None:
-            found[name] = variable
+            channels[name] = variable
             continue
         for i in range(variable.sizes[third]):
             channel = variable.isel({third: i})
             label = str(channel.coords[third].item()) if third in channel.coords else f"{third}_{i}"
             if "unit" in channel.coords:
                 channel = channel.assign_attrs(units=str(channel.coords["unit"].item()))
-            found[label if len(variables) == 1 else f"{name}_{label}"] = channel
-    return found
+            channels[label if len(variables) == 1 else f"{name}_{label}"] = channel
+    return channels
 
 
 def _chosen(
     path: Path, kind: str, variables: dict[str, xr.DataArray], names: list[str]
 ) -> dict[str, xr.DataArray]:
+    """Returns the variables of these names; raises if one does not exist."""
     for name in names:
         if name not in variables:
-            there = list(variables)
-            hint = did_you_mean(name, there)
-            raise ValueError(f"{path} has no {kind} {name!r}; it has {name_list(there) or 'none'}.{hint}")
+            available = list(variables)
+            hint = did_you_mean(name, available)
+            raise ValueError(f"{path} has no {kind} {name!r}; it has {name_list(available) or 'none'}.{hint}")
     return {name: variables[name] for name in names}
 
 

@@ -1,9 +1,9 @@
 """A reader of pickles that runs nothing from the file.
 
-Graphs of the traffic literature are published as pickles, and to unpickle a file is to run it: a pickle names
-functions and calls them. Here :class:`pickle.Unpickler` may find only the four steps of which every pickled
-NumPy array consists, and not NumPy's own functions but ones of this module, which check what they are given:
-NumPy's would allocate any shape, or change a type of numbers for the whole process.
+Graphs of the traffic literature are published as pickles, and unpickling a file runs it: a pickle names
+functions and calls them. Here :class:`pickle.Unpickler` finds only the four functions that every pickled
+NumPy array calls. They are functions of this module that check their arguments; NumPy's own would allocate an
+array of any shape, or change a number type for the whole process.
 
 A pickle that calls nothing can still hang or crash the process. Its instructions are checked first against
 these dangers (:func:`_check_instructions`):
@@ -72,7 +72,7 @@ def read_pickle(path: Path) -> Any:
         The object. Arrays are read-only.
 
     Raises:
-        ValueError: If the file cannot be read, is not a complete pickle, or holds or does anything else.
+        ValueError: If the file cannot be read, is not a complete pickle, or contains anything else.
     """
     try:
         if path.stat().st_size > MAX_BYTES:
@@ -84,46 +84,46 @@ def read_pickle(path: Path) -> Any:
         reason = getattr(error, "strerror", None) or first_line(error)
         raise ValueError(
             f"{path} must be a pickle of plain containers, text and arrays of numbers; "
-            f"{reason.rstrip('.')[:200]}. Nothing of it was run. Get the published file."
+            f"{reason.rstrip('.')[:200]}. No code in it was run. Get the published file."
         ) from error
 
 
 def _check_instructions(data: bytes) -> None:
-    """Raises ``ValueError`` if unpickling could run into one of the dangers that the module's text lists."""
-    count = 0  # of tuples
-    made = ""  # the last instruction that may have changed the top of the stack
-    entries = 0  # of the memo
+    """Raises ``ValueError`` if a pickle has one of the dangers that the docstring of this module lists."""
+    num_tuples = 0
+    last = ""  # the last instruction that may have changed the top of the stack
+    memo_size = 0
     tuple_entries = set[int]()
     for number, (instruction, argument, _) in enumerate(pickletools.genops(data)):
         name = instruction.name
         if name not in INSTRUCTIONS:
             raise ValueError(f"it has the instruction {name}")
         if name in STORES:
-            entry = entries if argument is None else argument
+            entry = memo_size if argument is None else argument
             if entry > number:
                 raise ValueError(f"it has memo entry {entry} after {number} instructions")
             # BUILD changes the top of the stack in place, which can be a tuple
-            if made in TUPLES | {"BUILD"}:
+            if last in TUPLES | {"BUILD"}:
                 tuple_entries.add(entry)
             else:
                 tuple_entries.discard(entry)
-            entries += 1
+            memo_size += 1
         elif name in LOADS and argument in tuple_entries:
-            raise ValueError("it refers to a tuple again")
+            raise ValueError("it uses a tuple more than once")
         elif isinstance(argument, int) and not -(2**63) <= argument < 2**64:
             raise ValueError("it has an integer of more than 64 bits")
-        count += name in TUPLES
+        num_tuples += name in TUPLES
         if name not in STORES | {"PROTO", "FRAME"}:
-            made = name
-    if count > MAX_TUPLES:
-        raise ValueError(f"it has {count:,} tuples, more than {MAX_TUPLES:,}")
+            last = name
+    if num_tuples > MAX_TUPLES:
+        raise ValueError(f"it has {num_tuples:,} tuples, more than {MAX_TUPLES:,}")
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """An unpickler that finds the steps of a NumPy array and no other name.
+    """An unpickler that finds the functions of a NumPy array and no other name.
 
     Args:
-        data: The pickle. All its arrays together may have as many bytes.
+        data: The pickle. All its arrays together may not have more bytes.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -146,7 +146,7 @@ class _ArrayUnpickler(pickle.Unpickler):
         }
 
     def find_class(self, module: str, name: str) -> Any:
-        """Returns the step of that name; raises for any other name, before anything is imported."""
+        """Returns the function of that name; raises for any other name, before anything is imported."""
         try:
             return self._steps[f"{module}.{name}"]
         except KeyError:
@@ -155,7 +155,7 @@ class _ArrayUnpickler(pickle.Unpickler):
     def _encode(self, text: Any, codec: Any) -> bytes:
         """Returns the bytes of an array, which Python 3 writes as text in the protocols before 3."""
         if type(text) is not str or codec != "latin1":
-            raise ValueError("it encodes something else than the bytes of an array")
+            raise ValueError("it encodes something other than the bytes of an array")
         # text can be loaded from the memo again and again
         self._bytes_left -= len(text)
         if self._bytes_left < 0:
@@ -168,7 +168,7 @@ def _refuse_call(*_: Any) -> None:
 
 
 class _Step:
-    """A function that a pickle may call but not change: a BUILD would set its attributes."""
+    """A function that a pickle may call but not change: BUILD would set attributes of a plain function."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
@@ -184,7 +184,7 @@ class _Type:
     """The type of an array's entries; its byte order comes with the state."""
 
     def __init__(self, code: Any, *_: Any) -> None:
-        # the text of nested lists that share their entries can take years to write
+        # no repr of another type: that of nested lists that share their entries can take years
         if not isinstance(code, str) or not re.fullmatch(NUMBERS, code):
             shown = repr(code[:40]) if isinstance(code, str) else "an unknown type"
             raise ValueError(f"it has an array of {shown}, not of numbers")
@@ -193,7 +193,7 @@ class _Type:
     def __setstate__(self, state: Any) -> None:
         _version, order, *structure = state
         plain = isinstance(order, str) and re.fullmatch("[<>|=]", order)
-        if not plain or any(part is not None for part in structure[:3]):
+        if not plain or any(field is not None for field in structure[:3]):
             raise ValueError("it has an array of records, not of numbers")
         self.code = order + self.code.lstrip("<>|=")
 
@@ -229,7 +229,7 @@ def _plain(item: Any, done: dict[int, Any], depth: int = 0) -> Any:
 
     Args:
         item: The object.
-        done: The objects made so far, by the identity of the unpickled ones, so that shared ones stay shared.
+        done: The objects returned so far, by the id of the unpickled ones, so that shared ones stay shared.
         depth: The number of containers around it.
     """
     if depth > MAX_DEPTH:
@@ -238,16 +238,16 @@ def _plain(item: Any, done: dict[int, Any], depth: int = 0) -> Any:
         return item
     if id(item) in done:
         return done[id(item)]
-    made: Any
+    plain: Any
     if isinstance(item, (list, tuple)):
-        made = type(item)(_plain(part, done, depth + 1) for part in item)
+        plain = type(item)(_plain(value, done, depth + 1) for value in item)
     elif isinstance(item, dict):
         if not all(isinstance(key, (str, int)) for key in item):
             raise ValueError("its dictionaries must have keys of text or integers")
-        made = {key: _plain(part, done, depth + 1) for key, part in item.items()}
+        plain = {key: _plain(value, done, depth + 1) for key, value in item.items()}
     elif isinstance(item, _Array) and item.filled is not None:
-        made = item.filled
+        plain = item.filled
     else:
         raise ValueError("it holds a function or an array that is not complete")
-    done[id(item)] = made
-    return made
+    done[id(item)] = plain
+    return plain

@@ -25,17 +25,17 @@ from torch_geometric.data import Data
 from tsgen.readers.tables import quoted
 
 MAX_ENTRIES = 2**30
-"""Largest number of entries in a series (4 GiB): more are taken for a mistake in the times."""
+"""Largest number of entries in a series (4 GiB): more are assumed to be a mistake in the times."""
 
 MAX_SPARSITY = 10
-"""Largest number of grid steps per time in the file, unless the step is given: beyond it the times are taken
-for jittered, not regular."""
+"""Largest number of grid steps per time in the file, unless the step is given: beyond it the times are
+assumed to be jittered, not regular."""
 
 INTEGER = r"[+-]?\d{1,18}"
 """An integer that fits into int64."""
 
 ErrorAt = Callable[[int, str], ValueError]
-"""Makes the error for one of several entries, from the entry's index and a description of the mistake."""
+"""Returns the error for one of several entries, given its index and a description of the mistake."""
 
 
 # --------------------------------------------------------------------------------------------- times
@@ -45,8 +45,8 @@ def parse_times(labels: np.ndarray, error_at: ErrorAt) -> np.ndarray:
     """Returns times as int64 or, if they are dates, as datetime64[ns] in UTC.
 
     Args:
-        labels: The times as the file has them: numbers, dates or text.
-        error_at: Makes the error for a label.
+        labels: The times as stored in the file: numbers, dates or text.
+        error_at: Returns the error for a label.
 
     Returns:
         The times, in the order of the labels.
@@ -108,7 +108,7 @@ def regular_grid(
         step: The step of the grid, a duration such as ``1h`` or an integer; the smallest difference between
             times if not given.
         width: The number of entries per step, which bounds the length of the grid.
-        error_at: Makes the error for a time.
+        error_at: Returns the error for a time.
 
     Returns:
         The index of each time on the grid, and the times of the grid.
@@ -118,24 +118,23 @@ def regular_grid(
     """
     dated = times.dtype.kind == "M"
     given = None if step is None else _spacing(step, dated)
-    ordered, which = np.unique(times, return_index=True)
+    ordered, first = np.unique(times, return_index=True)
     if len(ordered) == 1:
         return np.zeros(len(times), dtype=np.int64), ordered
     ticks = ordered.astype(np.int64) - ordered[:1].astype(np.int64)
-    near = int(np.diff(ticks).argmin())
-    spacing = given or int(ticks[near + 1] - ticks[near])
-    place, rest = np.divmod(ticks, spacing)
-    steps = int(place[-1]) + 1
+    spacing = given or int(np.diff(ticks).min())
+    position, rest = np.divmod(ticks, spacing)
+    steps = int(position[-1]) + 1
 
     if rest.any() or (given is None and steps > MAX_SPARSITY * len(ordered)):
         at, what = _irregularity(ordered, ticks, given)
-        raise error_at(int(which[at]), what)
+        raise error_at(int(first[at]), what)
     if steps * width > MAX_ENTRIES:
         span = f"{steps} steps of {_length(spacing, dated)}"
         what = f"too large for memory: the times span {span}, each of {width} numbers."
-        raise error_at(int(which[-1]), f"{what} Give a larger step, or leave out nodes or columns.")
+        raise error_at(int(first[-1]), f"{what} Give a larger step, or leave out nodes or columns.")
     grid = ordered[0] + (spacing * np.arange(steps)).astype("timedelta64[ns]" if dated else np.int64)
-    return place[np.searchsorted(ordered, times)], grid
+    return position[np.searchsorted(ordered, times)], grid
 
 
 def _irregularity(
@@ -155,7 +154,7 @@ def _irregularity(
     at = int(np.diff(ticks).argmax()) + 1
     gap = ticks[at] // usual - ticks[at - 1] // usual
     what = f"irregular time: {format_time(ordered[at])} is {gap} steps of"
-    return at, f"{what} {_length(usual, dated)} after the one before. Correct it, or give step to insist."
+    return at, f"{what} {_length(usual, dated)} after the one before. Correct it, or give step to allow it."
 
 
 def _length(spacing: int, dated: bool) -> str:
@@ -172,7 +171,7 @@ def _spacing(step: str | int, dated: bool) -> int:
     wanted = f"step must be a duration such as 1h, 15min or 1D, because times are dates; got {step!r}."
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # units that pandas will rename
+            warnings.simplefilter("ignore")  # pandas warns about units that it will rename
             length = pd.Timedelta(cast("Any", to_offset(text)))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{wanted} Months differ in length: number them 0, 1, 2, ...") from error
@@ -206,7 +205,7 @@ class Contents(NamedTuple):
         values: The channels, in the units of the file.
         covariates: The covariates, known at every time and node; None if there are none.
         covariate_names: Names of the covariates.
-        units: Unit of each channel, where the file states it.
+        units: Unit of each channel, if the file states them.
         graph: The graph in the file, or None.
     """
 

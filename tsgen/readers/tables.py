@@ -1,7 +1,7 @@
 """Readers of the columns of CSV and Parquet tables, and helpers for error messages about files.
 
 Only the requested columns are read, and each as a whole (pyarrow), never row by row. A column of times or
-nodes is reduced to its distinct entries first, so each entry is parsed once, in however many rows it occurs.
+nodes is reduced to its distinct entries first, so each entry is parsed once, however often it occurs.
 A CSV is in UTF-8, with commas and a header, and may be compressed by gzip. Its cells are read as text and
 converted to numbers afterwards.
 
@@ -92,7 +92,7 @@ def quoted(entry: Any) -> str:
 
 
 def did_you_mean(name: str, names: Sequence[str]) -> str:
-    """Returns the question whether a similar name was meant, for a message.
+    """Returns a suggestion of a similar name, for a message.
 
     Args:
         name: A name that does not exist.
@@ -101,9 +101,9 @@ def did_you_mean(name: str, names: Sequence[str]) -> str:
     Returns:
         A space and a question; empty if no name is similar.
     """
-    known = {other.lower(): other for other in names}
-    match = difflib.get_close_matches(name.lower(), known, n=1)
-    return f" Did you mean {known[match[0]]!r}?" if match else ""
+    by_lower_case = {other.lower(): other for other in names}
+    match = difflib.get_close_matches(name.lower(), by_lower_case, n=1)
+    return f" Did you mean {by_lower_case[match[0]]!r}?" if match else ""
 
 
 def first_line(error: Exception) -> str:
@@ -122,7 +122,7 @@ def first_line(error: Exception) -> str:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turns the exceptions of file readers into a ``ValueError`` of one line."""
+    """Converts the exceptions of file readers to a ``ValueError`` of one line."""
     try:
         yield
     except OSError as error:
@@ -130,12 +130,12 @@ def _reading(path: Path) -> Iterator[None]:
     except (pa.ArrowException, csv.Error, UnicodeError, EOFError, zlib.error) as error:
         damaged = isinstance(error, (EOFError, zlib.error))
         place = (_not_utf8(path) or _ragged(path)) if ends_in(path, CSV) and not damaged else None
-        told = (
+        details = (
             f", {place}"
             if place
             else f" is not a well-formed {path.suffix.lower()} file: {first_line(error)}."
         )
-        raise ValueError(f"{path}{told}") from error
+        raise ValueError(f"{path}{details}") from error
 
 
 def ends_in(path: str | Path, endings: Sequence[str]) -> bool:
@@ -159,7 +159,8 @@ def checked_path(path: str | Path, suffixes: Sequence[str]) -> Path:
         The path, with ``~`` expanded.
 
     Raises:
-        ValueError: If there is no such file; the message suggests similar names.
+        ValueError: If the file does not exist (the message suggests a similar name), is empty or a folder, or
+            has another ending.
     """
     path = Path(path).expanduser()
     with _reading(path):
@@ -202,16 +203,17 @@ class Columns:
     def __post_init__(self) -> None:
         if self.values is not None and not self.values:
             raise ValueError("value_columns must name at least one column; leave it out to read all.")
-        twice = [name for name in self.named if self.named.count(name) > 1]
-        if twice:
+        counts = {name: self.named.count(name) for name in self.named}
+        repeated = next((name for name, count in counts.items() if count > 1), None)
+        if repeated is not None:
             raise ValueError(
-                f"the column {twice[0]!r} is named {len(twice)} times among time_column, node_column, "
+                f"the column {repeated!r} is named {counts[repeated]} times among time_column, node_column, "
                 "value_columns and covariate_columns; name it once."
             )
 
     @property
     def named(self) -> list[str]:
-        """All names of columns that are given."""
+        """The names of all columns that were given."""
         return [self.time, self.node, *(self.values or []), *self.covariates]
 
 
@@ -279,7 +281,7 @@ class Table(ABC):
 
         Args:
             column: The name of the column.
-            needed: If no number may be missing, the advice for the message.
+            needed: Advice for the message if a number is missing; None if numbers may be missing.
         """
         entries = self._entries[column]
         if _is_text(entries.type):
@@ -288,13 +290,13 @@ class Table(ABC):
         elif not _is_number(entries.type):
             raise self.error_at(column, None, f"it must hold numbers, not {entries.type}. Leave it out.")
         try:
-            wide = entries.cast(pa.float64(), safe=False).to_numpy()
+            doubles = entries.cast(pa.float64(), safe=False).to_numpy()
         except pa.ArrowInvalid as error:
             row = _first_unreadable(entries)
             what = f"{self.entry(column, row)} is not a number. Write 12.5; leave missing values empty."
             raise self.error_at(column, row, what) from error
         with np.errstate(over="ignore"):
-            numbers = wide.astype(np.float32)
+            numbers = doubles.astype(np.float32)
         self._check_numbers(column, numbers, needed)
         return numbers
 
@@ -354,7 +356,7 @@ class _CsvTable(Table):
             raise ValueError(f"{path} {what}.")
 
     def where(self, row: int) -> str:
-        # blank lines and line breaks inside quotes shift lines against rows: read the file once more
+        # blank lines and line breaks inside quotes: a line number needs the file to be read again
         with _reading(self.path), _open_csv(self.path, errors="replace") as file:
             reader = csv.reader(file)
             next(islice(filter(None, reader), row + 1, None))
@@ -376,7 +378,7 @@ class _ParquetTable(Table):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         with _reading(path), parquet.ParquetFile(path) as file:
-            # pandas writes an index without a name as a column, which is not one of the user's
+            # pandas writes an index without a name as a column; the user did not define it
             self.header = [name for name in file.schema_arrow.names if not name.startswith("__index_level_")]
 
     def where(self, row: int) -> str:
@@ -442,11 +444,11 @@ def _not_utf8(path: Path) -> str | None:
 
 
 def _check_compressed(path: Path) -> None:
-    """Raises if a file decompresses to too much: decompresses it and counts the bytes, keeping none."""
+    """Raises if a file decompresses to too many bytes; decompresses it to count them, keeping none."""
     size = 0
     with _reading(path), gzip.open(path) as file:
-        while some := len(file.read(BLOCK)):
-            size += some
+        while count := len(file.read(BLOCK)):
+            size += count
             _check_size(path, size)
 
 
@@ -460,11 +462,11 @@ def _check_size(path: Path, size: int) -> None:
 
 def _size(column: pa.Array) -> int:
     """Returns the bytes of a column when each row has its own copy of its text."""
-    least = 8 * len(column)  # of a number, or the offset of a text
+    fixed = 8 * len(column)  # of the numbers, or of the offsets of text
     if not pa.types.is_dictionary(column.type):
-        return max(least, column.nbytes)
+        return max(fixed, column.nbytes)
     lengths = pc.binary_length(column.dictionary).cast(pa.int64())
-    return least + (pc.sum(lengths.take(column.indices)).as_py() or 0)
+    return fixed + (pc.sum(lengths.take(column.indices)).as_py() or 0)
 
 
 def _without_categories(column: pa.Array) -> pa.Array:

@@ -11,19 +11,19 @@ from __future__ import annotations
 from pathlib import Path
 
 MAX_UNPACKED = 2**32
-"""Bytes: four for each entry of the largest series (:data:`~tsgen.readers.regular_times.MAX_ENTRIES`)."""
+"""Maximum number of bytes: four per entry of the largest series (``regular_times.MAX_ENTRIES``)."""
 
 
 def check_unpacked(path: Path, size: int) -> None:
-    """Raises ``ValueError`` if a file decompresses to more than :data:`MAX_UNPACKED` and than its own size.
+    """Raises ``ValueError`` if a file decompresses to more than both :data:`MAX_UNPACKED` and its own size.
 
     Args:
         path: The file.
-        size: The bytes that it decompresses to, or a lower bound of them.
+        size: The number of bytes that it decompresses to, or a lower bound.
     """
-    most = max(MAX_UNPACKED, path.stat().st_size)
-    if size > most:
+    limit = max(MAX_UNPACKED, path.stat().st_size)
+    if size > limit:
         raise ValueError(
-            f"it unpacks to {size:,} bytes or more, and at most {most:,} are read; if it is meant to be that "
-            "large, store it uncompressed"
+            f"it unpacks to {size:,} bytes or more, and at most {limit:,} are read; if it is meant to be "
+            "that large, store it uncompressed"
         )
