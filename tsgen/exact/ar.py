@@ -246,10 +246,10 @@ class ARProcess:
         space = self._state_space(observed)
         values, observed = pad(values, (0, horizon)), pad(observed, (0, horizon))
         filtered = kalman_filter(space, values[..., None], observed[..., None])
-        ahead = (*y.shape[:-1], horizon)
+        shape = (*y.shape[:-1], horizon)
         return Normal(
-            filtered.mean[:, -horizon:].reshape(ahead),
-            filtered.covariance[:, -horizon:].sqrt().reshape(ahead),
+            filtered.mean[:, -horizon:].reshape(shape),
+            filtered.covariance[:, -horizon:].sqrt().reshape(shape),
         )
 
     def smooth(self, y: Float[Tensor, "*batch time"]) -> Smoothed:
@@ -283,7 +283,7 @@ class ARProcess:
             ValueError: If ``num_samples`` is below 1 or a value is infinite; if the process is not stationary
                 and one of the first p values is missing.
         """
-        _check_number(num_samples)
+        _check_num_samples(num_samples)
         values, observed = self._read(y)
         sample, row = (torch.arange(n, device=values.device) for n in (num_samples, len(values)))
         drawn = posterior_samples(
@@ -307,7 +307,7 @@ class ARProcess:
         """
         if steps < 1:
             raise ValueError(f"steps must be at least 1; it is {steps}.")
-        _check_number(num_samples)
+        _check_num_samples(num_samples)
         self._check_stationary()
         sample = torch.arange(num_samples, device=self.coefficients.device)
         return simulate(self._state_space(), steps, streams(seed, sample))[..., 0]
@@ -356,13 +356,13 @@ class ARProcess:
             (scale.square() * variance).squeeze(),
         )
         # the Jacobian of the parameters with respect to those in standard units
-        change = torch.eye(order + 2).to(values)
-        change[order, :order] = -centre
-        change[order, order], change[order + 1, order + 1] = scale, scale.square()
+        jacobian = torch.eye(order + 2).to(values)
+        jacobian[order, :order] = -centre
+        jacobian[order, order], jacobian[order + 1, order + 1] = scale, scale.square()
         log_prob = process.log_prob(values, "conditional" if method == "conditional" else "exact")
         return ARFit(
             process=process,
-            standard_errors=(change @ covariance @ change.mT).diagonal().sqrt(),
+            standard_errors=(jacobian @ covariance @ jacobian.mT).diagonal().sqrt(),
             log_likelihood=log_prob.sum().item(),
             num_values=len(observations) - (order * len(values) if method == "conditional" else 0),
         )
@@ -484,8 +484,10 @@ def _with_error(
     inverse: Float[Tensor, "weights weights"],
     count: int,
 ) -> tuple[Float[Tensor, "parameters"], Float[Tensor, "parameters parameters"]]:
-    """Appends the variance; at the maximum of a Gaussian regression its error is uncorrelated with the
-    others."""
+    """Returns the weights and the variance in one vector, with the covariance of their errors.
+
+    At the maximum of a Gaussian regression the errors of weights and variance are uncorrelated.
+    """
     error = torch.block_diag(variance * inverse, (2 * variance.square() / count)[None, None])
     return torch.cat([weights, variance[None]]), error
 
@@ -590,7 +592,7 @@ def _flat(y: Float[Tensor, "*batch time"]) -> tuple[Float[Tensor, "rows time"], 
     return rows, ~rows.isnan()
 
 
-def _check_number(num_samples: int) -> None:
+def _check_num_samples(num_samples: int) -> None:
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1; it is {num_samples}.")
 

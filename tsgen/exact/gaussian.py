@@ -87,22 +87,22 @@ class Gaussian(Distribution):
             raise ValueError(f"loc and covariance must be floating-point numbers; they are {dtype}.")
         loc = _checked("loc", loc.to(dtype), (size,))
         covariance = _checked("covariance", covariance.to(loc), (size, size), loc.shape[:-1])
-        self._hold(loc, _cholesky(covariance), triangular=True)
+        self._initialise(loc, _cholesky(covariance), triangular=True)
 
     @classmethod
     def _from_root(cls, loc: Tensor, root: Tensor, triangular: bool = False) -> Gaussian:
         law = cls.__new__(cls)
-        # make it square, or it would grow in a long recursion; QR has a gradient only at full rank
+        # a wide root is made square, as it would grow in a recursion; QR has a gradient only at full rank
         if root.shape[-1] > root.shape[-2] == _rank(root):
             root, triangular = _triangular(root), True
-        law._hold(loc, root, triangular)
+        law._initialise(loc, root, triangular)
         return law
 
-    def _hold(self, loc: Tensor, root: Tensor, triangular: bool) -> None:
+    def _initialise(self, loc: Tensor, root: Tensor, triangular: bool) -> None:
         batch_shape = torch.broadcast_shapes(loc.shape[:-1], root.shape[:-2])
         self.loc = loc.expand(*batch_shape, -1)
         self._root, self._triangular = root, triangular
-        # arguments are already checked above, with more helpful messages
+        # the callers have checked the arguments, with more helpful messages
         super().__init__(batch_shape, loc.shape[-1:], validate_args=False)
 
     def expand(self, batch_shape: Sequence[int], _instance: None = None) -> Gaussian:
@@ -417,7 +417,7 @@ class Gaussian(Distribution):
         return _apply(matrix, self.loc) + offset, matrix @ self._root
 
     def _tensor(self, value: Tensor | float) -> Tensor:
-        # with the dtype here: a Python number would first be rounded to single precision
+        # without dtype=, a Python number would first be rounded to single precision
         return torch.as_tensor(value, dtype=self.loc.dtype, device=self.loc.device)
 
     def _vector(self, name: str, value: Tensor | float, size: int) -> Tensor:
@@ -468,10 +468,10 @@ def _cat(matrices: Sequence[Tensor], dim: int) -> Tensor:
 def _checked(name: str, value: Tensor, shape: tuple[int, ...], batch_shape: Sequence[int] = ()) -> Tensor:
     """Returns the tensor; raises unless it ends in this shape, its batch dimensions broadcast and it is
     finite."""
-    own = value.shape[: value.dim() - len(shape)]
+    leading = value.shape[: value.dim() - len(shape)]
     try:
-        torch.broadcast_shapes(own, batch_shape)
-        fits = value.shape == own + shape
+        torch.broadcast_shapes(leading, batch_shape)
+        fits = value.shape == leading + shape
     except RuntimeError:
         fits = False
     if not fits:

@@ -134,7 +134,7 @@ def kalman_filter(
     mean = _predicted(model, updates, values[..., None])[..., : model.observed_size, 0]
     return FilteredStates(
         mean=mean,
-        covariance=_of_all(values, [update.rows[..., : model.observed_size] for update in updates]),
+        covariance=_expanded(values, [update.rows[..., : model.observed_size] for update in updates]),
         log_likelihood=_log_likelihood(updates, torch.where(context, values - mean, 0)),
     )
 
@@ -205,9 +205,9 @@ def smoothed_moments(
     innovation = torch.where(context, values - predicted[..., :size], 0)
     adjoint = torch.zeros_like(predicted[:, 0])
     first, second = torch.zeros_like(model.offset), torch.zeros_like(model.transition)
-    for t, kept, whitening, information in _backward(model, updates, skip):
+    for t, closed_loop, whitening, information in _backward(model, updates, skip):
         whitened = whitening.mT @ (whitening @ innovation[:, t, :, None])
-        adjoint = (kept.mT @ adjoint[..., None]).squeeze(-1) + pad(whitened.squeeze(-1), (0, lags))
+        adjoint = (closed_loop.mT @ adjoint[..., None]).squeeze(-1) + pad(whitened.squeeze(-1), (0, lags))
         covariance = updates[t].covariance
         mean = predicted[:, t] + (covariance @ adjoint[..., None]).squeeze(-1)
         posterior = covariance - covariance @ information @ covariance
@@ -291,8 +291,8 @@ def _filled(model: StateSpace, values: Tensor, context: Tensor) -> Tensor:
     return torch.where(context, values.to(model.offset), 0)
 
 
-def _of_all(values: Tensor, steps: list[Tensor]) -> Tensor:
-    """Stacks the tensors of all steps and expands them to all windows, which may share them."""
+def _expanded(values: Tensor, steps: list[Tensor]) -> Tensor:
+    """Returns the stacked tensors of all steps, expanded to all windows if these share them."""
     stacked = torch.stack(steps, dim=1)
     return stacked.expand(len(values), *stacked.shape[1:])
 
@@ -376,7 +376,8 @@ def _backward(
     information = torch.zeros_like(unit)
     for t in reversed(range(skip, len(updates))):
         context, _, _, cholesky, gain = updates[t]
-        kept = model.transition @ (unit - pad(gain, (0, lags)))
+        closed_loop = model.transition @ (unit - pad(gain, (0, lags)))
         whitening = torch.linalg.solve_triangular(cholesky, torch.diag_embed(context.to(gain)), upper=False)
-        information = pad(whitening.mT @ whitening, (0, lags, 0, lags)) + kept.mT @ information @ kept
-        yield t, kept, whitening, information
+        measured = pad(whitening.mT @ whitening, (0, lags, 0, lags))
+        information = measured + closed_loop.mT @ information @ closed_loop
+        yield t, closed_loop, whitening, information

@@ -38,8 +38,7 @@ from tsgen.exact.kalman import (
 )
 
 CONTEXT_FLOOR = 1e-6
-"""Standard deviation given to an entry of the context, relative to the stationary one of its node."""
-
+"""Standard deviation that an entry of the context is given, relative to the stationary one of its node."""
 
 Noise = Literal["diagonal", "full"]
 """The structure of the noise covariance."""
