@@ -43,7 +43,7 @@ def fill_deviation(deviations: Float[np.ndarray, "node channel"]) -> Float[np.nd
     are NaN."""
     finite = np.isfinite(deviations)
     median = np.array(
-        [np.median(x[ok]) if ok.any() else 1.0 for x, ok in zip(deviations.T, finite.T, strict=True)]
+        [np.median(x[use]) if use.any() else 1.0 for x, use in zip(deviations.T, finite.T, strict=True)]
     )
     return np.where(finite, deviations, median)
 
@@ -132,7 +132,7 @@ class Doubt(NamedTuple):
         covered: Share of its truths inside the 90 % interval; NaN if none was scored.
         ratio: Its relative CRPS divided by that of all entries; NaN if none was scored.
         reasons: The reasons, as sentences for a report.
-        weight: How far the group stands out; doubts are sorted by it.
+        weight: The factor by which the group stands out, which sorts the groups.
     """
 
     kind: str
@@ -170,7 +170,7 @@ def doubts(evaluation: xr.Dataset, scores: Mapping[str, Any]) -> list[Doubt]:
 
 
 def _groupings(evaluation: xr.Dataset, scores: Mapping[str, Any]) -> list[tuple[str, list[str], Groups, Any]]:
-    """Returns kind, names, scores and never-observed shares of all groups to judge."""
+    """Returns the kind, the names, the scores and the never-observed shares of all groups to judge."""
     nodes = [str(name) for name in evaluation["node"].values]
     number = np.arange(len(nodes))[:, None]
     missing = evaluation["share_missing"].values.astype(float)

@@ -1,4 +1,4 @@
-r"""Scores of densities.
+r"""Scores of predictive distributions: negative log-likelihood and exact CRPS.
 
 The CRPS of a mixture of Gaussians has a closed form: with :math:`A(\mu, \sigma) = E|\mu + \sigma Z|`, Z
 standard normal,
@@ -39,7 +39,7 @@ def has_closed_crps(law: Distribution) -> bool:
 
 
 def _component(law: Any) -> Any:
-    """Returns the laws of a mixture's components; a law that is no mixture is its own component."""
+    """Returns the component distribution of a mixture, or the law itself if it is not a mixture."""
     return law.component_distribution if isinstance(law, MixtureSameFamily) else law
 
 
@@ -55,10 +55,10 @@ def law_crps(law: Distribution, truth: Float[Tensor, "*entries"]) -> Float[Tenso
     """
     component = _component(law)
     if not has_closed_crps(law):
-        of = "" if component is law else f" of {type(component).__name__}"
+        of_components = "" if component is law else f" of {type(component).__name__}"
         raise ValueError(
-            f"the law must be Gaussian or a mixture of Gaussians; it is {type(law).__name__}{of}. "
-            "Score samples of it by tsgen.metrics.crps."
+            f"the law must be Gaussian or a mixture of Gaussians; it is {type(law).__name__}{of_components}. "
+            "Score samples from it with tsgen.metrics.crps."
         )
     loc, scale = component.loc, component.scale
     if isinstance(law, MixtureSameFamily):
@@ -66,9 +66,10 @@ def law_crps(law: Distribution, truth: Float[Tensor, "*entries"]) -> Float[Tenso
     else:
         weight, loc, scale = torch.ones_like(loc)[..., None], loc[..., None], scale[..., None]
     error = (weight * _mean_magnitude(truth[..., None] - loc, scale)).sum(dim=-1)
-    apart, wide = loc[..., None] - loc[..., None, :], torch.hypot(scale[..., None], scale[..., None, :])
-    both = weight[..., None] * weight[..., None, :]
-    return error - (both * _mean_magnitude(apart, wide)).sum(dim=(-2, -1)) / 2
+    difference = loc[..., None] - loc[..., None, :]
+    deviation = torch.hypot(scale[..., None], scale[..., None, :])
+    pair_weight = weight[..., None] * weight[..., None, :]
+    return error - (pair_weight * _mean_magnitude(difference, deviation)).sum(dim=(-2, -1)) / 2
 
 
 def _mean_magnitude(mean: Tensor, scale: Tensor) -> Tensor:

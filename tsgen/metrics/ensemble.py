@@ -105,7 +105,7 @@ def enough_samples(num_samples: int, level: float) -> bool:
 
     With fewer than 2 / (1 - level) - 1 draws (19 for 90 %), their range is narrower than the interval.
     """
-    # the tolerance admits exact whole numbers in spite of the rounding error of the level
+    # the tolerance: level is rounded, so that an exact 1 may come out slightly smaller
     return (num_samples + 1) * (1 - level) / 2 > 1 - 1e-9
 
 
@@ -169,10 +169,10 @@ def entry_scores(
     truth: Float[Tensor, "*entries"],
     log_prob: Float[Tensor, "*entries"] | None = None,
 ) -> dict[str, Float[Tensor, "*entries"]]:
-    """Returns the scores of each entry that are reported by groups of entries.
+    """Returns the scores of each entry that are reported for groups of entries.
 
-    They are ``mae`` and ``crps``; ``coverage_90`` if there are enough draws; and ``nll`` if there is a
-    density.
+    They are ``mae`` and ``crps``; ``coverage_90`` if there are enough draws; and ``nll`` if ``log_prob`` is
+    given.
 
     Args:
         samples: Draws, in data units.

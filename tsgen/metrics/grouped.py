@@ -44,7 +44,7 @@ def groupings(series: Series, horizon: int = 0) -> list[Grouping]:
         series: The series.
         horizon: The number of steps forecast; the first one has lead time 1.
     """
-    always = [
+    independent_of_horizon = [
         Grouping("by_node", [{"node": name} for name in series.nodes], _node),
         Grouping(
             "by_channel",
@@ -58,13 +58,13 @@ def groupings(series: Series, horizon: int = 0) -> list[Grouping]:
         Grouping("by_share_missing", [{"share": name} for name in SHARES], _share_missing),
     ]
     if not horizon:
-        return always
+        return independent_of_horizon
     lead = Grouping(
         "by_lead_time",
         [{"lead": lead} for lead in range(1, horizon + 1)],
         lambda batch: _lead(batch, horizon),
     )
-    return [*always, lead]
+    return [*independent_of_horizon, lead]
 
 
 def _along(axis: int, batch: SeriesBatch) -> Tensor:

@@ -33,7 +33,7 @@ from torch import Tensor
 from tsgen.metrics.mean import Mean
 
 NUMBERS_AT_ONCE = 2**22
-"""Numbers of all windows and samples whose distances are computed in one portion: 32 MiB in float64."""
+"""Numbers in the windows whose distances are computed at a time, over all samples: 32 MiB in float64."""
 
 PAIRED = 32
 """Entries on each side that an entry is paired with: slices of up to 65 entries have all pairs, and larger
