@@ -932,7 +932,7 @@ BROKEN_OPTIONS = {
     ),
     "kernel and neighbours": (
         {"edges": None, "coordinates": "{}/places.csv", "neighbours": 1, "kernel_scale_km": 1.0},
-        ["give one of them"],
+        ["give only one of them"],
     ),
     "layout": ({"layout": "broad"}, ["layout must be one of long, wide; got 'broad'"]),
     "wide netCDF": ({"layout": "wide", "path": "{}/data.nc"}, ["layout is an option for tables", "data.nc"]),

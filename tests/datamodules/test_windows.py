@@ -203,7 +203,7 @@ def test_windows_of_predict_share_a_quarter_unless_each_begins_anew():
 def test_a_trainer_that_deals_windows_itself_is_refused(loader):
     data = InMemory()
     data.trainer = Trainer(accelerator="cpu", devices=2, strategy="ddp", logger=False)
-    with pytest.raises(ValueError, match=r"Give Trainer\(use_distributed_sampler=False\)"):
+    with pytest.raises(ValueError, match=r"Pass Trainer\(use_distributed_sampler=False\)"):
         getattr(data, f"{loader}_dataloader")()
     data.trainer = Trainer(accelerator="cpu", devices=1, logger=False)
     assert len(getattr(data, f"{loader}_dataloader")())

@@ -18,7 +18,7 @@ An empty cell or an absent row is a missing value. Times lie on a regular grid; 
 inserted, unobserved. The order of the rows does not matter: the nodes are sorted by name. The graph comes
 from a second table, of edges or of coordinates; a netCDF file may contain it.
 
-This module assembles the series and the graph; whole columns are placed at once (numpy), never row by row.
+This module assembles the series and the graph; it places whole columns at once (numpy), never row by row.
 :mod:`tsgen.readers.tables` reads the columns of a table, :mod:`tsgen.readers.netcdf` reads a netCDF file, and
 :mod:`tsgen.readers.regular_times` finds the grid. A mistake in a file raises a ``ValueError`` of one line
 that names file, row and column.
@@ -166,7 +166,7 @@ class FilesDataModule(SeriesDataModule):
 
     def _check_graph_options(self) -> None:
         if self.edges is not None and self.coordinates is not None:
-            raise ValueError("edges and coordinates both define a graph; give one of them.")
+            raise ValueError("edges and coordinates both define a graph; give only one of them.")
         if self.edges is None and self.coordinates is None and not ends_in(self.path, (".nc",)):
             raise ValueError(
                 f"{self.path} needs a graph; give edges, a table of source and target, or "
@@ -181,7 +181,7 @@ class FilesDataModule(SeriesDataModule):
             if number is not None and not number > 0:
                 raise ValueError(f"{name} must be positive; got {number}.")
         if self.kernel_scale_km is not None and self.neighbours is not None:
-            raise ValueError("kernel_scale_km and neighbours define different graphs; give one of them.")
+            raise ValueError("kernel_scale_km and neighbours define different graphs; give only one of them.")
 
     def load(self) -> Split:
         """Reads the files and returns the series with its splits.
@@ -374,13 +374,13 @@ def _check_edges(
 ) -> None:
     """Raises if an edge is listed twice, or an undirected edge both ways with different weights."""
     ends = pd.DataFrame({"source": source, "target": target, "weight": weight})
-    twice, what = ends.duplicated(["source", "target"]).to_numpy(), "listed twice"
-    if undirected and not twice.any():
+    repeated, what = ends.duplicated(["source", "target"]).to_numpy(), "listed twice"
+    if undirected and not repeated.any():
         ends["low"], ends["high"] = np.minimum(source, target), np.maximum(source, target)
-        twice = (ends.duplicated(["low", "high"]) & ~ends.duplicated(["low", "high", "weight"])).to_numpy()
+        repeated = (ends.duplicated(["low", "high"]) & ~ends.duplicated(["low", "high", "weight"])).to_numpy()
         what = "undirected, but listed both ways with different weights"
-    if twice.any():
-        row = int(twice.argmax())
+    if repeated.any():
+        row = int(repeated.argmax())
         edge = f"{table.entry('source', row)} to {table.entry('target', row)}"
         raise ValueError(
             f"{table.path}, {table.where(row)}, columns 'source' and 'target': the edge {edge} is {what}. "
@@ -401,9 +401,9 @@ def _graph_of_coordinates(
     column = "node" if "node" in table.header else column
     table.read([column, "latitude", "longitude"])
     number = _numbered(table, column, nodes)
-    twice = pd.Series(number).duplicated().to_numpy()
-    if twice.any():
-        row = int(twice.argmax())
+    repeated = pd.Series(number).duplicated().to_numpy()
+    if repeated.any():
+        row = int(repeated.argmax())
         raise table.error_at(column, row, f"the node {table.entry(column, row)} is listed twice. Keep one.")
     missing = np.isin(np.arange(len(nodes)), number, invert=True)
     if missing.any():

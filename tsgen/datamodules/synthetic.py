@@ -1,8 +1,8 @@
 r"""Simulated series on a graph, drawn from known processes.
 
 The nodes have random positions in a region, with edges of unequal weights into each node from its nearest
-nodes, so that the graph is directed and sparse. There are two processes, with P the matrix of the weighted
-mean over a node's in-neighbours:
+nodes, so that the graph is directed and sparse. There are two processes; P is the matrix that averages over
+the in-neighbours of each node, with the weights of the edges:
 
 * ``linear``: a :class:`~tsgen.exact.linear.VARProcess` of order 2 with
 
@@ -44,6 +44,7 @@ OWN, COUPLING = (0.1, -0.3), (0.9, 0.24)
 
 
 def _numbers(seed: int, key: int, *shape: int) -> Float[Tensor, "*shape"]:
+    """Draws uniform numbers in (0, 1); every key has numbers of its own."""
     return uniforms(streams(seed, torch.tensor(key)), shape, dtype=torch.float64)
 
 
@@ -147,7 +148,7 @@ class SyntheticDataModule(SeriesDataModule):
 
     @property
     def exact(self) -> VARProcess | None:
-        """The linear process, which answers every task exactly; None for the threshold process."""
+        """The linear process, whose laws are known in closed form; None for the threshold process."""
         return self.law if isinstance(self.law, VARProcess) else None
 
     def load(self) -> Split:

@@ -143,7 +143,7 @@ class WindowDataset(Dataset[SeriesBatch]):
         horizon: Steps at the end of a window that are hidden, and scored in validation and test, instead of
             the held-out entries. With 0 nothing is hidden and every entry is scored. None for the held-out
             entries.
-        draws: The nodes of each training batch; all nodes if not given.
+        draws: Draws of the nodes of each training batch; all nodes if not given.
     """
 
     def __init__(
@@ -211,7 +211,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
     """Samples the windows of one process, each as (epoch, number).
 
     In training the order is new in each epoch and depends only on (seed, epoch); windows are distributed to
-    the processes in turn, and left-over windows are dropped so that all processes have the same number. In
+    the processes in turn, and the last ones are dropped if the processes would not have equally many. In
     evaluation windows come in order, each on exactly one process.
 
     Args:
@@ -275,7 +275,7 @@ class SeriesDataModule(LightningDataModule):
         thinning: Pattern of entries hidden from the model in training, so that it learns to predict from
             incomplete context; None hides nothing.
         seed: Fixes the order of windows, the entries hidden in training and, unless the data module has a
-            seed of its own for them, the held-out entries.
+            separate seed for them, the held-out entries.
         num_workers: Worker processes that gather batches; 0 gathers in the main process.
         predict_on: The data that ``predict`` imputes: one split or the whole series.
         horizon: Steps at the end of each window that are hidden, in every stage but training: a forecast. If
@@ -343,7 +343,7 @@ class SeriesDataModule(LightningDataModule):
 
     @property
     def exact(self) -> VARProcess | None:
-        """The process that the data was drawn from, if it is known and answers tasks exactly; else None."""
+        """The process that the data was drawn from, if its laws are known in closed form; otherwise None."""
         return None
 
     @property
@@ -361,7 +361,7 @@ class SeriesDataModule(LightningDataModule):
         return self._spec
 
     def predicted(self) -> list[slice]:
-        """The stretches that ``predict`` imputes."""
+        """Returns the stretches that ``predict`` imputes."""
         if self.predict_on == "all":
             return [slice(0, len(self.split.series))]
         return getattr(self.split, self.predict_on)
@@ -420,18 +420,18 @@ class SeriesDataModule(LightningDataModule):
         return dataset
 
     def _world(self) -> tuple[int, int]:
-        """The number of this process and of all.
+        """Returns the rank of this process and the number of processes.
 
         Raises:
-            ValueError: If the trainer would deal windows among the processes once more.
+            ValueError: If the trainer would distribute the windows among the processes a second time.
         """
         if not self.trainer:
             return 0, 1
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
         if world_size > 1 and self.trainer._accelerator_connector.use_distributed_sampler:
             raise ValueError(
-                "use_distributed_sampler must be False: the data deals its windows among processes itself, "
-                "and each would lose some. Give Trainer(use_distributed_sampler=False)."
+                "use_distributed_sampler must be False; it is True, so the trainer would distribute the windows "
+                "among the processes a second time. Pass Trainer(use_distributed_sampler=False)."
             )
         return rank, world_size
 
@@ -451,7 +451,7 @@ class SeriesDataModule(LightningDataModule):
         return DataLoader(
             dataset,
             **batches,
-            collate_fn=_as_it_is,
+            collate_fn=_identity,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
         )
@@ -481,14 +481,14 @@ class SeriesDataModule(LightningDataModule):
         return DataLoader(
             dataset,
             batch_size=None,
-            sampler=[[(0, n) for n in few] for few in numbers],
-            collate_fn=_as_it_is,
+            sampler=[[(0, n) for n in batch] for batch in numbers],
+            collate_fn=_identity,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
         )
 
     def _predicted_windows(self) -> Iterator[list[int]]:
-        """Iterates over the windows that this process predicts; in a trainer none continues another."""
+        """Iterates over the batches that this process predicts; in a trainer windows are independent."""
         if not self.trainer:
             return self.tiles.batches(self.batch_size)
         rank, world_size = self._world()
@@ -496,11 +496,11 @@ class SeriesDataModule(LightningDataModule):
         if len(tiles.starts) < world_size:
             raise ValueError(
                 f"{world_size} processes need at least {world_size} windows to predict; there are "
-                f"{len(tiles.starts)}. Use fewer."
+                f"{len(tiles.starts)}. Use fewer processes."
             )
         return tiles.batches(self.batch_size, rank, world_size)
 
 
-def _as_it_is(batch: Any) -> Any:
-    """Returns the batch, which the dataset has already gathered."""
+def _identity(batch: Any) -> Any:
+    """Returns the batch unchanged: the dataset has already gathered it."""
     return batch
