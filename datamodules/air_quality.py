@@ -34,10 +34,10 @@ CHECKSUMS = {
 class AirQualityDataModule(SeriesDataModule):
     r"""Hourly PM2.5 in µg/m³ at 36 stations in Beijing, 2014-05-01 to 2015-04-30 (the data set AQI-36).
 
-    The protocol is that of CSDI and PriSTI. March, June, September and December are the test months; scored
-    are the 20,434 entries there that ``pm25_ground.txt`` contains and ``pm25_missing.txt`` does not. Test
-    windows do not overlap, except for a last window that completes a month, whose first entries are not
-    scored again. Of each of the other eight months the last tenth is for validation and the rest for
+    The protocol is that of CSDI and PriSTI. March, June, September and December are the test months. The
+    20,434 entries of these months that ``pm25_ground.txt`` contains and ``pm25_missing.txt`` does not are
+    scored. Test windows do not overlap, except for the last window of a month, whose first entries are not
+    scored again. In each of the other eight months the last tenth is for validation and the rest for
     training. The graph is that of GRIN: a Gaussian kernel of the distances in km, with their standard
     deviation as length scale, and weights below 0.1 dropped. Covariates: hour of day and day of week, each as
     a point on a circle.
@@ -79,15 +79,15 @@ class AirQualityDataModule(SeriesDataModule):
         """Reads the three files, downloading missing ones, and splits the year by months."""
         fetch_missing(self.root, CHECKSUMS, self.url, CHECKSUMS)
         ground = _read(self.root / "pm25_ground.txt", "datetime")
-        context = _read(self.root / "pm25_missing.txt", "datetime")
+        incomplete = _read(self.root / "pm25_missing.txt", "datetime")
         stations = _read(self.root / "pm25_latlng.txt", "sensor_id")
-        if list(ground.columns) != list(context.columns) or list(ground.columns) != list(stations.index):
+        if list(ground.columns) != list(incomplete.columns) or list(ground.columns) != list(stations.index):
             raise ValueError(f"the three files in {self.root} must list the same stations in the same order.")
         time = _times(self.root / "pm25_ground.txt", ground)
-        if not time.equals(_times(self.root / "pm25_missing.txt", context)):
+        if not time.equals(_times(self.root / "pm25_missing.txt", incomplete)):
             raise ValueError(
                 f"pm25_ground.txt and pm25_missing.txt in {self.root} must have the same hours; they have "
-                f"{len(ground):,} and {len(context):,}. One of them may be truncated: download it again."
+                f"{len(ground):,} and {len(incomplete):,}. One of them may be truncated: download it again."
             )
         values = torch.from_numpy(ground.to_numpy(np.float32, copy=True))[..., None]
         series = GraphSeries(
@@ -104,7 +104,7 @@ class AirQualityDataModule(SeriesDataModule):
         train, val, test = _by_month(time)
         target = (
             series.observed
-            & ~torch.isfinite(torch.from_numpy(context.to_numpy(np.float32, copy=True)))[..., None]
+            & ~torch.isfinite(torch.from_numpy(incomplete.to_numpy(np.float32, copy=True)))[..., None]
         )
         held_out = hold_out(self.held_out, series.values, series.observed, self.seed)
         in_test = torch.from_numpy(np.isin(time.month, TEST_MONTHS))[:, None, None]
@@ -124,7 +124,7 @@ def _read(path: Path, index: str) -> pd.DataFrame:
             "its folder, or data.url to the address of a mirror."
         )
     if digest_of(path) != CHECKSUMS[path.name]:
-        logger.warning("%s is not the published file (its SHA-256 differs): scores may not compare.", path)
+        logger.warning("%s is not the published file (its SHA-256 differs): scores may differ, too.", path)
     try:
         table = pd.read_csv(path, index_col=index, dtype={"sensor_id": str})
     except (ValueError, UnicodeDecodeError) as error:
@@ -135,7 +135,7 @@ def _read(path: Path, index: str) -> pd.DataFrame:
     numbers = table.apply(pd.to_numeric, errors="coerce")
     wrong = (numbers.isna() & table.notna()).to_numpy()
     if wrong.any():
-        row, column = (int(place) for place in np.argwhere(wrong)[0])
+        row, column = (int(index) for index in np.argwhere(wrong)[0])
         raise ValueError(
             f"{path}, line {row + 2}, column {table.columns[column]!r}: "
             f"{quoted(table.iat[row, column])} is not a number."

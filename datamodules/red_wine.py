@@ -19,7 +19,7 @@ from tsgen.readers.hdf5 import check_contents
 
 FOLDS = 10
 TRAINING_FOLDS = 9
-"""Number of training sets of a fold; the last is for validation."""
+"""Number of training sets of a fold; the last one is for validation."""
 
 CHANNELS = [
     "fixed_acidity",
@@ -51,14 +51,14 @@ class RedWineDataModule(SeriesDataModule):
 
     240 rows of the table are duplicates, so about a quarter of the test cases of a fold are also among its
     training cases, and values are rounded. Both reward narrow mixture components more than new wines would.
-    This holds for every published number as well.
+    Every published number is affected in the same way.
 
     Args:
         root: Folder with ``red_wine.hdf5``.
         fold: The fold, 1 to 10.
         batch_size: Cases in a batch of one process.
         thinning: Entries that are hidden from the model in training.
-        seed: Determines the order of cases and the hidden entries.
+        seed: Fixes the order of cases and the hidden entries.
         num_workers: Number of processes that assemble batches; 0 assembles them in the main process.
         predict_on: The split that ``predict`` draws, or all cases.
         horizon: 0 scores every entry and hides none; 1 hides all entries of a case, which is then generated.

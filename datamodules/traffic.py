@@ -29,17 +29,13 @@ from tsgen.readers.unpacking import check_unpacked
 THRESHOLD = 0.1
 """Edges with a smaller weight are dropped, as published."""
 
-
 NPZ_ERRORS = (
-    *(OSError, BadZipFile, zlib.error, EOFError, RuntimeError),  # a damaged archive
-    MemoryError,  # an array is announced too large for memory
-    *(
-        LookupError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        ArithmeticError,
-    ),  # a missing array, or an invalid start or step
+    # a damaged archive
+    *(OSError, BadZipFile, zlib.error, EOFError, RuntimeError),
+    # an array whose announced size exceeds the memory
+    MemoryError,
+    # a missing array, or an invalid start or step
+    *(LookupError, TypeError, ValueError, AttributeError, ArithmeticError),
 )
 """Exceptions that reading a damaged extract raises."""
 
@@ -144,8 +140,8 @@ def _found(root: Path, names: tuple[str, ...]) -> Path:
         if (root / name).is_file():
             return root / name
     raise ValueError(
-        f"{root} must be a folder with {' or '.join(names)}; there is none. Set data.root to the folder of "
-        "the files (or data.url to the address of a mirror), and data.network to metr_la or pems_bay."
+        f"{root} must be a folder with {' or '.join(names)}; it has none of them. Set data.root to the folder "
+        "of the files (or data.url to the address of a mirror), and data.network to metr_la or pems_bay."
     )
 
 
@@ -179,9 +175,11 @@ def _read_npz(path: Path) -> pd.DataFrame:
         with np.load(path, allow_pickle=False) as file:
             _check_packed(path, file.zip.infolist())
             speeds, ids, start, step = (file[name] for name in ("speed", "sensor_ids", "start", "freq"))
-        # an array of entries without bytes may have any length
+        # an array whose entries take zero bytes may announce any length
         if speeds.shape != (len(speeds), ids.size) or not speeds.size:
-            raise ValueError(f"{len(speeds)} times and {ids.size} ids go with a table of {speeds.shape}")
+            raise ValueError(
+                f"{len(speeds)} times and {ids.size} ids do not fit speeds of shape {speeds.shape}"
+            )
         times = pd.date_range(str(start), periods=len(speeds), freq=str(step)).to_numpy()
     except NPZ_ERRORS as error:
         raise _damaged(path, first_line(error)) from error
@@ -189,19 +187,20 @@ def _read_npz(path: Path) -> pd.DataFrame:
 
 
 def _check_packed(path: Path, entries: list[ZipInfo]) -> None:
-    """Raises if an archive decompresses to too much."""
+    """Raises if an archive decompresses to too many bytes."""
     check_unpacked(path, sum(entry.file_size for entry in entries))
     if any(entry.compress_type not in (ZIP_STORED, ZIP_DEFLATED) for entry in entries):
-        raise ValueError("it is compressed in another way than NumPy does")
+        raise ValueError("it is compressed by a method that NumPy does not use")
 
 
 def _table(path: Path, times: np.ndarray, names: list[str], speeds: np.ndarray) -> pd.DataFrame:
-    """Returns the speeds at regular times, by sensor; steps that are left out are NaN."""
+    """Returns the speeds at regular times, one column per sensor; NaN at steps that the file leaves out."""
     if speeds.shape != (len(times), len(names)) or not len(times):
-        raise _damaged(path, f"{len(times)} times and {len(names)} ids go with a table of {speeds.shape}")
+        what = f"{len(times)} times and {len(names)} ids do not fit speeds of shape {speeds.shape}"
+        raise _damaged(path, what)
     for what, labels in (("id", pd.Index(names)), ("time", pd.DatetimeIndex(times))):
         if labels.has_duplicates:
-            raise _damaged(path, f"the {what} {quoted(labels[labels.duplicated()][0])} comes twice")
+            raise _damaged(path, f"the {what} {quoted(labels[labels.duplicated()][0])} occurs twice")
 
     def error_at(_label: int, what: str) -> ValueError:
         return ValueError(f"{path}: {what}")

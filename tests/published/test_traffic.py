@@ -153,7 +153,7 @@ BROKEN = {
     "another layout": (lambda f: h5py.File(f / "metr-la.h5", "w").close(), "it must hold one table"),
     "ids of another length": (
         lambda f: write_hdf5(f / "metr-la.h5", ids=IDS[:2]),
-        "400 times and 2 ids go with",
+        "400 times and 2 ids do not fit",
     ),
     "an id twice": (lambda f: write_hdf5(f / "metr-la.h5", ids=["1", "2", "1"]), "the id '1' occurs twice"),
     "numbers as text": (

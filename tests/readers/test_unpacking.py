@@ -114,7 +114,7 @@ def test_extracts(small, tmp_path):
     with pytest.raises(ValueError, match="unpacks to") as error:
         traffic(tmp_path, extract(tmp_path / "a.npz", speed=np.zeros((100_000, 2))), name)
     refused(error, name)
-    with pytest.raises(ValueError, match=r"1000000 ids go with"):  # which have no bytes
+    with pytest.raises(ValueError, match=r"1000000 ids do not fit"):  # which have no bytes
         traffic(tmp_path, extract(tmp_path / "a.npz", sensor_ids=np.zeros(10**6, "S0")), name)
     with pytest.raises(ValueError, match=r"1099511627776 times and 2 ids"):
         traffic(
@@ -124,7 +124,7 @@ def test_extracts(small, tmp_path):
         )
     with ZipFile(tmp_path / "a.npz", "w", ZIP_LZMA) as file:
         file.writestr("speed.npy", b"")
-    with pytest.raises(ValueError, match="another way than NumPy does"):
+    with pytest.raises(ValueError, match="a method that NumPy does not use"):
         traffic(tmp_path, (tmp_path / "a.npz").read_bytes(), name)
 
 
