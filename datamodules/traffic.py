@@ -140,8 +140,8 @@ def _found(root: Path, names: tuple[str, ...]) -> Path:
         if (root / name).is_file():
             return root / name
     raise ValueError(
-        f"{root} must be a folder with {' or '.join(names)}; it has none of them. Set data.root to the folder "
-        "of the files (or data.url to the address of a mirror), and data.network to metr_la or pems_bay."
+        f"{root} must be a folder with {' or '.join(names)}; it has none. Set data.root to the folder of the "
+        "files (or data.url to the address of a mirror), and data.network to metr_la or pems_bay."
     )
 
 
@@ -196,8 +196,7 @@ def _check_packed(path: Path, entries: list[ZipInfo]) -> None:
 def _table(path: Path, times: np.ndarray, names: list[str], speeds: np.ndarray) -> pd.DataFrame:
     """Returns the speeds at regular times, one column per sensor; NaN at steps that the file leaves out."""
     if speeds.shape != (len(times), len(names)) or not len(times):
-        what = f"{len(times)} times and {len(names)} ids do not fit speeds of shape {speeds.shape}"
-        raise _damaged(path, what)
+        raise _damaged(path, f"{len(times)} times and {len(names)} ids do not fit shape {speeds.shape}")
     for what, labels in (("id", pd.Index(names)), ("time", pd.DatetimeIndex(times))):
         if labels.has_duplicates:
             raise _damaged(path, f"the {what} {quoted(labels[labels.duplicated()][0])} occurs twice")

@@ -98,7 +98,7 @@ def test_the_bay_has_files_and_a_seed_of_its_own(tmp_path):
     data = TrafficDataModule(str(tmp_path), network="pems_bay")
     assert data.split.series.nodes == ["400001", "400017", "400030"] and data.held_out == GRINMask(seed=56789)
     with pytest.raises(
-        ValueError, match=r"must be a folder with metr-la\.h5 or metr_la_first10_full\.npz; there"
+        ValueError, match=r"must be a folder with metr-la\.h5 or metr_la_first10_full\.npz; it has none"
     ):
         _ = TrafficDataModule(str(tmp_path)).split
 

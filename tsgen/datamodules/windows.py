@@ -430,8 +430,8 @@ class SeriesDataModule(LightningDataModule):
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
         if world_size > 1 and self.trainer._accelerator_connector.use_distributed_sampler:
             raise ValueError(
-                "use_distributed_sampler must be False; it is True, so the trainer would distribute the windows "
-                "among the processes a second time. Pass Trainer(use_distributed_sampler=False)."
+                "use_distributed_sampler must be False; it is True, so the trainer would distribute the "
+                "windows among the processes a second time. Pass Trainer(use_distributed_sampler=False)."
             )
         return rank, world_size
 
