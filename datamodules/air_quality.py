@@ -36,11 +36,11 @@ class AirQualityDataModule(SeriesDataModule):
 
     The protocol is that of CSDI and PriSTI. March, June, September and December are the test months. The
     20,434 entries of these months that ``pm25_ground.txt`` contains and ``pm25_missing.txt`` does not are
-    scored. Test windows do not overlap, except for the last window of a month, whose first entries are not
-    scored again. In each of the other eight months the last tenth is for validation and the rest for
-    training. The graph is that of GRIN: a Gaussian kernel of the distances in km, with their standard
-    deviation as length scale, and weights below 0.1 dropped. Covariates: hour of day and day of week, each as
-    a point on a circle.
+    scored. Test windows do not overlap, except that the last window of a month may overlap with its
+    predecessor; the entries that they share are scored once. In each of the other eight months the last tenth
+    is for validation and the rest for training. The graph is that of GRIN: a Gaussian kernel of the distances
+    in km, with their standard deviation as length scale, and weights below 0.1 dropped. Covariates: hour of
+    day and day of week, each as a point on a circle.
 
     Args:
         root: Folder with ``pm25_ground.txt``, ``pm25_missing.txt`` and ``pm25_latlng.txt``.
@@ -124,7 +124,7 @@ def _read(path: Path, index: str) -> pd.DataFrame:
             "its folder, or data.url to the address of a mirror."
         )
     if digest_of(path) != CHECKSUMS[path.name]:
-        logger.warning("%s is not the published file (its SHA-256 differs): scores may differ, too.", path)
+        logger.warning("%s is not the published file (its SHA-256 differs): scores do not compare.", path)
     try:
         table = pd.read_csv(path, index_col=index, dtype={"sensor_id": str})
     except (ValueError, UnicodeDecodeError) as error:

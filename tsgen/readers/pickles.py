@@ -1,9 +1,9 @@
 """A reader of pickles that runs nothing from the file.
 
 Graphs of the traffic literature are published as pickles, and unpickling a file runs it: a pickle names
-functions and calls them. Here :class:`pickle.Unpickler` finds only the four functions that every pickled
-NumPy array calls. They are functions of this module that check their arguments; NumPy's own would allocate an
-array of any shape, or change a number type for the whole process.
+functions and calls them. Here :class:`pickle.Unpickler` finds only the four names that a pickled NumPy array
+can refer to. They stand for functions of this module, which check their arguments; NumPy's own would allocate
+an array of any shape, or change a number type for the whole process.
 
 A pickle that calls nothing can still hang or crash the process. Its instructions are checked first against
 these dangers (:func:`_check_instructions`):
@@ -120,7 +120,7 @@ def _check_instructions(data: bytes) -> None:
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """An unpickler that finds the functions of a NumPy array and no other name.
+    """An unpickler that finds the names of a pickled NumPy array and no other name.
 
     Args:
         data: The pickle. All its arrays together may not have more bytes.
