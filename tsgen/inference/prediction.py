@@ -12,7 +12,7 @@ from torch import distributed
 from torch.utils.data import DataLoader
 
 from tsgen.data.series import Samples, SeriesBatch
-from tsgen.datamodules.windows import SeriesDataModule
+from tsgen.datamodules.windows import SeriesDataModule, check_undivided
 from tsgen.inference.stitching import SeriesImputation
 from tsgen.models.density import DensityModel
 
@@ -60,7 +60,7 @@ class SeriesPrediction(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Plans which process draws which windows."""
-        _check_whole(self.trainer)
+        _check_trainer(self.trainer)
         self.model.check_data(self.data, stage)
         self.model.setup(stage)
         self.imputation = SeriesImputation(
@@ -123,8 +123,14 @@ class _Unlocking(Callback):
             pl_module.imputation.release()
 
 
-def _check_whole(trainer: Trainer) -> None:
-    """Raises unless every window is to be drawn."""
+def _check_trainer(trainer: Trainer) -> None:
+    """Raises unless every window is drawn once, from the data of the prediction."""
+    check_undivided(trainer)
+    if trainer.datamodule is not None:  # type: ignore[attr-defined]
+        raise ValueError(
+            "a SeriesPrediction must draw the windows of its own data; predict was given a datamodule. Leave "
+            "it out."
+        )
     limit = trainer.limit_predict_batches
     if limit != 1 or isinstance(limit, int):  # 1 is one batch, 1.0 all of them
         raise ValueError(

@@ -108,9 +108,10 @@ class SeriesImputation:
         Raises:
             ValueError: If a process of another command is still drawing.
         """
-        self.parts.check_free()
+        self.parts.check_free()  # at once: the fingerprint of a long series takes minutes
         versions = f"tsgen {tsgen.__version__}, torch {torch.__version__}"
         mark = fingerprint(model, self.series, self.sampler, self.tiles, versions, *options)
+        self.parts.check_free()  # another command may have begun to draw meanwhile
         if self.parts.mark != mark:
             self.parts.clear()
             self.parts.mark = mark
