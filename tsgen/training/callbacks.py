@@ -1,4 +1,4 @@
-"""Callbacks: figures in W&B, how far back gradients reach, compilation."""
+"""Training callbacks: figures in W&B, gradient flow, compilation of the encoder."""
 
 from __future__ import annotations
 
