@@ -1,16 +1,17 @@
 """Probabilistic imputation, forecasting and generation of multivariate time series on graphs.
 
-Everything here is one operation: given some entries of a series on a graph, the law of the others. Data goes
-one way: :class:`GraphSeries` (whole, labelled) -> :class:`SeriesBatch` (windows) -> a model -> a distribution
-for each entry -> a sampler -> :class:`Samples` -> scores, files, report. ``docs/design.md`` tells the story.
+All tasks are the same operation: compute the law of some entries of a series on a graph, given the others.
+Data flows in one direction: :class:`GraphSeries` (whole, labelled) -> :class:`SeriesBatch` (windows) -> a
+model -> a distribution for each entry -> a sampler -> :class:`Samples` -> scores, files, report.
+``docs/design.md`` describes the design.
 
-Names are imported when they are first used, so that ``import tsgen`` costs nothing.
+Names are imported when they are first used, so that ``import tsgen`` is fast.
 """
 
 from importlib import import_module
 from typing import Any
 
-from tsgen.moved import install
+from tsgen import moved
 
 __version__ = "0.1.0"
 
@@ -50,8 +51,9 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'tsgen' has no attribute {name!r}")
 
 
-install()
-
-
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+# module names of 0.1.0 still work, with a DeprecationWarning
+moved.install()

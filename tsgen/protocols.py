@@ -1,8 +1,8 @@
 """Protocols: the methods and attributes that samplers, objectives and scores need of a model.
 
-Samplers, objectives and scores import these protocols and not the classes of :mod:`tsgen.models`, which
-import samplers and objectives: this avoids an import cycle. Your own model works with every sampler and
-objective whose protocol it implements:
+Samplers, objectives and scores import these protocols instead of the classes of :mod:`tsgen.models`. Those
+classes import samplers and objectives, so that the opposite import would be a cycle. Your own model works
+with every sampler and objective whose protocol it implements:
 
 ===================== ========================================= ========================================
 protocol              the model                                 needed by
@@ -36,7 +36,7 @@ class Model(Protocol):
 
     Attributes:
         spec: Sizes, units and graph of the data.
-        loc: Mean of each node and channel; its precision and device are the model's.
+        loc: Mean of each node and channel, in the model's precision and on its device.
     """
 
     spec: SeriesSpec

@@ -28,6 +28,7 @@ from tsgen.data.tiles import Tiles
 from tsgen.datamodules import SyntheticDataModule
 from tsgen.encoders import WindowEncoder
 from tsgen.heads import GaussianHead
+from tsgen.inference import SeriesPrediction
 from tsgen.inference.stitching import SeriesImputation
 from tsgen.models import AutoregressiveModel, GraphVAR
 from tsgen.sampling import Ancestral, AnyOrder, Exact, Sampler
@@ -644,6 +645,76 @@ def test_parts_that_another_process_writes_are_left_alone(tmp_path, killer):
     other.communicate()
     result = impute(model, series, 4, overlap=4, window=12, path=path)
     assert same(result, impute(model, series, 4, overlap=4, window=12)) and not folder.exists()
+
+
+def test_a_command_that_begins_while_another_is_hashed_keeps_its_parts(tmp_path, killer, monkeypatch):
+    model, series, path = broken_prediction(tmp_path, killer)
+    other = Parts.beside(path)
+
+    def slowly(*made_of):
+        other.lock(1)
+        return fingerprint(*made_of)
+
+    monkeypatch.setattr("tsgen.inference.stitching.fingerprint", slowly)
+    before = other.names()
+    with pytest.raises(ValueError, match="still in use by an earlier command"):
+        impute(model, series, 4, overlap=3, window=12, path=path)
+    assert other.names() == before and len(before) == 3
+    other.release()
+
+
+def test_the_lock_of_a_command_that_begins_after_the_end_of_another_stays(tmp_path):
+    model, series = linear(20)
+    first, second = (
+        SeriesImputation(Exact(2), series, Tiles.over([slice(0, 20)], 10), tmp_path / "out.nc", rank)
+        for rank in range(2)
+    )
+    first.begin(model)
+    first.lock()
+    for numbers in first.batches(4):
+        first.draw(model, series.windows(torch.tensor(first.tiles.starts)[numbers], 10))
+    first.finish("GraphVAR")
+    again = Parts.beside(tmp_path / "out.nc")
+    with pytest.raises(ValueError, match="still in use"):  # until it is released, and not only until the end
+        again.lock()
+    first.release()
+    assert not again.folder.exists()
+    second.lock()
+    with pytest.raises(ValueError, match="still in use"):
+        again.check_free()
+    second.release()
+    assert not again.folder.exists()
+
+
+def test_a_trainer_that_would_divide_the_windows_again_is_refused(tmp_path):
+    data = SyntheticDataModule(num_nodes=4, steps=40, window=10)
+    model = AutoregressiveModel(data.spec, partial(WindowEncoder, hidden=4), sampler=Ancestral(2))
+    prediction = SeriesPrediction(model, data, tmp_path / "out.nc")
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+    several = Trainer(accelerator="cpu", devices=2, strategy="ddp_fork", **quiet)
+    prediction.trainer = several
+    with pytest.raises(ValueError, match=r"Pass Trainer\(use_distributed_sampler=False\)"):
+        prediction.setup("predict")
+    with pytest.raises(ValueError, match=r"its own data; predict was given a datamodule. Leave it out"):
+        Trainer(accelerator="cpu", **quiet).predict(prediction, datamodule=data)
+
+
+def test_a_prediction_is_repeated_and_takes_the_weights_of_a_checkpoint(tmp_path):
+    data = SyntheticDataModule(num_nodes=4, steps=40, window=10, batch_size=4)
+
+    def fresh():
+        return AutoregressiveModel(data.spec, partial(WindowEncoder, hidden=4), sampler=Ancestral(2))
+
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+    trainer, model = Trainer(accelerator="cpu", **quiet), fresh()
+    torch.save({"state_dict": model.state_dict(), "pytorch-lightning_version": "2.0.0"}, tmp_path / "a.ckpt")
+    results = []
+    for predicted, checkpoint in ((model, None), (model, None), (fresh(), tmp_path / "a.ckpt")):
+        prediction = SeriesPrediction(predicted, data, tmp_path / "out.nc")
+        trainer.predict(prediction, ckpt_path=checkpoint, return_predictions=False)
+        results.append(xr.load_dataset(tmp_path / "out.nc"))
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["a.ckpt", "out.nc"]
+    assert same(results[0], results[1]) and same(results[0], results[2])
 
 
 @pytest.mark.parametrize("package", [tsgen, torch])

@@ -149,18 +149,18 @@ def test_a_pass_for_each_group_and_no_more(monkeypatch):
 @pytest.mark.parametrize("n", [1, 2, 9, 64, 250])
 def test_groups_grow_and_as_many_as_entries_are_single_ones(n):
     for groups in (1, 2, 6, n, n + 7):
-        known = AnyOrder(groups=groups)._known(torch.tensor([n, 0, n]))
+        known = AnyOrder(groups=groups)._drawn_counts(torch.tensor([n, 0, n]))
         sizes = known[0].diff(prepend=torch.tensor([0]))
         assert torch.equal(known[0], known[2]) and (known[1] == 0).all()
         assert len(sizes) == min(groups, n) and sizes.sum() == n and (sizes >= 1).all()
         assert (sizes.diff()[:-1] >= -1).all() and sizes[-1] == sizes.max()  # rounded down, each
         if groups >= n:
             assert (sizes == 1).all()
-    assert AnyOrder(groups=6)._known(torch.tensor([250])).tolist() == [[2, 6, 15, 39, 99, 250]]
+    assert AnyOrder(groups=6)._drawn_counts(torch.tensor([250])).tolist() == [[2, 6, 15, 39, 99, 250]]
 
 
 def test_even_groups_are_equal_shares():
-    known = AnyOrder(groups=3, sizes="even")._known(torch.tensor([8, 2, 0, 9]))
+    known = AnyOrder(groups=3, sizes="even")._drawn_counts(torch.tensor([8, 2, 0, 9]))
     assert known.tolist() == [[3, 6, 8], [1, 2, 2], [0, 0, 0], [3, 6, 9]]
 
 

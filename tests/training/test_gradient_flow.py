@@ -218,6 +218,9 @@ def test_a_run_from_yaml_writes_the_figure_and_wandb_holds_it(tmp_path, monkeypa
     words += ["--data.num_nodes", "5", "--model.encoder.hidden", "6", "--trainer.max_epochs", "2"]
     assert main([*words, "--trainer.enable_progress_bar", "false"]) == 0
     folder = Path("runs/flow")
+    words[0] = "predict"  # with the same configuration; the callback has nothing to do
+    words += ["--data.predict_on", "test", "--model.sampler.num_samples", "2", "--trainer.logger", "false"]
+    assert main([*words, "--trainer.enable_progress_bar", "false"]) == 0
     assert (folder / "gradient_flow.png").stat().st_size > 10_000
     assert len(pd.read_csv(folder / "gradient_flow.csv")) == 2 * 23
     (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")

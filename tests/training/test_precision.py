@@ -12,7 +12,9 @@ from tsgen.datamodules import SyntheticDataModule
 from tsgen.encoders import GraphGRUEncoder
 from tsgen.heads import MixtureHead
 from tsgen.heads.likelihood import masked_log_prob
+from tsgen.inference import SeriesPrediction
 from tsgen.models import AutoregressiveModel, GraphVAR, load
+from tsgen.sampling import Ancestral
 from tsgen.training.callbacks import Compile
 
 QUIET = {
@@ -142,6 +144,16 @@ def test_a_compiled_run_is_the_same_run_and_leaves_an_ordinary_checkpoint(tmp_pa
     assert read.encoder._compiled_call_impl is None
     for name, weight in plain.state_dict().items():
         torch.testing.assert_close(read.state_dict()[name], weight, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.filterwarnings("ignore:.*Dynamo does not know how to trace.*")
+def test_a_prediction_is_compiled_too(tmp_path):
+    data = SyntheticDataModule(num_nodes=4, steps=40, window=10, batch_size=4)
+    model = AutoregressiveModel(data.spec, partial(GraphGRUEncoder, hidden=4), sampler=Ancestral(2))
+    trainer = Trainer(callbacks=[Compile("counting")], **QUIET)
+    trainer.predict(SeriesPrediction(model, data, tmp_path / "out.nc"), return_predictions=False)
+    assert GRAPHS and (tmp_path / "out.nc").is_file()
 
 
 def test_what_cannot_be_compiled_is_told():

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int64
-from lightning import LightningDataModule
+from lightning import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -427,13 +427,8 @@ class SeriesDataModule(LightningDataModule):
         """
         if not self.trainer:
             return 0, 1
-        rank, world_size = self.trainer.global_rank, self.trainer.world_size
-        if world_size > 1 and self.trainer._accelerator_connector.use_distributed_sampler:
-            raise ValueError(
-                "use_distributed_sampler must be False; it is True, so the trainer would distribute the "
-                "windows among the processes a second time. Pass Trainer(use_distributed_sampler=False)."
-            )
-        return rank, world_size
+        check_undivided(self.trainer)
+        return self.trainer.global_rank, self.trainer.world_size
 
     def _loader(self, stage: Stage) -> DataLoader:
         dataset = self.dataset(stage)
@@ -499,6 +494,15 @@ class SeriesDataModule(LightningDataModule):
                 f"{len(tiles.starts)}. Use fewer processes."
             )
         return tiles.batches(self.batch_size, rank, world_size)
+
+
+def check_undivided(trainer: Trainer) -> None:
+    """Raises ``ValueError`` if a trainer would distribute windows among the processes a second time."""
+    if trainer.world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
+        raise ValueError(
+            "use_distributed_sampler must be False; it is True, so the trainer would distribute the "
+            "windows among the processes a second time. Pass Trainer(use_distributed_sampler=False)."
+        )
 
 
 def _identity(batch: Any) -> Any:

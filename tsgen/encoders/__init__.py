@@ -5,14 +5,14 @@ encoder                       reads                                   for
 ============================= ======================================= =====================================
 :class:`WindowEncoder`        the last p slices                       few lags; a linear autoregression
 :class:`ConvolutionEncoder`   a long, bounded past                    many lags, all steps at once
-:class:`GraphGRUEncoder`      all the past, slice by slice            the autoregressive graph network proper
+:class:`GraphGRUEncoder`      all the past, slice by slice            a recurrent graph network
 :class:`AttentionEncoder`     all the past, or the whole window       many lags; any-order models
 :class:`BidirectionalEncoder` the whole window, from both ends        any-order models
 :class:`RecurrentEncoder`     the whole window, alternating with     any-order models
                               messages
 ============================= ======================================= =====================================
 
-Each works with messages over the graph, or without them by ``convolution=None``.
+Each encoder passes messages over the graph, unless ``convolution=None``.
 """
 
 from tsgen.encoders.attention import AttentionEncoder

@@ -17,9 +17,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from tsgen.encoders.base import Encoder, refuse_state
 from tsgen.encoders.propagation import GraphConvolution, Messages, Propagation
 
-SLOWEST = 10_000
-"""Base of the angles of the positions: the slowest pair of numbers rotates once in about 2 pi times as many
-steps."""
+ROTARY_BASE = 10_000
+"""The base theta of the rotary positions; the slowest pair rotates once in about 2 pi theta steps."""
 
 
 class AttentionEncoder(Encoder):
@@ -31,8 +30,9 @@ class AttentionEncoder(Encoder):
         r &\leftarrow r + \mathrm{attention}(\mathrm{norm}(r)) \\
         r &\leftarrow r + \mathrm{MLP}[n, \mathrm{conv}(n)], \qquad n = \mathrm{norm}(r).
 
-    The last r is the state, unnormalised. The blocks only add to it, so a law that is linear in the last
-    slice needs neither. A node attends to its own steps: those up to the present one, or all.
+    The last r is the state; it is not normalised. The blocks only add to it, so a law that is linear in the
+    last slice needs neither attention nor MLP. A node attends to its own steps: those up to the present one
+    if causal, otherwise all.
 
     Args:
         in_features: Size of a node's input.
@@ -41,7 +41,7 @@ class AttentionEncoder(Encoder):
         layers: Number of blocks.
         causal: Read no step later than the present one. If False, the whole window is read in both directions
             and no state can be carried.
-        convolution: Any PyTorch Geometric convolution, as a factory of the sizes of its input and output.
+        convolution: Makes any PyTorch Geometric convolution from the sizes of its input and output.
             None for no messages. With :class:`~tsgen.encoders.GraphAttention` a node attends to all nodes.
 
     Raises:
@@ -111,7 +111,7 @@ class _Block(nn.Module):
         super().__init__()
         self.size, self.causal = hidden // heads, causal
         self.norm_steps, self.norm_nodes = nn.LayerNorm(hidden), nn.LayerNorm(hidden)
-        # three maps, not one: their outputs are then viewed as heads of all nodes without a copy
+        # three layers, not one: their outputs can then be viewed as heads of all nodes without a copy
         self.query, self.key, self.value = (nn.Linear(hidden, hidden, bias=False) for _ in range(3))
         self.attended = nn.Linear(hidden, hidden, bias=False)
         self.messages = Messages(convolution, hidden, hidden)
@@ -128,11 +128,12 @@ class _Block(nn.Module):
         return r + self.mlp(self.messages(self.norm_nodes(r), propagation)), keys_values
 
     def _attend(self, x: Tensor, past: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Returns what each step of a node attends to, and the keys and values so far."""
         batch, steps, nodes, hidden = x.shape
         start = 0 if past is None else past[0].shape[1]
         # every node's heads are heads of one attention: [batch, time, nodes * heads, size]
         query, key, value = (
-            map_(x).reshape(batch, steps, -1, self.size) for map_ in (self.query, self.key, self.value)
+            linear(x).reshape(batch, steps, -1, self.size) for linear in (self.query, self.key, self.value)
         )
         query, key = rotate(query, start), rotate(key, start)
         if past is not None:
@@ -152,7 +153,7 @@ class _Block(nn.Module):
 
 def rotate(x: Float[Tensor, "batch time heads size"], start: int) -> Float[Tensor, "batch time heads size"]:
     r"""Returns x with rotary positions: pair j of a head's d numbers is rotated by
-    :math:`s\,\theta^{-2j/d}` at step s, with theta = :data:`SLOWEST`.
+    :math:`s\,\theta^{-2j/d}` at step s, with theta = :data:`ROTARY_BASE`.
 
     Args:
         x: Queries or keys.
@@ -161,7 +162,7 @@ def rotate(x: Float[Tensor, "batch time heads size"], start: int) -> Float[Tenso
     half = x.shape[-1] // 2
     # double precision: the angles of late steps are large
     step = torch.arange(start, start + x.shape[1], device=x.device, dtype=torch.float64)
-    speed = SLOWEST ** (-torch.arange(half, device=x.device, dtype=torch.float64) / half)
+    speed = ROTARY_BASE ** (-torch.arange(half, device=x.device, dtype=torch.float64) / half)
     angle = (step[:, None] * speed)[:, None]
     cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
     a, b = x.chunk(2, dim=-1)

@@ -16,15 +16,16 @@ from tsgen.encoders.propagation import Propagation
 class BidirectionalEncoder(Encoder):
     """Two causal encoders, one that reads forwards in time and one that reads backwards.
 
-    The state of a step joins the state of the first encoder, of the steps up to it, with that of the second,
-    of the steps from it on, so ``hidden`` is the sum of their sizes. No state can be carried.
+    The state of a step concatenates the state of the first encoder, which has read the steps up to it, and
+    the state of the second, which has read the steps from it on. ``hidden`` is the sum of their sizes. No
+    state can be carried.
 
     Args:
         in_features: Size of a node's input.
-        encoder: Makes each of the two from the size of a node's input.
+        encoder: Makes each of the two encoders from the size of a node's input.
 
     Raises:
-        ValueError: If the encoder is not causal; in a call, if a state is given.
+        ValueError: If ``encoder`` makes one that is not causal; in a call, if a state is given.
 
     Example:
         >>> from functools import partial

@@ -29,9 +29,10 @@ class ConvolutionEncoder(Encoder):
         a, b &= W [r_t, r_{t-d}, \dots, r_{t-(k-1)d}], \qquad g = \tanh(a) \odot \sigma(b) \\
         r_t &\leftarrow r_t + V [g, \mathrm{conv}(g)].
 
-    Steps outside the window are zeros. The last r is the state. The blocks only add to it, so a law that is
-    linear in the last slice needs no gate. The receptive field is :math:`1 + (k - 1) \sum_l k^l = k^L` steps.
-    An encoder that is not causal also reads :math:`r_{t+d}, \dots, r_{t+(k-1)d}`, as far ahead as back.
+    Steps outside the window count as zeros. The last r is the state. The blocks only add to it, so a law that
+    is linear in the last slice needs no gate. The receptive field is :math:`1 + (k - 1) \sum_l k^l = k^L`
+    steps. An encoder that is not causal also reads :math:`r_{t+d}, \dots, r_{t+(k-1)d}`, as far ahead as
+    back.
 
     Args:
         in_features: Size of a node's input.
@@ -41,7 +42,7 @@ class ConvolutionEncoder(Encoder):
         layers: The number L of blocks.
         causal: Read no step later than the present one. If False, the window is read in both directions and
             no state can be carried.
-        convolution: Any PyTorch Geometric convolution, as a factory of the sizes of its input and output.
+        convolution: Makes any PyTorch Geometric convolution from the sizes of its input and output.
             None for no messages.
         repeats: How many times the L blocks are stacked, each time with their own weights. More repeats
             deepen the network without larger dilations; the receptive field is 1 + repeats (k^L - 1) steps.

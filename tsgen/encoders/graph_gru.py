@@ -30,7 +30,7 @@ class GraphGRUEncoder(Encoder):
     Args:
         in_features: Size of a node's input.
         hidden: Size of a node's state.
-        convolution: Any PyTorch Geometric convolution, as a factory of the sizes of its input and output.
+        convolution: Makes any PyTorch Geometric convolution from the sizes of its input and output.
             None for no messages, an independent gated recurrent unit at each node.
 
     Raises:

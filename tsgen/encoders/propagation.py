@@ -64,6 +64,7 @@ class Propagation:
         return self._reversed_mean
 
     def _weighted_mean(self, edge_index: Tensor) -> Tensor:
+        """Returns the matrix of weighted means along the given edges, dense or sparse."""
         entries = weighted_mean(edge_index, self.edge_weight, self.num_nodes)
         return entries.to_dense() if self.num_nodes <= DENSE_UP_TO else _to_csr(entries)
 
@@ -106,7 +107,7 @@ def _to_csr(entries: Tensor) -> Tensor:
 
 
 class SliceConvolution(MessagePassing):
-    """A convolution of many slices at once, on a :class:`Propagation` in place of edges.
+    """A convolution of many slices at once, which reads a :class:`Propagation` instead of edges.
 
     It is a subclass of PyTorch Geometric's base class, like every convolution that a checkpoint may name.
     """
@@ -137,7 +138,7 @@ class GraphConvolution(SliceConvolution):
         self, x: Float[Tensor, "*slices nodes in"], propagation: Propagation
     ) -> Float[Tensor, "*slices nodes out"]:
         """Returns the messages that every node receives, for any number of slices."""
-        # the order of the two products that multiplies the graph by fewer features
+        # of the two orders, the one in which the graph's matrix multiplies fewer features
         if self.linear.out_features < self.linear.in_features:
             return propagation.average(self.linear(x))
         return self.linear(propagation.average(x))
@@ -193,9 +194,9 @@ class GraphAttention(SliceConvolution):
         \bigl(1 + e^a (w_{uv} / \max w)^b\bigr)
 
     with a and b learned and w = 0 without an edge. A pair without an edge has the factor 1; an edge increases
-    it, the more the larger its weight. Heads start from different a. A message reaches the whole graph in one
-    step, so this convolution is meant for models that read whole windows; memory grows with the square of the
-    number of nodes.
+    it, and a larger weight increases it more. Heads are initialised with different a. A message reaches the
+    whole graph in one step, so this convolution is meant for models that read whole windows; memory grows
+    with the square of the number of nodes.
 
     Args:
         in_channels: Size of a node's input.
@@ -248,9 +249,10 @@ class GraphAttention(SliceConvolution):
 class Convolution(nn.Module):
     """Any PyTorch Geometric convolution over slices ``[*slices, nodes, features]``.
 
-    A :class:`SliceConvolution` is called directly, which is fast. Any other class gets the slices as one
-    block-diagonal graph, because not all of them are correct with batch axes. Edge weights are passed as
-    ``edge_weight`` to a convolution that takes it, or as one feature per edge to one with ``edge_dim=1``.
+    A :class:`SliceConvolution` is called directly, which is fast. Any other class receives the slices as one
+    block-diagonal graph, because some classes return wrong values for inputs with batch axes. Edge weights
+    are passed as ``edge_weight`` to a convolution that takes it, or as one feature per edge to one with
+    ``edge_dim=1``.
 
     Args:
         make: Makes the convolution from the sizes of a node's input and output.
@@ -277,6 +279,7 @@ class Convolution(nn.Module):
 
     @torch.no_grad()
     def _try(self, in_channels: int, out_channels: int) -> None:
+        """Raises ``ValueError`` unless the convolution runs on a small graph and returns the right size."""
         two = Data(edge_index=torch.tensor([[0, 1], [1, 0]]), edge_weight=torch.ones(2), num_nodes=2)
         name = type(self.inner).__name__
         try:

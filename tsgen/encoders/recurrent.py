@@ -28,7 +28,7 @@ class RecurrentEncoder(Encoder):
         in_features: Size of a node's input.
         hidden: Size of a node's state, and of all blocks.
         layers: Number of blocks.
-        convolution: Any PyTorch Geometric convolution, as a factory of the sizes of its input and output.
+        convolution: Makes any PyTorch Geometric convolution from the sizes of its input and output.
             None for no messages.
 
     Raises:

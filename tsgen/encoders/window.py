@@ -25,8 +25,8 @@ class WindowEncoder(Encoder):
         l_t &= [x_t, m_t, \dots, x_{t-p+1}, m_{t-p+1}] \\
         h_t &= \mathrm{MLP}(l_t) + D l_t,
 
-    so that a linear law needs no hidden unit. Steps before the window are zeros. With ``layers=0`` the state
-    is the vector of lags, :math:`h_t = l_t`.
+    so that a linear law needs no hidden unit. Steps before the window count as zeros. With ``layers=0`` the
+    state is the vector of lags, :math:`h_t = l_t`.
 
     Args:
         in_features: Size of a node's input.
@@ -34,7 +34,7 @@ class WindowEncoder(Encoder):
         hidden: Size of each hidden layer and of a node's state. It is ignored without a hidden layer: the
             size is then that of the vector of lags, ``order * in_features``, twice that with messages.
         layers: Number of hidden layers.
-        convolution: Any PyTorch Geometric convolution, as a factory of the sizes of its input and output; its
+        convolution: Makes any PyTorch Geometric convolution from the sizes of its input and output; its
             messages have the size of the inputs. None for no messages.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Heads: from the state that an encoder gives a node to the laws of the node's entries, in data units."""
+"""Heads: compute the laws of a node's entries, in data units, from the state that an encoder has computed."""
 
 from tsgen.heads.base import Head
 from tsgen.heads.conditional import ConditionalHead

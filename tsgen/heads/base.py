@@ -2,15 +2,15 @@ r"""The contract of a head.
 
 A head reads the state h of each node and returns a :class:`torch.distributions.Distribution` with one law per
 entry: its batch shape is that of the entries. A head computes in standard units and returns laws in data
-units, so that the densities of different models can be compared; the :class:`~tsgen.data.Units` that it is
-given convert between the two.
+units, so that the densities of different models can be compared; its argument ``units``
+(:class:`~tsgen.data.Units`) converts between the two.
 
 A draw is a function of given uniform numbers, :attr:`Head.uniforms_per_entry` per entry: the same numbers
 give the same draw, on any device and in any batch.
 
 A head states as attributes what its laws offer: their :attr:`~Head.support`, and whether they have a finite
 mean, a distribution function, a quantile function and a CRPS in closed form. Objectives, samplers and scores
-rely on these statements; the contract tests hold every head to them.
+rely on these statements; the contract tests verify them for every head.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Head(nn.Module, ABC):
     :func:`tsgen.metrics.density.has_closed_crps`)."""
 
     of_nodes: bool = False
-    """Whether some parameters belong to single nodes; such a head runs on the graph of its training only."""
+    """Whether some parameters belong to single nodes; such a head runs only on its training graph."""
 
     joint_entries: int = 1
     """Number of consecutive entries of a slice that are modelled jointly; 1 if entries are independent given
@@ -95,14 +95,14 @@ class Head(nn.Module, ABC):
     ) -> Distribution:
         """Returns the law of each entry given the entries of its slice in the context, in data units.
 
-        The law of an entry that is itself in the context is conditional only on those entries of the context
-        that precede it in the head's order. The log-densities of a slice that is wholly in the context
+        The law of an entry that is itself in the context is conditional only on the context entries that
+        precede it in the head's order. The log-densities of a slice that is wholly in the context
         therefore sum to its joint log-density.
 
         Args:
             h: State of each node.
-            values: Values of the slices, in data units. Entries outside the context may be anything, NaN
-                included.
+            values: Values of the slices, in data units. Entries outside the context may have any value,
+                including NaN.
             context: The entries that the head may read.
             units: Mean and scale of the standard units.
             covariates: Covariates of the slices. Most heads ignore them, since the encoder has read them.
@@ -144,7 +144,7 @@ class Head(nn.Module, ABC):
 
 
 def full_precision(h: Tensor) -> torch.autocast:
-    """Returns a context without autocast: densities and draws are computed in full precision.
+    """Returns a context manager that disables autocast, for densities and draws in full precision.
 
     Args:
         h: A tensor on the device of the computation.
@@ -153,6 +153,6 @@ def full_precision(h: Tensor) -> torch.autocast:
 
 
 def positive(log_scale: Tensor) -> Tensor:
-    """Returns a scale above :data:`SCALE_FLOOR` from an unbounded number, by its exponential."""
+    """Returns the scale of an unbounded log-scale, which is always above :data:`SCALE_FLOOR`."""
     # no scale above exp(10) standard units makes sense, and float32 would overflow
     return SCALE_FLOOR + log_scale.clamp(max=10).exp()

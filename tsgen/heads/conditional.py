@@ -16,13 +16,13 @@ from tsgen.heads.gaussian import GaussianHead
 
 
 class ConditionalHead(Head):
-    r"""Another head on :math:`[h_t, c_t]`: its laws depend on the step's own covariates directly, not only
-    through the encoder.
+    r"""An inner head applied to :math:`[h_t, c_t]`: its laws depend on the step's own covariates directly,
+    not only through the encoder.
 
     Args:
         hidden: Size of a node's state.
         sizes: Numbers of nodes, channels and covariates of a slice.
-        head: Makes the other head.
+        head: Makes the inner head from the size of its input and the sizes of a slice.
 
     Raises:
         ValueError: If the data has no covariates.
@@ -43,11 +43,11 @@ class ConditionalHead(Head):
 
     @property
     def num_parameters_per_entry(self) -> int:
-        """The number of the other head."""
+        """That of the inner head."""
         return self.head.num_parameters_per_entry
 
     def check_data(self, data: Any, stage: str) -> None:
-        """Raises ``ValueError`` if the other head cannot model the data."""
+        """Raises ``ValueError`` if the inner head cannot model the data."""
         self.head.check_data(data, stage)
 
     def forward(
@@ -66,7 +66,7 @@ class ConditionalHead(Head):
         return self.head(_with_covariates(h, covariates), values, context, units, covariates)
 
     def quantile(self, law: Any, uniforms: Float[Tensor, "*entry uniforms"]) -> Float[Tensor, "*entry"]:
-        """Turns uniform numbers into draws from the law, as the other head does."""
+        """Turns uniform numbers into draws from the law, as the inner head does."""
         return self.head.quantile(law, uniforms)
 
     def draw(
@@ -78,7 +78,7 @@ class ConditionalHead(Head):
         uniforms: Float[Tensor, "batch time nodes channels uniforms"],
         covariates: Float[Tensor, "batch time nodes covariates"] | None = None,
     ) -> Float[Tensor, "batch time nodes channels"]:
-        """Draws the entries outside the context jointly, as the other head does, in data units.
+        """Draws the entries outside the context jointly, as the inner head does, in data units.
 
         Raises:
             ValueError: If there are no covariates.
@@ -90,6 +90,7 @@ def _with_covariates(
     h: Float[Tensor, "batch time nodes hidden"],
     covariates: Float[Tensor, "batch time nodes covariates"] | None,
 ) -> Float[Tensor, "batch time nodes features"]:
+    """Returns the state of each node, followed by the covariates of the step."""
     if covariates is None:
-        raise ValueError("a ConditionalHead needs the covariates of the step; got None. Pass covariates=....")
+        raise ValueError("a ConditionalHead needs the covariates of the step; got None. Pass them.")
     return torch.cat([h, covariates.to(h.dtype)], dim=-1)

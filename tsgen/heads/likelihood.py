@@ -2,9 +2,9 @@ r"""The masked negative log-likelihood,
 
 .. math:: L = -\sum_{(t,v,c) \in \text{target}} \log p(x_{tvc}) \, / \, |\text{target}|,
 
-where both sums run over all processes before the division: the mean of the processes' own means differs from
-it when the processes hold different numbers of observed entries. The same is true of the batches that
-gradients are accumulated over; :meth:`~tsgen.models.neural.NeuralModel.training_step` weights those.
+where both sums run over all processes before the division: if the processes have different numbers of target
+entries, the mean of their own means is a different number. The same holds for the batches over which
+gradients are accumulated; :meth:`~tsgen.models.neural.NeuralModel.training_step` weights those.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ def masked_log_prob(
 
     Args:
         law: One law per entry, in data units.
-        values: Values in data units. Entries outside the mask may be anything, NaN included.
+        values: Values in data units. Entries outside the mask may have any value, including NaN.
         mask: The entries that count.
-        fill: A value inside the support of each entry, which the density is evaluated at outside the mask; it
-            broadcasts to the entries. Models pass the mean of each node's data, ``units.loc``. By default the
-            mean of each law, which must then be finite: a Cauchy law has none, and NaN would reach the
-            gradient.
+        fill: Values at which the density is evaluated outside the mask. They must lie in the support, and
+            they broadcast to the entries. Models pass the mean of each node's data, ``units.loc``. If not
+            given, it is the mean of each law, which must then be finite: the mean of a Cauchy law is NaN, and
+            NaN would reach the gradient.
     """
     # fill first: where() alone leaves NaN in the gradient
     filled = torch.where(mask, values, law.mean.detach() if fill is None else fill)
@@ -38,9 +38,9 @@ def masked_log_prob(
 
 
 def per_entry(total: Float[Tensor, ""], mask: Bool[Tensor, "*entries"]) -> Float[Tensor, ""]:
-    """Returns a sum over masked entries as a mean over those of all processes, for data-parallel training.
+    """Divides a masked sum by the number of masked entries of all processes, for data-parallel training.
 
-    Every process returns ``its sum * processes / all processes' count``. Data-parallel training averages the
+    Each process returns ``its sum * processes / all processes' count``. Data-parallel training averages the
     gradients of the processes, and this average is then the gradient of the loss over all entries.
 
     Args:
@@ -78,8 +78,8 @@ def masked_nll(
 
     Args:
         law: One law per entry, in data units.
-        values: Values in data units. Entries outside the mask may be anything, NaN included.
+        values: Values in data units. Entries outside the mask may have any value, including NaN.
         mask: The entries that count.
-        fill: A value inside the support of each entry, as in :func:`masked_log_prob`.
+        fill: Values in the support, as in :func:`masked_log_prob`.
     """
     return per_entry(-masked_log_prob(law, values, mask, fill).sum(), mask)

@@ -40,8 +40,8 @@ def mixture_quantile(
     r"""Draws from mixtures: the first number picks a component, the second gives its normal quantile.
 
     The gradient is that of the mixture's own quantile function, :math:`\partial x = -\partial F(x) / p(x)`
-    with F its distribution function. The gradient of the drawn component alone would miss how weight moves
-    between components.
+    with F its distribution function. The gradient of the drawn component alone would omit the effect of the
+    weights.
 
     Args:
         law: The mixtures.
@@ -51,8 +51,8 @@ def mixture_quantile(
         Implicit reparameterization gradients (Figurnov, Mohamed & Mnih, 2018).
     """
     component: Any = law.component_distribution
-    below = uniforms[..., :1] > law.mixture_distribution.probs.cumsum(dim=-1)[..., :-1]
-    chosen = below.sum(dim=-1, keepdim=True)
+    passed = uniforms[..., :1] > law.mixture_distribution.probs.cumsum(dim=-1)[..., :-1]
+    chosen = passed.sum(dim=-1, keepdim=True)
     mean, scale = (
         x.expand(*chosen.shape[:-1], -1).gather(-1, chosen).squeeze(-1)
         for x in (component.loc, component.scale)
@@ -61,15 +61,15 @@ def mixture_quantile(
     if not x.requires_grad:
         return x
     x = x.detach()
-    reached = torch.special.ndtr((x[..., None] - component.loc) / component.scale)
-    below = (law.mixture_distribution.probs * reached).sum(dim=-1)
+    component_cdf = torch.special.ndtr((x[..., None] - component.loc) / component.scale)
+    cdf = (law.mixture_distribution.probs * component_cdf).sum(dim=-1)
     # the density underflows in the far tails, and so does the difference
     density = law.log_prob(x).detach().exp().clamp(min=1e-30)
-    return x - (below - below.detach()) / density
+    return x - (cdf - cdf.detach()) / density
 
 
-def first_numbers(components: int) -> Float[Tensor, "3 components"]:
-    """Returns the numbers that training starts from: equal weights, means at quantiles of a standard normal
+def initial_numbers(components: int) -> Float[Tensor, "3 components"]:
+    """Returns the initial numbers of the components: equal weights, means at quantiles of a standard normal
     law, and scales of about exp(-1), or 1 for a single component.
 
     Args:
@@ -103,11 +103,11 @@ class MixtureHead(Head):
 
     def __init__(self, hidden: int, sizes: Sizes, components: int = 3) -> None:
         super().__init__(hidden, sizes)
-        first = first_numbers(components)
+        initial = initial_numbers(components)
         self.components = components
         self.linear = nn.Linear(hidden, 3 * components * sizes.channels)
         with torch.no_grad():
-            self.linear.bias.copy_(first.repeat(sizes.channels, 1, 1).flatten())
+            self.linear.bias.copy_(initial.repeat(sizes.channels, 1, 1).flatten())
 
     @property
     def num_parameters_per_entry(self) -> int:

@@ -39,7 +39,7 @@ from torch.nn import functional
 
 from tsgen.data.series import Sizes, Units
 from tsgen.heads.base import Head
-from tsgen.heads.mixture import first_numbers, mixture_law, mixture_quantile
+from tsgen.heads.mixture import initial_numbers, mixture_law, mixture_quantile
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"silu": functional.silu, "tanh": torch.tanh}
 
@@ -125,7 +125,7 @@ class MixtureNADEHead(Head):
         scale: Literal["state", "entry"] = "state",
     ) -> None:
         super().__init__(hidden, sizes)
-        first = first_numbers(components)
+        initial = initial_numbers(components)
         if width < 1:
             raise ValueError(f"width must be at least 1; it is {width}.")
         if over not in ("channels", "slice"):
@@ -149,11 +149,11 @@ class MixtureNADEHead(Head):
         layers = 1 if self.activation is None else 2
         kinds = 3 if scale == "state" else 2
         self.numbers = EntryLinear(self.joint_entries, hidden + layers * width, kinds * components)
-        self.log_scale = nn.Parameter(first[2].repeat(self.joint_entries, 1)) if scale == "entry" else None
+        self.log_scale = nn.Parameter(initial[2].repeat(self.joint_entries, 1)) if scale == "entry" else None
         with torch.no_grad():
             # the sum of the messages of a whole slice then has the size of one entry
             self.telling.weight.mul_((3 / self.joint_entries) ** 0.5)
-            self.numbers.bias.copy_(first[:kinds].flatten().expand(self.joint_entries, -1))
+            self.numbers.bias.copy_(initial[:kinds].flatten().expand(self.joint_entries, -1))
         sequence = torch.tensor(self.order)
         self.register_buffer("sequence", sequence, persistent=False)
         self.register_buffer("place", sequence.argsort(), persistent=False)
@@ -182,8 +182,8 @@ class MixtureNADEHead(Head):
         sums = functional.pad(messages[..., self.sequence, :], (0, 0, 1, -1)).cumsum(dim=-2)
         received = sums[..., self.place, :]
         if self.context_first:
-            whole = messages.sum(dim=-2, keepdim=True)
-            received = torch.where(self._joint(context)[..., None], received, whole)
+            total = messages.sum(dim=-2, keepdim=True)
+            received = torch.where(self._joint(context)[..., None], received, total)
         numbers = self.numbers(self._features(states, received))
         scales = None if self.log_scale is None else self.log_scale.unflatten(0, (-1, self.sizes.channels))
         return self._law(numbers.reshape(*values.shape, -1), scales, units)
@@ -209,9 +209,9 @@ class MixtureNADEHead(Head):
         The sum of the messages is carried along, so that a slice of D entries takes D steps of equal cost.
         """
         states, noise = self._states(h), self._joint(uniforms)
-        x, given = self._joint(_standard(values, context, units)), self._joint(context)
+        x, joint_context = self._joint(_standard(values, context, units)), self._joint(context)
         # an entry that is in the context in every row needs no law
-        drawn_somewhere = (~given).flatten(0, -2).any(dim=0).tolist()
+        drawn_somewhere = (~joint_context).flatten(0, -2).any(dim=0).tolist()
         received = self._messages(states, values, context, units).sum(dim=-2)
         if not self.context_first:
             received = torch.zeros_like(received)
@@ -221,12 +221,12 @@ class MixtureNADEHead(Head):
                 numbers = self.numbers.of(i, self._features(states[..., i, :], received))
                 scales = None if self.log_scale is None else self.log_scale[i]
                 draw = mixture_quantile(self._law(numbers, scales, standard), noise[..., i, :])
-                entries[i] = torch.where(given[..., i], entries[i], draw)
+                entries[i] = torch.where(joint_context[..., i], entries[i], draw)
             deviation = entries[i] - states[..., i, :] @ self.expected[i]
             message = self.telling.of(i, deviation[..., None])
             # in any order the messages of the context are in the sum from the start
             received = received + (
-                torch.where(given[..., i, None], 0, message) if self.context_first else message
+                torch.where(joint_context[..., i, None], 0, message) if self.context_first else message
             )
         drawn = units.unstandardise(torch.stack(entries, dim=-1).reshape(values.shape))
         return torch.where(context, values, drawn)
@@ -265,6 +265,7 @@ class MixtureNADEHead(Head):
     def _law(
         self, numbers: Float[Tensor, "*entry numbers"], log_scale: Tensor | None, units: Units
     ) -> MixtureSameFamily:
+        """Returns the mixtures with the given numbers per entry, in data units."""
         each = numbers.unflatten(-1, (-1, self.components))
         if log_scale is not None:
             each = torch.cat([each, log_scale[..., None, :].expand(*each.shape[:-2], 1, -1)], dim=-2)

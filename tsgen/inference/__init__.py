@@ -1,4 +1,4 @@
-"""Draws of unknown entries: imputation, forecasts, generation, of windows or of whole series."""
+"""Imputation, forecasts and generation, for windows and for whole series."""
 
 from tsgen.inference.imputation import forecast, generate, impute
 from tsgen.inference.prediction import SeriesPrediction

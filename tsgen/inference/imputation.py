@@ -1,7 +1,7 @@
 """Imputation, forecasts and generation, each by one function call.
 
-They are the same operation, with different unknown entries. :func:`impute` draws the entries that were not
-observed: gaps, whole slices, a node that never reported. :func:`forecast` draws the steps after the end, and
+They are the same operation and differ in which entries are unknown. :func:`impute` draws the unobserved
+entries: gaps, whole slices, a node that never reported. :func:`forecast` draws the steps after the end, and
 :func:`generate` draws every entry.
 """
 
@@ -35,7 +35,7 @@ Method = Literal["ancestral", "smc", "any_order", "exact"]
 METHODS = {"ancestral": "Ancestral", "smc": "SMC", "any_order": "AnyOrder", "exact": "Exact"}
 
 WINDOWS_AT_ONCE = 32
-"""The most windows of a series that are drawn together, if they do not continue each other."""
+"""The largest number of windows of a series that are drawn together, if they do not continue each other."""
 
 
 @overload
@@ -294,7 +294,7 @@ def generate(
 def _sampler(
     model: DensityModel, method: Method | Sampler | None, num_samples: int | None, seed: int | None
 ) -> Sampler:
-    """Returns the sampler to use; raises unless it accepts the model."""
+    """Returns the sampler to use; raises ``ValueError`` unless it accepts the model."""
     sampler: Any = method
     if method is None:
         sampler = model.sampler
@@ -311,7 +311,7 @@ def _sampler(
 
 
 def _check_joint(sampler: Sampler) -> None:
-    """Raises if the sampler would draw the entries independently."""
+    """Raises ``ValueError`` if the sampler would draw the entries independently."""
     if not sampler.joint:
         raise ValueError(
             f"generated entries must be drawn jointly; {type(sampler).__name__} with one group draws each "
@@ -327,7 +327,7 @@ def _length(model: DensityModel, window: int | None, steps: int) -> int:
 
 
 def _check_series(model: DensityModel, series: Series) -> None:
-    """Raises unless the series has the nodes, channels, covariates and graph of the model."""
+    """Raises ``ValueError`` unless the series has the model's nodes, channels, covariates and graph."""
     if not isinstance(series, Series):
         raise ValueError(
             f"data must be windows or a GraphSeries; it is {type(series).__name__}. "
@@ -350,7 +350,7 @@ def _check_series(model: DensityModel, series: Series) -> None:
 
 
 def _check_windows(model: DensityModel, batch: SeriesBatch) -> None:
-    """Raises unless the windows have the sizes and the graph of the model."""
+    """Raises ``ValueError`` unless the windows have the sizes and the graph of the model."""
     covariates = 0 if batch.covariates is None else batch.covariates.shape[-1]
     wanted, given = tuple(model.spec.sizes), (*batch.values.shape[2:], covariates)
     if wanted != given:

@@ -1,4 +1,4 @@
-"""A prediction by Lightning's trainer: on its devices, by any number of processes."""
+"""Imputation by Lightning's trainer, on its devices and with any number of processes."""
 
 from __future__ import annotations
 
@@ -12,33 +12,35 @@ from torch import distributed
 from torch.utils.data import DataLoader
 
 from tsgen.data.series import Samples, SeriesBatch
-from tsgen.datamodules.windows import SeriesDataModule
+from tsgen.datamodules.windows import SeriesDataModule, check_undivided
 from tsgen.inference.stitching import SeriesImputation
 from tsgen.models.density import DensityModel
 
 DRAWING_TIMEOUT = timedelta(hours=6)
-"""How long a process that has drawn its share waits for the others."""
+"""The longest time that a process which has drawn its share waits for the others."""
 
 
 class SeriesPrediction(LightningModule):
-    """Imputes what a data module predicts, into one netCDF file.
+    """Imputes the windows that a data module predicts, and writes them to one netCDF file.
 
     .. code-block:: python
 
-        Trainer(use_distributed_sampler=False).predict(SeriesPrediction(model, data, path))
+        trainer = Trainer(use_distributed_sampler=False)
+        trainer.predict(SeriesPrediction(model, data, path), return_predictions=False)
 
     It runs the same :class:`~tsgen.inference.stitching.SeriesImputation` as :func:`tsgen.impute`. An
-    interrupted prediction resumes with any number of processes. The weights of a checkpoint given to
-    ``predict`` go to the model.
+    interrupted prediction can be resumed with any number of processes. The trainer loads the weights of
+    ``ckpt_path`` into the model. With ``return_predictions=True``, the default, all samples are kept in
+    memory as well.
 
     Args:
         model: The model.
-        data: Its windows of ``predict``.
-        path: The file.
+        data: The data module; its ``predict_on``, ``overlap`` and ``horizon`` say what is imputed.
+        path: The netCDF file.
 
     Raises:
-        ValueError: When the trainer starts, if the model does not match the data or the trainer would leave
-            out windows.
+        ValueError: When the trainer starts, if the model does not match the data, the trainer would leave out
+            windows, or it was given a data module.
     """
 
     def __init__(self, model: DensityModel, data: SeriesDataModule, path: Path) -> None:
@@ -59,8 +61,8 @@ class SeriesPrediction(LightningModule):
         return [_Unlocking()]
 
     def setup(self, stage: str) -> None:
-        """Plans which process draws which windows."""
-        _check_whole(self.trainer)
+        """Checks trainer, model and data, and assigns windows or samples to this process."""
+        _check_trainer(self.trainer)
         self.model.check_data(self.data, stage)
         self.model.setup(stage)
         self.imputation = SeriesImputation(
@@ -77,7 +79,7 @@ class SeriesPrediction(LightningModule):
         return self.data.predict_dataloader(self._plan.batches(self.data.batch_size))
 
     def predict_step(self, batch: SeriesBatch, index: int) -> Samples:
-        """Draws windows and keeps them in part files."""
+        """Draws windows and writes them to part files."""
         return self._plan.draw(self.model, batch)
 
     def on_predict_start(self) -> None:
@@ -89,10 +91,10 @@ class SeriesPrediction(LightningModule):
                 print(f"{done} of {len(plan.tiles.starts)} windows were drawn before: {plan.parts.folder}")
         self.trainer.strategy.barrier()
         plan.lock()
-        # shares differ in size, and the strategy's own timeout is made for training, where no process waits
-        # long
+        # a group of its own: shares differ in size, and the timeout of the strategy's group is meant for
+        # training, where no process waits long
         several = self.trainer.world_size > 1
-        self._drawn = distributed.new_group(timeout=DRAWING_TIMEOUT, backend="gloo") if several else None
+        self._group = distributed.new_group(timeout=DRAWING_TIMEOUT, backend="gloo") if several else None
 
     def on_predict_batch_end(self, *_: Any) -> None:
         """Ends a run that received SIGTERM, as Lightning does in training; its windows are kept."""
@@ -101,8 +103,8 @@ class SeriesPrediction(LightningModule):
 
     def on_predict_epoch_end(self) -> None:
         """Merges the part files once all processes have drawn."""
-        if self._drawn is not None:
-            distributed.barrier(self._drawn)
+        if self._group is not None:
+            distributed.barrier(self._group)
         if self.trainer.is_global_zero:
             self._plan.finish(type(self.model).__name__)
             print(f"Imputations: {self.path}")
@@ -110,7 +112,7 @@ class SeriesPrediction(LightningModule):
 
     @property
     def _plan(self) -> SeriesImputation:
-        assert self.imputation is not None  # made in setup
+        assert self.imputation is not None  # created in setup
         return self.imputation
 
 
@@ -123,8 +125,14 @@ class _Unlocking(Callback):
             pl_module.imputation.release()
 
 
-def _check_whole(trainer: Trainer) -> None:
-    """Raises unless every window is to be drawn."""
+def _check_trainer(trainer: Trainer) -> None:
+    """Raises unless every window is drawn once, from the data of the prediction."""
+    check_undivided(trainer)
+    if trainer.datamodule is not None:  # type: ignore[attr-defined]
+        raise ValueError(
+            "a SeriesPrediction must draw the windows of its own data; predict was given a datamodule. Leave "
+            "it out."
+        )
     limit = trainer.limit_predict_batches
     if limit != 1 or isinstance(limit, int):  # 1 is one batch, 1.0 all of them
         raise ValueError(

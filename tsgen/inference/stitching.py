@@ -7,12 +7,12 @@ drew for the first of these steps, as if it had been observed:
     x_{\text{last kept in } w-1}, \text{context in } w).
 
 For a posterior sampler the second half of the shared steps is lookahead: it is drawn, so that its context
-informs the steps before it, and then discarded. For a filtering sampler nothing later matters, and all shared
-steps are history. The result is exact if a window's history determines the law of what follows (a model of no
-more lags than the history has steps) and if nothing beyond the lookahead informs what is kept.
+informs the steps before it, and then discarded. A filtering sampler ignores later context, so that all
+shared steps are history. The result is exact if a window's history determines the law of what follows (a
+model of no more lags than the history has steps) and if nothing beyond the lookahead informs what is kept.
 
-:class:`~tsgen.data.tiles.Tiles` says where the windows lie. :class:`SeriesImputation` draws them, for
-:func:`tsgen.impute` and for ``tsgen predict`` alike: it keeps each window in a part file as soon as it is
+:class:`~tsgen.data.tiles.Tiles` defines the positions of the windows. :class:`SeriesImputation` draws them,
+for :func:`tsgen.impute` and for ``tsgen predict`` alike: it keeps each window in a part file as soon as it is
 drawn, so that an interrupted run resumes, and merges the part files into one netCDF file. Memory holds the
 windows that are being drawn, however long the series.
 """
@@ -45,16 +45,17 @@ class SeriesImputation:
 
     Windows that an earlier run drew with the same model, data and options are read from their part files. A
     sampler that cannot continue given draws (see :attr:`~tsgen.sampling.Sampler.extends`) draws each window
-    by itself; half of the steps shared with either neighbour is then discarded.
+    independently. Each shared step is then taken from one of its two windows; with a posterior sampler, the
+    border lies in the middle of the shared steps.
 
-    Several processes divide the stretches among them, or the windows if each stands alone. If there are fewer
-    of these than processes, they divide the samples: each process draws its share of them in every window,
-    since samples are independent given the data.
+    Several processes divide the stretches among themselves, or the windows if these are independent. If there
+    are fewer of these than processes, the processes divide the samples instead, which are independent given
+    the data: each process draws its share of the samples in every window.
 
     Args:
         sampler: Draws a window.
         series: The series.
-        tiles: Where the windows lie.
+        tiles: The positions of the windows.
         path: The netCDF file; part files lie beside it.
         rank: Number of this process.
         world_size: Number of processes.
@@ -63,7 +64,7 @@ class SeriesImputation:
         numbers: Numbers of the samples that this process draws.
 
     Raises:
-        ValueError: If there are more processes than anything can be divided among.
+        ValueError: If there are more processes than stretches, independent windows or samples.
     """
 
     def __init__(
@@ -108,9 +109,10 @@ class SeriesImputation:
         Raises:
             ValueError: If a process of another command is still drawing.
         """
-        self.parts.check_free()
+        self.parts.check_free()  # at once: the fingerprint of a long series takes minutes
         versions = f"tsgen {tsgen.__version__}, torch {torch.__version__}"
         mark = fingerprint(model, self.series, self.sampler, self.tiles, versions, *options)
+        self.parts.check_free()  # another command may have begun to draw meanwhile
         if self.parts.mark != mark:
             self.parts.clear()
             self.parts.mark = mark
@@ -129,9 +131,7 @@ class SeriesImputation:
         self.parts.release()
 
     def batches(self, size: int) -> Iterator[list[int]]:
-        """Iterates over the windows of this process, as numbers of windows that are drawn together.
-
-        A window comes after the one that it continues.
+        """Yields batches of window numbers for this process, each window after the one that it continues.
 
         Args:
             size: The most windows in a batch.
@@ -149,7 +149,7 @@ class SeriesImputation:
         """
         starts = batch.position[:, 0].tolist()
         missing = [self._missing(start, self.numbers) for start in starts]
-        # samples that one window lacks are drawn for all: in a batch of another size, sums round differently
+        # samples missing from one window are drawn for all: the size of a batch affects how sums are rounded
         for numbers in _runs(set().union(*missing)):
             values = self._drawn(model, batch, starts, numbers).values
             for i, start in enumerate(starts):
@@ -191,11 +191,11 @@ class SeriesImputation:
         self.parts.clear()
 
     def read(self, start: int, numbers: range) -> tuple[np.ndarray, np.ndarray]:
-        """Returns what was drawn in a window, and which of its entries were observed.
+        """Returns the draws of a window, and the mask of its context.
 
         Args:
             start: The window's first step.
-            numbers: Which samples.
+            numbers: The numbers of the samples.
 
         Raises:
             RuntimeError: If one of them was not drawn, or was drawn twice.
@@ -215,19 +215,19 @@ class SeriesImputation:
         return values[0] if len(values) == 1 else np.concatenate(values), observed
 
     def refresh(self) -> None:
-        """Notices part files that other processes have written."""
+        """Forgets the list of part files, so that those of other processes are found."""
         self._stored = None
 
     @property
     def joint(self) -> str:
-        """Which entries of a sample are drawn jointly, in words."""
+        """A description of which entries of a sample are drawn jointly, for the file's attributes."""
         if not self.sampler.joint:
             return "single entries"
         return "over each stretch" if self.continued or not self.before else "within each window"
 
     @property
     def _drawn_before(self) -> dict[int, list[range]]:
-        """The samples kept of each window, by its start; listed once, then updated by each :meth:`_keep`."""
+        """The stored samples of each window, by its start; listed once, then updated by :meth:`_keep`."""
         if self._stored is None:
             self._stored = {}
             for name in self.parts.names():
@@ -251,7 +251,7 @@ class SeriesImputation:
             return self.sampler(model, batch)
         if not self.continued or not any(start in self.before for start in starts):
             return self.sampler.some(model, batch, numbers)
-        known = torch.zeros(batch.position.shape, dtype=torch.bool)
+        drawn_steps = torch.zeros(batch.position.shape, dtype=torch.bool)
         past = torch.zeros(len(numbers), *batch.values.shape, dtype=self.series.dtype)
         for i, start in enumerate(starts):
             if start in self.before:
@@ -259,9 +259,9 @@ class SeriesImputation:
                 ago = start - self.before[start]
                 earlier, _ = self.read(self.before[start], numbers)
                 past[:, i, :shared] = torch.from_numpy(earlier[:, ago : ago + shared])
-                known[i, :shared] = True
+                drawn_steps[i, :shared] = True
         device = batch.values.device
-        return self.sampler.extend(model, batch, past.to(device), known.to(device), numbers)
+        return self.sampler.extend(model, batch, past.to(device), drawn_steps.to(device), numbers)
 
 
 def _name(start: int, numbers: range) -> str:
@@ -270,7 +270,7 @@ def _name(start: int, numbers: range) -> str:
 
 
 def _runs(numbers: set[int]) -> list[range]:
-    """Returns numbers as the longest ranges without a gap."""
+    """Returns the longest ranges of consecutive numbers, in order."""
     ordered = sorted(numbers)
     firsts = [n for n in ordered if n - 1 not in numbers]
     lasts = [n for n in ordered if n + 1 not in numbers]

@@ -14,10 +14,10 @@ from tsgen.data.tiles import Tiles
 from tsgen.storage.atomic import replacing
 
 CHUNK_STEPS = 16
-"""Steps in one compressed chunk of the file: a window is written, and read again, without touching others."""
+"""Steps in one compressed chunk of the file: a window is written or read without touching the others."""
 
 Reader = Callable[[int], tuple[np.ndarray, np.ndarray]]
-"""Returns the draws of the window from a step, and where it was observed."""
+"""Returns, for the window that starts at a step, its draws and the mask of its context."""
 
 
 def write_imputation(
@@ -31,13 +31,13 @@ def write_imputation(
 ) -> None:
     """Writes all windows to one netCDF file, one of them in memory at a time.
 
-    The file holds ``imputation (sample, time, node, channel)``, in which observed entries are the data's own
-    in every sample, and ``observed (time, node, channel)``, with labels and units.
+    The file contains ``imputation (sample, time, node, channel)``, in which observed entries have the values
+    of the data in every sample, and ``observed (time, node, channel)``, with labels and units.
 
     Args:
         path: The file.
         series: The series.
-        tiles: Where the windows lie.
+        tiles: The positions of the windows.
         kept: The steps that are taken from each window, by its start.
         read: Reads a window.
         num_samples: The number of samples.
@@ -72,14 +72,14 @@ def _create_variables(file: netCDF4.Dataset, series: Series, num_samples: int, l
     variable.coordinates = "unit"
     variable.long_name = "draws of the series; observed entries are the data's own"
     flag = file.createVariable("observed", "i1", axes, chunksizes=chunk, **options)
-    flag.setncattr("dtype", "bool")  # as xarray writes truth values
+    flag.setncattr("dtype", "bool")  # xarray's encoding of booleans
     flag.coordinates = "unit"
 
 
 def _fill(
     file: netCDF4.Dataset, series: Series, steps: np.ndarray, kept: Mapping[int, slice], read: Reader
 ) -> None:
-    """Writes the windows."""
+    """Writes the draws of all windows, with the values of the data at observed entries."""
     variable, flag = file["imputation"], file["observed"]
     count = np.zeros(len(steps), dtype=int)
     for start, keep in sorted(kept.items()):
@@ -89,7 +89,7 @@ def _fill(
         at = slice(first, first + keep.stop - keep.start)
         data, observed = series.chunk(keep).values.numpy(), observed_in_window[inside]
         variable[:, at] = np.where(observed, data, values[:, inside])
-        flag[at] = observed  # forecast steps are not the data's own
+        flag[at] = observed  # the context: observed entries of forecast steps are hidden
         count[at] += 1
     if (count != 1).any():
         raise RuntimeError(f"every step must be written once; {int((count != 1).sum())} were not.")

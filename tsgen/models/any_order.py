@@ -147,8 +147,9 @@ class AnyOrderModel(NeuralModel):
     ) -> Float[Tensor, "batch time nodes features"]:
         """Returns the encoder's input at each step.
 
-        In units of entries this adds, per entry, the line between the nearest visible values, the logarithms
-        of one plus the distances to its ends, and the mean and the fraction of the slice's visible entries.
+        With ``units="interpolation"`` this adds, per entry, the line between the nearest visible values, the
+        logarithms of one plus the distances to its ends, and the mean and the fraction of the slice's visible
+        entries.
         """
         features = super().features(batch, x, context)
         if not self.of_entries:

@@ -112,6 +112,7 @@ class AutoregressiveModel(NeuralModel):
         return self._forecast_log_prob(batch, self.sampler.num_samples)
 
     def _forecast_log_prob(self, batch: SeriesBatch, paths: int) -> Tensor:
+        """Returns the objective's log-densities; for forecasts, those of the mean density over paths."""
         if not self.horizon:
             return self.objective.log_prob(self, batch)
         # a single pass would mark the future as missing, whereas sampling feeds back its draws

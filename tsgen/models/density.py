@@ -33,9 +33,9 @@ SchedulerFactory = Callable[[Optimizer], LRScheduler]
 class DensityModel(LightningModule, ABC):
     """A joint law of the entries of a window, with the steps that train and evaluate it.
 
-    It implements training, validation, test and prediction, independently of the task: the masks of a batch
-    alone determine which entries are visible and which are scored. Its hyperparameters are plain data, so
-    that a checkpoint is enough to rebuild it.
+    Training, validation, test and prediction are the same for all tasks: the masks of a batch alone determine
+    which entries are visible and which are scored. The hyperparameters are plain data, so that a checkpoint
+    is enough to rebuild the model.
 
     Args:
         spec: Sizes, units and graph of the data.
@@ -43,7 +43,7 @@ class DensityModel(LightningModule, ABC):
         scheduler: Makes the learning-rate schedule from the optimiser; it steps once per epoch. None keeps
             the rate constant.
         sampler: How unknown entries are drawn in test and prediction.
-        parts: Further constructor arguments of the subclass, saved with the hyperparameters.
+        options: Further constructor arguments of the subclass, saved with the hyperparameters.
 
     Attributes:
         window: The length in steps of the windows that the model was trained on; None if no data module was
@@ -59,11 +59,11 @@ class DensityModel(LightningModule, ABC):
         sampler: Sampler,
         optimizer: OptimizerFactory | None = None,
         scheduler: SchedulerFactory | None = None,
-        **parts: Any,
+        **options: Any,
     ) -> None:
         super().__init__()
         self.spec, self.optimizer, self.scheduler, self.sampler = spec, optimizer, scheduler, sampler
-        arguments = {"spec": spec, "sampler": sampler, **parts}
+        arguments = {"spec": spec, "sampler": sampler, **options}
         if optimizer is not None:
             arguments |= {"optimizer": optimizer, "scheduler": scheduler}
         self.hparams.update({"model": describe(partial(type(self), **arguments))})
@@ -75,7 +75,7 @@ class DensityModel(LightningModule, ABC):
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, map_location: Any = "cpu", **_: Any) -> Any:  # type: ignore[override]
-        """Returns the model in a checkpoint: Lightning's name for :func:`tsgen.load`."""
+        """Returns the model in a checkpoint; Lightning's name for :func:`tsgen.load`."""
         return load(checkpoint_path, map_location or "cpu")
 
     @abstractmethod
@@ -279,7 +279,7 @@ def load(
     Args:
         checkpoint: A file that training wrote.
         device: The device to move the model to.
-        trusted: Your own packages whose encoders, heads, ... the checkpoint may name.
+        trusted: Names of your own packages, from which the checkpoint may use encoders, heads and so on.
         spec: Spec of other data to run the model on, with its graph and units; that of the training data if
             not given.
 
@@ -326,7 +326,7 @@ def _rebuild(
 def moved_weights(path: Path, model: DensityModel) -> dict[str, Any]:
     """Returns the weights in a checkpoint for a model of the same building blocks on other data.
 
-    Location and scale of the nodes are those of the other data.
+    The location and scale of each node come from the other data.
 
     Args:
         path: The checkpoint.

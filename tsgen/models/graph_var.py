@@ -40,10 +40,10 @@ class IterationCount(torch.optim.Optimizer):
 class GraphVAR(DensityModel):
     """A vector autoregression on the graph, in float64.
 
-    Each epoch of training is one iteration of EM over the training windows: an E-step for each batch, and the
-    M-step after the last batch. If no values are missing, the first epoch is conditional least squares, and
-    later epochs repeat it unless full noise couples the nodes. Each channel of a node depends on all channels
-    of the node itself and of the nodes with an edge to it.
+    Each epoch of training is one iteration of EM over the training windows: an E-step for each batch, and an
+    M-step after the last batch. If no values are missing, the first epoch is conditional least squares. Later
+    epochs then give the same result, unless full noise couples the nodes. Each channel of a node depends on
+    all channels of the node itself and of the nodes with an edge to it.
 
     Args:
         spec: Sizes, units and graph of the data.
@@ -197,6 +197,7 @@ class GraphVAR(DensityModel):
         return self.process.in_units(-loc / scale, 1 / scale)
 
     def _maximise(self) -> None:
+        """Performs the M-step on the second moments of the epoch."""
         loc, scale = (x.flatten().double() for x in (self.loc, self.scale))
         assert self._moments is not None
         self.process = self._standard.maximisation(self._moments, self.support, self.noise).in_units(
@@ -210,6 +211,7 @@ class GraphVAR(DensityModel):
 
 
 def _sum(a: SecondMoments, b: SecondMoments) -> SecondMoments:
+    """Returns the second moments of two batches together."""
     return SecondMoments(
         a.first + b.first, a.second + b.second, a.steps + b.steps, a.log_likelihood + b.log_likelihood
     )

@@ -49,7 +49,7 @@ class NeuralModel(DensityModel):
             other graphs too (see :func:`~tsgen.models.load`).
         numbers_per_entry: How many numbers the encoder reads for each entry: its value, its context flag, and
             those that the subclass adds in :meth:`features`.
-        parts: Further constructor arguments of the subclass, saved with the hyperparameters.
+        options: Further constructor arguments of the subclass, saved with the hyperparameters.
 
     Raises:
         ValueError: If building blocks are incompatible.
@@ -69,7 +69,7 @@ class NeuralModel(DensityModel):
         objective: Objective,
         node_embedding: int,
         numbers_per_entry: int = 2,
-        **parts: Any,
+        **options: Any,
     ) -> None:
         if node_embedding < 0:
             raise ValueError(f"node_embedding must be 0 or a size; it is {node_embedding}.")
@@ -79,9 +79,9 @@ class NeuralModel(DensityModel):
             "objective": objective,
             "node_embedding": node_embedding,
         }
-        # not a default of the argument: a saved configuration could not name a partial
+        # not the argument's default: a partial cannot be written to a saved configuration
         optimizer = optimizer or partial(torch.optim.AdamW, lr=2e-3)
-        super().__init__(spec, sampler, optimizer, scheduler, **arguments, **parts)
+        super().__init__(spec, sampler, optimizer, scheduler, **arguments, **options)
         sizes = self.spec.sizes
         self.register_buffer("covariate_loc", _clone_or(spec.covariate_loc, torch.zeros(sizes.covariates)))
         self.register_buffer("covariate_scale", _clone_or(spec.covariate_scale, torch.ones(sizes.covariates)))
@@ -196,8 +196,8 @@ class NeuralModel(DensityModel):
         If gradients are accumulated over several batches, each batch is weighted by its number of target
         entries, so that the step equals that of a single batch of all windows.
         """
-        # one key more than the stream that hides entries in training: the two never coincide, whatever the
-        # seeds
+        # this stream has one more key than the one that hides entries in training, so that the two never
+        # coincide, whatever the seeds
         purpose, epoch = (torch.full_like(batch.position[:, 0], n) for n in (TRAINING, self.current_epoch))
         stream = streams(torch.initial_seed(), purpose, epoch, batch.position[:, 0])
         with self._seeded(index):
@@ -213,7 +213,7 @@ class NeuralModel(DensityModel):
 
     @contextmanager
     def _seeded(self, index: int) -> Iterator[None]:
-        """Seeds torch's generators, which dropout uses, by (seed, epoch, batch, process) within the context.
+        """Seeds torch's generators, for dropout, by (seed, epoch, batch, process) inside a ``with`` block.
 
         Checkpoints do not hold the state of torch's generators, and the trainer seeds all processes alike.
         """
@@ -239,8 +239,7 @@ class NeuralModel(DensityModel):
         """
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
         if self._counts:
-            # the trainer has divided by accumulate_grad_batches, also at the end of an epoch with fewer
-            # batches
+            # the trainer divides by accumulate_grad_batches even if fewer batches are left in the epoch
             share = self.trainer.accumulate_grad_batches * max(1, self._counts[0]) / max(1, sum(self._counts))
             for gradient in gradients:
                 gradient.mul_(share)

@@ -26,9 +26,9 @@ class MaskedNLL(Objective[EncoderModel]):
     Args:
         input_noise: Standard deviation :math:`\sigma` of the noise :math:`N(0, \sigma^2)` that is added to
             every visible input of the encoder, in standard units. Validation adds no noise. The scored
-            values, and the entries of the current slice that a head reads, receive no noise either. Noise in
-            training is meant to make a model robust to its own errors when its draws are fed back; in
-            exchange, the model learns the law given noisy inputs.
+            values and the entries of the current slice that a head reads receive no noise either. Noise in
+            training is meant to make a model robust to its own errors when its draws are fed back; the price
+            is that the model learns the law given noisy inputs.
         crps_weight: Weight of the exact CRPS of each entry, in the node's standard deviations, that is added
             to the loss. The CRPS is a proper score too, so the optimum stays the same; it penalises an error
             by its size, whereas the likelihood penalises it relative to the width of the law. Available for

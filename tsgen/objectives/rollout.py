@@ -50,7 +50,7 @@ STARTS, PATHS = 1, 2
 class Rollout(Objective[ForwardModel]):
     """The masked negative log-likelihood of K steps along the model's own paths and of all steps before.
 
-    The paths start at a random step; the steps before it are scored one step ahead, given the true values.
+    The paths start at a random step. The steps before it are scored one step ahead, given the true values.
 
     Args:
         steps: The number K of steps, limited to the length of a window; 1 scores one step ahead, as
@@ -94,7 +94,7 @@ class Rollout(Objective[ForwardModel]):
 
     def target(
         self, model: EncoderModel, batch: SeriesBatch, step: int
-    ) -> Bool[Tensor, "batch scored nodes channels"]:
+    ) -> Bool[Tensor, "batch _ nodes channels"]:
         """Returns the target entries of the steps up to the end of the paths."""
         _, end = self._path_range(batch.values.shape[1], step)
         return model.target(batch.steps(slice(0, end)))
@@ -103,8 +103,8 @@ class Rollout(Objective[ForwardModel]):
         """Returns the step at which the paths start, and the step after their end."""
         ahead = min(self.steps, length)
         # one start step for all windows, the same on every process
-        place = float(uniforms(streams(STARTS, torch.tensor(step)), (1,)))
-        start = int(place * (length - ahead + 1))
+        fraction = float(uniforms(streams(STARTS, torch.tensor(step)), (1,)))
+        start = int(fraction * (length - ahead + 1))
         return start, start + ahead
 
     def _log_prob_ahead(

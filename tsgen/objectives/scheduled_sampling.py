@@ -50,7 +50,7 @@ class ScheduledSampling(Objective[ForwardModel]):
         k: The constant of the schedule. ``linear``: the number of steps until the probability is 0.
             ``exponential``: the factor per step, in (0, 1). ``inverse_sigmoid``: a number of at least 1; the
             probability is k / (k + 1) at first and 1/2 after k log k steps.
-        least: Lower bound of the probability.
+        least: The smallest probability of a true input.
         passes: The number of passes that draw the inputs, each given the draws of the pass before.
 
     Raises:
@@ -118,6 +118,7 @@ class ScheduledSampling(Objective[ForwardModel]):
         keep: Tensor,
         stream: Tensor,
     ) -> Tensor:
+        """Returns the true slices where ``keep`` is True and drawn ones elsewhere, in standard units."""
         units, nothing = model.units(batch), torch.zeros_like(batch.context)
         noise = uniforms(stream, (*truth.shape[1:], model.head.uniforms_per_entry), dtype=truth.dtype)
         x = truth

@@ -1,4 +1,4 @@
-"""Samplers: draw the entries that are not visible from what a model implies."""
+"""Samplers: draw the entries outside the context from a model."""
 
 from tsgen.sampling.ancestral import Ancestral
 from tsgen.sampling.any_order import AnyOrder

@@ -23,8 +23,8 @@ class Ancestral(Sampler[ForwardModel]):
     .. math:: x_t^v \sim p(x_t^v \mid x_{<t}^v, x_{<t}^{N(v)}, c_{1:t})
 
     A drawn entry becomes part of the context of later steps; a visible entry keeps its value. The encoder's
-    state is carried from step to step, so that every step costs the same, and samples are drawn in portions
-    of bounded memory. The draws ignore entries that are visible later: this is a FILTERING method, not the
+    state is carried from step to step, so that every step costs the same. Samples are drawn in portions of
+    bounded memory. The draws ignore entries that are visible later: this is a FILTERING method, not the
     posterior. The draws follow the model's exact law if nothing is visible after the first gap (forecasting,
     generation). Otherwise they are slightly worse than the filtering law, since the draws of one step are not
     weighted by the entries that are visible at the next.

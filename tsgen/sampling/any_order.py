@@ -35,17 +35,18 @@ class AnyOrder(Sampler[EncoderModel]):
     POSTERIOR law; this takes a single forward pass for all samples and ignores all correlation. With n groups
     (or more) this is the chain rule: draws from a joint law of the model, in any order. All orders give the
     same law if the model is exact; a trained model has a different law for each order, and random orders are
-    those that it was trained for. Numbers in between trade correlation for forward passes, K - 1 of them per
-    sample. Entries of the same group are drawn without their correlation. Small groups first and large groups
-    last, when much is known already, lose less of it than groups of equal size.
+    those that it was trained for. Numbers in between keep more correlation at the cost of more forward
+    passes, K - 1 of them per sample. Entries of the same group are drawn without their correlation. Small
+    groups first and large groups last, when most entries have been drawn, lose less of it than groups of
+    equal size.
 
     Args:
         num_samples: The number of draws per window.
         groups: The number K of groups; at most one per unknown entry is used.
         seed: Seed of the draws.
-        sizes: ``growing``: after k groups, :math:`\max(\lfloor n^{k/K} \rfloor, k)` entries are known, so
-            that the first groups are small and the last is the largest. ``even``: n / K entries in each
-            group.
+        sizes: ``growing``: after k groups, :math:`\max(\lfloor n^{k/K} \rfloor, k)` entries have
+            been drawn, so that the first groups are small and the last is the largest. ``even``: n / K
+            entries in each group.
         order: ``random``: a new order for each draw. ``confidence``: entries whose law has the smallest
             standard deviation, in units of the node's, come first; recomputed for each group. ``time``: from
             the first step to the last, in random order within a step.
@@ -118,8 +119,8 @@ class AnyOrder(Sampler[EncoderModel]):
             row_stream, (*shape, model.head.uniforms_per_entry), start=shape.numel(), dtype=dtype
         )
         visible = rows.context.sum(dim=(1, 2, 3))
-        known = visible[:, None] + self._known(shape.numel() - visible)
-        last = known.shape[1] - 1
+        revealed_counts = visible[:, None] + self._drawn_counts(shape.numel() - visible)
+        last = revealed_counts.shape[1] - 1
         priority = self._priority(row_stream, rows.context) if last else torch.empty(0)
         for group in range(last + 1):
             # before anything is drawn, all draws of a window share the inputs: one pass, one law
@@ -135,18 +136,18 @@ class AnyOrder(Sampler[EncoderModel]):
                 if self.order == "confidence":
                     priority = law.stddev / model.node_units.scale
                     priority = priority.repeat(len(stream), 1, 1, 1) if shared else priority
-                revealed = _first(known[:, group], priority, rows.context)
+                revealed = _first(revealed_counts[:, group], priority, rows.context)
             drawn = torch.where(rows.context, rows.values, drawn)
             rows = rows._changed(values=torch.where(revealed, drawn, rows.values), context=revealed)
         return rows.values.unflatten(0, stream.shape)
 
-    def _known(self, unknown: Int64[Tensor, "rows"]) -> Int64[Tensor, "rows groups"]:
+    def _drawn_counts(self, unknown: Int64[Tensor, "rows"]) -> Int64[Tensor, "rows groups"]:
         """Returns how many of a draw's unknown entries have been drawn after each group."""
         n, groups = unknown[:, None], unknown.clamp(min=1, max=self.groups)[:, None]
         k = torch.arange(1, int(groups.max()) + 1, device=unknown.device)
         if self.sizes == "even":
             return torch.minimum((n * k + groups - 1).div(groups, rounding_mode="floor"), n)
-        # rounding may put a power that is a whole number slightly below it
+        # 1e-9: rounding may put a power that is a whole number slightly below that number
         grown = (n.double().pow((k / groups).clamp(max=1)) + 1e-9).floor().long()
         return torch.minimum(torch.maximum(grown, k), n)
 

@@ -24,8 +24,7 @@ MAX_BYTES_PER_PORTION = 2**28
 """Memory in bytes that one portion of draws may take, besides the model, the batch and the returned samples.
 
 The memory of one draw is estimated from the sizes of the model (:meth:`Sampler.bytes_per_draw`). A single
-draw
-is never split, even if it exceeds this limit."""
+draw is never split, even if it exceeds this limit."""
 
 TENSORS_PER_PASS = 12
 """Approximate number of tensors of a node state's width that a forward pass holds at the same time: gates,
@@ -55,7 +54,8 @@ class Sampler(ABC, Generic[ModelT]):
     seed: int
 
     conditioning: Literal["filtering", "posterior"]
-    """Whether draws are given the past alone or the whole context: see :class:`~tsgen.data.Samples`."""
+    """Whether draws are conditioned on the past alone or on the whole context (see
+    :class:`~tsgen.data.Samples`)."""
 
     @property
     def joint(self) -> bool:
@@ -148,12 +148,12 @@ class Sampler(ABC, Generic[ModelT]):
         return self.some(model, batch, range(self.num_samples))
 
     def some(self, model: ModelT, batch: SeriesBatch, numbers: range) -> Samples:
-        """Draws only the samples with the given numbers, so that several processes can share the work.
+        """Draws the samples with the given numbers only, so that several processes can share the work.
 
         Args:
             model: A model that :meth:`check` accepts.
             batch: Windows in data units; entries outside ``batch.context`` are drawn.
-            numbers: A contiguous part of ``range(num_samples)``.
+            numbers: A contiguous range of numbers within ``range(num_samples)``.
         """
         return self._draw_in_portions(model, batch, None, numbers)
 
@@ -162,7 +162,7 @@ class Sampler(ABC, Generic[ModelT]):
         model: ModelT,
         batch: SeriesBatch,
         drawn: Float[Tensor, "samples batch time nodes channels"],
-        known: Bool[Tensor, "batch time"],
+        drawn_steps: Bool[Tensor, "batch time"],
         numbers: range | None = None,
     ) -> Samples:
         """Draws the remaining steps of windows, each sample given its own earlier draws of some steps.
@@ -170,12 +170,12 @@ class Sampler(ABC, Generic[ModelT]):
         Args:
             model: A model that :meth:`check` accepts.
             batch: Windows in data units.
-            drawn: Earlier draws of the windows; read at steps in ``known`` for entries outside
+            drawn: Earlier draws of the windows; read at ``drawn_steps`` for entries outside
                 ``batch.context``.
-            known: The steps that have been drawn already.
+            drawn_steps: The steps that have been drawn already.
             numbers: The numbers of the samples; ``range(num_samples)`` if not given.
         """
-        context = batch.context | known[:, :, None, None]
+        context = batch.context | drawn_steps[:, :, None, None]
         values = torch.where(batch.context, batch.values, drawn.to(batch.values))
         return self._draw_in_portions(
             model, batch._changed(context=context), values, numbers or range(self.num_samples)

@@ -323,6 +323,7 @@ class ParticleFilter:
         return paths._replace(log_weight=torch.where(poor, equal, paths.log_weight)), ancestors
 
     def _ancestors(self, log_weight: Tensor, t: int) -> Int64[Tensor, "particles batch blocks"]:
+        """Returns the ancestor of each path: systematic, or multinomial with a retained path."""
         stream, blocks = streams(CHOICES, self.stream), self.num_blocks
         if self.retained is None:
             return systematic(log_weight, uniforms(stream, (blocks,), t * blocks, self.dtype))
@@ -333,6 +334,7 @@ class ParticleFilter:
         return ancestors
 
     def _uniforms(self, t: int) -> Float[Tensor, "rows 1 nodes channels uniforms"]:
+        """Returns the uniform numbers from which slice t of each path is drawn."""
         shape = (1, *self.batch.values.shape[2:], self.model.head.uniforms_per_entry)
         return uniforms(self._noise, shape, start=t * math.prod(shape), dtype=self.dtype)
 
@@ -368,11 +370,11 @@ def particle_filter(
     """
     if particles < 1:
         raise ValueError(f"particles must be at least 1; it is {particles}.")
-    moves = ParticleFilter(model, batch, particles, stream, block)
+    filter_ = ParticleFilter(model, batch, particles, stream, block)
     evidence, densities, sizes = [], [], []
-    for t, moved in enumerate(moves.run(ess_threshold)):
+    for t, moved in enumerate(filter_.run(ess_threshold)):
         if predictive:
-            densities.append(moves.predictive(moved.before, moved.step, t))
+            densities.append(filter_.predictive(moved.before, moved.step, t))
         evidence.append(moved.log_evidence)
         sizes.append(moved.ess.amin(dim=1))
     return ParticleEstimates(

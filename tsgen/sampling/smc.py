@@ -1,8 +1,8 @@
 r"""Sequential Monte Carlo: whole paths from the posterior of a model that factorises over time.
 
 A particle filter (:mod:`tsgen.sampling.particles`) draws the unknown entries slice by slice, as ancestral
-sampling does, and weights and resamples the paths by the density of the visible entries. If too few paths
-carry most of the weight, there are two remedies.
+sampling does, and weights and resamples the paths by the density of the visible entries. If the
+weight is concentrated on too few paths, there are two remedies.
 
 *Backward simulation.* A path is built from its end: given its slices after t, the slice at t is that of
 particle k with probability proportional to
@@ -234,8 +234,8 @@ class SMC(Sampler[ForwardModel]):
         block: Int64[Tensor, "nodes"],
     ) -> tuple[Tensor, Tensor, Tensor, bool]:
         """Returns paths, effective sample sizes, log-evidence, and whether too few particles carry weight."""
-        moves = ParticleFilter(model, batch, self.particles, stream, block)
-        history = self._run_filter(moves, self.ess_threshold)
+        filter_ = ParticleFilter(model, batch, self.particles, stream, block)
+        history = self._run_filter(filter_, self.ess_threshold)
         ends = _draw_ends(history.log_weight[-1], self.num_samples, stream)
         unknown = ~batch.context.flatten(2).all(dim=2)
         # with fewer than 2 * FEW particles, half must be effective; windows without unknown entries do not
@@ -255,10 +255,10 @@ class SMC(Sampler[ForwardModel]):
             poor = bool((changes < 1)[unknown].any())
         return paths, history.ess, history.log_evidence, poor
 
-    def _run_filter(self, moves: ParticleFilter, ess_threshold: float) -> History:
+    def _run_filter(self, filter_: ParticleFilter, ess_threshold: float) -> History:
         """Runs a filter and returns its history."""
-        steps, rows = list[Any](), (self.particles, len(moves.stream))
-        for moved in moves.run(ess_threshold):
+        steps, rows = list[Any](), (self.particles, len(filter_.stream))
+        for moved in filter_.run(ess_threshold):
             steps.append(
                 (
                     moved.step.values.squeeze(1).unflatten(0, rows),
@@ -325,12 +325,12 @@ class SMC(Sampler[ForwardModel]):
         stream: Int64[Tensor, "rows"],
     ) -> Float[Tensor, "rows time nodes channels"]:
         """Returns a new path of each row, drawn from a filter that retains the given one."""
-        moves = ParticleFilter(model, rows, self.particles, stream, retained=path)
-        history = self._run_filter(moves, self.ess_threshold)
+        filter_ = ParticleFilter(model, rows, self.particles, stream, retained=path)
+        history = self._run_filter(filter_, self.ess_threshold)
         ends = _draw_ends(history.log_weight[-1], 1, stream)
         if self.paths == "backward":
             return simulate_backwards(model, rows, history, ends, streams(BACKWARD, stream)[None])[0]
-        return _follow_ancestors(history, ends, moves.block)[0]
+        return _follow_ancestors(history, ends, filter_.block)[0]
 
     def _advice(self) -> str:
         """Returns the text of the degeneracy warning, with the remedies that the options leave open."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +64,7 @@ class Parts:
         """Unlocks the part files."""
         if self._lock is not None:
             locks.release(self._lock)
+            self._remove_empty_folder()
         self._lock = None
 
     def remove_damaged(self, *arrays: str) -> list[str]:
@@ -84,8 +85,16 @@ class Parts:
         return reports
 
     def clear(self) -> None:
-        """Removes all part files."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Removes all part files; locks stay until they are released."""
+        for path in self.folder.glob("*"):
+            if path.suffix != ".lock" and path.is_file():
+                path.unlink(missing_ok=True)
+        self._remove_empty_folder()
+
+    def _remove_empty_folder(self) -> None:
+        # a folder that is absent or holds anything, such as the lock of another process, is left alone
+        with suppress(OSError):
+            self.folder.rmdir()
 
     @property
     def mark(self) -> str | None:

@@ -1,4 +1,4 @@
-"""Training callbacks: exact resumption, figures, gradient flow, compilation."""
+"""Callbacks of the trainer: exact resumption, figures, gradient flow, compilation."""
 
 from tsgen.training.callbacks import Compile, GradientFlow, ImputationFigure
 from tsgen.training.resumption import Resumption

@@ -1,4 +1,4 @@
-"""Callbacks: figures in W&B, how far back gradients reach, compilation."""
+"""Training callbacks: figures in W&B, gradient flow, compilation of the encoder."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from tsgen.data.series import Series, SeriesBatch
 from tsgen.evaluation.table import as_dataset, summarise
 from tsgen.figures import fan_chart
+from tsgen.inference.prediction import SeriesPrediction
 from tsgen.protocols import check_forward
 from tsgen.storage.atomic import replacing
 from tsgen.training.gradient_flow import gradient_flow, gradient_norms
@@ -92,8 +93,9 @@ class GradientFlow(Callback):
         self.curves: dict[int, np.ndarray] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Raises ``ValueError`` if the model carries no state from slice to slice."""
-        check_forward("GradientFlow", pl_module, "Remove it from trainer.callbacks.")
+        """Raises ``ValueError`` if a model without a state carried from slice to slice is to be trained."""
+        if stage == "fit":
+            check_forward("GradientFlow", pl_module, "Remove it from trainer.callbacks.")
 
     def on_train_start(self, trainer: Trainer, module: Any) -> None:
         """Reads the norms of earlier epochs if a run is resumed."""
@@ -160,10 +162,11 @@ class Compile(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Marks the encoder for compilation, which happens at the first batch."""
-        encoder = getattr(pl_module, "encoder", None)
+        model = pl_module.model if isinstance(pl_module, SeriesPrediction) else pl_module
+        encoder = getattr(model, "encoder", None)
         if not isinstance(encoder, torch.nn.Module):
             raise ValueError(
-                f"Compile needs a model with an encoder; {type(pl_module).__name__} has none. Remove it from "
+                f"Compile needs a model with an encoder; {type(model).__name__} has none. Remove it from "
                 "trainer.callbacks."
             )
         encoder.compile(backend=self.backend)

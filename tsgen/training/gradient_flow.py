@@ -1,4 +1,6 @@
-r"""How far back the loss of a slice reaches: gradients with respect to the state that an encoder carries.
+r"""Gradient flow: how far back in time the loss of a slice has a gradient.
+
+The gradients are those with respect to the state that an encoder carries from step to step.
 
 Let :math:`L_T` be the negative log-density of the last slice of a window and :math:`h_t` the state that the
 encoder carries from step t to step t + 1: a hidden state, the slices in its receptive field, or the keys and

@@ -1,4 +1,4 @@
-"""Exact resumption: the state of a training that Lightning leaves out of its checkpoints."""
+"""Exact resumption: saves and restores the training state that Lightning's checkpoints leave out."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Resumption(Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Reads what is still to be done, and updates the paths of checkpoints of a moved run."""
+        """Reads the values for the pending scheduler step; updates the checkpoints' paths in a moved run."""
         self._monitored = checkpoint.get("monitored", {})
         if trainer.state.fn == TrainerFn.FITTING and not is_whole(checkpoint):
             rank_zero_warn(
@@ -67,7 +67,7 @@ class Resumption(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Hides ``max_steps`` while the trainer restores its loops."""
-        # otherwise it mistakes a complete epoch for an interrupted one, and does not train in the next
+        # otherwise it takes a complete epoch for an interrupted one, and skips training in the next
         if trainer.ckpt_path:
             self._max_steps, trainer.fit_loop.epoch_loop.max_steps = trainer.max_steps, -1
 
@@ -77,7 +77,7 @@ class Resumption(Callback):
             trainer.fit_loop.epoch_loop.max_steps, self._max_steps = self._max_steps, None
 
     def on_train_start(self, trainer: Trainer, module: Any) -> None:
-        """Does what was still to be done when the checkpoint was written."""
+        """Takes the scheduler step that was pending in the checkpoint; stops if the training had ended."""
         self.teardown(trainer, module, "fit")
         for config in trainer.lr_scheduler_configs:
             if config.reduce_on_plateau and config.monitor in self._monitored:
@@ -91,7 +91,7 @@ class Resumption(Callback):
             stopping.patience = patience
 
     def on_train_epoch_start(self, trainer: Trainer, module: Any) -> None:
-        """Forgets the monitored values: nothing is left to be done."""
+        """Clears the monitored values: no scheduler step is pending."""
         self._monitored = {}
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -103,7 +103,7 @@ class Resumption(Callback):
                     callback._last_global_step_saved = trainer.global_step  # it saves once per step
 
     def on_train_epoch_end(self, trainer: Trainer, module: Any) -> None:
-        """Writes the logs to disk before the checkpoint of this epoch."""
+        """Writes the logs to disk before the checkpoint of this epoch, and keeps the monitored values."""
         for logger in trainer.loggers:
             logger.save()
         names = {config.monitor for config in trainer.lr_scheduler_configs if config.reduce_on_plateau}
@@ -114,7 +114,7 @@ class Resumption(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Adds what is still to be done, and what determines the training."""
+        """Adds the values for the pending scheduler step, and what determines the training."""
         checkpoint["monitored"] = dict(self._monitored)
         checkpoint["made_of"] = self.made_of
 
