@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tsgen.evaluation.bootstrap import WindowBootstrap
-from tsgen.evaluation.columns import COLUMNS, formatted
+from tsgen.evaluation.columns import COLUMNS, format_number
 from tsgen.evaluation.comparison import OTHER_CONDITIONING, Difference, baseline, compare, other_conditioning
 from tsgen.evaluation.terminal import print_table
 from tsgen.figures import BLUE, GREY, INK, PALE, VERMILLION, in_style
@@ -157,11 +157,11 @@ def _cells(row: Difference) -> list[str]:
         name += f", {row.group} {row.label}"
     return [
         name,
-        formatted(row.entries),
-        formatted(row.a),
-        formatted(row.b),
-        formatted(row.difference, "+"),
-        "–" if row.interval is None else " to ".join(map(formatted, row.interval)),
+        format_number(row.entries),
+        format_number(row.a),
+        format_number(row.b),
+        format_number(row.difference, "+"),
+        "–" if row.interval is None else " to ".join(map(format_number, row.interval)),
         "–" if row.relative is None else f"{100 * row.relative:+.1f} %",
         (row.better or "–").upper(),
     ]

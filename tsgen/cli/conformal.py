@@ -7,7 +7,7 @@ from pathlib import Path
 
 import xarray as xr
 
-from tsgen.evaluation.columns import formatted
+from tsgen.evaluation.columns import format_number
 from tsgen.evaluation.conformal import conformal
 from tsgen.evaluation.terminal import print_table
 from tsgen.report.reading import read_evaluation
@@ -41,7 +41,7 @@ def main(given: Namespace) -> None:
     print_table(
         f"{folder}: the {100 * given.level:g} % interval, by length of the gap",
         ["gaps", *COLUMNS.values()],
-        ([row["gaps"], *(formatted(row.get(key)) for key in COLUMNS)] for row in rows),
+        ([row["gaps"], *(format_number(row.get(key)) for key in COLUMNS)] for row in rows),
     )
     with replacing(folder / "conformal.nc") as unfinished:
         adjusted.to_netcdf(unfinished)

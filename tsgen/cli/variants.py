@@ -36,7 +36,7 @@ from matplotlib.ticker import MaxNLocator
 
 from tsgen.cli.configs import apply, find, fragments, read
 from tsgen.cli.loggers import spelled_out
-from tsgen.evaluation.columns import COLUMNS, formatted, printed_columns
+from tsgen.evaluation.columns import COLUMNS, format_number, printed_columns
 from tsgen.evaluation.terminal import print_table
 from tsgen.figures import BLUE, GREY, INK, PALE, VERMILLION, in_style, is_exact
 from tsgen.storage.atomic import replacing, write_text
@@ -214,7 +214,7 @@ def show(folder: Path, summary: Mapping[str, Any]) -> None:
         f"{folder.name}: {len(variants)} variants",
         ["", *columns.values()],
         *(
-            [(name, *(formatted(row.get(key)) for key in columns)) for name, row in section]
+            [(name, *(format_number(row.get(key)) for key in columns)) for name, row in section]
             for section in (variants, averages, exact)
         ),
     )
