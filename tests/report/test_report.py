@@ -851,7 +851,7 @@ def spoil(run):
         (write("scores.json", "[]"), "must have a list 'rows'"),
         (write("scores.json", '{"rows": [{"mae": 1}], "by_node": []}'), "must have a list 'rows'"),
         (write("scores.json", '{"rows": [{"name": "a"}], "by_node": [{}]}'), "must have a list 'by_node'"),
-        (write("scores.json", '{"rows": [{"name": "a"}]}'), "nothing was hidden in the test"),
+        (write("scores.json", '{"rows": [{"name": "a"}]}'), "the test hid no entries"),
         (write("logs/fit/metrics.csv", "\n"), "metrics.csv must be a table"),
     ],
 )

@@ -1,4 +1,4 @@
-"""``tsgen conformal``: a run's prediction intervals, adjusted by its scores on the validation split."""
+"""``tsgen conformal``: prediction intervals of a run, adjusted by its errors on the validation split."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COLUMNS = {
     "width_before": "width before",
     "width_after": "after",
 }
-"""The table's numbers and their headings."""
+"""The columns of the table and their headings."""
 
 
 def main(given: Namespace) -> None:
@@ -33,7 +33,7 @@ def main(given: Namespace) -> None:
         given: ``run``, ``level`` and ``unit``.
 
     Raises:
-        ValueError: If the run was not tested on both.
+        ValueError: If the run was not tested on both splits.
     """
     folder = given.run
     validation, test = _read(folder / "val", " --data.test_on val"), _read(folder, "")

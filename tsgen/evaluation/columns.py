@@ -22,7 +22,7 @@ COLUMNS = {
     "energy_score": "energy",
     "variogram_score": "variogram",
     "from_exact": "from exact",
-    "log_likelihood": "log-lik. a window",
+    "log_likelihood": "log-lik. per window",
 }
 """The heading of each score, in the order of the table.
 
