@@ -82,7 +82,7 @@ def autocovariance(lags: int) -> Float[Tensor, "lags+1 nodes nodes"]:
 
 
 def best(gamma: Float[Tensor, "_ nodes nodes"], p: int) -> tuple[Tensor, Tensor]:
-    """Returns the best prediction from p slices: weights, latest slice first, and each node's error variance."""
+    """Returns the best prediction from p slices: weights, latest slice first, and error variance by node."""
     both_ways = torch.cat([gamma[1 : p + 1].flip(0).mT, gamma[: p + 1]])  # lags -p, ..., p
     i = torch.arange(p)
     past = both_ways[i - i[:, None] + p].transpose(1, 2).reshape(p * NODES, p * NODES)

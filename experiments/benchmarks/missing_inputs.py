@@ -82,7 +82,7 @@ def train(model: AutoregressiveModel, windows: SeriesBatch, steps: int) -> float
 
 @torch.no_grad()
 def densities(model: AutoregressiveModel, windows: SeriesBatch) -> tuple[Tensor, Tensor]:
-    """Returns for each window the sum of log-densities of hidden entries and the joint one of visible ones."""
+    """Returns for each window the sum of log-densities of hidden entries and the joint one of the others."""
     if isinstance(model.objective, MaskedNLL):
         return model.log_prob(windows).sum(dim=(1, 2, 3)), model.log_likelihood(windows)
     results = []
