@@ -25,7 +25,7 @@ def print_table(
         sections: The rows of each section; a row is a list of cell texts. Sections are separated by a line.
         remarks: Sentences below the table, one per line.
     """
-    # names of runs and nodes may hold brackets and colons: they are neither markup nor emoji
+    # names of runs and nodes may contain brackets and colons, which are neither markup nor emoji
     console = Console(markup=False, emoji=False, highlight=False)
     if not console.is_terminal:
         console.width = WIDTH

@@ -1,7 +1,7 @@
 """Figures of an evaluation, an imputation or a training.
 
 Each function takes the evaluation (an :class:`xarray.Dataset` with dimensions quantile, window, step, node
-and channel, as ``evaluation.nc`` holds it), the scores, an imputation or the training log, and returns a
+and channel, the content of ``evaluation.nc``), the scores, an imputation or the training log, and returns a
 :class:`matplotlib.figure.Figure`. No function uses pyplot: none needs a display, leaves a figure open or
 changes a global setting.
 

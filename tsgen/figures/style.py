@@ -27,7 +27,7 @@ STYLE: dict[Any, Any] = {
     "font.size": 9,
     "text.color": INK,
     "text.usetex": False,
-    "text.parse_math": False,  # a name may hold dollar signs
+    "text.parse_math": False,  # a name may contain dollar signs
     "axes.labelcolor": GREY,
     "axes.edgecolor": "#999999",
     "axes.linewidth": 0.8,

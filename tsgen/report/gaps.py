@@ -91,7 +91,7 @@ def read_imputation(path: Path) -> Imputation:
         raise ValueError(f"{path} is missing. {_REMEDY}")
     try:
         data = xr.open_dataset(path, engine="netcdf4", cache=False)
-    except Exception as error:  # a damaged file fails wherever it happens to be damaged
+    except Exception as error:  # a damaged file may raise any kind of error
         raise ValueError(f"{path} is damaged: it cannot be read as netCDF. {_REMEDY}") from error
     for name, dims in _DIMS.items():
         if name not in data or data[name].dims != dims:

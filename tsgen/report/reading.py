@@ -71,7 +71,7 @@ def _open(path: Path) -> xr.Dataset:
         raise ValueError(f"{path} is missing. {REMEDY}")
     try:
         return xr.load_dataset(path, engine="netcdf4")
-    except Exception as error:  # a damaged file fails wherever it happens to be damaged
+    except Exception as error:  # a damaged file may raise any kind of error
         raise ValueError(f"{path} is damaged: it cannot be read as netCDF. {REMEDY}") from error
 
 
