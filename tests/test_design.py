@@ -15,7 +15,7 @@ PATH = re.compile(r"(?<![\w.-])(?:tsgen|experiments|datamodules|tests|docs)/[\w.
 
 def rooms() -> list[str]:
     """Returns the names in the list of rooms of ``docs/design.md``, high to low."""
-    text = (ROOT / "docs" / "design.md").read_text("utf-8").split("\n## Rooms\n")[1]
+    text = (ROOT / "docs" / "design.md").read_text("utf-8").split("\n## Packages\n")[1]
     block = re.search(r"```text\n(.*?)```", text, re.S)
     assert block is not None
     return [line.split()[0] for line in block[1].splitlines()]

@@ -1,4 +1,4 @@
-"""Compares one particle filter for the whole graph with one for each block of it, against the exact answer.
+"""Compares a particle filter of the whole graph, and block filters, with the exact posterior.
 
     python -m experiments.benchmarks.block_filter
 
@@ -53,8 +53,7 @@ IMAGE = IMAGES / "block_filter.png"
 
 @torch.no_grad()
 def filtered(model: AutoregressiveModel, batch: SeriesBatch, blocks: int) -> tuple[Tensor, Tensor]:
-    """Returns, for each window, the weighted mean of the last slice and the least effective share of the
-    particles."""
+    """Returns for each window the weighted mean of the last slice and the least effective share."""
     means, shares = [], []
     for i in range(WINDOWS):  # one at a time, so that memory does not grow with the number of windows
         rows, block = batch.rows(slice(i, i + 1)), partition(batch.graph, blocks)

@@ -47,7 +47,7 @@ class Case(NamedTuple):
     """A model whose draws are tested.
 
     Attributes:
-        name: What the table and the figure call it.
+        name: The name of the case in the table and the figure.
         model: The model, with its sampler.
         truth: The law that windows are drawn from; None for the model's own.
         forecast: Hide the second half of each window; else three in ten entries at random.
@@ -108,8 +108,10 @@ def cases(data: SyntheticDataModule) -> list[Case]:
 
 @in_style
 def draw(tests: dict[str, RankTest]) -> Figure:
-    """Draws the ranks of one entry and the distribution of two quantities' ranks for each case, and writes
-    the figure."""
+    """Draws, for each case, the ranks of one entry and the distribution of two quantities' ranks.
+
+    The figure is also written to the documentation.
+    """
     figure, axes = axes_grid(3 * len(tests), 3, 3.6, 1.9)
     for row, (name, ranks) in enumerate(tests.items()):
         histogram, *differences = axes[3 * row : 3 * row + 3]
@@ -128,8 +130,13 @@ def draw(tests: dict[str, RankTest]) -> Figure:
 
 
 def power(factor: float, count: int, times: int = 200) -> float:
-    """Returns how often the test rejects at a level of 1 % that the ranks of a single entry are uniform, for
-    Gaussian draws whose standard deviation is off by a factor."""
+    """Returns the power of the test at a level of 1 %, for a single entry and draws that are too narrow.
+
+    Args:
+        factor: The standard deviation of the Gaussian draws, relative to that of the truth.
+        count: The number of windows.
+        times: The number of repetitions.
+    """
     random = torch.Generator().manual_seed(0)
     truth = torch.randn(times, count, generator=random, dtype=torch.float64)
     below = torch.special.ndtr(truth / factor)

@@ -1,4 +1,4 @@
-"""Measures training and sampling speed on each available device, and how far the devices' results differ.
+"""Measures training and sampling speed on each available device, and the difference of their results.
 
     python -m experiments.benchmarks.devices
 
@@ -39,27 +39,29 @@ def to(batch: SeriesBatch, device: torch.device) -> SeriesBatch:
 def measure(nodes: int, windows: int, samples: int, device: torch.device) -> str:
     """Returns one row of the table."""
     model, batch = random_problem(nodes, windows, samples)
-    there, moved = copy.deepcopy(model).to(device), to(batch, device)
-    optimizer = there.configure_optimizers()
+    moved_model, moved = copy.deepcopy(model).to(device), to(batch, device)
+    optimizer = moved_model.configure_optimizers()
     seconds = partial(median_seconds, clock=partial(synchronised, device), warm_up=2)
 
     def step() -> None:
-        masked_nll(there(moved), moved.values, moved.target).backward()
+        masked_nll(moved_model(moved), moved.values, moved.target).backward()
         optimizer.step()
         optimizer.zero_grad()
 
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     training = windows / seconds(step)
-    sampling = windows * samples / seconds(lambda: there.sampler(there, moved))
+    sampling = windows * samples / seconds(lambda: moved_model.sampler(moved_model, moved))
     row = f"{device.type:6}{nodes:7,}{windows:9}{samples:9}{training:14,.0f}{sampling:18,.0f}"
     if device.type == "cuda":
-        there.load_state_dict(model.state_dict())
-        few, here = to(batch.rows(slice(0, 2)), device), batch.rows(slice(0, 2))
+        moved_model.load_state_dict(model.state_dict())
+        on_device, on_cpu = to(batch.rows(slice(0, 2)), device), batch.rows(slice(0, 2))
         with torch.no_grad():
-            density = (there.log_prob(few).cpu() - model.log_prob(here)).abs().max()
-            model.sampler = there.sampler = Ancestral(2)
-            drawn = (there.sampler(there, few).values.cpu() - model.sampler(model, here).values).abs()
+            density = (moved_model.log_prob(on_device).cpu() - model.log_prob(on_cpu)).abs().max()
+            model.sampler = moved_model.sampler = Ancestral(2)
+            drawn = (
+                moved_model.sampler(moved_model, on_device).values.cpu() - model.sampler(model, on_cpu).values
+            ).abs()
         memory = torch.cuda.max_memory_allocated(device) / 2**20
         row += f"{memory:11,.0f}{density:12.1e}{drawn.max():12.1e}"
     return row

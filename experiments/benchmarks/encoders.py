@@ -58,7 +58,7 @@ COLOURS = {"window": BLUE, "convolution": "#009E73", "GRU": VERMILLION, "attenti
 
 
 def respond(noise: Float[Tensor, "time nodes *paths"]) -> Float[Tensor, "time nodes *paths"]:
-    """Returns the response of the process to a noise, starting from zero."""
+    """Returns the response of the process to given noise, starting from zero."""
     x = noise.clone()
     for season in SEASONS:
         for start in range(season, len(x), season):
@@ -82,8 +82,7 @@ def autocovariance(lags: int) -> Float[Tensor, "lags+1 nodes nodes"]:
 
 
 def best(gamma: Float[Tensor, "_ nodes nodes"], p: int) -> tuple[Tensor, Tensor]:
-    """Returns the best prediction from p slices: the weights of the slices, latest first, and the variance of
-    its errors at each node."""
+    """Returns the best prediction from p slices: weights, latest slice first, and error variance by node."""
     both_ways = torch.cat([gamma[1 : p + 1].flip(0).mT, gamma[: p + 1]])  # lags -p, ..., p
     i = torch.arange(p)
     past = both_ways[i - i[:, None] + p].transpose(1, 2).reshape(p * NODES, p * NODES)
@@ -167,9 +166,8 @@ class Training:
         torch.manual_seed(seed)
         spec = SeriesSpec.of(series, [slice(0, TRAIN)])
         self.series, self.entry, self.norms = series, entry(name, p), list[float]()
-        made = self.entry
         self.model = AutoregressiveModel(
-            spec, made.encoder, GaussianHead, truncated_steps=made.truncated_steps
+            spec, self.entry.encoder, GaussianHead, truncated_steps=self.entry.truncated_steps
         ).train()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), weight_decay=0.0)
         # warm-up: with a thousand inputs the full learning rate is too large for the first steps
@@ -196,8 +194,8 @@ class Training:
         starts = target_steps().view(-1, each)[:, -1] + 1 - window
         self.model.eval()
         sums = [
-            self.model.log_prob(cut(self.series, few, window, each)).double().sum(dim=(1, 2, 3))
-            for few in starts.split(64 * WINDOW // window)
+            self.model.log_prob(cut(self.series, some, window, each)).double().sum(dim=(1, 2, 3))
+            for some in starts.split(64 * WINDOW // window)
         ]
         return -torch.cat(sums).view(BLOCKS, -1).sum(dim=1).numpy() / (BLOCK * NODES)
 
@@ -290,7 +288,7 @@ def main() -> None:
         print(f"| {p} | {expected:.3f} | {blocks.mean():.3f} |")
     trainings = {key: Training(series, *key, seed=0) for key in ENTRIES}
     seconds = interleaved([training.step for training in trainings.values()], 5)
-    speed = {key: 1 / its for key, its in zip(trainings, seconds, strict=True)}
+    speed = {key: 1 / step_seconds for key, step_seconds in zip(trainings, seconds, strict=True)}
     del trainings
     titles = ["encoder", "context", "NLL, median", f"range of {SEEDS} seeds", "above exact"]
     titles += ["largest / median gradient", "steps/s", "peak MiB"]

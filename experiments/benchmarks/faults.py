@@ -78,15 +78,15 @@ SAVES, SIZE = 30, 50_000
 
 
 class Fault(NamedTuple):
-    """One fault and its outcome.
+    """A fault and its outcome.
 
     Attributes:
-        struck: Whether it had an effect: the process had not ended by itself, or the damage is detectable.
-        lost: What was lost, or None: a result differs from that of the uninterrupted run, or a command ended
-            with the wrong exit code.
+        effective: Whether it had an effect: the process had not ended by itself, or the damage is detectable.
+        lost: What was lost: a result that differs from that of the uninterrupted run, or a wrong exit code.
+            None if nothing was lost.
     """
 
-    struck: bool
+    effective: bool
     lost: str | None
 
 
@@ -94,8 +94,8 @@ Faults = Iterator[Fault]
 """An endless sequence of faults of one kind."""
 
 
-class Ground:
-    """A folder with an uninterrupted run, and with a copy that is broken and resumed.
+class Workspace:
+    """A folder with an uninterrupted run and a run that is interrupted and resumed.
 
     Args:
         folder: The folder.
@@ -108,9 +108,9 @@ class Ground:
         self.config.write_text(yaml.safe_dump(CONFIG), "utf-8")
         self.whole = folder / "whole" / "tiny"
         self.seconds: dict[str, float] = {}
-        self.do_whole("fit")
+        self.run_undisturbed("fit")
 
-    def do_whole(self, command: str) -> None:
+    def run_undisturbed(self, command: str) -> None:
         """Runs a command without a fault, unless that was done before, and records its seconds."""
         if command in self.seconds:
             return
@@ -121,7 +121,7 @@ class Ground:
         self.seconds[command] = time.monotonic() - start
 
     def start(self, command: str, run: Path, *options: str, limit: int | None = None) -> int:
-        """Starts a command on a run and returns the number of its process."""
+        """Starts a command on a run and returns its process id."""
         words = [command, "--config", str(self.config), "--runs", str(run.parent), *options]
         return forked(
             lambda: command_line([*words, *(["--ckpt_path", "last"] * (command == "fit"))]), self.log, limit
@@ -135,20 +135,20 @@ class Ground:
             shutil.copytree(self.whole / "checkpoints", run / "checkpoints")
         return run
 
-    def broken(self, command: str, sign: int, earliest: float = 0.4) -> tuple[Path, int]:
+    def interrupted(self, command: str, signal_number: int, earliest: float = 0.4) -> tuple[Path, int]:
         """Sends a command a signal at a random moment; returns the run and the exit code.
 
         Args:
             command: The command.
-            sign: The number of the signal.
-            earliest: The earliest moment, as a share of the command's time; before it the command reads its
-                options.
+            signal_number: The signal.
+            earliest: The earliest moment, as a fraction of the command's time; before it the command is still
+                reading its options.
         """
-        self.do_whole(command)
+        self.run_undisturbed(command)
         run = self.fresh(command)
         process = self.start(command, run)
         time.sleep(self.random.uniform(earliest, 1.0) * self.seconds[command])
-        os.kill(process, sign)
+        os.kill(process, signal_number)
         return run, finish(process)
 
     def repeated(self, command: str, run: Path) -> str | None:
@@ -160,15 +160,15 @@ class Ground:
 
 
 def forked(work: Callable[[], int], log: Path, limit: int | None = None) -> int:
-    """Starts a process and returns its number.
+    """Starts a process and returns its id.
 
     Args:
         work: What the process does; returns its exit code.
         log: The file of its output.
-        limit: The size beyond which no file of the process can grow, in bytes.
+        limit: The maximum size of the process's files, in bytes.
     """
     sys.stdout.flush()
-    log.write_text("", "utf-8")  # here, since a process that is killed at once would leave the old output
+    log.write_text("", "utf-8")  # here, because a process that is killed at once would leave the old output
     process = os.fork()
     if process:
         return process
@@ -248,76 +248,80 @@ def first_difference(one: object, other: object, folder: str, whole: str, where:
     return next((place for place in places if place), None)
 
 
-def kill(ground: Ground, command: str) -> Faults:
+def kill(workspace: Workspace, command: str) -> Faults:
     """Sends SIGKILL at random moments."""
     while True:
-        run, code = ground.broken(command, signal.SIGKILL)
-        yield Fault(code != 0, ground.repeated(command, run))
+        run, code = workspace.interrupted(command, signal.SIGKILL)
+        yield Fault(code != 0, workspace.repeated(command, run))
 
 
-def terminate(ground: Ground, command: str) -> Faults:
-    """Sends SIGTERM at random moments: the exit code must be 143, or 0 if the command was done."""
+def terminate(workspace: Workspace, command: str) -> Faults:
+    """Sends SIGTERM at random moments: the exit code must be 143, or 0 if the command had finished."""
     while True:
-        run, code = ground.broken(command, signal.SIGTERM)
+        run, code = workspace.interrupted(command, signal.SIGTERM)
         wrong = None if code in (0, 143) else f"the exit code was {code}"
-        yield Fault(code != 0, wrong or ground.repeated(command, run))
+        yield Fault(code != 0, wrong or workspace.repeated(command, run))
 
 
-def stop(ground: Ground) -> Faults:
+def stop(workspace: Workspace) -> Faults:
     """Stops after a random number of steps, most often inside an epoch: the exit code must be 0."""
-    whole = torch.load(ground.whole / "checkpoints" / LAST, weights_only=True)["global_step"]
+    whole = torch.load(workspace.whole / "checkpoints" / LAST, weights_only=True)["global_step"]
     while True:
-        run, steps = ground.fresh("fit"), ground.random.randrange(1, whole)
-        code = finish(ground.start("fit", run, "--trainer.max_steps", str(steps)))
+        run, steps = workspace.fresh("fit"), workspace.random.randrange(1, whole)
+        code = finish(workspace.start("fit", run, "--trainer.max_steps", str(steps)))
         last = torch.load(run / "checkpoints" / LAST, weights_only=True)
         right = code == 0 and last["global_step"] == steps
         wrong = None if right else f"exit code {code} after {last['global_step']} steps, not {steps}"
-        yield Fault(not is_whole(last), wrong or ground.repeated("fit", run))
+        yield Fault(not is_whole(last), wrong or workspace.repeated("fit", run))
 
 
-def fill_disk(ground: Ground, command: str) -> Faults:
-    """Limits the size of files, as a full disk does: a command must end with one line and exit code 2, and
-    must resume once there is room."""
+def fill_disk(workspace: Workspace, command: str) -> Faults:
+    """Limits the size of files, like a full disk: a command must end with one line and exit code 2.
+
+    It must resume once the limit is lifted.
+    """
     while True:
-        run, _ = ground.broken(command, signal.SIGKILL, earliest=0.5)
-        code = finish(ground.start(command, run, limit=ground.random.choice((500, 2_000, 8_000, 20_000))))
-        output = ground.log.read_text("utf-8")
+        run, _ = workspace.interrupted(command, signal.SIGKILL, earliest=0.5)
+        code = finish(
+            workspace.start(command, run, limit=workspace.random.choice((500, 2_000, 8_000, 20_000)))
+        )
+        output = workspace.log.read_text("utf-8")
         # the exit code is 0 if the killed process had already written everything
         right = code in (0, 2) and "Traceback" not in output
         wrong = None if right else f"the exit code was {code}: {output[-1500:]}"
-        yield Fault(code != 0, wrong or ground.repeated(command, run))
+        yield Fault(code != 0, wrong or workspace.repeated(command, run))
 
 
-def spoil(ground: Ground) -> Faults:
+def spoil(workspace: Workspace) -> Faults:
     """Cuts the last checkpoint short or changes one byte of it: the one before it must be used."""
     cut = False
     while True:
-        run, _ = ground.broken("fit", signal.SIGKILL, earliest=0.6)
+        run, _ = workspace.interrupted("fit", signal.SIGKILL, earliest=0.6)
         path = run / "checkpoints" / LAST
         if not (run / "checkpoints" / PREVIOUS).exists():
             continue
         cut = not cut
-        struck = damaged(path, cut, ground)
-        yield Fault(struck, ground.repeated("fit", run))
+        effective = damaged(path, cut, workspace)
+        yield Fault(effective, workspace.repeated("fit", run))
 
 
-def spoil_part(ground: Ground) -> Faults:
-    """Cuts a part of a killed prediction short or changes one byte: its window must be drawn again."""
+def spoil_part(workspace: Workspace) -> Faults:
+    """Cuts a part file of a killed prediction short or changes a byte: its window must be drawn again."""
     cut = False
     while True:
-        run, _ = ground.broken("predict", signal.SIGKILL, earliest=0.5)
+        run, _ = workspace.interrupted("predict", signal.SIGKILL, earliest=0.5)
         parts = sorted((run / "imputation.nc.parts").glob("part-*.npz"))
         if not parts:
             continue
         cut = not cut
-        struck = damaged(ground.random.choice(parts), cut, ground)
-        yield Fault(struck, ground.repeated("predict", run))
+        effective = damaged(workspace.random.choice(parts), cut, workspace)
+        yield Fault(effective, workspace.repeated("predict", run))
 
 
-def damaged(path: Path, cut: bool, ground: Ground) -> bool:
+def damaged(path: Path, cut: bool, workspace: Workspace) -> bool:
     """Cuts a file short at a random place or changes a byte; returns whether the damage is detectable."""
     content = bytearray(path.read_bytes())
-    at = ground.random.randrange(len(content))
+    at = workspace.random.randrange(len(content))
     if cut:
         content = content[:at]
     else:
@@ -336,26 +340,26 @@ def write_constantly(folder: Path) -> int:
     return 0
 
 
-def kill_writer(ground: Ground) -> Faults:
+def kill_writer(workspace: Workspace) -> Faults:
     """Sends SIGKILL to a process that does nothing but write checkpoints."""
-    folder = ground.folder / "written"
+    folder = workspace.folder / "written"
     start = time.monotonic()
-    finish(forked(lambda: write_constantly(folder), ground.log))
+    finish(forked(lambda: write_constantly(folder), workspace.log))
     seconds = time.monotonic() - start
     while True:
         shutil.rmtree(folder, ignore_errors=True)
-        process = forked(lambda: write_constantly(folder), ground.log)
-        time.sleep(ground.random.uniform(0, seconds))
+        process = forked(lambda: write_constantly(folder), workspace.log)
+        time.sleep(workspace.random.uniform(0, seconds))
         os.kill(process, signal.SIGKILL)
         code = finish(process)
-        reported = int((ground.log.read_text("utf-8").split() or ["0"])[-1])
+        reported = int((workspace.log.read_text("utf-8").split() or ["0"])[-1])
         problem = wrong_checkpoints(folder, reported)
-        finish(forked(lambda: write_constantly(folder), ground.log))
+        finish(forked(lambda: write_constantly(folder), workspace.log))
         yield Fault(code != 0, problem or wrong_checkpoints(folder, SAVES))
 
 
 def wrong_checkpoints(folder: Path, written: int) -> str | None:
-    """Returns what is wrong with the last two checkpoints after so many were written, or None."""
+    """Describes what is wrong with the last two checkpoints after ``written`` ones were written, or None."""
     numbers = []
     for name in (LAST, PREVIOUS):
         path = folder / name
@@ -375,11 +379,11 @@ def wrong_checkpoints(folder: Path, written: int) -> str | None:
 
 
 def until(wanted: int, faults: Faults) -> list[Fault]:
-    """Returns faults until so many have struck, or three times as many were tried."""
+    """Returns faults until ``wanted`` of them were effective, or three times as many were tried."""
     tried: list[Fault] = []
     for fault in itertools.islice(faults, 3 * wanted):
         tried.append(fault)
-        if sum(each.struck for each in tried) == wanted:
+        if sum(each.effective for each in tried) == wanted:
             break
     return tried
 
@@ -391,7 +395,7 @@ def main(words: list[str] | None = None) -> int:
         "--kills",
         type=int,
         default=20,
-        help="SIGKILLs of each kind that must strike; a quarter as many of the other faults",
+        help="effective SIGKILLs of each kind; a quarter as many of the other faults",
     )
     parser.add_argument("--only", default="", help="only faults with this text in their names")
     parser.add_argument("--seed", type=int, default=0, help="fixes the moments of the faults")
@@ -401,29 +405,29 @@ def main(words: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        ground, times, others = Ground(folder, options.seed), options.kills, options.kills // 4
+        workspace, times, others = Workspace(folder, options.seed), options.kills, options.kills // 4
         kinds: dict[str, tuple[int, Faults]] = {
-            "`tsgen fit`: SIGKILL": (times, kill(ground, "fit")),
-            "`tsgen predict`: SIGKILL": (times, kill(ground, "predict")),
-            "`tsgen test`: SIGKILL": (others, kill(ground, "test")),
-            "checkpoints written without a pause: SIGKILL": (times, kill_writer(ground)),
-            "`tsgen fit`: SIGTERM, exit code 143": (others, terminate(ground, "fit")),
-            "`tsgen predict`: SIGTERM, exit code 143": (others, terminate(ground, "predict")),
-            "`tsgen fit`: stopped inside an epoch": (others, stop(ground)),
-            "`tsgen fit`: no room on the disk": (others, fill_disk(ground, "fit")),
-            "`tsgen predict`: no room on the disk": (others, fill_disk(ground, "predict")),
-            "`last.ckpt` cut short, or one byte changed": (others, spoil(ground)),
-            "`tsgen predict`: one part damaged": (others, spoil_part(ground)),
+            "`tsgen fit`: SIGKILL": (times, kill(workspace, "fit")),
+            "`tsgen predict`: SIGKILL": (times, kill(workspace, "predict")),
+            "`tsgen test`: SIGKILL": (others, kill(workspace, "test")),
+            "checkpoints written without pause: SIGKILL": (times, kill_writer(workspace)),
+            "`tsgen fit`: SIGTERM, exit code 143": (others, terminate(workspace, "fit")),
+            "`tsgen predict`: SIGTERM, exit code 143": (others, terminate(workspace, "predict")),
+            "`tsgen fit`: stopped inside an epoch": (others, stop(workspace)),
+            "`tsgen fit`: disk full": (others, fill_disk(workspace, "fit")),
+            "`tsgen predict`: disk full": (others, fill_disk(workspace, "predict")),
+            "`last.ckpt` cut short, or a byte of it changed": (others, spoil(workspace)),
+            "`tsgen predict`: one part file damaged": (others, spoil_part(workspace)),
         }
-        print("| fault | tried | struck | lost |\n| --- | --- | --- | --- |", flush=True)
+        print("| fault | how often | effective | lost |\n| --- | --- | --- | --- |", flush=True)
         lost = 0
         for name, (wanted, faults) in kinds.items():
             if options.only in name and wanted:
                 tried = until(wanted, faults)
                 problems = [fault.lost for fault in tried if fault.lost]
-                struck = sum(fault.struck for fault in tried)
+                effective = sum(fault.effective for fault in tried)
                 lost += len(problems)
-                print(f"| {name} | {len(tried)} | {struck} | {len(problems)} |", flush=True)
+                print(f"| {name} | {len(tried)} | {effective} | {len(problems)} |", flush=True)
                 print(*problems, sep="\n", end="\n" * bool(problems), file=sys.stderr)
     return int(lost > 0)
 

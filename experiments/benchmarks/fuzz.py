@@ -1,15 +1,15 @@
-"""Tests with broken files whether every reader either reads a file or refuses it in one line.
+"""Tests with damaged files that every reader either reads a file or raises an error of one line.
 
     python -m experiments.benchmarks.fuzz 10000
 
-Each reader gets small valid files that were broken: bytes changed, cut off, inserted, or spliced with those
-of another file; and, in text and tables, rows doubled and cells replaced by values that do not belong there
-(numbers that are too large, times of other eras, other encodings, nothing). A reader must return data or
-raise a ``ValueError`` of one line. Anything else is a finding: another exception, a message of several lines,
-a case that takes too long or too much memory, a reader whose process dies.
+Each reader gets small valid files that were damaged: bytes are changed, cut off, inserted, or spliced with
+those of another file; in text and tables, rows are duplicated and cells replaced by invalid values (numbers
+that are too large, times of other eras, other encodings, nothing). A reader must return data or raise a
+``ValueError`` of one line. Anything else is a finding: another exception, a message of several lines, a case
+that takes too long or too much memory, a reader whose process dies.
 
-Cases run in a process of their own, a few hundred in each, so that if a C library crashes, the case is
-reported and the next ones still run. A case is determined by its reader, its number and the seed; ``python -m
+Cases run in child processes, a few hundred in each, so that if a C library crashes, the case is reported and
+the next ones still run. A case is determined by its reader, its number and the seed; ``python -m
 experiments.benchmarks.fuzz --case csv 1234`` writes its file.
 """
 
@@ -51,7 +51,7 @@ from tsgen.heads import GaussianHead
 T = TypeVar("T")
 
 SECONDS: float = 20
-"""Seconds that a case may take, on a busy machine."""
+"""The time limit of a case in seconds, generous enough for a busy machine."""
 
 MEMORY = 2**33
 """Bytes of address space that a case may use beyond those of the process; Arrow alone reserves some GiB."""
@@ -125,7 +125,7 @@ ODD = [
         "- " * 300,
     ),
 ]
-"""Cells that do not belong in the table or configuration that they are put into."""
+"""Cells that are invalid in the table or configuration that they are put into."""
 
 BYTES = [
     b"\x00",
@@ -153,7 +153,7 @@ class Random:
         return int(next(self._numbers) * number)
 
     def one_of(self, things: Sequence[T]) -> T:
-        """Returns one of several things."""
+        """Returns a random item of a sequence."""
         return things[self.below(len(things))]
 
 
@@ -584,11 +584,11 @@ def outcome(name: str, case: int, seed: int = SEED) -> tuple[str, str]:
 
 
 def run(name: str, cases: Sequence[int], seed: int = SEED) -> tuple[Counter[str], list[Finding]]:
-    """Runs cases of a reader in processes of their own.
+    """Runs cases of a reader in child processes.
 
     Args:
         name: One of :data:`READERS`.
-        cases: Their numbers; 0 is the whole file.
+        cases: The numbers of the cases; 0 is the valid file.
         seed: The seed of all cases.
 
     Returns:

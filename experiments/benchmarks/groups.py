@@ -1,4 +1,4 @@
-"""Measures the joint samples of an any-order model against the number of groups that entries are revealed in.
+"""Measures the quality of joint samples of an any-order model for several numbers of groups.
 
     python -m experiments.benchmarks.groups runs/aqi36_any_order FOLDER
 
@@ -39,8 +39,8 @@ from tsgen.sampling import AnyOrder
 
 IMAGE = IMAGES / "groups.png"
 GROUPS = (1, 2, 4, 6, 12, 24)
-FEWEST = 10
-"""The least number of hidden entries for which the mean of an hour counts."""
+MIN_ENTRIES = 10
+"""The minimum number of hidden entries of an hour whose mean counts."""
 
 
 class Result(NamedTuple):
@@ -63,12 +63,11 @@ class Result(NamedTuple):
 def network_means(
     samples: Float[Tensor, "samples batch time nodes channels"], batch: SeriesBatch
 ) -> tuple[Float[Tensor, "samples batch time"], Float[Tensor, "batch time"], Bool[Tensor, "batch time"]]:
-    """Returns the means over the hidden entries of each hour, of the draws and of the truth, and which hours
-    count."""
+    """Returns the hourly means over hidden entries of draws and of truth, and a mask of hours that count."""
     hidden, count = batch.hidden, batch.hidden.sum(dim=(2, 3))
     drawn = torch.where(hidden, samples, 0).sum(dim=(3, 4)) / count.clamp(min=1)
     truth = torch.where(hidden, batch.values, 0).sum(dim=(2, 3)) / count.clamp(min=1)
-    return drawn, truth, count >= FEWEST
+    return drawn, truth, count >= MIN_ENTRIES
 
 
 def score(model: AnyOrderModel, batch: SeriesBatch, sampler: AnyOrder) -> Result:

@@ -1,10 +1,10 @@
-r"""Tools of the benchmarks: command line, time and memory, random data, and a process whose law is known.
+r"""Tools for the benchmarks: command line, time and memory, random data, and a process with a known law.
 
-* :func:`arguments` starts a command line; :func:`interleaved` times several works in turn, so that other work
-  on the machine slows all of them alike; :func:`in_a_fresh_process` measures memory.
+* :func:`arguments` returns a command-line parser; :func:`interleaved` times several functions in turn, so
+  that other work on the machine slows all of them alike; :func:`in_a_fresh_process` measures memory.
 * :func:`random_problem` is a model with random weights and windows of noise, for measurements of speed alone.
 * :func:`unit_noise_process` is a linear-Gaussian process, and :func:`exact_model` the same law as an
-  autoregressive model: whatever an algorithm gets wrong on it is the algorithm's own error.
+  autoregressive model, so that every error on it is that of the algorithm.
 """
 
 from __future__ import annotations
@@ -75,13 +75,13 @@ def timed(
     clock: Callable[[], float] = time.perf_counter,
     warm_up: int = 1,
 ) -> Float[np.ndarray, "repeats works"]:
-    """Returns the seconds that each work takes in each round; a round does every work once, in turn.
+    """Returns the seconds of each function in each round; a round calls every function once, in turn.
 
     Args:
-        works: The works, functions without arguments.
-        repeats: The number of rounds that are returned.
+        works: Functions without arguments.
+        repeats: The number of timed rounds.
         clock: Returns the time in seconds.
-        warm_up: The number of rounds before those.
+        warm_up: The number of rounds before the timed ones.
     """
     seconds = np.empty((warm_up + repeats, len(works)))
     for row in seconds:
@@ -98,7 +98,7 @@ def interleaved(
     clock: Callable[[], float] = time.perf_counter,
     warm_up: int = 1,
 ) -> list[float]:
-    """Returns the median seconds of each work, from rounds that do every work in turn (see :func:`timed`)."""
+    """Returns the median seconds of each function over rounds that call them in turn (see :func:`timed`)."""
     return np.median(timed(works, repeats, clock, warm_up), axis=0).tolist()
 
 
@@ -108,24 +108,24 @@ def median_seconds(
     clock: Callable[[], float] = time.perf_counter,
     warm_up: int = 1,
 ) -> float:
-    """Returns the median seconds of one work (see :func:`timed`)."""
+    """Returns the median seconds of one function (see :func:`timed`)."""
     return interleaved([work], repeats, clock, warm_up)[0]
 
 
 def synchronised(device: torch.device) -> float:
-    """Returns the time in seconds, after a GPU has finished the work it was given."""
+    """Returns the time in seconds, after the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
 def peak_memory() -> float:
-    """Returns the most memory that this process has held, in MiB."""
+    """Returns the peak memory of this process, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 class Measured(NamedTuple, Generic[T]):
-    """What a function returned in a process of its own, and the peak memory of that process.
+    """The result of a function in a fresh process, and the peak memory of that process.
 
     Attributes:
         result: What the function returned.
@@ -144,7 +144,7 @@ class Measured(NamedTuple, Generic[T]):
 
 
 def in_a_fresh_process(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Measured[T]:
-    """Calls a function in a process of its own and measures the peak memory of that process.
+    """Calls a function in a fresh process and measures the peak memory of that process.
 
     Args:
         work: The function; it, its arguments and its result must be picklable.

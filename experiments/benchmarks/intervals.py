@@ -3,10 +3,10 @@ r"""Measures how often bootstrap intervals cover the truth, and how often equall
     python -m experiments.benchmarks.intervals
 
 Prints two tables for docs/scores.md. The first has the share of 4,000 simulations in which the interval
-covers the true mean of W windows, whose scores are an AR(1) of correlation :math:`\rho`: with a bootstrap of
-single windows, and of blocks. The second compares, 400 times, two equally good sets of results for 34
-windows: the share of lines whose interval excludes zero, and the shares of comparisons in which a line over
-all entries does, and any line.
+covers the true mean of W windows, whose scores are an AR(1) with correlation :math:`\rho`, for a bootstrap of
+single windows and one of blocks. The second compares, 400 times, two equally good sets of results for 34
+windows: the share of rows whose interval excludes zero, the share of comparisons that name a winner, and the
+share of comparisons with any row whose interval excludes zero.
 
 Everything is seeded.
 """
@@ -44,8 +44,10 @@ def covered(windows: int, correlation: float, block: int | None) -> float:
 
 
 def evaluation(random: np.random.Generator, correlation: float, windows: int = 34) -> xr.Dataset:
-    """Returns a simulated evaluation whose windows differ in difficulty; the masks and the law of the errors
-    are always the same."""
+    """Returns a simulated evaluation whose windows differ in difficulty.
+
+    The masks and the law of the errors are always the same.
+    """
     shape = (windows, 24, 3, 1)
     masks = np.random.default_rng(1)
     target = masks.random(shape) < 0.4
@@ -75,19 +77,22 @@ def evaluation(random: np.random.Generator, correlation: float, windows: int = 3
 
 
 def false_positives(correlation: float) -> tuple[float, float, float]:
-    """Returns, for comparisons of equally good evaluations, the share of lines whose interval excludes zero,
-    and the shares of comparisons in which a line over all entries does, and any line."""
+    """Returns three shares of false findings in comparisons of equally good evaluations.
+
+    They are the share of rows whose interval excludes zero, the share of comparisons that name a winner, and
+    the share of comparisons with any row whose interval excludes zero.
+    """
     random = np.random.default_rng(0)
-    lines: list[bool] = []
-    overall: list[bool] = []
-    some: list[bool] = []
+    excluded: list[bool] = []
+    with_winner: list[bool] = []
+    with_any: list[bool] = []
     for _ in range(COMPARISONS):
         rows = compare(evaluation(random, correlation), evaluation(random, correlation))
         outside = [row.interval is not None and not row.interval[0] <= 0 <= row.interval[1] for row in rows]
-        lines += outside
-        overall.append(any(row.better for row in rows))
-        some.append(any(outside))
-    return float(np.mean(lines)), float(np.mean(overall)), float(np.mean(some))
+        excluded += outside
+        with_winner.append(any(row.better for row in rows))
+        with_any.append(any(outside))
+    return float(np.mean(excluded)), float(np.mean(with_winner)), float(np.mean(with_any))
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ LENGTHS = (625, 1250, 2500, 5000)
 
 
 def windows(nodes: int, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns a simulated series, and a mask of which 70 % is observed."""
+    """Returns a simulated series and a mask in which 70 % of the entries are observed."""
     process = linear_process(geometric_graph(nodes, 0), 0)
     values = process.simulate(steps, 0)[None]
     return values, torch.rand(values.shape, generator=torch.Generator().manual_seed(0)) > 0.3
@@ -55,9 +55,11 @@ def compare_with_statsmodels(nodes: int = 4, steps: int = 1000) -> None:
     theirs = float(model.loglike(parameters))
     print(f"log-likelihood, {nodes} nodes, order 2, {steps:,} steps, 30 % missing:")
     print(f"  tsgen {ours:.6f}, statsmodels {theirs:.6f}")
-    mine = median_seconds(lambda: kalman_filter(state, values, observed))
-    other = median_seconds(lambda: model.loglike(parameters))
-    print(f"  tsgen {mine:.3f} s, statsmodels {other:.3f} s (compiled, one window at a time)")
+    ours_seconds = median_seconds(lambda: kalman_filter(state, values, observed))
+    theirs_seconds = median_seconds(lambda: model.loglike(parameters))
+    print(
+        f"  tsgen {ours_seconds:.3f} s, statsmodels {theirs_seconds:.3f} s (compiled, one window at a time)"
+    )
     many, patterns = values.expand(64, -1, -1), observed.expand(64, -1, -1)
     batch = median_seconds(lambda: kalman_filter(state, many, patterns))
     print(f"  64 windows at once: tsgen {batch:.3f} s, {batch / 64:.4f} s each")

@@ -85,8 +85,10 @@ def stepping(
     model: AutoregressiveModel,
     schedule: Callable[[Optimizer], LRScheduler] | None = None,
 ) -> Callable[[int, int], SeriesBatch]:
-    """Returns a function of epoch and batch number that gathers windows, takes one training step on them and
-    returns them."""
+    """Returns a function that takes one training step, given the epoch and the number of the batch.
+
+    The function gathers the windows, takes the step and returns the windows.
+    """
     optimizer, dataset = model.configure_optimizers(), data.dataset("train")
     scheduler = None if schedule is None else schedule(optimizer)
 
@@ -136,7 +138,7 @@ def next_step(step: Callable[[int, int], SeriesBatch], batches: Iterator[int]) -
 
 
 def costs(sizes: list[int], repeats: int) -> np.ndarray:
-    """Prints what a step costs, and returns the clusters of the last graph."""
+    """Prints the cost of a step, and returns the clusters of the last graph."""
     print("| nodes | partition, s | batches hold | nodes read | scored | ms/step | ms/scored node | MiB |")
     print("|" + " --- |" * 8)
     for nodes in sizes:
@@ -145,17 +147,21 @@ def costs(sizes: list[int], repeats: int) -> np.ndarray:
         steps = [setting(nodes, hops, clusters) for hops in SETTINGS.values()]
         works = [partial(next_step, step, itertools.count()) for step in steps]
         times = interleaved(works, repeats, time.process_time, warm_up=2)
-        for name, hops, step, its, mib in zip(SETTINGS, SETTINGS.values(), steps, times, memory, strict=True):
+        for name, hops, step, duration, mib in zip(
+            SETTINGS, SETTINGS.values(), steps, times, memory, strict=True
+        ):
             batch = step(0, 0)
             read, scored = batch.values.shape[2], int(batch.target.any(dim=1).any(dim=0).sum())
             partition_time = "" if hops is None else f"{seconds:.1f}"
-            numbers = f"{read:,} | {scored:,} | {1000 * its:.1f} | {1000 * its / scored:.3f} | {mib:,.0f}"
+            numbers = (
+                f"{read:,} | {scored:,} | {1000 * duration:.1f} | {1000 * duration / scored:.3f} | {mib:,.0f}"
+            )
             print(f"| {nodes:,} | {partition_time} | {name} | {numbers} |", flush=True)
     return clusters
 
 
 def drawing(nodes: int, clusters: np.ndarray, repeats: int) -> None:
-    """Prints what it costs to draw a subgraph and to prepare it for messages."""
+    """Prints the time of drawing a subgraph and of computing its matrix for messages."""
     graph = geometric_graph(nodes)
     with patch.object(subgraphs, "partition", return_value=torch.from_numpy(clusters)):
         draws = subgraphs.SubgraphDraws(graph, Subgraphs(CLUSTERS[nodes], hops=1))
@@ -181,8 +187,7 @@ def drawing(nodes: int, clusters: np.ndarray, repeats: int) -> None:
 
 
 def excess(model: AutoregressiveModel, law: VARProcess, batch: SeriesBatch) -> Float[Tensor, "batch"]:
-    """Returns by how much a model's log-density of each window, from the third step on, is below that of the
-    process itself, in nats per entry."""
+    """Returns each window's excess NLL over the process itself, from the third step on, in nats per entry."""
     x = batch.values[..., 0].double()
     mean = law.intercept + sum(
         x[:, law.order - lag - 1 : x.shape[1] - lag - 1] @ own.T for lag, own in enumerate(law.coefficients)

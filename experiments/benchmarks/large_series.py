@@ -1,4 +1,4 @@
-"""Compares training on a series held in memory with training on windows that are read from a file.
+"""Compares training on a series in memory with training on windows that are read from a file.
 
     python -m experiments.benchmarks.large_series
 
@@ -72,7 +72,7 @@ def use(path: str, in_memory: bool) -> None:
 
 
 def rates(path: Path) -> dict[str, float]:
-    """Returns windows per second for each way to get them; the ways take turns."""
+    """Returns the windows per second of each way to load them, measured in turn."""
     modules = {
         "in memory": data_module(path, True),
         "from the file": data_module(path, False),

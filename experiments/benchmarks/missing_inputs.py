@@ -10,7 +10,7 @@ before it, and the joint one of the visible entries, per entry. The same scores 
 Kalman filter, are subtracted from both; the standard error of the difference is over windows. A model that
 marks missing inputs is scored in one pass, and one trained by the particle bound by a filter of 1,000 paths.
 
-The second table shows how far the bound falls short as nodes are added, with the process itself as the model.
+The second table shows the gap of the bound against the number of nodes, with the process itself as the model.
 
 Uses one thread. Everything is seeded: a second run prints the same, except for the seconds.
 """
@@ -82,8 +82,7 @@ def train(model: AutoregressiveModel, windows: SeriesBatch, steps: int) -> float
 
 @torch.no_grad()
 def densities(model: AutoregressiveModel, windows: SeriesBatch) -> tuple[Tensor, Tensor]:
-    """Returns, for each window, the summed log-density of the hidden entries and the joint one of the visible
-    entries."""
+    """Returns for each window the sum of log-densities of hidden entries and the joint one of the others."""
     if isinstance(model.objective, MaskedNLL):
         return model.log_prob(windows).sum(dim=(1, 2, 3)), model.log_likelihood(windows)
     results = []
@@ -130,8 +129,10 @@ def compare(missing: float) -> None:
 
 @torch.no_grad()
 def degenerate(nodes: int, particles: int) -> str:
-    """Returns a row of the second table: how far the bound falls short in nats per entry, and the least
-    effective share of the paths, with half of the entries missing and the process itself as the model."""
+    """Returns a row of the second table: the gap of the bound and the least effective share of the paths.
+
+    Half of the entries are missing, and the model is the process itself. The gap is in nats per entry.
+    """
     process = unit_noise_process(nodes)
     windows = unit_noise_windows(process, 16, TIME, 0.5, seed=30)
     found = particle_filter(

@@ -96,7 +96,7 @@ def matrix(nodes: int, repeats: int) -> None:
 
 
 def paths(repeats: int) -> None:
-    """Prints how fast some of the models sample."""
+    """Prints the sampled paths per second of some of the models."""
     cells = [(encoder, "Gaussian") for encoder in ENCODERS] + [("GRU", head) for head in list(HEADS)[1:]]
     print("\nsampled paths per second, with messages\n")
     print(f"| encoder | head | {' | '.join(f'{nodes} nodes' for nodes in SIZES)} |")
@@ -106,8 +106,8 @@ def paths(repeats: int) -> None:
         models = [build(nodes, encoder, True, head) for encoder, head in cells]
         works = [partial(model.sampler, model, batch) for model, batch in models]
         speeds.append([windows * samples / seconds for seconds in interleaved(works, repeats)])
-    for (encoder, head), *its in zip(cells, *speeds, strict=True):
-        print(f"| {encoder} | {head} | {' | '.join(f'{speed:,.0f}' for speed in its)} |")
+    for (encoder, head), *row in zip(cells, *speeds, strict=True):
+        print(f"| {encoder} | {head} | {' | '.join(f'{speed:,.0f}' for speed in row)} |")
 
 
 def main() -> None:

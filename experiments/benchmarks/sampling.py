@@ -1,4 +1,4 @@
-r"""Measures what samplers cost: 100 samples of one pass, and ancestral sampling against its matrix products.
+r"""Measures the cost of samplers: samples from one pass, and ancestral sampling beside its matrix products.
 
     python -m experiments.benchmarks.sampling [FOLDER]
 
@@ -70,8 +70,10 @@ _FORMS: dict[tuple[object, ...], torch.Tensor] = {}
 
 
 def _form(x: object) -> object:
-    """Returns a tensor of the same shape, strides and type, the same one for all that are alike. Sparse
-    tensors are returned as they are."""
+    """Returns a placeholder of the same shape, strides and type, shared by all tensors of this form.
+
+    Sparse tensors and other objects are returned unchanged.
+    """
     if not isinstance(x, torch.Tensor) or x.layout != torch.strided:
         return x
     key = (tuple(x.shape), x.stride(), x.dtype)
@@ -112,7 +114,7 @@ def any_order_windows(folder: str | None) -> tuple[AnyOrderModel, SeriesBatch]:
 
 
 def one_pass(folder: str | None) -> None:
-    """Prints what samples of all windows cost: 100 in one group, and 10 in two."""
+    """Prints the cost of samples of all windows: 100 in one group, and 10 in two."""
     model, batch = any_order_windows(folder)
     for groups in (1, 2):
         model.sampler = AnyOrder(100 if groups == 1 else 10, groups=groups)

@@ -1,4 +1,4 @@
-"""Measures how two processes compare with one, and the memory that a long prediction takes.
+"""Measures the speed-up by a second process, and the memory of a long prediction.
 
     python -m experiments.benchmarks.scaling [--cores 0,1]
 
@@ -71,8 +71,10 @@ class Rates(NamedTuple):
 
 
 class Clock(Callback):
-    """Measures the wall and CPU seconds of this process for training steps after the first ones, and for a
-    prediction from its first window to the file."""
+    """Measures wall and CPU seconds of this process, in training and in prediction.
+
+    Training is measured after the first steps, a prediction from its first window to the file.
+    """
 
     def __init__(self) -> None:
         self.seconds: dict[str, tuple[float, float]] = {}
@@ -158,8 +160,10 @@ def measured(cores: list[int]) -> Rates:
 
 
 def long_imputation(length: int, core: int, answers: SimpleQueue[tuple[float, float, float]]) -> None:
-    """Imputes a random series into a file; reports the peak memory before and after and the size of all
-    samples, in MiB."""
+    """Imputes a random series into a file; reports peak memory before and after, and the size of all samples.
+
+    All are in MiB.
+    """
     os.sched_setaffinity(0, {core})
     torch.set_num_threads(1)
     template, _ = random_problem(LONG_NODES, 1, 1)

@@ -1,4 +1,4 @@
-"""Draws the figure of docs/ar.md: the approval of US presidents, missing quarters and three years ahead.
+"""Draws the figure of docs/ar.md: approval of US presidents, with missing quarters and a forecast.
 
     python -m experiments.figures.ar
 

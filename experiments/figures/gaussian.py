@@ -1,4 +1,4 @@
-"""Draws the figure of docs/gaussian.md: an observation of one number, and a path given some of its entries.
+"""Draws the figure of docs/gaussian.md: a noisy observation, and a path given some of its entries.
 
     python -m experiments.figures.gaussian
 
@@ -27,7 +27,7 @@ def observation(ax: Axes) -> None:
     x, y = torch.linspace(-3, 3, 241).double(), torch.linspace(-3, 3, 241).double()
     grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
     density = law.joint(*pair).log_prob(grid).exp()
-    # the levels whose regions hold 90, 50 and 10 % of the probability
+    # these levels enclose 90, 50 and 10 % of the probability
     levels = [share * float(density.max()) for share in (0.1, 0.5, 0.9)]
     ax.contour(x, y, density, levels=levels, colors=[BAND_90, BAND_50, BLUE], linewidths=1.5)
     ax.axhline(float(observed), color=INK, lw=1, ls=(0, (4, 3)))

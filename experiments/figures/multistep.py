@@ -1,4 +1,4 @@
-"""Draws the figure of docs/multistep.md: how an error grows with the steps ahead, exactly and as measured.
+"""Draws the figure of docs/multistep.md: the growth of the forecast error with the lead time.
 
     tsgen fit --config multistep
     tsgen test --config multistep
@@ -28,7 +28,7 @@ IMAGE = IMAGES / "multistep.png"
 RUN = Path("runs") / "multistep"
 HORIZON = 12
 SLOW = (0.5, 0.4)
-"""The coefficients of an AR(2) that no AR(1) equals."""
+"""The coefficients of an AR(2) that no AR(1) can reproduce."""
 
 SHOWN = {
     "sampling-linear": ("scheduled sampling", "#CC79A7", "-"),
@@ -54,7 +54,7 @@ def growth(ax: Axes) -> None:
 
 
 def squared_error(phi: Tensor | float) -> Float[Tensor, "lead"]:
-    """Returns the mean squared error of an AR(1)'s forecasts of the AR(2), over its variance."""
+    """Returns the mean squared error of an AR(1)'s forecasts of the AR(2), relative to the variance."""
     covariance = ARProcess(list(SLOW), 0.0, 1.0).autocovariance(HORIZON)
     correlation = covariance[1:] / covariance[0]
     power = torch.as_tensor(phi, dtype=torch.float64)[..., None] ** torch.arange(1, HORIZON + 1)
@@ -62,7 +62,7 @@ def squared_error(phi: Tensor | float) -> Float[Tensor, "lead"]:
 
 
 def wrong_model(ax: Axes) -> None:
-    """Draws the errors of an AR(1) of the AR(2), fitted one step ahead and all steps ahead."""
+    """Draws the forecast errors of an AR(1) on the AR(2), fitted one step ahead and over all steps."""
     covariance, lead = ARProcess(list(SLOW), 0.0, 1.0).autocovariance(HORIZON), torch.arange(1, HORIZON + 1)
     one_step = float(covariance[1] / covariance[0])
     grid = torch.linspace(0, 1, 10_001, dtype=torch.float64)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tsgen.cli import arguments
-from tsgen.cli.arguments import parse, parse_place
+from tsgen.cli.arguments import parse, parse_location
 from tsgen.cli.main import main
 
 
@@ -67,7 +67,7 @@ def test_options_of_a_run_are_taken_out_and_the_others_kept_in_order():
     assert (given.trusted, given.logger) == (["mine"], ["CSVLogger"])
     kept = ["--data.steps", "400", "--x=--config", "--y", "-3", "--trainer.logger.name", "n", "--z", "-1e-3"]
     assert given.rest == [*kept, "-h"]
-    place = parse_place(["--name", "a", "--data.steps", "3", "--runs=b", "--nam", "c"])
+    place = parse_location(["--name", "a", "--data.steps", "3", "--runs=b", "--nam", "c"])
     assert (place.name, place.runs, place.ckpt_path) == ("a", "b", None)
 
 

@@ -209,7 +209,7 @@ def test_a_second_fit_keeps_the_first(run, capsys):
     first = Path("here/x/checkpoints/best.ckpt").read_bytes()
     assert main(words) == 0
     assert Path("here/x.1/checkpoints/best.ckpt").read_bytes() == first
-    assert "held an earlier run" in capsys.readouterr().out
+    assert "contained an earlier run" in capsys.readouterr().out
 
 
 def write_table(rows=lambda table: table) -> Path:

@@ -312,7 +312,7 @@ def test_yaml_that_is_too_large_or_no_plain_data(name, capsys):
 
 def test_the_parser_reads_within_the_same_bounds(parser):
     Path("model.yaml").write_text(laughs(5))
-    assert "aliases written out" in told([*FIT, "--model", "model.yaml"], parser)
+    assert "aliases expanded" in told([*FIT, "--model", "model.yaml"], parser)
 
 
 def test_long_texts_are_read():

@@ -200,7 +200,7 @@ def test_ties_are_broken_at_random():
 def test_what_cannot_be_ranked_is_refused(as_a_user):
     some = windows("gaps", 4)
     some.context[2] = True
-    with pytest.raises(ValueError, match="1 of 4 hide nothing"):
+    with pytest.raises(ValueError, match="1 of 4 have none"):
         simulation_based_calibration(linear(), some)
     nan = {"bad": lambda model, batch, values: values.new_full(values.shape[:2], torch.nan)}
     with pytest.raises(ValueError, match="'bad' must be a number"):
@@ -219,7 +219,7 @@ def test_what_cannot_be_ranked_is_refused(as_a_user):
 @pytest.mark.parametrize(("num_ranks", "num_draws", "points"), [(3, 4, 100), (6, 2, 100), (3, 9, 3)])
 def test_p_values_are_exact(monkeypatch, num_ranks, num_draws, points):
     """Over all ranks there are, those with a p-value of at most p have the probability p."""
-    monkeypatch.setattr("tsgen.evaluation.calibration.POINTS", points)
+    monkeypatch.setattr("tsgen.evaluation.calibration.MAX_POINTS", points)
     every = torch.cartesian_prod(*[torch.arange(num_draws + 1)] * num_ranks)
     distinct, times = every.sort(dim=1).values.unique(dim=0, return_counts=True)  # their order is nothing
     p = torch.tensor([ecdf_p_value(ranks, num_draws) for ranks in distinct]).double()

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from tsgen.cli import compare as command
 from tsgen.cli.main import main
-from tsgen.evaluation.bootstrap import FEWEST_WINDOWS, WindowBootstrap, student_quantile
+from tsgen.evaluation.bootstrap import MIN_WINDOWS, WindowBootstrap, student_quantile
 from tsgen.evaluation.comparison import baseline, compare, difference, intervals
 
 ENTRY = ("window", "step", "node", "channel")
@@ -114,9 +114,9 @@ def test_few_windows_are_covered_almost_as_often():
 def test_too_few_windows_have_no_interval():
     drawn = WindowBootstrap(30, 200)
     weight = np.zeros(30)
-    weight[: FEWEST_WINDOWS - 1] = 1
+    weight[: MIN_WINDOWS - 1] = 1
     assert drawn.interval(1, drawn.ratios(weight, weight), weight) is None
-    weight[FEWEST_WINDOWS - 1] = 1
+    weight[MIN_WINDOWS - 1] = 1
     assert drawn.interval(2, drawn.ratios(2 * weight, weight), weight) == (2, 2)
 
 
@@ -339,9 +339,9 @@ OTHERS = {
     "channels": (lambda data: data.assign_coords(channel=["O3"]), "the channels of the first are 1 (NO2)"),
     "windows": (lambda data: data.isel(window=slice(0, 30)), "the first has 40 windows, the second 30"),
     "steps": (lambda data: data.isel(step=slice(0, 8)), "the first has 12 steps, the second 8"),
-    "times": (spoilt("time", lambda time: time + 1), "their windows lie at different times"),
-    "target": (spoilt("target", flip), "what is scored differs at 1 entries"),
-    "context": (spoilt("context", flip), "what is visible differs at 1 entries"),
+    "times": (spoilt("time", lambda time: time + 1), "their windows have different times"),
+    "target": (spoilt("target", flip), "the mask of scored entries differs at 1 entries"),
+    "context": (spoilt("context", flip), "the mask of visible entries differs at 1 entries"),
     "truth": (spoilt("truth", shift), "the truth differs at"),
 }
 
@@ -362,7 +362,7 @@ def test_other_questions_are_not_compared(case):
 def test_nothing_scored_is_said():
     a = make_evaluation()
     a["target"][:] = False
-    with pytest.raises(ValueError, match="must have scored hidden entries; they scored none"):
+    with pytest.raises(ValueError, match="must have scored hidden entries; neither scored any"):
         compare(a, a)
 
 
@@ -404,7 +404,7 @@ def test_several_runs_and_one_alone(runs, capsys):
     table = json.loads(Path("here/comparison.json").read_text("utf-8"))
     assert [(pair["a"], pair["b"]) for pair in table["comparisons"]] == [("one", "two"), ("one", "three")]
     shown = capsys.readouterr().out
-    assert "neither is better by more than chance" in shown and "holds zero" in shown
+    assert "the difference is not significant" in shown and "contains zero" in shown
     assert main(["compare", "runs/one"]) == 0
     table = json.loads((runs / "one_vs_baselines/comparison.json").read_text("utf-8"))
     assert [pair["a"] for pair in table["comparisons"]] == ["node mean", "linear interpolation"]

@@ -209,7 +209,7 @@ def test_the_two_must_be_of_the_same_questions(as_a_user):
     data = evaluation(20).assign_coords(node=["a", "b", "c"], channel=["x"])
     first, second = dated(data, 0), dated(data, 20 * data.sizes["step"])
     conformal(first, second)
-    with pytest.raises(ValueError, match="must score different stretches; they share"):
+    with pytest.raises(ValueError, match="must score different times; they share"):
         conformal(first, first)
     with pytest.raises(ValueError, match="must have the same nodes"):
         conformal(first, second.assign_coords(node=["a", "b", "d"]))

@@ -851,7 +851,7 @@ def spoil(run):
         (write("scores.json", "[]"), "must have a list 'rows'"),
         (write("scores.json", '{"rows": [{"mae": 1}], "by_node": []}'), "must have a list 'rows'"),
         (write("scores.json", '{"rows": [{"name": "a"}], "by_node": [{}]}'), "must have a list 'by_node'"),
-        (write("scores.json", '{"rows": [{"name": "a"}]}'), "nothing was hidden in the test"),
+        (write("scores.json", '{"rows": [{"name": "a"}]}'), "the test hid no entries"),
         (write("logs/fit/metrics.csv", "\n"), "metrics.csv must be a table"),
     ],
 )
@@ -869,7 +869,7 @@ def test_errors_are_one_line(make_run, damage, message):
 def test_a_run_with_nothing_hidden_is_not_called_untested(tmp_path):
     row = {"name": "AutoregressiveModel", "conditioning": "filtering", "nll": 0.8, "log_likelihood": -9.1}
     (tmp_path / "scores.json").write_text(json.dumps({"run": "example", "rows": [row]}))
-    with pytest.raises(ValueError, match="only densities were scored, and there is nothing to draw") as error:
+    with pytest.raises(ValueError, match="the test hid no entries and scored densities only") as error:
         write_report(tmp_path)
     assert "missing" not in str(error.value) and "--data.horizon STEPS" in str(error.value)
     assert "\n" not in str(error.value)
@@ -947,7 +947,7 @@ def test_gaps_are_found_one_by_one(seed):
 @pytest.mark.parametrize("chunks", [None, (20, 16, 3, 2), (10, 30, 2, 1)])
 @pytest.mark.parametrize("most", [2**22, 2000, 1])
 def test_an_imputation_is_summarised_as_if_read_whole(tmp_path, monkeypatch, chunks, most):
-    monkeypatch.setattr("tsgen.report.gaps.MOST_VALUES", most)
+    monkeypatch.setattr("tsgen.report.gaps.MAX_VALUES", most)
     data = make_imputation(channels=2)
     data["imputation"] += 1e4  # a mean that a naive variance would drown in, in float32
     found = read_imputation(written(tmp_path, data, chunks) / "imputation.nc")
@@ -1146,12 +1146,12 @@ def shifted(data: xr.Dataset) -> xr.Dataset:
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        (moved, "their windows lie at different times"),
+        (moved, "their windows have different times"),
         (lambda data: data.isel(window=[0, 1, 2]), "the first has 5 windows, the second 3"),
         (relabelled("node"), "the nodes of the first are"),
         (relabelled("channel"), "the channels of the first are"),
-        (one_more, "what is scored differs at 1 entries"),
-        (seen, "what is visible differs at 1 entries"),
+        (one_more, "the mask of scored entries differs at 1 entries"),
+        (seen, "the mask of visible entries differs at 1 entries"),
         (shifted, "the truth differs at"),
     ],
 )

@@ -447,7 +447,7 @@ def test_weights_alone_are_not_gone_on_from(whole, capsys):
     torch.save(content, path)
     assert main(again) == 2
     told = capsys.readouterr().err
-    assert "it holds only weights" in told and len(told.strip().splitlines()) == 1
+    assert "it contains only weights" in told and len(told.strip().splitlines()) == 1
 
 
 SLURM = {"NTASKS": 1, "NTASKS_PER_NODE": 1, "NNODES": 1, "JOB_NAME": "job", "JOB_ID": 1}
@@ -602,7 +602,7 @@ def test_what_is_no_run_is_not_set_aside(tmp_path):
     set_aside(folder)
     assert folder.exists()
     (folder / "text.tex").write_text("years of work")
-    with pytest.raises(ValueError, match=r"runs/demo must be free, or .*Give another --name\.$"):
+    with pytest.raises(ValueError, match=r"runs/demo must be empty, absent or .*Give another --name\.$"):
         set_aside(folder)
     assert (folder / "text.tex").exists()
     for sign in ("wandb_id", "config_test.yaml"):

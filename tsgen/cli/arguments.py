@@ -1,9 +1,9 @@
-"""The command line's words, parsed by one :mod:`argparse` parser.
+"""The :mod:`argparse` parser of the command line.
 
-``report``, ``compare`` and ``conformal`` are parsed completely. Of ``fit``, ``test`` and ``predict``, only
-the options that are needed before Lightning's parser can run are parsed here; all other words are passed on
-to it unchanged (:class:`~tsgen.cli.commands.TsgenCLI`). Nothing here imports torch, so that ``tsgen --help``
-starts fast.
+It parses all arguments of ``report``, ``compare`` and ``conformal``. Of those of ``fit``, ``test`` and
+``predict`` it parses only the options that are needed before Lightning's parser can run; the others go to
+Lightning's parser unchanged (:class:`~tsgen.cli.commands.TsgenCLI`). This module does not import torch, so
+that ``tsgen --help`` is fast.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ RUN_COMMANDS = {
     "test": "score a trained model and the baselines",
     "predict": "impute; the result goes to runs/NAME/imputation.nc",
 }
-"""The commands that Lightning runs, with their help."""
+"""The commands that Lightning runs, with their help texts."""
 
 DATA_MODULES = ("SyntheticDataModule", "FilesDataModule")
 PUBLISHED = ("AirQualityDataModule", "RedWineDataModule", "TrafficDataModule")
@@ -35,15 +35,15 @@ RUN_EPILOG = (
     "Also: --variant VARIANT selects a variant of the configuration and may be repeated; --trusted PACKAGE "
     "lets options name the classes of a package of yours. See `tsgen --help`."
 )
-"""Ends the help of ``fit``, ``test`` and ``predict``, which Lightning's parser prints."""
+"""The end of the help of ``fit``, ``test`` and ``predict``, which Lightning's parser prints."""
 
 
 class Parser(ArgumentParser):
-    """A parser without abbreviations whose errors are one line."""
+    """An argument parser that allows no abbreviations and raises errors of one line."""
 
     def __init__(self, **options: object) -> None:
-        given = {"allow_abbrev": False, "formatter_class": RawDescriptionHelpFormatter, **options}
-        super().__init__(**given)  # type: ignore[arg-type]
+        defaults = {"allow_abbrev": False, "formatter_class": RawDescriptionHelpFormatter}
+        super().__init__(**{**defaults, **options})  # type: ignore[arg-type]
 
     def error(self, message: str) -> NoReturn:
         """Raises ``ValueError`` instead of printing the usage and exiting."""
@@ -54,30 +54,30 @@ def parse(words: Sequence[str]) -> Namespace:
     """Parses a command line.
 
     Args:
-        words: The words after ``tsgen``.
+        words: The arguments after ``tsgen``.
 
     Returns:
-        ``command`` and its options. Those of ``fit``, ``test`` and ``predict`` are the lists ``config``,
-        ``variant``, ``trusted`` and ``logger``, and ``rest``: the words for Lightning's parser.
+        ``command`` and its options. For ``fit``, ``test`` and ``predict`` these are the lists ``config``,
+        ``variant``, ``trusted`` and ``logger``, and ``rest``, the arguments for Lightning's parser.
 
     Raises:
-        ValueError: If the words do not make up a command.
+        ValueError: If the arguments are invalid.
         SystemExit: After printing help or the version.
     """
     parser = _parser()
-    given, rest = parser.parse_known_args(list(words))
-    if given.command in RUN_COMMANDS:
-        given.rest = rest
+    arguments, rest = parser.parse_known_args(list(words))
+    if arguments.command in RUN_COMMANDS:
+        arguments.rest = rest
     elif rest:
-        raise ValueError(f"unrecognized arguments: {' '.join(rest)}. See `tsgen {given.command} --help`.")
-    return given
+        raise ValueError(f"unrecognized arguments: {' '.join(rest)}. See `tsgen {arguments.command} --help`.")
+    return arguments
 
 
-def parse_place(words: Sequence[str]) -> Namespace:
-    """Parses the options that determine a run's folder: ``name``, ``runs`` and ``ckpt_path``, else None.
+def parse_location(words: Sequence[str]) -> Namespace:
+    """Parses the options that determine a run's folder: ``name``, ``runs`` and ``ckpt_path``, None if absent.
 
     Args:
-        words: Words for Lightning's parser, which parses these options again.
+        words: The arguments for Lightning's parser, which parses these options again.
     """
     parser = Parser(prog="tsgen", add_help=False)
     for name in ("name", "runs", "ckpt_path"):
@@ -106,22 +106,22 @@ def _parser() -> Parser:
     _add_report(
         commands.add_parser(
             "report",
-            help="write a page on what test and predict found, or on two runs side by side",
+            help="write a page on the results of test and predict, or one that compares two runs",
             usage="tsgen report RUN [RUN] [--out FILE.html]",
             description=_filled(
-                "Write one page on a run that was tested or that imputed, RUN/report.html, or on two runs "
-                "that scored the same entries, FIRST_vs_SECOND.html beside the first."
+                "Write a page on a run after test or predict, RUN/report.html, or a page that compares two "
+                "runs that scored the same entries, FIRST_vs_SECOND.html beside the first."
             ),
         )
     )
     _add_compare(
         commands.add_parser(
             "compare",
-            help="test whether a run is better than another by more than chance",
+            help="test whether the scores of two runs differ significantly",
             usage="tsgen compare RUN [RUN ...] [--out FOLDER]",
             description=_filled(
-                "Compare tested runs that scored the same entries: the second and any further ones with the "
-                "first, or a single one with the baselines of its test. The differences, with 95 % "
+                "Compare tested runs that scored the same entries: each of the others with the first, or a "
+                "single run with the baselines of its test. The differences, with 95 % "
                 "confidence intervals over windows, are printed and written to comparison.json and "
                 "comparison.png."
             ),
@@ -130,9 +130,9 @@ def _parser() -> Parser:
     _add_conformal(
         commands.add_parser(
             "conformal",
-            help="adjust a run's prediction intervals by its scores on the validation split",
+            help="adjust a run's prediction intervals by its errors on the validation split",
             usage="tsgen conformal RUN [--level LEVEL] [--unit {window,entry}]",
-            description=_filled("Adjust a run's prediction intervals by its scores on the validation split."),
+            description=_filled("Adjust a run's prediction intervals by its errors on the validation split."),
         )
     )
     return parser
@@ -149,7 +149,7 @@ def _add_compare(parser: ArgumentParser) -> None:
         "runs", type=_folder, nargs="+", metavar="RUN", help="the folder of a tested run, such as runs/demo"
     )
     parser.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="where the results go; by default runs/RUN_vs_RUN"
+        "--out", type=Path, metavar="FOLDER", help="the folder of the results; by default runs/RUN_vs_RUN"
     )
 
 
@@ -158,24 +158,24 @@ def _add_conformal(parser: ArgumentParser) -> None:
         "run",
         type=_folder,
         metavar="RUN",
-        help="the folder of a run that was tested, once also with --data.test_on val",
+        help="the folder of a run that was tested twice: as usual, and with --data.test_on val",
     )
     parser.add_argument("--level", type=float, default=0.9, help="nominal coverage: 0.9 (default) or 0.5")
     parser.add_argument(
         "--unit",
         choices=("window", "entry"),
         default="window",
-        help="what is exchangeable: windows (default), or single entries, which is approximate",
+        help="the exchangeable unit: windows (default) or single entries, which is approximate",
     )
 
 
 def _folder(word: str) -> Path:
-    """Returns the path, resolved where it would have no name."""
+    """Returns the path; '.' and '..' are resolved, because they have no name."""
     return Path(word).resolve() if word in (".", "..") else Path(word)
 
 
 def _filled(text: str, indent: str = "") -> str:
-    """Returns the text, wrapped to the width of the terminal; names are not broken."""
+    """Returns the text wrapped to the width of the terminal; words are not broken."""
     width = min(shutil.get_terminal_size().columns, 110) - 2
     return textwrap.fill(
         text,
@@ -192,9 +192,9 @@ def _epilog() -> str:
     paragraphs = (
         "`fit`, `test` and `predict` need --config NAME: a YAML file, or one of the shipped configurations:",
         ", ".join(shipped()),
-        "More than one --config may be given; the later one wins. These fragments follow a configuration:",
+        "--config may be repeated; later options override earlier ones. Fragments to add to a configuration:",
         ", ".join(fragments()),
-        "A configuration may define variants of a run. All of them run, each in runs/NAME/VARIANT, unless "
+        "A configuration may define variants. A command runs all of them, each in runs/NAME/VARIANT, unless "
         "--variant VARIANT selects some.",
         "Every option of a YAML file is also an option of the command line, such as --data.batch_size 64 or "
         "--model.encoder.hidden 128. `tsgen fit --help` lists the options of the trainer; --data.help CLASS "
@@ -202,6 +202,6 @@ def _epilog() -> str:
         f"({', '.join(MODELS)}).",
         "A configuration may only name classes that are known to be harmless. --trusted PACKAGE adds those "
         "of a package of yours; `fit` remembers it for the `test` and `predict` of the same run.",
-        "TSGEN_TRACEBACK=1 shows where an error came from.",
+        "With TSGEN_TRACEBACK=1 an error shows its traceback.",
     )
     return "\n\n".join(_filled(text, "  " * (i in (1, 3))) for i, text in enumerate(paragraphs))

@@ -1,8 +1,8 @@
-"""The repository around the package, where there is one.
+"""Finds the clone of the repository that tsgen is imported from, if any.
 
-A wheel holds ``tsgen`` alone. A clone also has ``experiments/configs`` (published experiments) and the
-package ``datamodules`` (published data sets) beside it, and the command line offers both. A package of the
-user's own that is called ``datamodules`` is never mistaken for the clone's: what counts is where it lies.
+A wheel contains only ``tsgen``. A clone also contains ``experiments/configs`` (published experiments) and the
+package ``datamodules`` (published data sets), and the command line offers both. A user's own package called
+``datamodules`` is not mistaken for that of the clone, because its path is checked.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ def clone() -> Path | None:
 
 
 def has_datamodules() -> bool:
-    """Returns whether ``import datamodules`` gives the clone's own package."""
+    """Returns whether ``import datamodules`` imports the package of the clone."""
     root = clone()
     if root is None:
         return False
     if str(root) not in sys.path:
-        sys.path.append(str(root))  # last: nothing of the user's is hidden by it
+        sys.path.append(str(root))  # last, so that it hides no module of the user
     found = find_spec("datamodules")
     return found is not None and Path(found.origin or "").parent == root / "datamodules"
 
 
 def configurations() -> Path | None:
-    """Returns the folder of the clone's experiments, where their data modules can be imported; else None."""
+    """Returns the folder of the clone's configurations; None if their data modules cannot be imported."""
     root = clone()
     return root / "experiments" / "configs" if root is not None and has_datamodules() else None

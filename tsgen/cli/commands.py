@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from tsgen.cli import remembered_trust, run_folder
 from tsgen.cli.arguments import RUN_COMMANDS, RUN_EPILOG
-from tsgen.cli.loggers import settle, sweep_run
+from tsgen.cli.loggers import configure_loggers, sweep_run
 from tsgen.cli.resuming import (
     check_building_blocks,
     check_checkpoint,
@@ -26,7 +26,8 @@ from tsgen.cli.resuming import (
     made_of,
     resume_logging,
 )
-from tsgen.cli.tracking import Tracking, finish, tolerate
+from tsgen.cli.run_folder import print_once
+from tsgen.cli.tracking import Tracking, finish, use_tolerant_wandb
 from tsgen.cli.trust import check_classes, restrict_imports
 from tsgen.data.series import SeriesSpec
 from tsgen.datamodules.windows import SeriesDataModule
@@ -50,7 +51,7 @@ class SaveRun(SaveConfigCallback):
     """Writes the configuration of each command to the run's folder and to the loggers."""
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Called by the first process when the trainer starts."""
+        """Writes the configuration without secrets; the first process calls this when the trainer starts."""
         text = self.parser.dump(self.config, skip_unset=False)
         config = yaml.safe_load(text)
         shown = scrubbed(config)
@@ -65,12 +66,12 @@ class SaveRun(SaveConfigCallback):
 
 
 class TsgenCLI(LightningCLI):
-    """The three commands over any model and any data.
+    """Runs ``fit``, ``test`` or ``predict`` with any model and any data.
 
     Args:
         words: The command and its options.
         name: The run's name, unless the options give one.
-        variant: The name of the variant of a study, if it is one; its folder lies in that of the study.
+        variant: The name of the variant if the run is part of a study; its folder lies in that of the study.
         trusted: The packages whose classes the options may name; ``fit`` remembers them for the run.
     """
 
@@ -95,17 +96,17 @@ class TsgenCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Returns fit, test and predict, each with the arguments that are no options."""
+        """Returns ``fit``, ``test`` and ``predict``, each with the parameters that are not options."""
         return {name: skipped for name, skipped in LightningCLI.subcommands().items() if name in RUN_COMMANDS}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds the run's name and place, and the two callbacks that every training has."""
+        """Adds the options of the run's folder and of the two callbacks that every training has."""
         parser.epilog = RUN_EPILOG
         parser.add_argument(
             "--name",
             type=str | None,
             default=None,
-            help="the run's name; by default the configuration's",
+            help="the run's name; by default that of the configuration",
         )
         parser.add_argument("--runs", type=str, default="runs", help="the folder of all runs")
         parser.add_argument(
@@ -140,80 +141,80 @@ class TsgenCLI(LightningCLI):
         options = self._options
         check_classes(options)
         study = options.name or self.name
-        # the runs of a sweep have one name, and may run at the same time
-        options.name, self.folder = run_folder.place(options.runs, study, self.variant or sweep_run())
-        # a test on the validation split has its own folder: the run's results stay those of the test split
-        apart = self.subcommand == "test" and options.data.init_args.get("test_on") == "val"
-        self.results = self.folder / "val" if apart else self.folder
-        if apart:
+        # the runs of a sweep share a name and may run at the same time: each has its own folder
+        options.name, self.folder = run_folder.locate(options.runs, study, self.variant or sweep_run())
+        # a test on the validation split has its own folder, so that it does not replace the test results
+        on_validation = self.subcommand == "test" and options.data.init_args.get("test_on") == "val"
+        self.results = self.folder / "val" if on_validation else self.folder
+        if on_validation:
             options.trainer.logger = False
         options.trainer.default_root_dir = str(self.results)
         options.checkpoint.dirpath = str(self.folder / "checkpoints")
         options.weights_only = True
         if options.checkpoint.save_top_k != 1:
             raise ValueError(
-                "checkpoint.save_top_k must be 1: a run keeps its best checkpoint and its last one; got "
-                f"{options.checkpoint.save_top_k}."
+                "checkpoint.save_top_k must be 1, because a run keeps only its best and its last checkpoint; "
+                f"got {options.checkpoint.save_top_k}."
             )
         options.checkpoint.filename = "best"
-        if options.checkpoint.monitor is None:  # without a choice the last epoch is kept, validated or not
+        if options.checkpoint.monitor is None:  # keep the last epoch, validated or not
             options.checkpoint.save_on_train_epoch_end = True
-        options.checkpoint.save_last = None  # Lightning's would be of the best epoch too
+        options.checkpoint.save_last = None  # Lightning's last.ckpt would hold the best epoch
         if options.trainer.accelerator == "auto" and torch.backends.mps.is_available():
-            options.trainer.accelerator = "cpu"  # Apple's GPUs have no float64, in which scores are summed
+            options.trainer.accelerator = "cpu"  # Apple's GPUs have no float64, which sums of scores need
         if self.subcommand == "predict":
             options.return_predictions = False
         if self.subcommand == "test":
-            options.verbose = False  # the evaluation shows the scores
+            options.verbose = False  # the evaluation prints the scores
         self.resumes = self.subcommand == "fit" and options.get("ckpt_path") == "last"
         options.ckpt_path = self._checkpoint(options.get("ckpt_path"))
         self.run_id = run_folder.run_id(self.folder, new=self._is_new)
-        # a new training sets the whole folder aside; other commands keep what an earlier one logged
+        # a new training sets the whole folder aside; other commands keep the logs of earlier ones
         log = self.folder / "logs" / str(self.subcommand)
         group = study if self.variant else None
-        log = log if self.subcommand == "fit" else run_folder.free(log)
-        settle(options, self.folder, log, self.run_id, group)
+        log = log if self.subcommand == "fit" else run_folder.unused(log)
+        configure_loggers(options, self.folder, log, self.run_id, group)
 
     @property
     def _is_new(self) -> bool:
-        """Whether a new run starts: a fit that does not resume from the run's own folder."""
+        """Whether the command is a fit that does not resume from the run's own folder."""
         start = self._options.ckpt_path
         own = start is not None and self.folder.resolve() in Path(start).resolve().parents
         return self.subcommand == "fit" and not own and not self.resumes
 
-    def _checkpoint(self, asked: str | None) -> str | None:
-        """Returns the checkpoint's path.
+    def _checkpoint(self, requested: str | None) -> str | None:
+        """Returns the path of the checkpoint to start from; None for a new training.
 
-        ``best`` and ``last`` are the run's own; ``test`` and ``predict`` use ``best`` by default.
+        ``best`` and ``last`` are those of the run; ``test`` and ``predict`` use ``best`` by default.
         """
-        if self.subcommand == "fit" and asked is None:
+        if self.subcommand == "fit" and requested is None:
             return None
         if self.resumes:
             return run_folder.newest_checkpoint(self.folder)
-        name = asked or "best"
+        name = requested or "best"
         path = self.folder / "checkpoints" / f"{name}.ckpt" if name in ("best", "last") else Path(name)
         last = path.with_name("last.ckpt")
-        if (
-            asked is None and not path.is_file() and last.is_file()
-        ):  # training ended before its first validation
-            run_folder.say(f"{path} was never written; {last} is used.")
+        if requested is None and not path.is_file() and last.is_file():
+            # training ended before its first validation
+            print_once(f"{path} was never written; {last} is used.")
             path = last
-        if asked is None and not path.is_file():
+        if requested is None and not path.is_file():
             raise ValueError(
-                f"{path} must be a checkpoint; there is no such file. `tsgen fit` writes one, and "
-                "--ckpt_path names that of another run."
+                f"{path} must be a checkpoint; there is no such file. Run `tsgen fit` first, or give the "
+                "checkpoint of another run by --ckpt_path."
             )
         state = read_checkpoint(path)
         if self.subcommand == "fit" and not state.get("optimizer_states"):
             raise ValueError(
-                f"{path} must hold the optimiser's state to resume from; it holds only weights. Name another."
+                f"{path} must contain the optimiser's state to resume from; it contains only weights. "
+                "Give another."
             )
         return str(path)
 
     def after_instantiate_classes(self) -> None:
         """Checks the checkpoint against the model and adds the callbacks that write the results."""
         self.model.check_data(self.datamodule, str(self.subcommand))
-        if self.subcommand == "fit":  # before anything makes room for the run
+        if self.subcommand == "fit":  # errors of the data must come before an earlier run is set aside
             self.datamodule.dataset("train"), self.datamodule.dataset("val")
         if self._options.transfer:
             self._transfer()
@@ -231,17 +232,17 @@ class TsgenCLI(LightningCLI):
                 self.datamodule.horizon,
             ),
         }
-        tolerate(self.trainer.loggers)
+        use_tolerant_wandb(self.trainer.loggers)
         attached: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         if self.subcommand in callbacks:
             attached.append(callbacks[self.subcommand]())
         attached.append(Tracking(series, imputation))
         if self.subcommand == "fit":
-            mine = made_of(self.datamodule, self.trainer, self._options.seed_everything)
+            current = made_of(self.datamodule, self.trainer, self._options.seed_everything)
             if self._options.ckpt_path and not self._is_new:
-                check_made_of(mine, Path(self._options.ckpt_path))
-            # the trainer has put checkpoint callbacks last already: keep them there
-            attached.insert(0, Resumption(mine))
+                check_made_of(current, Path(self._options.ckpt_path))
+            # the trainer has put checkpoint callbacks last: keep them there
+            attached.insert(0, Resumption(current))
             attached.append(last_checkpoint(self._options.checkpoint.dirpath))
             if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:
                 self.trainer.strategy.checkpoint_io = AtomicCheckpoints()
@@ -253,39 +254,42 @@ class TsgenCLI(LightningCLI):
         path = Path(self._options.ckpt_path)
         self.model.load_state_dict(moved_weights(path, self.model))
         check_building_blocks(self.model, path)
-        # the trainer must not load the checkpoint once more
+        # the trainer must not load the checkpoint again
         self.config_init[self.subcommand].ckpt_path = None
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Runs the command while no other one may use the same folder."""
-        with run_folder.held(self.folder, subcommand):
+        """Runs the command while it holds the lock of the run's folder."""
+        with run_folder.locked(self.folder, subcommand):
             try:
                 super()._run_subcommand(subcommand)
             finally:
-                # the next run would go on writing to a W&B run that is left open
+                # the next run would write to a W&B run that is left open
                 finish()
 
     def before_fit(self) -> None:
-        """Sets an earlier run aside, prepares the folder and prints where it is."""
+        """Sets an earlier run aside, prepares the folder and prints its path."""
         if self._is_new:
             run_folder.set_aside(self.folder)
-        run_folder.forget_requeued(self.folder)
-        run_folder.remember(self.folder, self.run_id)
+        run_folder.remove_requeued(self.folder)
+        run_folder.prepare(self.folder, self.run_id)
         remembered_trust.remember(self.folder, self.trusted)
         resume_logging(self.trainer, self._options.ckpt_path)
-        run_folder.say(f"Run: {self.folder}")
+        print_once(f"Run: {self.folder}")
 
     def predict(self, model: DensityModel, datamodule: SeriesDataModule, **options: Any) -> None:
         """Runs ``trainer.predict``; LightningCLI calls it for the subcommand of this name."""
         self.trainer.predict(SeriesPrediction(model, datamodule, self.folder / "imputation.nc"), **options)
 
     def before_predict(self) -> None:
-        """Refuses to draw beside what a killed prediction has left alive, before processes are started."""
+        """Raises ``ValueError`` if processes of a killed prediction are still drawing.
+
+        Lightning calls this before it starts processes.
+        """
         rank_zero_only(Parts.beside(self.folder / "imputation.nc").check_free)()
 
 
 class Rehearsal(TsgenCLI):
-    """Parses a command and determines its folder, but builds, runs and writes nothing."""
+    """Parses the options of a command and determines its folder, without running anything."""
 
     def _set_seed(self) -> None:
         """Does nothing."""

@@ -1,4 +1,4 @@
-"""``tsgen compare``: differences of runs on the same entries, with confidence intervals over windows."""
+"""``tsgen compare``: differences between runs on the same entries, with confidence intervals over windows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tsgen.evaluation.bootstrap import WindowBootstrap
-from tsgen.evaluation.columns import COLUMNS, formatted
+from tsgen.evaluation.columns import COLUMNS, format_number
 from tsgen.evaluation.comparison import OTHER_CONDITIONING, Difference, baseline, compare, other_conditioning
 from tsgen.evaluation.terminal import print_table
 from tsgen.figures import BLUE, GREY, INK, PALE, VERMILLION, in_style
@@ -25,21 +25,21 @@ from tsgen.storage.atomic import replacing, write_text
 
 COLOURS = (BLUE, VERMILLION, "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 GROUPS = {"gap": "gap length [steps]", "lead": "lead time [steps]"}
-NEEDED = ("nll", "energy_score", "variogram_score", "gap_length")
-"""Variables that are compared and that not every evaluation has."""
+REQUIRED = ("nll", "energy_score", "variogram_score", "gap_length")
+"""Variables of an evaluation that a comparison needs and a report does not."""
 
-MAIN = ("crps", "mae", "nll")
-"""Scores that are also compared in a sentence."""
+MAIN_SCORES = ("crps", "mae", "nll")
+"""Scores that are printed by group and also compared in a sentence."""
 
 
 class Pair(NamedTuple):
-    """Two answers and their differences.
+    """Two runs, or a baseline and a run, and their differences.
 
     Attributes:
         a: The name of the first.
         b: The name of the second.
         found: Their differences.
-        other_conditioning: Whether one is filtering and the other the posterior.
+        other_conditioning: Whether they differ in their conditioning.
     """
 
     a: str
@@ -60,14 +60,14 @@ def main(given: Namespace) -> None:
     runs = given.runs
     names = [run.name for run in runs] if len({run.name for run in runs}) == len(runs) else [*map(str, runs)]
     data = [_read(run) for run in runs]
-    drawn = WindowBootstrap(data[0].sizes["window"])
-    pairs = _pairs(names, data, drawn)
+    bootstrap = WindowBootstrap(data[0].sizes["window"])
+    pairs = _pairs(names, data, bootstrap)
     compared = [run.name for run in runs] if len(runs) > 1 else [runs[0].name, "baselines"]
     folder = given.out or runs[0].parent / "_vs_".join(compared)
     folder.mkdir(parents=True, exist_ok=True)
     for pair in pairs:
-        show(pair)
-    table = {"level": drawn.level, "windows": data[0].sizes["window"], "block": drawn.block}
+        print_pair(pair)
+    table = {"level": bootstrap.level, "windows": data[0].sizes["window"], "block": bootstrap.block}
     table["comparisons"] = [as_table(pair) for pair in pairs]
     write_text(folder / "comparison.json", json.dumps(table, indent=1, ensure_ascii=False) + "\n")
     units = {str(unit) for unit in data[0]["unit"].values}
@@ -78,10 +78,10 @@ def main(given: Namespace) -> None:
 
 
 def _read(run: Path) -> xr.Dataset:
-    """Returns the evaluation that the test of a run wrote.
+    """Returns the evaluation of a tested run.
 
     Raises:
-        ValueError: If there is none, or it is damaged or of an earlier version.
+        ValueError: If the file is missing, damaged or of an earlier version.
     """
     path = run / "evaluation.nc"
     if not path.is_file():
@@ -92,18 +92,20 @@ def _read(run: Path) -> xr.Dataset:
                 f"{', '.join(variants)}."
             )
         raise ValueError(f"{run} must be the folder of a tested run; it has no evaluation.nc. {REMEDY}")
-    return read_evaluation(path, *NEEDED)
+    return read_evaluation(path, *REQUIRED)
 
 
-def _pairs(names: Sequence[str], data: Sequence[xr.Dataset], drawn: WindowBootstrap) -> list[Pair]:
+def _pairs(names: Sequence[str], data: Sequence[xr.Dataset], bootstrap: WindowBootstrap) -> list[Pair]:
     """Compares each run with the first, or a single one with its baselines."""
     if len(names) == 1:
-        known = data[0]["baseline"].values.tolist() if "baseline" in data[0] else []
-        return [Pair(name, names[0], compare(baseline(data[0], name), data[0], drawn)) for name in known]
+        baselines = data[0]["baseline"].values.tolist() if "baseline" in data[0] else []
+        return [
+            Pair(name, names[0], compare(baseline(data[0], name), data[0], bootstrap)) for name in baselines
+        ]
     pairs = []
     for name, other in zip(names[1:], data[1:], strict=True):
         try:
-            found = compare(data[0], other, drawn)
+            found = compare(data[0], other, bootstrap)
         except ValueError as error:
             raise ValueError(f"{names[0]} and {name}: {error}") from error
         pairs.append(Pair(names[0], name, found, other_conditioning(data[0], other)))
@@ -111,13 +113,13 @@ def _pairs(names: Sequence[str], data: Sequence[xr.Dataset], drawn: WindowBootst
 
 
 def as_table(pair: Pair) -> dict[str, Any]:
-    """Returns what is written to the file: differences over all entries and by groups of them."""
+    """Returns the differences over all entries and by group, as written to ``comparison.json``."""
     about = {"a": pair.a, "b": pair.b, "other_conditioning": pair.other_conditioning}
     table: dict[str, Any] = {**about, "scores": [], "by_gap_length": [], "by_lead_time": []}
     for row in pair.found:
-        known = {key: _rounded(value) for key, value in asdict(row).items() if key not in ("group", "label")}
+        values = {key: _rounded(value) for key, value in asdict(row).items() if key not in ("group", "label")}
         key = {"gap": "by_gap_length", "lead": "by_lead_time"}.get(row.group or "", "scores")
-        table[key].append(({row.group: row.label} if row.group else {}) | known)
+        table[key].append(({row.group: row.label} if row.group else {}) | values)
     return table
 
 
@@ -127,23 +129,25 @@ def _rounded(value: Any) -> Any:
     return rounded(value) if isinstance(value, float) else value
 
 
-def show(pair: Pair) -> None:
-    """Prints the differences of a pair, and in words which of the two is better."""
-    everything = pair.found[0]
+def print_pair(pair: Pair) -> None:
+    """Prints the differences of a pair, and a sentence on each main score."""
+    overall = pair.found[0]
     sections = [[row for row in pair.found if row.group is None]]
     sections += [
         [row for row in pair.found if row.group == group and row.score == score]
         for group in GROUPS
-        for score in MAIN
+        for score in MAIN_SCORES
     ]
     remarks = [
-        said(pair, row)
+        sentence(pair, row)
         for row in pair.found
-        if row.group is None and row.score in MAIN and not (pair.other_conditioning and row.score == "nll")
+        if row.group is None
+        and row.score in MAIN_SCORES
+        and not (pair.other_conditioning and row.score == "nll")
     ]
     print_table(
-        f"{pair.b} (B) compared with {pair.a} (A): the same {everything.entries:,} entries in "
-        f"{everything.windows:,} windows",
+        f"{pair.b} (B) compared with {pair.a} (A): the same {overall.entries:,} entries in "
+        f"{overall.windows:,} windows",
         ["", "entries", "A", "B", "B - A", "95 % interval", "relative", "better"],
         *([_cells(row) for row in section] for section in sections if section),
         remarks=remarks + [OTHER_CONDITIONING] * pair.other_conditioning,
@@ -157,24 +161,24 @@ def _cells(row: Difference) -> list[str]:
         name += f", {row.group} {row.label}"
     return [
         name,
-        formatted(row.entries),
-        formatted(row.a),
-        formatted(row.b),
-        formatted(row.difference, "+"),
-        "–" if row.interval is None else " to ".join(map(formatted, row.interval)),
+        format_number(row.entries),
+        format_number(row.a),
+        format_number(row.b),
+        format_number(row.difference, "+"),
+        "–" if row.interval is None else " to ".join(map(format_number, row.interval)),
         "–" if row.relative is None else f"{100 * row.relative:+.1f} %",
         (row.better or "–").upper(),
     ]
 
 
-def said(pair: Pair, row: Difference) -> str:
+def sentence(pair: Pair, row: Difference) -> str:
     """Returns one difference as a sentence."""
     score = COLUMNS[row.score]
     if row.interval is None:
-        return f"{score}: too few windows to tell the difference from chance."
+        return f"{score}: too few windows to tell whether the difference is due to chance."
     low, high = row.interval
     if row.better is None:
-        verdict, zero = "neither is better by more than chance", "holds"
+        verdict, zero = "the difference is not significant", "contains"
     else:
         verdict = f"{pair.a if row.better == 'a' else pair.b} is better by {abs(row.difference):.3g}"
         zero = "excludes"
@@ -188,8 +192,8 @@ def said(pair: Pair, row: Difference) -> str:
 def draw(pairs: Sequence[Pair], unit: str = "") -> Figure:
     """Draws the differences with their intervals.
 
-    Differences over all entries are relative to the first answer; by groups, the CRPS is drawn in the unit of
-    the data.
+    The first panel has the relative differences over all entries; the others have the differences in CRPS by
+    group, in the unit of the data.
 
     Args:
         pairs: The pairs that were compared.
@@ -215,10 +219,10 @@ def _draw_all(ax: Axes, pairs: Sequence[Pair]) -> None:
         {row.score: row for row in pair.found if row.group is None and row.relative is not None}
         for pair in pairs
     ]
-    # a score that a pair lacks cannot be drawn side by side
+    # only scores that all pairs have
     scores = [score for score in tables[0] if all(score in rows for rows in tables)]
     for i, (pair, rows) in enumerate(zip(pairs, tables, strict=True)):
-        place = np.arange(len(scores)) + _beside(i, len(pairs))
+        place = np.arange(len(scores)) + _offset(i, len(pairs))
         centre, spread = _bars([rows[score] for score in scores], relative=True)
         ax.errorbar(centre, place, xerr=spread, **_look(i), label=f"{pair.b} − {pair.a}")
     ax.axvline(0, color=INK, lw=1)
@@ -234,7 +238,7 @@ def _draw_group(ax: Axes, group: str, pairs: Sequence[Pair]) -> None:
     for i, pair in enumerate(pairs):
         rows = [row for row in pair.found if row.group == group and row.score == "crps"]
         centre, spread = _bars(rows, relative=False)
-        ax.errorbar(np.arange(len(rows)) + _beside(i, len(pairs)), centre, yerr=spread, **_look(i))
+        ax.errorbar(np.arange(len(rows)) + _offset(i, len(pairs)), centre, yerr=spread, **_look(i))
     ax.axhline(0, color=INK, lw=1)
     ax.set_xticks(range(len(labels)), [str(label) for label in labels])
     ax.grid(axis="y", color=PALE, lw=0.5)
@@ -246,19 +250,19 @@ def _look(number: int) -> dict[str, Any]:
     return {"fmt": "o", "ms": 4, "lw": 1.4, "capsize": 2.5, "color": colour}
 
 
-def _beside(number: int, count: int) -> float:
+def _offset(number: int, count: int) -> float:
     """Returns an offset that keeps the marks of several pairs apart."""
     return 0.6 * ((number + 0.5) / count - 0.5)
 
 
 def _bars(rows: Sequence[Difference], relative: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the differences and how far their intervals reach down and up, in percent if relative.
+    """Returns the differences and the distances to the lower and upper ends of their intervals.
 
-    Without an interval the bar has no length.
+    If ``relative``, both are in percent. Both distances are zero if there is no interval.
     """
     unit = np.array([abs(row.a) / 100 if relative else 1.0 for row in rows])
     centre = np.array([row.difference for row in rows])
     ends = np.array([row.interval or (row.difference, row.difference) for row in rows]).reshape(-1, 2)
     reach = np.array([centre - ends[:, 0], ends[:, 1] - centre])
-    # both ends of a skewed score's interval may lie on the same side of the difference
+    # if a score is skewed, both ends of the interval may lie on the same side of the difference
     return centre / unit, reach.clip(min=0) / unit

@@ -1,4 +1,4 @@
-"""``tsgen conformal``: a run's prediction intervals, adjusted by its scores on the validation split."""
+"""``tsgen conformal``: prediction intervals of a run, adjusted by its errors on the validation split."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import xarray as xr
 
-from tsgen.evaluation.columns import formatted
+from tsgen.evaluation.columns import format_number
 from tsgen.evaluation.conformal import conformal
 from tsgen.evaluation.terminal import print_table
 from tsgen.report.reading import read_evaluation
@@ -23,7 +23,7 @@ COLUMNS = {
     "width_before": "width before",
     "width_after": "after",
 }
-"""The table's numbers and their headings."""
+"""The columns of the table and their headings."""
 
 
 def main(given: Namespace) -> None:
@@ -33,7 +33,7 @@ def main(given: Namespace) -> None:
         given: ``run``, ``level`` and ``unit``.
 
     Raises:
-        ValueError: If the run was not tested on both.
+        ValueError: If the run was not tested on both splits.
     """
     folder = given.run
     validation, test = _read(folder / "val", " --data.test_on val"), _read(folder, "")
@@ -41,7 +41,7 @@ def main(given: Namespace) -> None:
     print_table(
         f"{folder}: the {100 * given.level:g} % interval, by length of the gap",
         ["gaps", *COLUMNS.values()],
-        ([row["gaps"], *(formatted(row.get(key)) for key in COLUMNS)] for row in rows),
+        ([row["gaps"], *(format_number(row.get(key)) for key in COLUMNS)] for row in rows),
     )
     with replacing(folder / "conformal.nc") as unfinished:
         adjusted.to_netcdf(unfinished)

@@ -1,6 +1,6 @@
-"""The options of loggers: their bare names, the folders they write to, and what a configuration may set.
+"""Configures loggers: their short names, their folders, and the options that a configuration may set.
 
-W&B never asks for an account. Without one the run is kept offline.
+W&B never asks for an account. Without one the run is recorded offline.
 """
 
 from __future__ import annotations
@@ -18,35 +18,40 @@ from requests.utils import get_netrc_auth
 
 from tsgen.cli.configs import fragments, read
 
-QUIET = {
+WANDB_DEFAULTS = {
     "WANDB_DISABLE_GIT": "true",
     "WANDB_X_DISABLE_META": "true",
     "WANDB_CONSOLE": "off",
     "WANDB_INIT_TIMEOUT": "20",
 }
-"""Environment variables that stop W&B from recording the repository's address and local changes, the command
-line, the user's folders and everything printed; and the seconds that it may take to start. A variable that is
-already set wins."""
+"""Defaults of W&B's environment variables; a variable that is already set is kept.
+
+The first three stop W&B from recording the address and local changes of the repository, the command line, the
+user's folders and printed output. The last one is the timeout of its start, in seconds.
+"""
 
 MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")
 """The values of ``WANDB_MODE``."""
 
 SHORT_NAMES = {"CSVLogger": "loggers/csv", "TensorBoardLogger": "loggers/tensorboard"}
-"""The loggers that the command line knows by their bare names, and the fragments with their options."""
+"""The short names of loggers, and the fragments with their options."""
 
-ARGUMENTS = (
+WANDB_OPTIONS = (
     *("name", "save_dir", "version", "offline", "dir", "id", "anonymous", "project", "log_model", "prefix"),
     *("checkpoint_name", "add_file_policy", "notes", "tags", "group", "job_type"),
 )
-"""The options of W&B that a configuration may set. Host and account are not among them, or the author of a
-configuration could have the key of whoever runs it sent anywhere: only the environment sets those."""
+"""The options of W&B that a configuration may set.
+
+Host and account are missing on purpose: otherwise the author of a configuration could send the key of
+whoever runs it to any host. Only the environment sets these two.
+"""
 
 
-def spelled_out(name: str) -> str:
-    """Returns a logger's bare name as the options of that logger, and anything else unchanged.
+def expand_short_name(name: str) -> str:
+    """Returns the options of the logger with a short name; any other value unchanged.
 
     Raises:
-        ValueError: If no logger has the name.
+        ValueError: If the value is a name that no logger has.
     """
     if name in SHORT_NAMES:
         return json.dumps(read(fragments()[SHORT_NAMES[name]])["trainer"]["logger"])
@@ -59,19 +64,19 @@ def spelled_out(name: str) -> str:
     return name
 
 
-def settle(options: Namespace, folder: Path, log: Path, run_id: str, group: str | None) -> None:
-    """Gives every logger the run's folder, and W&B the run's name, group, id and a mode that never asks.
+def configure_loggers(options: Namespace, folder: Path, log: Path, run_id: str, group: str | None) -> None:
+    """Sets the folder of every logger, and the name, group, id and mode of W&B.
 
     Args:
         options: The parsed options of the command, which are changed.
-        folder: The run's.
+        folder: The folder of the run.
         log: The folder of the command's logs.
-        run_id: The id under which W&B knows the run.
+        run_id: The W&B id of the run.
         group: The study's name, if the run is one of its variants.
 
     Raises:
-        ValueError: If TensorBoard is asked for and not installed, W&B is to be online without an account, or
-            the options say where W&B sends the run.
+        ValueError: If TensorBoard is requested but not installed, W&B is requested online without an account,
+            or the options set the host or account of W&B.
     """
     loggers = options.trainer.logger
     if not isinstance(loggers, (list, Namespace)):
@@ -83,11 +88,11 @@ def settle(options: Namespace, folder: Path, log: Path, run_id: str, group: str 
             _check_tensorboard()
         if logger.class_path.endswith("WandbLogger"):
             _check_wandb({**vars(arguments), **(logger.get("dict_kwargs") or {})})
-            arguments.save_dir = str(folder.resolve())  # W&B's service may run in another folder
+            arguments.save_dir = str(folder.resolve())  # W&B's service may have another working directory
             arguments.name = arguments.name or folder.name
             arguments.id = arguments.id or run_id
             arguments.group = arguments.group or group
-            _settle_wandb()
+            _configure_wandb()
 
 
 def _check_tensorboard() -> None:
@@ -100,15 +105,15 @@ def _check_tensorboard() -> None:
 
 def _check_wandb(arguments: Mapping[str, Any]) -> None:
     for name, value in arguments.items():
-        if name not in ARGUMENTS and value is not None:
+        if name not in WANDB_OPTIONS and value is not None:
             raise ValueError(
-                f"the options of WandbLogger must be among {', '.join(ARGUMENTS)}; got {name}. Host, "
+                f"the options of WandbLogger must be among {', '.join(WANDB_OPTIONS)}; got {name}. Host, "
                 "team and mode are set in the environment: WANDB_BASE_URL, WANDB_ENTITY, WANDB_MODE."
             )
 
 
-def _settle_wandb() -> None:
-    for name, value in QUIET.items():
+def _configure_wandb() -> None:
+    for name, value in WANDB_DEFAULTS.items():
         os.environ.setdefault(name, value)
     if os.environ.get("WANDB_MODE", "online") not in MODES:
         raise ValueError(f"WANDB_MODE must be one of {', '.join(MODES)}; got {os.environ['WANDB_MODE']!r}.")
@@ -116,8 +121,8 @@ def _settle_wandb() -> None:
         return
     if os.environ.setdefault("WANDB_MODE", "offline") == "online":
         raise ValueError(
-            "WANDB_MODE must not be online without an account, or W&B would ask for one. Run `wandb login`, "
-            "or unset it."
+            "WANDB_MODE must not be online without an account, because W&B would ask for one. Run "
+            "`wandb login`, or unset WANDB_MODE."
         )
 
 

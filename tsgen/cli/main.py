@@ -1,4 +1,4 @@
-"""The command line: parses the words, runs the command, prints a user's mistake in one line."""
+"""The entry point of the command line: parses the arguments, runs the command, prints errors in one line."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Args:
-        arguments: The words after ``tsgen``; by default those of the process.
+        arguments: The arguments after ``tsgen``; by default those of the process.
 
     Returns:
-        The exit code: 0, or 2 for a mistake of the user's, which is printed in one line.
+        The exit code: 0, or 2 for a user's mistake, which is printed in one line.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     # spinning threads slow each other down on a busy machine; must be set before torch is imported

@@ -1,4 +1,4 @@
-"""Turns the exception of a user's mistake into one line."""
+"""Formats the exception of a user's mistake as one line."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from tsgen.cli.trust import refusal
 
 MISTAKES = (ValueError, ArgumentError, MisconfigurationException, OSError)
-"""The exceptions that a user's mistake raises."""
+"""The exceptions that user's mistakes raise."""
 
 NO_REASON = r"Does not validate|Subtypes:|Errors:|Problem with given|Expected a NoneType|Expected a path but"
 """Lines of the parser's messages that give no reason."""
 
 
 def one_line(error: BaseException) -> str:
-    """Returns what is wrong, in one line.
+    """Returns the message of an error in one line.
 
-    For a wrong option, the parser prints a tree of all the types that it tried. The keys on the way and the
-    reasons at the leaves are kept, up to the first quotation of the value that was given.
+    For an invalid option the parser's message is a tree of all types that it tried. The result has the keys
+    along the tree and the reasons at its leaves, up to the first quotation of the invalid value.
     """
     keys, reasons = [], []
     for line in str(error).splitlines():

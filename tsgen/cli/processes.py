@@ -1,4 +1,4 @@
-"""Processes that a command starts end with it."""
+"""Ends the processes that Lightning starts for a command when the command ends."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 FIRST = "TSGEN_FIRST_PROCESS"
-"""The variable that holds the id of the command's first process, for the processes that it starts."""
+"""The environment variable with the id of the command's first process, for the processes that it starts."""
+
 GRACE = 10.0
-"""Seconds in which they may end by themselves, as they do after a finished run."""
+"""The seconds that a process has to end by itself after the first one has ended."""
 
 
 @contextmanager
 def ending_together(grace: float = GRACE) -> Iterator[None]:
-    """Ends the processes that Lightning starts for a command when the command ends, in whatever way.
+    """Ends the processes that Lightning starts for a command when the command ends, however it ends.
 
-    Each would otherwise wait for the first one until the strategy's timeout. ``torchrun`` and SLURM end the
-    processes that they start themselves.
+    Otherwise each would wait for the first one until the strategy's timeout. ``torchrun`` and SLURM end the
+    processes that they start.
 
     Args:
-        grace: Seconds in which they may end by themselves.
+        grace: The seconds that they have to end by themselves.
     """
     first = os.environ.get(FIRST)
     if first is not None and os.environ.get("LOCAL_RANK", "0") != "0":
@@ -39,10 +40,10 @@ def ending_together(grace: float = GRACE) -> Iterator[None]:
 
 
 def _end_after(first: int, grace: float) -> None:
-    """Ends this process some time after its parent did."""
+    """Ends this process ``grace`` seconds after its parent, the process ``first``, has ended."""
     while os.getppid() == first:
         time.sleep(min(1.0, grace))
     time.sleep(grace)
-    print("tsgen: the first process has ended, and so does this one.", file=sys.stderr, flush=True)
+    print("tsgen: the first process has ended; this process ends too.", file=sys.stderr, flush=True)
     # the main thread may wait inside torch for hours
     os._exit(1)

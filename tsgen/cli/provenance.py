@@ -1,8 +1,8 @@
-"""What a run depends on besides its options: data, code, packages and machine.
+"""The provenance of a run besides its options: data, code, packages and machine.
 
-The state of git is the commit and whether files differ from it, without the address of the repository. W&B's
-own record of git is not used: it is private API, it records that address, and its ``git status`` runs the
-programs that a repository's settings name.
+Of git it records the commit and whether files differ from it, without the address of the repository. W&B's
+own record of git is not used: it is private API, it includes the address, and its ``git status`` runs
+programs that the settings of the repository name.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def git_state() -> dict[str, Any] | None:
     """
     settings = {"core.fsmonitor": "false", "core.hooksPath": os.devnull}
     try:
-        # git would run these on files that look changed; filters of the user's own settings may run
+        # git would run filters of the repository's settings on files that look changed;
+        # those of the user's own settings may run
         _, found = _ask_git(
             settings,
             "config",
@@ -61,7 +62,7 @@ def git_state() -> dict[str, Any] | None:
             if scope in ("local", "worktree"):
                 settings[key] = "false" if key.endswith(".required") else ""
         no_commit, commit = _ask_git(settings, "rev-parse", "HEAD")
-        # a submodule has settings of its own
+        # a submodule has its own settings
         words = ("status", "--porcelain", "--untracked-files=no", "--ignore-submodules=dirty")
         failed, changes = _ask_git(settings, *words)
     except (OSError, subprocess.TimeoutExpired):
@@ -70,7 +71,7 @@ def git_state() -> dict[str, Any] | None:
 
 
 def _ask_git(settings: Mapping[str, str], *words: str) -> tuple[int, str]:
-    """Returns git's exit code and output, with the settings in force over those of the repository."""
+    """Returns git's exit code and output; ``settings`` override those of the repository."""
     variables = {f"GIT_CONFIG_KEY_{i}": key for i, key in enumerate(settings)}
     variables |= {f"GIT_CONFIG_VALUE_{i}": value for i, value in enumerate(settings.values())}
     # nothing is fetched: a remote's address may name a program too
@@ -79,7 +80,7 @@ def _ask_git(settings: Mapping[str, str], *words: str) -> tuple[int, str]:
         "GIT_NO_LAZY_FETCH": "1",
         "GIT_ALLOW_PROTOCOL": "none",
     }
-    # no lock is taken: others who work in the repository are not disturbed
+    # take no lock, so that other git commands in the repository are not blocked
     done = subprocess.run(
         ["git", "--no-optional-locks", *words],
         capture_output=True,

@@ -1,10 +1,10 @@
-"""The packages that a run's ``fit`` trusted, remembered for the later commands of the same run.
+"""Remembers the packages that a run's ``fit`` trusted for later commands of the same run.
 
 ``fit --trusted mypackage`` writes the names to ``trusted.json`` in the run's folder. A run's folder may come
 from a stranger, who could write anything there; trust must not come with it. The names are therefore signed
 (HMAC-SHA-256) with a key that lies outside all runs, in the user's own folder for state, readable by the user
-alone. The folder's path is signed too: a run that was copied, moved or sent back by someone carries no trust,
-and ``--trusted`` has to be given again.
+alone. The folder's path is signed too: a run that was copied, moved or received from someone has no trust,
+and ``--trusted`` must be given again.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from pathlib import Path
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from tsgen.cli.run_folder import say
+from tsgen.cli.run_folder import print_once
 from tsgen.storage.atomic import write_text
 
 FILE = "trusted.json"
-LARGEST = 2**16
-"""Bytes of the largest file that is read: it may be a stranger's."""
+MAX_BYTES = 2**16
+"""The maximum size of ``trusted.json``, which may come from a stranger."""
 
 
 @rank_zero_only
 def remember(folder: Path, packages: Sequence[str]) -> None:
-    """Remembers the packages of a run; without any, no file is written.
+    """Writes the packages that a run trusts to its folder, if there are any.
 
     Args:
-        folder: The run's.
+        folder: The folder of the run.
         packages: The names given by ``--trusted`` or remembered before.
     """
     if not packages:
@@ -40,35 +40,38 @@ def remember(folder: Path, packages: Sequence[str]) -> None:
     try:
         signature = _signature(_key(), folder, names)
     except OSError as error:
-        say(f"Warning: --trusted must be given to each command of this run: no key could be kept ({error}).")
+        print_once(
+            f"Warning: --trusted must be given to each command of this run: the key cannot be stored "
+            f"({error})."
+        )
         return
     write_text(folder / FILE, json.dumps({"trusted": names, "signature": signature}, indent=1) + "\n")
 
 
 def remembered(folder: Path) -> tuple[str, ...]:
-    """Returns the packages that ``fit`` remembered for a run, and says so; none if the signature is not ours.
+    """Returns and prints the packages that ``fit`` remembered for a run; none if the signature is invalid.
 
     Args:
-        folder: The run's.
+        folder: The folder of the run.
     """
     path = folder / FILE
     if not path.is_file():
         return ()
     try:
-        if path.stat().st_size > LARGEST:
+        if path.stat().st_size > MAX_BYTES:
             raise ValueError
-        kept = json.loads(path.read_text("utf-8"))
-        names, signature = kept["trusted"], kept["signature"]
+        content = json.loads(path.read_text("utf-8"))
+        names, signature = content["trusted"], content["signature"]
         genuine = hmac.compare_digest(_signature(_read_key(), folder, names), signature)
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         genuine = False
     if not genuine:
-        say(
+        print_once(
             f"{path} is ignored: you did not write it on this machine and for this folder. If you trust its "
             "packages, give --trusted again."
         )
         return ()
-    say(f"trusting {', '.join(names)} (remembered from fit)")
+    print_once(f"trusting {', '.join(names)} (remembered from fit)")
     return tuple(names)
 
 
@@ -84,12 +87,12 @@ def _key_path() -> Path:
 def _read_key() -> bytes:
     key = bytes.fromhex(_key_path().read_text("ascii"))
     if len(key) != 32:
-        raise ValueError(f"{_key_path()} must hold 32 bytes")  # with an empty one anyone could sign
+        raise ValueError(f"{_key_path()} must hold 32 bytes")  # anyone could sign with an empty key
     return key
 
 
 def _key() -> bytes:
-    """Returns the user's key, made at the first use."""
+    """Returns the user's key, which is created on first use."""
     try:
         return _read_key()
     except (FileNotFoundError, ValueError):

@@ -1,4 +1,4 @@
-"""``tsgen report``: one page on a run, or on two side by side."""
+"""``tsgen report``: a page on one run, or a page that compares two runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def main(given: Namespace) -> None:
         given: ``run``, ``other`` and ``out``.
 
     Raises:
-        ValueError: If a folder is not that of one run, or the page would lie in no folder.
+        ValueError: If a folder is not that of one run, or the folder of the page does not exist.
     """
     _check_one_run(given.run)
     if given.out is not None and not given.out.parent.is_dir():

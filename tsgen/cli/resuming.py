@@ -1,4 +1,4 @@
-"""Checks before a run resumes or uses a checkpoint, and what a resumed training continues."""
+"""Checks a checkpoint before a run uses it, and continues the logs when a training resumes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from tsgen.cli.run_folder import say
-from tsgen.cli.tracking import TolerantWandbLogger, forgiving
+from tsgen.cli.run_folder import print_once
+from tsgen.cli.tracking import TolerantWandbLogger, tolerating_errors
 from tsgen.cli.training_log import TrainingLog
 from tsgen.data.fingerprint import fingerprint
 from tsgen.datamodules.windows import SeriesDataModule
@@ -22,27 +22,27 @@ from tsgen.storage.checkpoints import read_checkpoint
 from tsgen.storage.components import describe, difference
 
 BUILDING_BLOCKS = ("encoder", "head", "units", "order", "noise")
-"""Options of models that must be those of the checkpoint."""
+"""Options of models that must equal those of the checkpoint."""
 
 
 def check_checkpoint(model: DensityModel, path: Path) -> None:
-    """Raises ``ValueError`` unless a checkpoint is of a model for the same data and of the same sizes.
+    """Raises ``ValueError`` unless a checkpoint fits a model: same data, same sizes, same building blocks.
 
     Args:
-        model: The model that is to take the weights.
+        model: The model that will load the weights.
         path: The checkpoint.
     """
     state = read_checkpoint(path)
     difference = spec_of(state).difference(model.spec)
     if difference:
         raise ValueError(f"{path} was trained on other data: {difference}.")
-    mine = {name: tuple(x.shape) for name, x in model.state_dict().items()}
-    its = {name: tuple(x.shape) for name, x in state["state_dict"].items()}
-    for name in sorted(mine.keys() | its.keys()):
-        if mine.get(name) != its.get(name):
+    shapes = {name: tuple(x.shape) for name, x in model.state_dict().items()}
+    stored = {name: tuple(x.shape) for name, x in state["state_dict"].items()}
+    for name in sorted(shapes.keys() | stored.keys()):
+        if shapes.get(name) != stored.get(name):
             raise ValueError(
-                f"{path} was trained with other options: its {name} is {its.get(name, 'absent')}, the "
-                f"model's {mine.get(name, 'absent')}. Use the configuration it was trained with."
+                f"{path} was trained with other options: its {name} is {stored.get(name, 'absent')}, the "
+                f"model's {shapes.get(name, 'absent')}. Use the configuration it was trained with."
             )
     check_building_blocks(model, path)
 
@@ -50,11 +50,11 @@ def check_checkpoint(model: DensityModel, path: Path) -> None:
 def check_building_blocks(model: DensityModel, path: Path) -> None:
     """Raises ``ValueError`` unless the checkpoint's model has the same building blocks with the same options.
 
-    Options may differ where sizes do not.
+    Equal sizes are not enough: some options change no size.
     """
-    mine, its = model.hparams["model"], read_checkpoint(path)["hyper_parameters"]["model"]
+    current, stored = model.hparams["model"], read_checkpoint(path)["hyper_parameters"]["model"]
     for block in BUILDING_BLOCKS:
-        key = difference(mine["init_args"].get(block), its["init_args"].get(block), block)
+        key = difference(current["init_args"].get(block), stored["init_args"].get(block), block)
         if key:
             raise ValueError(
                 f"{path} was trained with another {key}. Use the configuration it was trained with."
@@ -62,12 +62,12 @@ def check_building_blocks(model: DensityModel, path: Path) -> None:
 
 
 def made_of(data: SeriesDataModule, trainer: Trainer, seed: int | None) -> dict[str, str | int | None]:
-    """Returns what a training depends on besides the model; a resumed one should have the same.
+    """Returns the data and options, besides the model, that a resumed training must share with the first one.
 
     Args:
         data: The data module.
         trainer: The trainer.
-        seed: ``seed_everything``.
+        seed: The option ``seed_everything``.
     """
     split = data.split
     return {
@@ -80,27 +80,32 @@ def made_of(data: SeriesDataModule, trainer: Trainer, seed: int | None) -> dict[
     }
 
 
-def check_made_of(mine: Mapping[str, str | int | None], path: Path) -> None:
-    """Raises ``ValueError`` if a training would resume with other data; warns of other changed options.
+def check_made_of(current: Mapping[str, str | int | None], path: Path) -> None:
+    """Raises ``ValueError`` if a training would resume with other data, and warns of other changed options.
 
     Args:
-        mine: What :func:`made_of` returned for this training.
+        current: The result of :func:`made_of` for this training.
         path: The checkpoint that it would resume from.
     """
-    its = read_checkpoint(path).get("made_of", {})
-    if its.get("data", mine["data"]) != mine["data"]:
+    stored = read_checkpoint(path).get("made_of", {})
+    if stored.get("data", current["data"]) != current["data"]:
         raise ValueError(
             f"{path} was trained on other data: values, masks, times, splits or the graph have changed. "
-            "Train again, or start another run from it: --name OTHER --ckpt_path and its path."
+            "Train again, or start another run from it: --name OTHER --ckpt_path PATH."
         )
-    changed = [f"{name} is {mine[name]}, was {its[name]}" for name in its if mine.get(name) != its[name]]
+    changed = [
+        f"{name} is {current[name]}, was {stored[name]}"
+        for name in stored
+        if current.get(name) != stored[name]
+    ]
     if changed:
-        say(f"Warning: training resumes with other options than it started with: {'; '.join(changed)}.")
+        print_once(
+            f"Warning: training resumes with other options than it started with: {'; '.join(changed)}."
+        )
 
 
 def last_checkpoint(folder: str) -> ModelCheckpoint:
-    """Returns the callback that saves the last epoch, from which training can resume."""
-    # whether or not it ends with a validation
+    """Returns the callback that saves the last epoch, validated or not, so that training can resume."""
     return ModelCheckpoint(
         folder, "last", save_top_k=1, monitor=None, enable_version_counter=False, save_on_train_epoch_end=True
     )
@@ -108,7 +113,7 @@ def last_checkpoint(folder: str) -> ModelCheckpoint:
 
 @rank_zero_only
 def resume_logging(trainer: Trainer, checkpoint: str | None) -> None:
-    """Continues the CSV logs after the checkpoint's step, and repeats to W&B what was logged before it."""
+    """Continues the CSV logs after the checkpoint's step, and logs their earlier rows to W&B again."""
     step = read_checkpoint(Path(checkpoint))["global_step"] if checkpoint else 0
     rows: list[dict[str, str]] = []
     for logger in trainer.loggers:
@@ -117,5 +122,5 @@ def resume_logging(trainer: Trainer, checkpoint: str | None) -> None:
             logger._experiment, rows = log, log.earlier
     for logger in trainer.loggers:
         if isinstance(logger, TolerantWandbLogger):
-            with forgiving(logger):
+            with tolerating_errors(logger):
                 logger.repeat(rows)

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from tsgen.cli import run_folder
-from tsgen.cli.arguments import parse_place
+from tsgen.cli.arguments import parse_location
 from tsgen.cli.commands import Rehearsal, TsgenCLI
 from tsgen.cli.loggers import sweep_run
 from tsgen.cli.mistakes import MISTAKES, one_line
@@ -36,19 +36,19 @@ MUTED = (
     ".*Dynamo does not know how to trace.*",  # it runs what it cannot compile
     ".*Previous log files.*",  # a repeated test replaces its own log
 )
-"""Warnings that a user cannot act on."""
+"""Patterns of warnings that a user cannot act on."""
 
 
 def main(given: Namespace) -> None:
     """Runs the command, once or for each variant of a study.
 
     Args:
-        given: What :func:`~tsgen.cli.arguments.parse` returned.
+        given: The result of :func:`~tsgen.cli.arguments.parse`.
 
     Raises:
-        ValueError: For a mistake in the options.
+        ValueError: If options are invalid.
     """
-    # devices and tips
+    # hide messages on devices, and tips
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     study = read_study(given)
     with warnings.catch_warnings():
@@ -67,19 +67,19 @@ def main(given: Namespace) -> None:
 
 
 def _run(study: Study, trusted: Sequence[str], variant: str | None = None) -> None:
-    """Runs the command to its end."""
+    """Runs the command for one run."""
     try:
         with trusting(trusted):
             TsgenCLI(study.command(variant), study.name, variant, trusted)
     except SIGTERMException:
-        # Lightning would exit with 0; whoever sent the signal must learn that the run is not done
+        # Lightning would exit with 0, although the run is not finished
         sys.exit(128 + signal.SIGTERM)
 
 
 def _rehearse(study: Study, trusted: Mapping[str, Sequence[str]]) -> Path:
     """Parses the options of all variants and returns the study's folder.
 
-    A mistake in the last variant is thus found before the first one is run.
+    This finds an invalid option of the last variant before the first one runs.
     """
     folder = Path()
     for variant, packages in trusted.items():
@@ -87,31 +87,31 @@ def _rehearse(study: Study, trusted: Mapping[str, Sequence[str]]) -> Path:
             folder = Rehearsal(study.command(variant), study.name, variant).folder.parent
     if (folder / "checkpoints").exists():
         raise ValueError(
-            f"{folder} must be free for a study's variants; it holds a run. Give another --name."
+            f"{folder} must be free for a study's variants; it contains a run. Give another --name."
         )
     return folder
 
 
 def _trusted(study: Study, trusted: Sequence[str], variant: str | None = None) -> list[str]:
-    """Returns the packages given by ``--trusted``, and those that the run remembers.
+    """Returns the packages given by ``--trusted`` and those that the run remembers.
 
-    They must be known before the options can be parsed, and so must the run's folder.
+    They, and hence the run's folder, must be known before the options can be parsed.
     """
-    place = parse_place(study.words[1:])
-    name = place.name or study.options.get("name") or study.name
-    runs = place.runs or study.options.get("runs") or "runs"
-    _, folder = run_folder.place(str(runs), str(name), variant or sweep_run())
+    location = parse_location(study.words[1:])
+    name = location.name or study.options.get("name") or study.name
+    runs = location.runs or study.options.get("runs") or "runs"
+    _, folder = run_folder.locate(str(runs), str(name), variant or sweep_run())
     if study.words[0] == "fit":
-        start = place.ckpt_path or study.options.get("ckpt_path")
+        start = location.ckpt_path or study.options.get("ckpt_path")
         own = start in ("best", "last") or (start and folder.resolve() in Path(str(start)).resolve().parents)
-        if not own:  # a new run: what an earlier one of the same name trusted does not count
+        if not own:  # a new run does not inherit the trust of an earlier one of the same name
             return list(trusted)
     return list(dict.fromkeys((*trusted, *remembered(folder))))
 
 
 @contextmanager
 def _naming(variant: str) -> Iterator[None]:
-    """Names the variant in the error of a mistake inside."""
+    """Adds the name of the variant to the error of a user's mistake."""
     try:
         yield
     except MISTAKES as error:

@@ -1,8 +1,8 @@
 """Records a run with its loggers.
 
-A logger that fails never ends a run: it warns once, and training continues without what the logger lost.
-The CSV log is the exception: it is a result of the run, which ends where its results cannot be written.
-Nothing that is logged names a folder in the user's home or holds a key of the environment.
+If a logger fails, the run continues: there is one warning, and the logger's record is incomplete. The CSV log
+is the exception: it is a result of the run, and a run ends if its results cannot be written. Logged values
+contain neither the path of the user's home nor keys of the environment.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ CALLS = (
     *("log_metrics", "log_hyperparams", "log_graph", "log_image", "log_table"),
     *("save", "after_save_checkpoint", "finalize"),
 )
-"""The calls of a logger that may fail without ending the run."""
+"""The methods of a logger that may fail without ending the run."""
 
 
 @contextmanager
-def forgiving(logger: Any) -> Iterator[None]:
-    """Turns an error of the logger into one warning per logger: a run is worth more than its record."""
+def tolerating_errors(logger: Any) -> Iterator[None]:
+    """Turns errors of a logger into a single warning, so that the run continues."""
     try:
         yield
     except Exception as error:
@@ -53,50 +53,54 @@ def forgiving(logger: Any) -> Iterator[None]:
 
 
 def make_tolerant(logger: Any) -> None:
-    """Wraps the calls that a trainer and callbacks make of a logger in :func:`forgiving`."""
+    """Wraps the methods of a logger that trainer and callbacks call in :func:`tolerating_errors`."""
     for name in CALLS:
         if hasattr(logger, name):
-            setattr(logger, name, partial(_forgiven, logger, getattr(logger, name)))
+            setattr(logger, name, partial(_call_tolerantly, logger, getattr(logger, name)))
 
 
-def _forgiven(logger: Any, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    with forgiving(logger):
+def _call_tolerantly(logger: Any, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    with tolerating_errors(logger):
         return call(*args, **kwargs)
 
 
 class TolerantWandbLogger(WandbLogger):
-    """Lightning's logger, except that a W&B that does not start ends no run, and checkpoints have aliases.
+    """Lightning's W&B logger that tolerates a failing start and adds aliases to checkpoints.
 
-    If W&B cannot start, the run is recorded offline, and if that fails, not at all. The artifact ``model-ID``
-    has the alias ``best`` for the best checkpoint and ``last`` for the last one.
+    If W&B cannot start, the run is recorded offline or, if that fails too, not at all. The artifact
+    ``model-ID`` has the alias ``best`` for the best checkpoint and ``last`` for the last one.
     """
 
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The run of W&B."""
+        """The W&B run."""
         if self._experiment is not None:
             return self._experiment
         for mode in (None, "offline", "disabled"):
             if mode:
                 self._wandb_init["mode"] = mode
-            with forgiving(self):
+            with tolerating_errors(self):
                 return super().experiment
-            wandb.teardown()  # otherwise its service would hold the run's id
+            wandb.teardown()  # otherwise W&B's service would keep the run's id in use
         return DummyExperiment()
 
     def repeat(self, rows: Sequence[Mapping[str, str]]) -> None:
-        """Logs the rows of a CSV log again: W&B's own file of a killed session may lack all of them.
+        """Logs the rows of a CSV log again: W&B may have lost them when an earlier session was killed.
 
         Args:
-            rows: The rows.
+            rows: The rows of the CSV log.
         """
         for row in rows:
             metrics = {name: float(text) for name, text in row.items() if text and name != "step"}
             self.log_metrics(metrics, int(row["step"]))
 
     def _scan_and_log_checkpoints(self, checkpoint_callback: ModelCheckpoint) -> None:
-        """Called after a checkpoint was written or, with ``log_model: true``, when training has ended."""
+        """Logs a checkpoint as an artifact.
+
+        Lightning calls this after a checkpoint was written or, with ``log_model: true``, when training has
+        ended.
+        """
         path, monitor = Path(checkpoint_callback.best_model_path), checkpoint_callback.monitor
         if not path.is_file():
             return
@@ -128,15 +132,15 @@ class TolerantWandbLogger(WandbLogger):
         self.experiment.log_artifact(artifact)
 
 
-def tolerate(loggers: Sequence[Logger]) -> None:
-    """Makes the W&B loggers among them tolerant."""
+def use_tolerant_wandb(loggers: Sequence[Logger]) -> None:
+    """Turns each ``WandbLogger`` of a list into a :class:`TolerantWandbLogger`."""
     for logger in loggers:
         if type(logger) is WandbLogger:
             logger.__class__ = TolerantWandbLogger
 
 
 def finish() -> None:
-    """Closes the run of W&B, if one is open; a failing upload only warns."""
+    """Finishes the W&B run, if one is open; a failing upload only causes a warning."""
     try:
         wandb.finish()
     except Exception as error:
@@ -148,7 +152,7 @@ def finish() -> None:
 
 
 class Tracking(Callback):
-    """Describes the run to W&B, and refuses monitors that nothing logs.
+    """Logs the configuration and provenance of a run to W&B, and rejects monitors that are never logged.
 
     Args:
         series: The data.
@@ -159,20 +163,20 @@ class Tracking(Callback):
         self.series, self.imputation, self.started = series, imputation, False
 
     def describe_run(self, trainer: Trainer, config: Mapping[str, Any]) -> None:
-        """Makes the loggers tolerant and describes the run to W&B.
+        """Makes the loggers tolerant, and logs configuration and provenance to W&B.
 
         The first process calls this when the trainer starts.
 
         Args:
             trainer: The trainer.
-            config: The resolved configuration, without what is private.
+            config: The resolved configuration without secrets.
         """
         for logger in trainer.loggers:
             if not isinstance(logger, CSVLogger):  # its file is a result: on a full disk the run ends
                 make_tolerant(logger)
             if isinstance(logger, WandbLogger):
-                with forgiving(logger):
-                    # the options of a test or a prediction are not those that the model was trained with
+                with tolerating_errors(logger):
+                    # a test or a prediction has other options than the training: they get their own key
                     command = str(trainer.state.fn and trainer.state.fn.value)
                     key = "cli" if command == "fit" else f"cli_{command}"
                     described = {key: config, **provenance(self.series)}
@@ -182,11 +186,11 @@ class Tracking(Callback):
                         logger.experiment.define_metric(name, step_metric=STEP, summary=f"{best},last")
 
     def on_sanity_check_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Refuses a monitor of validation that validation does not log."""
+        """Raises ``ValueError`` if validation does not log a monitor ``val/...``."""
         _check_monitors(trainer, "val/")
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Refuses any other monitor that nothing logged in the first epoch."""
+        """Raises ``ValueError`` if any other monitor was not logged in the first epoch."""
         if self.started:
             _check_monitors(trainer, "")
         self.started = True
@@ -195,12 +199,12 @@ class Tracking(Callback):
         """Logs the imputations as an artifact."""
         for logger in trainer.loggers:
             if isinstance(logger, TolerantWandbLogger) and trainer.is_global_zero:
-                with forgiving(logger):
+                with tolerating_errors(logger):
                     logger.log_results(self.imputation)
 
 
 def _monitors(trainer: Trainer) -> dict[str, tuple[str, str]]:
-    """Returns the monitors, each by the option that sets it, and whether it is to be min or max."""
+    """Returns for each option that sets a monitor the monitor and its mode, ``min`` or ``max``."""
     found: dict[str, tuple[str, str]] = {}
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, EarlyStopping):
@@ -211,7 +215,7 @@ def _monitors(trainer: Trainer) -> dict[str, tuple[str, str]]:
 
 
 def _summaries(trainer: Trainer) -> dict[str, str]:
-    """Returns the metrics whose best value belongs in a run's summary, and whether min or max is best."""
+    """Returns the metrics whose best value a run's summary shows, and which is best: ``min`` or ``max``."""
     known = dict.fromkeys(("train/loss", "train/nll", "val/nll", "val/crps"), "min")
     return known | dict(_monitors(trainer).values())
 

@@ -1,4 +1,4 @@
-"""The CSV log of a training that may be killed and resumed: each step once, none missing."""
+"""The CSV log of a training that may be killed and resumed; every step is logged exactly once."""
 
 from __future__ import annotations
 
@@ -14,17 +14,16 @@ from tsgen.storage.atomic import replacing
 
 
 class TrainingLog(ExperimentWriter):
-    """The writer of Lightning's CSVLogger, which appends to the rows of an earlier session.
+    """A writer for Lightning's CSVLogger that appends to the rows of an earlier session.
 
-    A training may have gone further than its last checkpoint. The rows of those steps are removed, as the
-    steps are done again.
+    Rows after the last checkpoint are removed, because the resumed training repeats their steps.
 
     Args:
-        folder: Where ``metrics.csv`` lies.
+        folder: The folder of ``metrics.csv``.
         step: The first step to log.
 
     Attributes:
-        earlier: The rows that were there.
+        earlier: The rows of earlier sessions.
     """
 
     def __init__(self, folder: str, step: int) -> None:
@@ -32,7 +31,7 @@ class TrainingLog(ExperimentWriter):
         super().__init__(folder)
 
     def _check_log_dir_exists(self) -> None:
-        """Reads the rows that are there; Lightning's writer would remove them."""
+        """Reads the existing rows, which Lightning's writer would remove."""
         path = Path(self.metrics_file_path)
         if not path.is_file():
             return
@@ -65,7 +64,7 @@ class TrainingLog(ExperimentWriter):
 
 
 def _is_before(row: Mapping[str | Any, Any], step: int) -> bool:
-    """Returns whether a row is whole and of an earlier step."""
+    """Returns whether a row is complete and belongs to an earlier step."""
     text = row.get("step") or ""
-    # a row that a kill cut short has fewer cells, or half a number in the last one
+    # a row that was cut off by a kill has fewer cells, or an incomplete number in the last one
     return None not in row.values() and text.isdigit() and int(text) < step

@@ -1,11 +1,11 @@
 """Which classes a configuration may name.
 
-The parser imports what a ``class_path`` names, and importing runs code; so may making an object of a class
-whose arguments are evaluated, run as a process or connected to. The parser may therefore import only
-:data:`IMPORTABLE`, the classes that a checkpoint may name and those of data modules, and the packages given
-by ``--trusted`` on the command line; a YAML file cannot add any. The list is checked before anything is
-imported, and once more for the place where the imported object is defined. An object must also be of the
-class that its option is declared with. Where an option accepts any callable, only the list applies.
+The parser imports what a ``class_path`` names, and importing runs code. Creating an object may run code too,
+if its class evaluates its arguments, starts them as a process or connects to them. The parser may therefore
+import only :data:`IMPORTABLE`, the classes that a checkpoint may name and those of data modules, and the
+packages given by ``--trusted`` on the command line; a YAML file cannot add any. The list is checked before
+anything is imported, and again for the module that defines the imported object. An object must also be an
+instance of the class that its option declares. If an option accepts any callable, only the list applies.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ IMPORTABLE = importable() | _data_modules()
 
 
 def restrict_imports() -> None:
-    """Makes the parser import only what may be named, and read YAML within bounds."""
+    """Restricts the parser to importing :data:`IMPORTABLE`, and to YAML of bounded size."""
     set_parsing_settings(
         import_path_denylist=["*"],
         import_path_allowlist=sorted(IMPORTABLE),
@@ -55,10 +55,10 @@ def restrict_imports() -> None:
 
 @contextmanager
 def trusting(packages: Sequence[str]) -> Iterator[None]:
-    """Lets configurations name classes of further packages.
+    """Lets configurations name classes of further packages, inside the context.
 
     Args:
-        packages: Such as ``mypackage`` or ``mypackage.encoders``.
+        packages: The packages, such as ``mypackage`` or ``mypackage.encoders``.
 
     Raises:
         ValueError: If one is not the name of a package or cannot be imported.
@@ -80,17 +80,17 @@ def _check_package(package: str) -> None:
     # __main__ and some built-in modules have no spec
     if outermost not in sys.modules and find_spec(outermost) is None:
         raise ValueError(
-            f"--trusted must name a module that can be imported; No module named {outermost!r}. Run from the "
-            "folder that holds it with `python -m tsgen ...`, put that folder on PYTHONPATH, or pip install "
-            "it."
+            f"--trusted must name a module that can be imported; No module named {outermost!r}. Run "
+            "`python -m tsgen ...` in the folder that contains it, put that folder on PYTHONPATH, or install "
+            "it with pip."
         )
 
 
 def check_classes(options: Any) -> None:
     """Raises ``ValueError`` if parsed options name a method of a class.
 
-    Where the list lets a class pass, the parser takes ``WandbLogger.download_artifact`` for a function like
-    any other.
+    The list admits whole classes, and the parser would accept ``WandbLogger.download_artifact`` as a
+    function.
     """
     if isinstance(options, Namespace):
         options = vars(options)
@@ -113,14 +113,14 @@ def _check_class(path: str) -> None:
 
 
 def refusal(path: str) -> str:
-    """Returns the error for a path that may not be imported.
+    """Returns the error message for a path that may not be imported.
 
     Args:
-        path: Such as ``mypackage.encoders.Own``.
+        path: The path, such as ``mypackage.encoders.Own``.
     """
     package = path.split(".")[0]
     own = package not in sys.stdlib_module_names and package not in {p.split(".")[0] for p in IMPORTABLE}
     return (
-        f"what an option names must lie in {SOURCES}, and be known to be harmless; {path!r} is not."
+        f"an option may only name classes of {SOURCES} that are known to be harmless; got {path!r}."
         + f" If you trust its package, add --trusted {package}." * own
     )

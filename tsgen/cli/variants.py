@@ -1,6 +1,6 @@
-r"""Runs that belong together: the folds of a cross-validation, or encoders or objectives to compare.
+r"""Studies: several runs of one configuration, such as folds, seeds, or encoders to compare.
 
-A configuration becomes a study by the key ``variants``, a mapping from names to options:
+A configuration with the key ``variants``, a mapping from names to options, is a study:
 
 .. code-block:: yaml
 
@@ -9,12 +9,12 @@ A configuration becomes a study by the key ``variants``, a mapping from names to
       gru: {config: encoders/gru}
       mixture: {model.head: {class_path: tsgen.heads.MixtureHead, init_args: {components: 5}}}
 
-The options of a variant override those of the configuration, as a fragment does (see
-:mod:`tsgen.cli.configs`), after the fragments that the variant names under ``config``. Each variant is an
-ordinary run, in runs/NAME/VARIANT. After a test, :func:`summarise` puts their scores side by side.
-``replicates: true`` says that the variants are one experiment on other data or with other seeds. Their mean
-is then shown once all have been tested, with its standard error :math:`s / \sqrt{n}`, where s is the standard
-deviation over the n variants. Folds share training data, so that their standard error is rough.
+The fragments that a variant names under ``config`` are applied to the options of the configuration first,
+then the variant's own options (see :mod:`tsgen.cli.configs`). Each variant is an ordinary run, in
+runs/NAME/VARIANT. After a test, :func:`summarise` tabulates their scores. With ``replicates: true`` the
+variants are repetitions of one experiment, on other data or with other seeds. Once all have been tested, the
+table then also has their mean and its standard error :math:`s / \sqrt{n}`, where s is the standard deviation
+over the n variants. Folds share training data, so their standard error is approximate.
 """
 
 from __future__ import annotations
@@ -35,31 +35,31 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from tsgen.cli.configs import apply, find, fragments, read
-from tsgen.cli.loggers import spelled_out
-from tsgen.evaluation.columns import COLUMNS, formatted, printed_columns
+from tsgen.cli.loggers import expand_short_name
+from tsgen.evaluation.columns import COLUMNS, format_number, printed_columns
 from tsgen.evaluation.terminal import print_table
 from tsgen.figures import BLUE, GREY, INK, PALE, VERMILLION, in_style, is_exact
 from tsgen.storage.atomic import replacing, write_text
 
-FORM = "variants must be a mapping from names to options, such as {fold_1: {data.fold: 1}}"
-LOOKS = cycler(linestyle=["-", "--", ":"]) * cycler(
+VARIANTS_FORM = "variants must be a mapping from names to options, such as {fold_1: {data.fold: 1}}"
+LINE_LOOKS = cycler(linestyle=["-", "--", ":"]) * cycler(
     color=[BLUE, VERMILLION, "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 )
 LEAD_SCORES = {"crps": "CRPS [{}]", "mae": "MAE [{}]", "nll": "NLL [nats per scored entry]"}
-"""The scores drawn against the lead time, with the labels of their axes; {} is the unit of the data."""
+"""The scores drawn against the lead time, with their axis labels; {} stands for the unit of the data."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """The runs that a command line asks for: one, or several variants.
+    """The runs of a command line: one, or several variants.
 
     Args:
         words: The command and its options, without ``--config``, ``--variant`` and ``--trusted``.
         name: The bare names of the configurations, joined, without those of strategies.
         options: The options of the configurations.
-        variants: All options of each variant; empty if it is an ordinary run.
+        variants: The complete options of each variant; empty for an ordinary run.
         chosen: The names of the variants to run.
-        replicates: Whether their scores may be averaged.
+        replicates: Whether to average their scores.
     """
 
     words: tuple[str, ...]
@@ -70,20 +70,20 @@ class Study:
     replicates: bool
 
     def command(self, variant: str | None = None) -> list[str]:
-        """Returns the words that run a variant: its options as one configuration, then the command line's."""
+        """Returns the arguments that run a variant: its options as one configuration, then the user's."""
         options = self.options if variant is None else self.variants[variant]
         config = ["--config", json.dumps(options)] if options else []
         return [*self.words[:1], *config, *self.words[1:]]
 
 
 def read_study(given: Namespace) -> Study:
-    """Reads the study that a command line asks for.
+    """Returns the study of a command line.
 
     Args:
-        given: What :func:`~tsgen.cli.arguments.parse` returned for ``fit``, ``test`` or ``predict``.
+        given: The result of :func:`~tsgen.cli.arguments.parse` for ``fit``, ``test`` or ``predict``.
 
     Raises:
-        ValueError: If a configuration cannot be read or its ``variants`` do not make sense.
+        ValueError: If a configuration cannot be read or its ``variants`` are invalid.
     """
     if not given.config and not given.rest:
         raise ValueError(f"{given.command} needs --config NAME, such as --config demo. See `tsgen --help`.")
@@ -100,18 +100,18 @@ def read_study(given: Namespace) -> Study:
     replicates = options.pop("replicates", False)
     variants = _variants(options) if "variants" in options else {}
     if not isinstance(replicates, bool) or (replicates and not variants):
-        raise ValueError(f"replicates must be true or false, beside variants; got {replicates!r}.")
+        raise ValueError(f"replicates must be true or false, and needs variants; got {replicates!r}.")
     unknown = [name for name in given.variant if name not in variants]
     if unknown:
-        known = f"be one of {', '.join(variants)}" if variants else "go with a --config that has variants"
-        raise ValueError(f"--variant must {known}; got {unknown[0]!r}.")
+        rule = f"be one of {', '.join(variants)}" if variants else "be used with a --config that has variants"
+        raise ValueError(f"--variant must {rule}; got {unknown[0]!r}.")
     chosen = [name for name in variants if name in (given.variant or variants)]
-    # a strategy says how a run is computed, not what it is: any command may use another
+    # a strategy determines how a run is computed, not its results: each command may use another
     named = [path for path in paths if not shipped.get(path.resolve(), "").startswith("strategies/")]
     name = "-".join(path.stem for path in named) or "run"
     words = [
         given.command,
-        *(f"--trainer.logger={spelled_out(logger)}" for logger in given.logger),
+        *(f"--trainer.logger={expand_short_name(logger)}" for logger in given.logger),
         *given.rest,
     ]
     return Study(tuple(words), name, options, variants, tuple(chosen), replicates)
@@ -121,7 +121,7 @@ def _variants(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Removes the key ``variants`` from the options and returns the options of each variant."""
     variants = options.pop("variants")
     if not isinstance(variants, dict) or not variants:
-        raise ValueError(f"{FORM}; got {variants!r:.60}.")
+        raise ValueError(f"{VARIANTS_FORM}; got {variants!r:.60}.")
     result = {}
     for name, changes in variants.items():
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", str(name)):
@@ -136,7 +136,7 @@ def _variants(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def _variant(options: Mapping[str, Any], changes: Any) -> dict[str, Any]:
     """Returns the options of the study, overridden by those of a variant."""
     if not isinstance(changes, dict):
-        raise ValueError(f"{FORM}; got the options {changes!r:.60}.")
+        raise ValueError(f"{VARIANTS_FORM}; got the options {changes!r:.60}.")
     for key in ("name", "runs", "variants", "replicates"):
         if key in changes:
             raise ValueError(f"{key} must stand beside variants, not inside one; move it there.")
@@ -150,13 +150,13 @@ def _variant(options: Mapping[str, Any], changes: Any) -> dict[str, Any]:
 
 
 def summarise(folder: Path, variants: Sequence[str], replicates: bool) -> None:
-    """Writes and prints the scores of all tested variants side by side.
+    """Writes and prints a table of the scores of all tested variants.
 
     Args:
-        folder: The study's folder, which holds those of its variants. ``scores.json`` is written to it, and
-            ``lead_time.png`` if all variants were scored by lead time.
+        folder: The study's folder, which contains those of its variants. The results are written to it:
+            ``scores.json``, and ``lead_time.png`` if all variants were scored by lead time.
         variants: The names of the variants.
-        replicates: Whether to average over the variants, if all were tested.
+        replicates: Whether to average over the variants once all have been tested.
     """
     tables = {
         name: json.loads((folder / name / "scores.json").read_text("utf-8"))
@@ -172,7 +172,7 @@ def summarise(folder: Path, variants: Sequence[str], replicates: bool) -> None:
     first, *others = (table["rows"] for table in tables.values())
     summary["exact"] = [row for row in first if is_exact(row) and all(row in other for other in others)]
     write_text(folder / "scores.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
-    show(folder, summary)
+    print_summary(folder, summary)
     if all(table.get("by_lead_time") for table in tables.values()) and _drawn(tables):
         figure = lead_time(tables, averaged, _unit(folder, tables))
         with replacing(folder / "lead_time.png") as unfinished:
@@ -204,7 +204,7 @@ def _scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     return {key: [row.get(key) for row in rows] for key in COLUMNS}
 
 
-def show(folder: Path, summary: Mapping[str, Any]) -> None:
+def print_summary(folder: Path, summary: Mapping[str, Any]) -> None:
     """Prints the table of all variants."""
     variants = [(f"{name} ({row['conditioning']})", row) for name, row in summary["variants"].items()]
     averages = [(key.replace("_", " "), summary[key]) for key in ("mean", "standard_error") if key in summary]
@@ -214,7 +214,7 @@ def show(folder: Path, summary: Mapping[str, Any]) -> None:
         f"{folder.name}: {len(variants)} variants",
         ["", *columns.values()],
         *(
-            [(name, *(formatted(row.get(key)) for key in columns)) for name, row in section]
+            [(name, *(format_number(row.get(key)) for key in columns)) for name, row in section]
             for section in (variants, averages, exact)
         ),
     )
@@ -246,7 +246,7 @@ def lead_time(tables: Mapping[str, Mapping[str, Any]], replicates: bool = False,
         ax.grid(axis="y", color=PALE, lw=0.5)
         ax.tick_params(colors=GREY)
     lines, labels = ax.get_legend_handles_labels()
-    # in inches: a sample of a line, and a letter at this size
+    # widths in inches of a line sample and of a letter at this font size
     columns = int(figure.get_figwidth() / (0.6 + 0.07 * max(map(len, labels))))
     figure.legend(lines, labels, loc="outside lower center", ncols=max(1, columns), fontsize=8)
     return figure
@@ -264,7 +264,7 @@ def _draw_lead_time(
     """Draws the curves of all variants; those of replicates in one colour, with their mean."""
     marks: dict[str, Any] = {"marker": "o", "ms": 2.5} if all(len(c) <= 30 for c in curves.values()) else {}
     if not replicates:
-        ax.set_prop_cycle(LOOKS)
+        ax.set_prop_cycle(LINE_LOOKS)
         for name, curve in curves.items():
             ax.plot(*_curve(curve, key), lw=1.4, label=name, **marks)
         return

@@ -1,5 +1,4 @@
-"""Imputations that need no training, for comparison on the same entries. Each returns a single draw, a point
-estimate."""
+"""Baseline imputations that need no training. Each function returns a point estimate as a single draw."""
 
 from __future__ import annotations
 
@@ -23,11 +22,11 @@ def node_mean(batch: SeriesBatch, units: Units) -> Float[Tensor, "1 batch time n
 
 
 def linear_interpolation(batch: SeriesBatch, units: Units) -> Float[Tensor, "1 batch time nodes channels"]:
-    """Fills hidden entries by linear interpolation in time between the node's nearest visible values, in data
-    units.
+    """Fills hidden entries by linear interpolation in time, in data units.
 
-    It uses values after an entry as well as before it. Before the first and after the last visible value it
-    stays constant; a node without visible values takes its mean.
+    The interpolation is between the nearest visible values of the same node and channel, before and after the
+    entry. Before the first and after the last visible value it is constant; a node without visible values
+    gets its mean.
 
     Args:
         batch: The windows.

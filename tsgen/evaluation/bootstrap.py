@@ -5,7 +5,7 @@ of a window depend on each other, and neighbouring windows do too, though less. 
 resamples blocks of neighbouring windows. With W windows a block has :math:`W^{1/3}` of them, the optimal rate
 for the variance of a mean. Blocks wrap around from the last window to the first, so that every window is
 drawn equally often. The interval is the central part of the ratios of all resamples. Two models are compared
-in the same resamples: what makes a window hard for both cancels.
+in the same resamples, so that the difficulty that a window has for both cancels.
 
 Resamples vary less than the windows they are drawn from, and a variance estimated from few blocks is itself
 uncertain. As for a mean of W numbers, the interval is therefore stretched about the estimate by
@@ -32,8 +32,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from tsgen.counter_random import streams, uniforms
 
-FEWEST_WINDOWS = 20
-"""The fewest scored windows for an interval: fewer do not show how scores vary between windows."""
+MIN_WINDOWS = 20
+"""The minimum number of scored windows for an interval: fewer do not show how scores vary between windows."""
 
 
 class WindowBootstrap:
@@ -42,7 +42,8 @@ class WindowBootstrap:
     Args:
         windows: The number of windows, which are ordered in time.
         resamples: The number of resamples.
-        block: Neighbouring windows in a block. If not given, the rounded cube root of the number of windows.
+        block: The number of neighbouring windows in a block. If not given, the rounded cube root of the
+            number of windows.
         level: Nominal coverage of the intervals, in (0, 1).
         seed: Fixes the resamples.
 
@@ -77,7 +78,7 @@ class WindowBootstrap:
 
         Args:
             total: Each window's contribution to the numerator.
-            weight: Its contribution to the denominator; zero if nothing is scored in it.
+            weight: Each window's contribution to the denominator; zero if nothing is scored in it.
         """
         with np.errstate(invalid="ignore"):
             return self._sums(total) / self._sums(weight)
@@ -99,7 +100,7 @@ class WindowBootstrap:
     ) -> tuple[float, float] | None:
         """Returns the confidence interval of a score, or of a difference of scores.
 
-        It is the central part of the resamples, stretched for few windows.
+        The interval is the central part of the resamples, stretched to correct for a small number of windows.
 
         Args:
             estimate: The score over all windows.
@@ -107,10 +108,10 @@ class WindowBootstrap:
             weight: Each window's contribution to the denominator; zero if nothing is scored in it.
 
         Returns:
-            The two ends, or None if fewer than :data:`FEWEST_WINDOWS` windows are scored.
+            The lower and the upper end, or None if fewer than :data:`MIN_WINDOWS` windows are scored.
         """
         count = int(np.count_nonzero(weight))
-        if count < FEWEST_WINDOWS or not np.isfinite(ratios).any():
+        if count < MIN_WINDOWS or not np.isfinite(ratios).any():
             return None
         ends = np.nanquantile(ratios, [(1 - self.level) / 2, (1 + self.level) / 2])
         low, high = estimate + self._stretch(count) * (ends - estimate)

@@ -54,22 +54,23 @@ from tsgen.protocols import ForwardModel
 from tsgen.sampling import Ancestral, Sampler
 from tsgen.sampling.base import draws_per_portion
 
-TRUTH, CHOICE, TIES = 11, 12, 13
-"""Separate the random streams of the truth, the chosen entries and the ties from those of samplers."""
+TRUTH_STREAM, ENTRY_STREAM, TIE_STREAM = 11, 12, 13
+"""Separate the random streams of the truth, of the chosen entries and of ties from those of samplers."""
 
-STATES = 256
-"""The approximate number of floats that a forward pass keeps per entry."""
+FLOATS_PER_ENTRY = 256
+"""The approximate number of floats per entry that a forward pass keeps in memory."""
 
-POINTS = 100
-"""The most places at which ranks are counted."""
+MAX_POINTS = 100
+"""The maximum number of points at which the empirical distribution of ranks is evaluated."""
 
 NUMBERS_AT_ONCE = 2**24
-"""The most entries, over all draws, that are processed at once."""
+"""The maximum number of entries, over all draws, that are processed at once."""
 
 Quantity = Callable[[DensityModel, SeriesBatch, Tensor], Tensor]
-"""A function of a model, windows, and values ``[samples, batch, time, nodes, channels]`` that replace the
-windows' own. It returns one number per sample and window. Visible entries are the same in truth and draws, so
-that an added function of them alone does not change the ranks."""
+"""A function of a model, windows and draws of them, ``[samples, batch, time, nodes, channels]``.
+
+It returns one number per sample and window. A term that depends on visible entries alone does not change the
+ranks, because visible entries are the same in truth and draws."""
 
 
 # ------------------------------------------------------------------------------------------- test quantities
@@ -77,26 +78,26 @@ that an added function of them alone does not change the ranks."""
 
 def entry(model: DensityModel, batch: SeriesBatch, values: Tensor) -> Float[Tensor, "samples batch"]:
     """Returns one hidden entry of each window, chosen at random."""
-    stream = streams(CHOICE, batch.position[:, 0])
+    stream = streams(ENTRY_STREAM, batch.position[:, 0])
     priority = uniforms(stream, batch.values.shape[1:], dtype=torch.float64)
     chosen = priority.masked_fill(batch.context, -1).flatten(1).argmax(dim=1)
     return values.flatten(2)[:, torch.arange(len(chosen), device=chosen.device), chosen]
 
 
 def mean(model: DensityModel, batch: SeriesBatch, values: Tensor) -> Float[Tensor, "samples batch"]:
-    """Returns the mean of the window, in standard units: its level."""
+    """Returns the level of the window: its mean in standard units."""
     return model.node_units.standardise(values).mean(dim=(2, 3, 4))
 
 
 def energy(model: DensityModel, batch: SeriesBatch, values: Tensor) -> Float[Tensor, "samples batch"]:
-    """Returns the mean square of the window, in standard units: its spread."""
+    """Returns the spread of the window: its mean square in standard units."""
     return model.node_units.standardise(values).square().mean(dim=(2, 3, 4))
 
 
 def roughness(model: DensityModel, batch: SeriesBatch, values: Tensor) -> Float[Tensor, "samples batch"]:
     """Returns the sum of squared differences between successive steps, in standard units.
 
-    It measures dependence in time. It is zero for windows of one step.
+    It measures dependence in time, and is zero for windows of one step.
     """
     return model.node_units.standardise(values).diff(dim=2).square().sum(dim=(2, 3, 4))
 
@@ -104,8 +105,8 @@ def roughness(model: DensityModel, batch: SeriesBatch, values: Tensor) -> Float[
 def coherence(model: DensityModel, batch: SeriesBatch, values: Tensor) -> Float[Tensor, "samples batch"]:
     """Returns the sum over slices of the products of all pairs of different entries, in standard units.
 
-    Each pair counts twice. The sum measures dependence between nodes and channels. It is zero for slices of
-    one entry.
+    It measures dependence between nodes and channels, and is zero for slices of one entry. Each pair counts
+    twice.
     """
     slices = model.node_units.standardise(values).flatten(3)
     return (slices.sum(dim=3).square() - slices.square().sum(dim=3)).sum(dim=2)
@@ -115,7 +116,7 @@ def log_density(model: DensityModel, batch: SeriesBatch, values: Tensor) -> Floa
     """Returns the log-density of the whole window under the sampled model, in nats."""
     everything = torch.ones_like(batch.context)
     whole = dataclasses.replace(batch, values=values[0], context=everything, target=everything)
-    size = draws_per_portion(STATES * batch.values.numel() * batch.values.element_size())
+    size = draws_per_portion(FLOATS_PER_ENTRY * batch.values.numel() * batch.values.element_size())
     log_densities = [
         model.log_likelihood(whole.repeat(len(draws))._changed(values=draws.flatten(0, 1)))
         for draws in values.split(size)
@@ -174,7 +175,7 @@ class RankTest:
         """Returns whether the test accepts that the ranks of all quantities are uniform.
 
         Args:
-            level: The probability, at most, of rejecting ranks that are uniform.
+            level: The significance level: the maximum probability of rejecting uniform ranks.
         """
         return min(self.adjusted.values()) >= level
 
@@ -190,8 +191,8 @@ def simulation_based_calibration(
 ) -> RankTest:
     """Ranks the truth of simulated windows among a sampler's draws.
 
-    With the model itself as the truth this tests the sampler alone: does it draw from the model's law? With
-    another known law it tests the model too.
+    If the truth is drawn from the model itself, this tests the sampler alone: does it draw from the model's
+    law? If the truth is drawn from another known law, it tests the model too.
 
     The draws of a window must be exchangeable. If draws share part of their path, as resampled particles do,
     ranks are not uniform even if each draw by itself has the right law.
@@ -205,7 +206,7 @@ def simulation_based_calibration(
         sampler: Draws the hidden entries; the model's own sampler if not given.
         quantities: The test quantities, by name. ``log-density`` needs a model that has one; the
             log-likelihood of an ``AnyOrderModel`` takes as many passes as a window has entries.
-        seed: Fixes the truth and how ties are broken. The sampler has a seed of its own.
+        seed: Fixes the truth and the breaking of ties. The sampler has its own seed.
 
     Returns:
         One rank for each quantity and window.
@@ -219,8 +220,8 @@ def simulation_based_calibration(
     if not batch.target.flatten(1).any(dim=1).all():
         empty = int((~batch.target.flatten(1).any(dim=1)).sum())
         raise ValueError(
-            f"every window must have hidden entries to rank; {empty} of {len(batch.values)} hide nothing. "
-            "Leave them out."
+            f"every window must have hidden entries to rank; {empty} of {len(batch.values)} have none. "
+            "Remove these windows."
         )
     size = max(1, NUMBERS_AT_ONCE // (sampler.num_samples * batch.values[0].numel()))
     ranks_of_batches = [
@@ -241,14 +242,14 @@ def simulated(law: DensityModel | VARProcess, windows: SeriesBatch, seed: int = 
         seed: Fixes the draw.
     """
     empty = windows.blank()
-    # with the sampler's seed the sampler's first draw would be the truth itself
-    own = int(streams(seed, torch.tensor(TRUTH)))
+    # with the sampler's own seed its first draw would be the truth itself
+    truth_seed = int(streams(seed, torch.tensor(TRUTH_STREAM)))
     if isinstance(law, VARProcess):
-        drawn = law.impute(empty, 1, own)
+        drawn = law.impute(empty, 1, truth_seed)
     elif isinstance(law, ForwardModel):
-        drawn = Ancestral(1, own)(law, empty)
+        drawn = Ancestral(1, truth_seed)(law, empty)
     else:
-        sampler = law.sampler.with_options(num_samples=1, seed=own).jointly(empty.context[0].numel())
+        sampler = law.sampler.with_options(num_samples=1, seed=truth_seed).jointly(empty.context[0].numel())
         drawn = sampler(law, empty)
     values = drawn.values[0].to(windows.values)
     return dataclasses.replace(empty, values=values, context=windows.context, target=~windows.context)
@@ -263,7 +264,8 @@ def _ranks(
     seed: int,
 ) -> Int64[Tensor, "quantities batch"]:
     """Returns the rank of the truth of each window, for each quantity."""
-    drawn, stream = sampler(model, batch).values, streams(seed, torch.tensor(TIES), batch.position[:, 0])
+    drawn = sampler(model, batch).values
+    stream = streams(seed, torch.tensor(TIE_STREAM), batch.position[:, 0])
     result = []
     for number, (name, quantity) in enumerate(quantities.items()):
         truth, draws = quantity(model, batch, batch.values[None])[0], quantity(model, batch, drawn)
@@ -282,8 +284,8 @@ class Envelope(NamedTuple):
 
     Attributes:
         points: The points z in (0, 1) at which ranks are counted, as fractions of S + 1.
-        low: The smallest fraction of ranks below each point.
-        high: The largest fraction of ranks below each point.
+        low: The lower bound of the fraction of ranks below each point.
+        high: The upper bound.
     """
 
     points: Float[Tensor, "points"]
@@ -294,7 +296,8 @@ class Envelope(NamedTuple):
 def ecdf_p_value(ranks: Int64[Tensor, "windows"], num_draws: int) -> float:
     """Returns the probability that uniform ranks deviate at least as far from the binomial bands as these.
 
-    It is exact down to 1e-8; below that it is an upper bound, at most :data:`POINTS` times too large.
+    The p-value is exact down to 1e-8; below that it is an upper bound, at most :data:`MAX_POINTS` times too
+    large.
 
     Args:
         ranks: Independent ranks.
@@ -305,9 +308,9 @@ def ecdf_p_value(ranks: Int64[Tensor, "windows"], num_draws: int) -> float:
     """
     if not ranks.numel() or ranks.min() < 0 or ranks.max() > num_draws:
         raise ValueError(f"ranks must be one or more numbers in 0..{num_draws}; they are {ranks.tolist()}.")
-    places = _places(num_draws)
-    counts = (ranks.cpu() < places[:, None]).sum(dim=1)
-    points, total = places.double() / (num_draws + 1), len(ranks)
+    thresholds = _thresholds(num_draws)
+    counts = (ranks.cpu() < thresholds[:, None]).sum(dim=1)
+    points, total = thresholds.double() / (num_draws + 1), len(ranks)
     tails = _tails(points, total)
     gamma = float(tails.gather(1, counts[:, None]).min())
     if gamma < 1e-10:  # 1 - P would be nothing but rounding error
@@ -322,14 +325,14 @@ def ecdf_envelope(num_ranks: int, num_draws: int, level: float = 0.95) -> Envelo
     Args:
         num_ranks: The number of independent ranks.
         num_draws: The number S of draws: ranks run from 0 to S.
-        level: The probability, at least, that the whole function lies inside.
+        level: The minimum probability that the whole function lies inside.
 
     Raises:
         ValueError: If the level is out of range.
     """
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1; it is {level}.")
-    points = _places(num_draws).double() / (num_draws + 1)
+    points = _thresholds(num_draws).double() / (num_draws + 1)
     tails = _tails(points, num_ranks)
     low, high = (1 - level) / (2 * len(points)), 1 - level  # Bonferroni; a single point
     for _ in range(20):
@@ -343,9 +346,9 @@ def ecdf_envelope(num_ranks: int, num_draws: int, level: float = 0.95) -> Envelo
     return Envelope(points, allowed.argmax(dim=1).double() / num_ranks, last.double() / num_ranks)
 
 
-def _places(num_draws: int) -> Int64[Tensor, "points"]:
+def _thresholds(num_draws: int) -> Int64[Tensor, "points"]:
     """Returns evenly spaced integers below which ranks are counted."""
-    number = min(num_draws, POINTS)
+    number = min(num_draws, MAX_POINTS)
     return torch.arange(1, number + 1) * (num_draws + 1) // (number + 1)
 
 
@@ -363,7 +366,7 @@ def _tails(points: Float[Tensor, "points"], total: int) -> Float[Tensor, "points
 
 
 def _inside(allowed: Tensor, points: Float[Tensor, "points"]) -> float:
-    """Returns the probability that the counts at all points are in the range allowed at each."""
+    """Returns the probability that the count at each point is one of the allowed counts."""
     if not allowed.any(dim=1).all():
         return 0.0
     total = allowed.new_tensor(allowed.shape[1] - 1, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""The scores of an evaluation as columns of a table: their headings, which of them are printed, and how."""
+"""The scores of an evaluation as columns of a table: headings, selection for print, number format."""
 
 from __future__ import annotations
 
@@ -22,36 +22,39 @@ COLUMNS = {
     "energy_score": "energy",
     "variogram_score": "variogram",
     "from_exact": "from exact",
-    "log_likelihood": "log-lik. a window",
+    "log_likelihood": "log-lik. per window",
 }
-"""The table's scores and their headings. ``crps_law`` is there where the law that draws follow is known in
-closed form. ``from_exact`` is there where the exact posterior is known: the root mean squared distance of the
-median to the exact posterior mean, in exact posterior standard deviations. ``log_likelihood`` is there where
-nothing is hidden: the mean joint log-density of a window, in nats."""
+"""The heading of each score, in the order of the table.
 
-IN_FILE_ONLY = {"crps_law", "coverage_50", "width_50", "interval_50", "interval_90"}
-"""Scores that are written to files but not printed, so that a row of the table fits on one line."""
+* ``crps_law`` needs draws from a law with a closed-form CRPS.
+* ``from_exact`` needs an exact posterior: the root mean squared distance of the median to the exact posterior
+  mean, in exact posterior standard deviations.
+* ``log_likelihood`` is computed if nothing is hidden: the mean joint log-density of a window, in nats.
+"""
+
+NOT_PRINTED = {"crps_law", "coverage_50", "width_50", "interval_50", "interval_90"}
+"""Scores that are only written to files, so that a row of the printed table fits on one line."""
 
 
 def printed_columns(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """Returns the scores to print, with their headings: those that any row has, except :data:`IN_FILE_ONLY`.
+    """Returns the headings of the scores to print: those that any row has, except :data:`NOT_PRINTED`.
 
     Args:
-        rows: Scores by name; one that is missing or None is absent.
+        rows: The scores of each row by name; a row lacks a score whose key is missing or whose value is None.
     """
     present = {key for row in rows for key, value in row.items() if value is not None}
-    return {key: heading for key, heading in COLUMNS.items() if key in present and key not in IN_FILE_ONLY}
+    return {key: heading for key, heading in COLUMNS.items() if key in present and key not in NOT_PRINTED}
 
 
-def formatted(value: float | None, sign: str = "") -> str:
-    """Returns a number as the text of a table's cell: 4 significant digits, counts in full, – for None.
+def format_number(value: float | None, sign: str = "") -> str:
+    """Formats a number for a table: 4 significant digits, an integer in full, – for None.
 
     Args:
         value: A score, or a count if it is an ``int``.
         sign: ``+`` to show the sign of positive numbers too.
 
     Example:
-        >>> formatted(0.123456), formatted(12345), formatted(None), formatted(2.5, "+")
+        >>> format_number(0.123456), format_number(12345), format_number(None), format_number(2.5, "+")
         ('0.1235', '12,345', '–', '+2.5')
     """
     if value is None:

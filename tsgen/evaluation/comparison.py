@@ -1,4 +1,4 @@
-"""Comparison of two runs: how much better is one, and is the difference significant?
+"""Comparison of two runs: the difference of each score, and whether it is significant.
 
 :func:`compare` takes the evaluations of two runs (from their ``evaluation.nc``), checks that both scored the
 same entries, and returns the difference of each score with a confidence interval over windows, for all
@@ -21,17 +21,19 @@ from tsgen.data.interpolation import GAPS, gap_class
 from tsgen.evaluation.bootstrap import WindowBootstrap
 from tsgen.metrics.rounding import rounded
 
-OF_ENTRIES = ("mae", "rmse", "mre", "crps", "nll", "coverage_90")
-OF_WINDOWS = ("energy_score", "variogram_score")
-IN_GROUPS = ("mae", "crps", "nll")
-MOST_LEADS = 12
-"""The most groups of lead times; with a longer horizon neighbouring lead times share a group."""
+ENTRY_SCORES = ("mae", "rmse", "mre", "crps", "nll", "coverage_90")
+WINDOW_SCORES = ("energy_score", "variogram_score")
+GROUP_SCORES = ("mae", "crps", "nll")
+"""The scores that are also compared by gap length and lead time."""
+
+MAX_LEAD_GROUPS = 12
+"""The maximum number of groups of lead times. With a longer horizon neighbouring lead times share a group."""
 
 OTHER_CONDITIONING = (
     "One conditions on the past (filtering), the other on the past and the future (posterior). They answer "
     "different questions: a difference may be due to that alone, and neither has the better NLL."
 )
-"""The remark on two runs of which one is filtering and the other the posterior."""
+"""The remark on two runs of different conditioning."""
 
 
 @dataclass(frozen=True)
@@ -40,20 +42,20 @@ class Difference:
 
     Attributes:
         score: The name of the score.
-        group: What entries are grouped by: ``gap`` (length) or ``lead`` (time); None for all entries.
-        label: The label of the group, in steps.
+        group: ``gap`` for entries of one gap length, ``lead`` for entries of one lead time; None for all
+            entries.
+        label: The gap length or lead time of the group, in steps; None for all entries.
         entries: The number of scored entries.
-        windows: The number of windows that they lie in.
+        windows: The number of windows that contain them.
         a: The score of the first run.
         b: The score of the second run.
         difference: ``b - a``.
-        interval: The confidence interval of the difference; None where windows are too few.
-        relative: The difference as a fraction of ``a``; None for scores without a natural zero, and where
-            ``a`` is not positive.
-        better: The run that is significantly better: the interval over all entries excludes zero. None if
-            neither is, if neither larger nor smaller values of the score are better, or for the NLL of
-            different conditionings. Always None for a group: with so many groups, some intervals exclude zero
-            by chance.
+        interval: The confidence interval of the difference; None if there are too few windows.
+        relative: The difference as a fraction of ``a``; None for scores without a natural zero, or if ``a``
+            is not positive.
+        better: The run that is significantly better, ``"a"`` or ``"b"``: the interval excludes zero. None if
+            neither is, for coverage (neither larger nor smaller is better), for the NLL if the conditionings
+            differ, and for every group: of so many intervals some exclude zero by chance.
     """
 
     score: str
@@ -72,12 +74,12 @@ class Difference:
 def compare(a: xr.Dataset, b: xr.Dataset, bootstrap: WindowBootstrap | None = None) -> list[Difference]:
     """Returns the differences of all scores that both runs have.
 
-    They come first over all entries, then by gap length and, for forecasts, by lead time.
+    The differences over all entries come first, then those by gap length and, for forecasts, by lead time.
 
     Args:
         a: The evaluation of the first run.
         b: The evaluation of the second run, on the same entries.
-        bootstrap: The resamples of windows. If not given, 2,000 in blocks, for 95 % intervals.
+        bootstrap: The resamples of windows. If not given, 2,000 resamples in blocks, for 95 % intervals.
 
     Raises:
         ValueError: If the runs scored different entries, or none.
@@ -86,20 +88,20 @@ def compare(a: xr.Dataset, b: xr.Dataset, bootstrap: WindowBootstrap | None = No
     if reason:
         raise ValueError(f"both runs must have scored the same entries; {reason}.")
     if not a["target"].any():
-        raise ValueError("both runs must have scored hidden entries; they scored none.")
+        raise ValueError("both runs must have scored hidden entries; neither scored any.")
     resamples = bootstrap or WindowBootstrap(a.sizes["window"])
-    unjudged = {"coverage_90", *(["nll"] if other_conditioning(a, b) else [])}
+    unranked = {"coverage_90", *(["nll"] if other_conditioning(a, b) else [])}
     return [
-        _difference((score, group, label), sums[0][score], sums[1][score], resamples, mask, unjudged)
+        _difference((score, group, label), sums[0][score], sums[1][score], resamples, mask, unranked)
         for group, label, mask in _groups(a)
         for sums in [[_sums(data, mask) for data in (a, b)]]
-        for score in (IN_GROUPS if group else (*OF_ENTRIES, *OF_WINDOWS))
+        for score in (GROUP_SCORES if group else (*ENTRY_SCORES, *WINDOW_SCORES))
         if score in sums[0] and score in sums[1]
     ]
 
 
 def other_conditioning(a: xr.Dataset, b: xr.Dataset) -> bool:
-    """Returns whether one run is filtering and the other the posterior."""
+    """Returns whether the two runs differ in their conditioning."""
     conditionings = {data.attrs.get("conditioning") for data in (a, b)} - {None}
     return len(conditionings) > 1
 
@@ -107,7 +109,7 @@ def other_conditioning(a: xr.Dataset, b: xr.Dataset) -> bool:
 def difference(a: xr.Dataset, b: xr.Dataset) -> str | None:
     """Describes the first difference in what two evaluations scored, or returns None.
 
-    Truths may differ by rounding, one part in 100,000. The same entries must be visible in both.
+    The masks must be equal. Truths may differ by a rounding error of one part in 100,000.
     """
     for name in ("node", "channel"):
         first, second = (data[name].values.tolist() for data in (a, b))
@@ -117,8 +119,8 @@ def difference(a: xr.Dataset, b: xr.Dataset) -> str | None:
         if a.sizes[axis] != b.sizes[axis]:
             return f"the first has {a.sizes[axis]} {axis}s, the second {b.sizes[axis]}"
     if not np.array_equal(a["time"].values, b["time"].values):
-        return "their windows lie at different times"
-    for name, what in (("target", "what is scored"), ("context", "what is visible")):
+        return "their windows have different times"
+    for name, what in (("target", "the mask of scored entries"), ("context", "the mask of visible entries")):
         count = int((a[name].values != b[name].values).sum())
         if count:
             return f"{what} differs at {count:,} entries"
@@ -203,7 +205,7 @@ def _sums(data: xr.Dataset, mask: Bool[np.ndarray, "window step node channel"]) 
     for score, name in (("crps", "crps"), ("nll", "nll"), ("coverage_90", "covered_90")):
         if name in data and not np.isnan(each := data[name].values[mask].astype(float)).all():
             result[score] = sums(each)
-    for score in OF_WINDOWS:
+    for score in WINDOW_SCORES:
         if score in data:
             each = data[score].values.astype(float)
             scored = np.isfinite(each)
@@ -227,7 +229,7 @@ def _groups(data: xr.Dataset) -> Iterator[tuple[str | None, str | None, np.ndarr
             yield "gap", label, mask
     horizon, step = int(data.attrs.get("horizon", 0)), np.arange(data.sizes["step"])
     lead = step - (len(step) - horizon) + 1
-    for leads in np.array_split(np.arange(1, horizon + 1), min(horizon, MOST_LEADS)) if horizon else []:
+    for leads in np.array_split(np.arange(1, horizon + 1), min(horizon, MAX_LEAD_GROUPS)) if horizon else []:
         mask = scored & np.isin(lead, leads)[:, None, None]
         if mask.any():
             yield "lead", str(leads[0]) if len(leads) == 1 else f"{leads[0]}-{leads[-1]}", mask
@@ -239,15 +241,24 @@ def _difference(
     b: _Sums,
     bootstrap: WindowBootstrap,
     mask: Bool[np.ndarray, "window step node channel"],
-    unjudged: Set[str],
+    unranked: Set[str],
 ) -> Difference:
-    """Returns the difference of a score, of which ``key`` holds the name, the group and its label."""
+    """Returns the difference of a score.
+
+    Args:
+        key: The score, the group and its label.
+        a: The sums of the first run.
+        b: The sums of the second run.
+        bootstrap: The resamples of windows.
+        mask: The entries of the group.
+        unranked: The scores for which no run is better.
+    """
     score, group, label = key
     change = b.score - a.score
     resampled = b.resampled(bootstrap) - a.resampled(bootstrap)
     interval = bootstrap.interval(change, resampled, np.minimum(abs(a.weight), abs(b.weight)))
     better = None
-    if interval and group is None and score not in unjudged and not interval[0] <= 0 <= interval[1]:
+    if interval and group is None and score not in unranked and not interval[0] <= 0 <= interval[1]:
         better = "a" if change > 0 else "b"
     return Difference(
         score=score,
@@ -265,5 +276,5 @@ def _difference(
 
 
 def _brief(names: list[str]) -> str:
-    """Returns how many names there are, and the first three."""
+    """Returns the number of names and the first three of them."""
     return f"{len(names)} ({', '.join(map(str, names[:3]))}{', ...' if len(names) > 3 else ''})"

@@ -53,7 +53,7 @@ Unit = Literal["window", "entry"]
 
 @dataclass(frozen=True)
 class Group:
-    """The adjustment for the entries in gaps of a range of lengths.
+    """The adjustment of the intervals of entries whose gap length lies in a range.
 
     Attributes:
         shortest: The shortest gap, in steps.
@@ -72,7 +72,7 @@ class Group:
 
     @property
     def name(self) -> str:
-        """The range of lengths, in words."""
+        """The range of gap lengths in words, such as ``2 to 5 steps``."""
         if self.longest is None:
             return f"over {self.shortest - 1} steps" if self.shortest > 1 else "all"
         if self.longest == self.shortest:
@@ -90,8 +90,7 @@ def conformal_quantile(
     Args:
         scores: Scores that are exchangeable with the new one, or whose windows are.
         level: The probability, in (0, 1).
-        windows: The number of the window that each score belongs to. If not given, each score is a window of
-            its own.
+        windows: The window number of each score. If not given, each score is a window of its own.
 
     Returns:
         The bound. Infinity if there are too few windows: fewer than ``level / (1 - level)``.
@@ -118,7 +117,7 @@ def conformal_quantile(
 class ConformalIntervals:
     """Central intervals with adjustments that were estimated on the validation split.
 
-    The module's docstring has the method and its guarantee.
+    The module's docstring explains the method and its guarantee.
 
     Args:
         level: Nominal coverage of the intervals.
@@ -164,7 +163,7 @@ class ConformalIntervals:
             raise ValueError("the validation evaluation must have hidden entries; it has none.")
         score = np.maximum(low - truth, truth - high)[hidden].astype(np.float64)
         if relative:
-            # an interval of zero width stays one at any multiple: it contains the truth now or never
+            # no multiple widens an interval of zero width: its score is 0 (truth inside) or infinite
             width = (high - low)[hidden].astype(np.float64)
             with np.errstate(divide="ignore", invalid="ignore"):
                 score = np.where(width > 0, score / width, np.where(score > 0, np.inf, 0))
@@ -181,8 +180,8 @@ class ConformalIntervals:
     def __call__(self, evaluation: xr.Dataset) -> xr.Dataset:
         """Returns the evaluation with the adjusted intervals.
 
-        It has two more variables for the entries that are not visible, ``lower`` and ``upper``, the ends of
-        the interval, and ``gap``, the length in steps of the gap around each entry.
+        It has three more variables: ``lower`` and ``upper``, the ends of the interval of each entry that is
+        not visible, and ``gap``, the length in steps of the gap around each entry.
 
         Args:
             evaluation: The evaluation of the test split.
@@ -209,10 +208,10 @@ class ConformalIntervals:
         return evaluation.assign(added).assign_attrs(conformal_level=self.level)
 
     def table(self, adjusted: xr.Dataset) -> list[dict[str, Any]]:
-        """Returns coverage and mean width of the intervals before and after, by group and over all.
+        """Returns coverage and mean width of the intervals before and after adjustment, by group and overall.
 
-        Coverage is the fraction of hidden entries that are covered. ``window_coverage``, the mean over
-        windows of each window's coverage, is what the guarantee is about.
+        Coverage is the fraction of hidden entries whose interval contains the truth. The guarantee is about
+        ``window_coverage``: the mean over windows of each window's coverage.
 
         Args:
             adjusted: The evaluation that :meth:`__call__` returned.
@@ -245,7 +244,7 @@ class ConformalIntervals:
 def conformal(
     validation: xr.Dataset, test: xr.Dataset, level: float = 0.9, **options: Any
 ) -> tuple[xr.Dataset, list[dict[str, Any]]]:
-    """Adjusts the intervals of a test with the errors on the validation split.
+    """Adjusts the intervals of the test split by the errors on the validation split.
 
     Args:
         validation: The evaluation of the validation split.
@@ -254,7 +253,8 @@ def conformal(
         options: Further options of :meth:`ConformalIntervals.fit`.
 
     Returns:
-        The evaluation of the test with its adjusted intervals, and coverage and width before and after.
+        The evaluation of the test split with adjusted intervals, and the table of coverage and width (see
+        :meth:`ConformalIntervals.table`).
 
     Raises:
         ValueError: If the two differ in model, sampling, nodes, channels or horizon, if they score the same
@@ -264,7 +264,7 @@ def conformal(
         values = [data.attrs.get(name) for data in (validation, test)]
         if values[0] != values[1]:
             raise ValueError(
-                f"validation and test must be of one model, sampled in the same way; {name} is {values[0]} "
+                f"validation and test must use the same model and sampling options; {name} is {values[0]} "
                 f"and {values[1]}. Test both again with the same options."
             )
     for name in ("node", "channel"):
@@ -273,7 +273,7 @@ def conformal(
     shared = np.intersect1d(_scored_times(validation), _scored_times(test))
     if len(shared):
         raise ValueError(
-            f"validation and test must score different stretches; they share {len(shared):,} times, "
+            f"validation and test must score different times; they share {len(shared):,} of them, "
             f"the first {shared[0]}. Test once with --data.test_on val, once without."
         )
     intervals = ConformalIntervals.fit(validation, level, **options)
@@ -313,7 +313,7 @@ def interval(evaluation: xr.Dataset, level: float) -> tuple[np.ndarray, np.ndarr
 
 
 def gap_length(context: np.ndarray) -> Int[np.ndarray, "windows steps nodes channels"]:
-    """Returns the length of the gap around each entry, in steps; zero where the entry is visible.
+    """Returns the length of the gap that contains each entry, in steps; zero where the entry is visible.
 
     A gap is a run of consecutive steps of a window, node and channel that are not visible.
 

@@ -23,7 +23,7 @@ from tsgen.data.series import SeriesBatch
 from tsgen.models import DensityModel
 
 PATHS_AT_ONCE = 256
-"""The most paths, over all windows, that are drawn and scored at once."""
+"""The maximum number of paths, over all windows, that are drawn and scored at once."""
 
 
 class KLEstimate(NamedTuple):
@@ -54,20 +54,20 @@ def monte_carlo_kl(
 
     Args:
         p: The model that paths are drawn from.
-        q: The other model, of the same data.
+        q: The other model, for the same data.
         windows: Windows that give the shape, graph, covariates and precision; their values are not read.
         rao_blackwell: Use the closed-form divergence between the laws of each slice along the paths.
         standard_error: Stop when the standard error, in nats, is at most this; with 0 all paths are drawn.
-        max_draws: The most paths per window; at least 2.
+        max_draws: The maximum number of paths per window; at least 2.
         seed: Fixes the paths.
 
     Raises:
-        ValueError: If the models are of different data, ``max_draws`` is below 2, or ``rao_blackwell`` is set
-            for slices that are not Gaussian.
+        ValueError: If the models are for different data, ``max_draws`` is below 2, or ``rao_blackwell`` is
+            set for slices that are not Gaussian.
     """
     difference = p.spec.difference(q.spec)
     if difference:
-        raise ValueError(f"p and q must be models of the same data; of p {difference} (of q).")
+        raise ValueError(f"p and q must be models for the same data; of p {difference} (of q).")
     if max_draws < 2:
         raise ValueError(f"max_draws must be at least 2 for a standard error; it is {max_draws}.")
     score = _closed_form if rao_blackwell else _log_ratio
@@ -82,10 +82,10 @@ def monte_carlo_kl(
     return KLEstimate(float(terms.mean()), error, len(terms))
 
 
-def _paths(p: DensityModel, windows: SeriesBatch, draws: int, seed: int, before: int) -> SeriesBatch:
-    """Draws paths of every window from p; returns them as one batch in which every entry is visible."""
+def _paths(p: DensityModel, windows: SeriesBatch, draws: int, seed: int, drawn: int) -> SeriesBatch:
+    """Returns paths of every window drawn from p, as one batch in which every entry is visible."""
     # a different seed for each round, so that no path repeats
-    sampler = p.sampler.with_options(num_samples=draws, seed=seed + 1_000_003 * before)
+    sampler = p.sampler.with_options(num_samples=draws, seed=seed + 1_000_003 * drawn)
     values = sampler(p, windows.blank()).values.flatten(0, 1)
     everything = torch.ones_like(values, dtype=torch.bool)
     return dataclasses.replace(windows.repeat(draws), values=values, context=everything, target=everything)
@@ -115,7 +115,7 @@ def _gaussian(law: Distribution) -> Distribution:
 
 
 def _full(law: Distribution) -> MultivariateNormal:
-    """Returns a Gaussian slice as one multivariate law of its flattened entries."""
+    """Returns a Gaussian slice as one multivariate normal law of its flattened entries."""
     if isinstance(law, MultivariateNormal):
         return MultivariateNormal(law.loc.double(), scale_tril=law.scale_tril.double())
     return MultivariateNormal(

@@ -1,8 +1,9 @@
 """The results of a test: scores of the model and of baselines, and data for figures and comparisons.
 
-:class:`Evaluation` is a callback of the test of a model. It scores baselines and exact answers on the same
-entries of the same batches. It writes two files: ``scores.json``, the table of scores, and ``evaluation.nc``,
-with truth, masks, quantiles and scores of every window and entry. ``docs/scores.md`` defines the scores.
+:class:`Evaluation` is a callback for ``Trainer.test``. It scores the model and, on the same entries of the
+same batches, the baselines and, if the process is known, the exact distributions. All of these are called
+*methods*. The callback writes two files: ``scores.json``, the table of scores, and ``evaluation.nc``, with
+truth, masks, quantiles and scores of every window and entry. ``docs/scores.md`` defines the scores.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from tsgen.counter_random import streams, uniforms
 from tsgen.data.interpolation import Nearest
 from tsgen.data.series import Samples, Series, SeriesBatch
 from tsgen.evaluation.baselines import linear_interpolation, node_mean
-from tsgen.evaluation.columns import COLUMNS, formatted, printed_columns
+from tsgen.evaluation.columns import COLUMNS, format_number, printed_columns
 from tsgen.evaluation.comparison import intervals
 from tsgen.evaluation.terminal import print_table
 from tsgen.exact.linear import VARProcess
@@ -58,19 +59,23 @@ from tsgen.storage.atomic import replacing, write_text
 from tsgen.storage.parts import Parts
 
 MODEL = "model"
-"""The name of the tested model among the other answers."""
+"""The key of the tested model among the methods."""
 
-RANKS = 3
+TIE_STREAM = 3
 """Separates the random streams that break ties of ranks from those of samplers and masks."""
 
 BASELINES = {"node mean": node_mean, "linear interpolation": linear_interpolation}
-"""Baselines by name; they need no training."""
+"""The baselines by name; they need no training."""
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-WITH_INTERVALS = ("mae", "crps", "nll", "coverage_90", "energy_score")
-"""Scores whose confidence intervals are printed; the file has those of others too."""
+"""The levels of the quantiles in ``evaluation.nc``."""
+
+PRINTED_INTERVALS = ("mae", "crps", "nll", "coverage_90", "energy_score")
+"""The scores whose confidence intervals are printed; ``scores.json`` has the intervals of all scores."""
 
 ENTRY = ("window", "step", "node", "channel")
+"""The axes of a variable with one value per entry."""
+
 AXES = {
     **dict.fromkeys(("truth", "context", "target", "rank", "crps", "nll", "covered_90", "gap_length"), ENTRY),
     "quantiles": ("quantile", *ENTRY),
@@ -79,7 +84,7 @@ AXES = {
     "variogram_score": ENTRY[:1],
     "ess": ENTRY[:2],
 }
-"""The variables of an evaluation and their axes. In part files the window comes first."""
+"""The variables of ``evaluation.nc`` and their axes. In part files the window is the first axis."""
 
 
 def summarise(
@@ -99,7 +104,7 @@ def summarise(
     ordered = samples.values.sort(dim=0).values
     scored = batch.hidden
     truth = torch.where(batch.context | batch.target, batch.values, torch.nan)
-    noise = uniforms(streams(RANKS, batch.position[:, 0]), scored.shape[1:])
+    noise = uniforms(streams(TIE_STREAM, batch.position[:, 0]), scored.shape[1:])
     each = entry_scores(*entries(samples.values, batch), None if log_prob is None else log_prob[scored])
 
     def scattered(score: Tensor | None) -> Tensor:
@@ -124,7 +129,7 @@ def summarise(
     if samples.ess is not None:
         arrays["ess"] = samples.ess
     if baselines:
-        errors = [(answer[0] - truth).abs().where(scored, torch.nan) for answer in baselines.values()]
+        errors = [(draws[0] - truth).abs().where(scored, torch.nan) for draws in baselines.values()]
         arrays["baseline_error"] = torch.stack(errors, dim=1).float()
     return {name: array.cpu().numpy() for name, array in arrays.items()}
 
@@ -135,9 +140,9 @@ def as_dataset(
     """Returns windows as a labelled dataset, the content of ``evaluation.nc``.
 
     It has ``truth``, the masks ``context`` and ``target``, ``quantiles``, the ``rank`` of the truth among the
-    samples, and ``gap_length`` in steps (zero where not scored). Scores of entries are ``crps``, ``nll`` and,
-    with 19 samples or more, ``covered_90``; those of windows are ``energy_score`` and ``variogram_score``.
-    ``baseline_error`` is there if there are baselines, and ``ess`` for weighted particles.
+    samples, and ``gap_length`` in steps (zero where not scored). The scores per entry are ``crps``, ``nll``
+    and, with 19 samples or more, ``covered_90``; the scores per window are ``energy_score`` and
+    ``variogram_score``. ``baseline_error`` exists if there are baselines, and ``ess`` for weighted particles.
 
     Args:
         arrays: The arrays that :func:`summarise` returned, windows in order.
@@ -145,14 +150,14 @@ def as_dataset(
         baselines: The names of the baselines whose errors are among the arrays.
         attributes: Attributes of the dataset.
     """
-    whole = series.labels()
+    labels = series.labels()
     data = xr.Dataset(
         {
             name: (axes, np.moveaxis(arrays[name], 0, axes.index("window")))
             for name, axes in AXES.items()
             if name in arrays
         },
-        coords={name: whole[name] for name in ("node", "channel", "unit")},
+        coords={name: labels[name] for name in ("node", "channel", "unit")},
         attrs=attributes,
     )
     time = np.asarray(series.time)[arrays["position"]]
@@ -161,8 +166,8 @@ def as_dataset(
         data = data.assign_coords(baseline=list(baselines))
     observed = torch.stack([chunk.observed.sum(dim=(0, 2)) for chunk in series.chunks()]).sum(dim=0)
     data["share_missing"] = ("node", 1 - (observed / (len(series) * len(series.channels))).numpy())
-    kept = [name for name in ("position", "edge_source", "edge_target", "edge_weight") if name in whole]
-    return data.merge(whole[kept].drop_vars("time", errors="ignore"))
+    kept = [name for name in ("position", "edge_source", "edge_target", "edge_weight") if name in labels]
+    return data.merge(labels[kept].drop_vars("time", errors="ignore"))
 
 
 def independent_draws(law: Normal, batch: SeriesBatch, num_samples: int, seed: int) -> Tensor:
@@ -174,15 +179,15 @@ def independent_draws(law: Normal, batch: SeriesBatch, num_samples: int, seed: i
 
 
 class _Row:
-    """Accumulates the scores of one answer, the model's or another's: a row of the table.
+    """Accumulates the scores of one method: a row of the table.
 
     Args:
-        name: The name of the answer.
-        conditioning: What its draws are conditioned on; None for an answer without a density.
+        name: The name of the method.
+        conditioning: ``"filtering"`` or ``"posterior"``; None for a baseline, which has no density.
         groupings: Groups of entries that are also scored separately.
         module: The tested model.
-        kept: Whether the model itself accumulates the scores of this answer.
-        joint: Whether its draws are joint.
+        is_model: Whether the method is the tested model, which accumulates its own entry scores and NLL.
+        joint: Whether its draws are joint, so that scores of whole windows apply.
     """
 
     def __init__(
@@ -191,19 +196,19 @@ class _Row:
         conditioning: str | None,
         groupings: Sequence[Grouping],
         module: DensityModel,
-        kept: bool = False,
+        is_model: bool = False,
         joint: bool = True,
     ) -> None:
-        self.name, self.conditioning, self.kept, device = name, conditioning, kept, module.device
-        self.scores = module.test_scores if kept else scores().to(device)
-        self.nll = module.test_nll if kept else NLL().to(device)
-        of_windows = {"energy_score": EnergyScore(), "variogram_score": VariogramScore()} if joint else {}
-        self.of_windows = MetricCollection(dict(of_windows), compute_groups=False).to(device)
-        self.of_law, self.law_is_known, self.groupings = LawCRPS().to(device), False, groupings
+        self.name, self.conditioning, self.is_model, device = name, conditioning, is_model, module.device
+        self.scores = module.test_scores if is_model else scores().to(device)
+        self.nll = module.test_nll if is_model else NLL().to(device)
+        joint_scores = {"energy_score": EnergyScore(), "variogram_score": VariogramScore()} if joint else {}
+        self.joint_scores = MetricCollection(dict(joint_scores), compute_groups=False).to(device)
+        self.law_crps, self.law_is_known, self.groupings = LawCRPS().to(device), False, groupings
         self.grouped = [GroupedScores(grouping.labels).to(device) for grouping in groupings]
-        self.from_exact, self.windows = RMSE().to(device), NLL().to(device)
+        self.from_exact, self.window_nll = RMSE().to(device), NLL().to(device)
         self.counts = {name: SumMetric().to(device) for name in ("windows", "entries")}
-        self.measured = False
+        self.exact_is_known = False
 
     def update(
         self,
@@ -212,7 +217,7 @@ class _Row:
         log_prob: Tensor | None,
         law: Distribution | None = None,
     ) -> None:
-        """Scores an answer to a batch.
+        """Adds the scores of a batch.
 
         Args:
             batch: The windows.
@@ -221,23 +226,23 @@ class _Row:
             law: The law of the draws, if known.
         """
         if log_prob is not None:
-            if not self.kept:
+            if not self.is_model:
                 self.nll.update(log_prob, batch.target)
             self.counts["windows"].update(len(batch.values))
             self.counts["entries"].update(batch.target.sum())
-            self.windows.update(log_prob.sum(dim=(1, 2, 3)), batch.target.flatten(1).any(dim=1))
+            self.window_nll.update(log_prob.sum(dim=(1, 2, 3)), batch.target.flatten(1).any(dim=1))
         if samples is not None:
             self._update_draws(batch, samples, log_prob)
         if law is not None and has_closed_crps(law):
-            self.of_law.update(law, batch.values, batch.hidden)
+            self.law_crps.update(law, batch.values, batch.hidden)
             self.law_is_known = True
 
     def _update_draws(self, batch: SeriesBatch, samples: Tensor, log_prob: Tensor | None) -> None:
         drawn, truth = entries(samples, batch)
-        if not self.kept:
+        if not self.is_model:
             self.scores.update(drawn, truth)
-        if self.of_windows:
-            self.of_windows.update(samples, batch.values, batch.hidden)
+        if self.joint_scores:
+            self.joint_scores.update(samples, batch.values, batch.hidden)
         if self.grouped:
             each = entry_scores(drawn, truth, None if log_prob is None else log_prob[batch.hidden])
             for grouping, metric in zip(self.groupings, self.grouped, strict=True):
@@ -248,20 +253,21 @@ class _Row:
         return {g.key: metric.table() for g, metric in zip(self.groupings, self.grouped, strict=True)}
 
     def compute(self, nothing_hidden: bool) -> dict[str, Any]:
-        """Returns a row of the table; NLL, coverage, width and interval scores need a density."""
+        """Returns the row of the table; a score is None if it is undefined for the method."""
         if nothing_hidden:
-            computed = {"log_likelihood": -self.windows.compute()}
+            computed = {"log_likelihood": -self.window_nll.compute()}
         else:
             computed = dict(self.scores.compute())
-            computed |= {"crps_law": self.of_law.compute()} if self.law_is_known else {}
-            computed |= self.of_windows.compute() if self.of_windows else {}
+            computed |= {"crps_law": self.law_crps.compute()} if self.law_is_known else {}
+            computed |= self.joint_scores.compute() if self.joint_scores else {}
         if self.conditioning is not None:
             computed["nll"] = self.nll.compute()
-        if self.measured:
+        if self.exact_is_known:
             computed["from_exact"] = self.from_exact.compute()
         row: dict[str, Any] = {"name": self.name, "conditioning": self.conditioning}
         for key in COLUMNS:
             value = float(computed.get(key, torch.nan))
+            # a point estimate has no intervals
             undefined = self.conditioning is None and key.startswith(("coverage", "width", "interval"))
             row[key] = None if undefined or not math.isfinite(value) else rounded(value)
         return row
@@ -276,10 +282,10 @@ class Evaluation(Callback):
         folder: The folder for ``scores.json`` and ``evaluation.nc``.
         series: The series that the windows are cut from.
         run: The run's name.
-        exact: The process that the data was drawn from, if known. Its exact filtering and posterior answers
-            are two more rows of the table.
-        horizon: Steps at the end of a window that are forecast, for scores by lead time; 0 if no entry is
-            hidden.
+        exact: The process that the data was drawn from, if known. Its exact filtering and posterior
+            distributions are two more rows of the table.
+        horizon: The number of steps at the end of a window that are forecast, for scores by lead time; 0 if
+            no entry is hidden; None if there is no forecast.
     """
 
     def __init__(
@@ -307,7 +313,7 @@ class Evaluation(Callback):
             names |= {} if self.nothing_hidden else {"exact posterior": "posterior"}
         of_model = [] if self.nothing_hidden else groupings(self.series, self.horizon)
         leads = [grouping for grouping in of_model if grouping.key == "by_lead_time"]
-        self.rows = {MODEL: _Row(type(module).__name__, "filtering", of_model, module, kept=True)}
+        self.rows = {MODEL: _Row(type(module).__name__, "filtering", of_model, module, is_model=True)}
         for name, conditioning in names.items():
             of_exact = leads if name == "exact posterior" else []
             # exact filtering draws entries independently, so that joint scores do not apply
@@ -320,7 +326,7 @@ class Evaluation(Callback):
     def on_test_batch_end(
         self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Scores all answers to a batch and writes the model's quantiles and scores to a part file."""
+        """Scores all methods on a batch and writes the model's quantiles and scores to a part file."""
         laws: dict[str, Any] = {}
         if self.exact is not None:
             laws["exact filtering"] = self.exact.predictive(batch)
@@ -331,7 +337,7 @@ class Evaluation(Callback):
             return
         samples: Samples = outputs["samples"]
         self.rows[MODEL].conditioning = samples.conditioning
-        baselines = {name: answer(batch, module.node_units) for name, answer in BASELINES.items()}
+        baselines = {name: baseline(batch, module.node_units) for name, baseline in BASELINES.items()}
         drawn = {MODEL: samples.values, **baselines}
         if self.exact is not None:
             self._add_exact(batch, laws, drawn, module.sampler)
@@ -349,7 +355,7 @@ class Evaluation(Callback):
     def _add_exact(
         self, batch: SeriesBatch, laws: dict[str, Any], drawn: dict[str, Tensor], sampler: Sampler
     ) -> None:
-        """Adds the exact laws and draws, and scores the distance of every answer to the exact posterior."""
+        """Adds the exact laws and draws, and measures the distance of every method to the exact posterior."""
         assert self.exact is not None
         size, seed = sampler.num_samples, sampler.seed
         filtering = laws["exact filtering"]
@@ -359,7 +365,7 @@ class Evaluation(Callback):
         for name, values in drawn.items():
             standard, _ = entries((values - posterior.mean) / posterior.stddev, batch)
             self.rows[name].from_exact.update(standard, torch.zeros_like(standard[0]))
-            self.rows[name].measured = True
+            self.rows[name].exact_is_known = True
 
     def on_test_epoch_end(self, trainer: Trainer, module: Any) -> None:
         """Computes the table (all processes), writes the files and prints the table (the first process)."""
@@ -379,20 +385,20 @@ class Evaluation(Callback):
         }
         if hasattr(module.sampler, "particles"):
             attributes["particles"] = module.sampler.particles
-        # remove both first: scores must never lie beside the windows of another test
+        # remove both first: scores.json must never lie beside the evaluation.nc of another test
         (self.folder / "scores.json").unlink(missing_ok=True)
         (self.folder / "evaluation.nc").unlink(missing_ok=True)
-        data = None if self.nothing_hidden else self._written(attributes)
+        data = None if self.nothing_hidden else self._write_evaluation(attributes)
         table = {**attributes, **count, "rows": rows}
         if data is not None:
             table |= {"intervals": intervals(data), "rank_histogram": histogram, **grouped[MODEL]}
         if "exact posterior" in grouped:
             table["by_lead_time_exact"] = grouped["exact posterior"]["by_lead_time"]
         write_text(self.folder / "scores.json", json.dumps(table, indent=1, ensure_ascii=False) + "\n")
-        show(table)
+        print_scores(table)
         log_to_wandb(trainer, data, table)
 
-    def _written(self, attributes: Mapping[str, Any]) -> xr.Dataset:
+    def _write_evaluation(self, attributes: Mapping[str, Any]) -> xr.Dataset:
         """Writes all windows to ``evaluation.nc`` and returns them."""
         arrays = self.parts.read()
         conditioning = str(arrays.pop("conditioning"))
@@ -404,33 +410,35 @@ class Evaluation(Callback):
         return data
 
 
-def show(table: Mapping[str, Any]) -> None:
+def print_scores(table: Mapping[str, Any]) -> None:
     """Prints the table of scores."""
     columns = printed_columns(table["rows"])
-    rows = [(_named(row), *(formatted(row[key]) for key in columns)) for row in table["rows"]]
+    rows = [(_label(row), *(format_number(row[key]) for key in columns)) for row in table["rows"]]
     hidden, remarks = "hidden " * ("by_node" in table), []
     if hidden:
-        remarks.append(_said(table["intervals"]))
+        remarks.append(_interval_remark(table["intervals"]))
         if "filtering" in {row["conditioning"] for row in table["rows"]}:
             remarks.append(
-                "Filtering uses what came before an entry; interpolation and the posterior also use what "
-                "came after it."
+                "Filtering uses only earlier observations; interpolation and the posterior also use later "
+                "ones."
             )
     title = f"{table['run']}: {table['entries']:,} {hidden}entries in {table['windows']:,} windows"
     print_table(title, ["", *columns.values()], rows, remarks=remarks)
 
 
-def _named(row: Mapping[str, Any]) -> str:
-    """Returns the name of an answer, with its conditioning where the name does not say it."""
+def _label(row: Mapping[str, Any]) -> str:
+    """Returns the name of a method, with its conditioning unless the name contains it."""
     if row["conditioning"] is None or row["name"].startswith("exact"):
         return str(row["name"])
     return f"{row['name']} ({row['conditioning']})"
 
 
-def _said(spans: Mapping[str, Sequence[float]]) -> str:
-    """Returns the intervals of the model's scores as one sentence."""
+def _interval_remark(ends: Mapping[str, Sequence[float]]) -> str:
+    """Returns the confidence intervals of the model's scores as one sentence."""
     shown = [
-        f"{COLUMNS[key]} {' to '.join(map(formatted, spans[key]))}" for key in WITH_INTERVALS if key in spans
+        f"{COLUMNS[key]} {' to '.join(map(format_number, ends[key]))}"
+        for key in PRINTED_INTERVALS
+        if key in ends
     ]
     if not shown:
         return "Too few windows for intervals of the scores."

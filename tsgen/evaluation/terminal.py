@@ -1,4 +1,4 @@
-"""Tables and remarks, printed to the terminal."""
+"""Prints tables and remarks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 WIDTH = 150
-"""Characters of a line where the output is not a terminal, such as a file."""
+"""The number of characters per line if the output is not a terminal but, for example, a file."""
 
 
 def print_table(
@@ -17,15 +17,15 @@ def print_table(
     *sections: Iterable[Sequence[str]],
     remarks: Iterable[str] = (),
 ) -> None:
-    """Prints a table: text on the left, numbers to the right of it, a line between sections.
+    """Prints a table whose first column is text and whose other columns are numbers.
 
     Args:
-        title: The text above it.
-        headings: The headings of the columns. The first column is text, the others are numbers.
-        sections: The rows of each section, as texts of the cells. An empty section is left out.
-        remarks: Sentences below it, each on a line of its own.
+        title: The title above the table.
+        headings: The headings of the columns.
+        sections: The rows of each section; a row is a list of cell texts. Sections are separated by a line.
+        remarks: Sentences below the table, one per line.
     """
-    # names of runs and nodes may hold brackets and colons: they are neither markup nor emoji
+    # names of runs and nodes may contain brackets and colons, which are neither markup nor emoji
     console = Console(markup=False, emoji=False, highlight=False)
     if not console.is_terminal:
         console.width = WIDTH

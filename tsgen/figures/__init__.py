@@ -1,11 +1,11 @@
 """Figures of an evaluation, an imputation or a training.
 
 Each function takes the evaluation (an :class:`xarray.Dataset` with dimensions quantile, window, step, node
-and channel, as ``evaluation.nc`` holds it), the scores, an imputation or the training log, and returns a
+and channel, the content of ``evaluation.nc``), the scores, an imputation or the training log, and returns a
 :class:`matplotlib.figure.Figure`. No function uses pyplot: none needs a display, leaves a figure open or
 changes a global setting.
 
-* ``style``: colours, fonts, a grid of panels, formats of names and times.
+* ``style``: colours, fonts, a grid of panels, formatting of names and times.
 * ``scores``: the scores of all methods, and the training curve.
 * ``fans``: samples of hidden entries. ``calibration``: ranks and coverage.
 * ``groups``: scores by gap length and lead time; effective sample sizes.
@@ -43,24 +43,24 @@ from tsgen.figures.style import (
     printable,
 )
 
-MOST_CHANNELS = 4
-"""The number of channels whose fan charts are drawn."""
+MAX_CHANNELS = 4
+"""The maximum number of channels whose fan charts are drawn."""
 
 
 def drawings(evaluation: xr.Dataset, scores: Mapping[str, Any]) -> dict[str, Callable[[int], Figure]]:
-    """Returns the functions that draw the figures of an evaluation, by name.
+    """Returns the functions that draw the figures of an evaluation, by figure name.
 
-    Each function takes the number of panels side by side. Figures without data are left out.
+    Each function takes the number of panels per row. Figures without data are omitted.
 
     Args:
-        evaluation: What ``evaluation.nc`` holds.
-        scores: What ``scores.json`` holds.
+        evaluation: The content of ``evaluation.nc``.
+        scores: The content of ``scores.json``.
     """
     found: dict[str, Callable[[int], Figure]] = {}
     rows = scores["rows"]
     if any(np.isfinite(number(row.get(key))) for row in rows for key in ("crps", "mae")):
         found["score_bars"] = lambda n: score_bars(scores, n)
-    for channel in range(min(evaluation.sizes["channel"], MOST_CHANNELS)):
+    for channel in range(min(evaluation.sizes["channel"], MAX_CHANNELS)):
         name = "imputation" + f"_{channel}" * (channel > 0)
         found[name] = partial(fan_chart, evaluation, choose_panels(evaluation, channel))
     if int(evaluation.attrs["num_samples"]) > 1 and (evaluation["rank"].values >= 0).any():
@@ -82,7 +82,7 @@ __all__ = [
     "BLUE",
     "GREY",
     "INK",
-    "MOST_CHANNELS",
+    "MAX_CHANNELS",
     "PALE",
     "STYLE",
     "VERMILLION",

@@ -1,10 +1,10 @@
-r"""Calibration: the ranks of truths among their samples.
+r"""Calibration: the rank of each truth among its samples.
 
-Let r be the number of the S samples of an entry that lie below its truth. If
-truth and samples come from the same distribution, r is uniform on 0, ..., S. Hence
+Let r be the number of the S samples of an entry that lie below its truth. If truth and samples come from the
+same distribution, r is uniform on 0, ..., S. Hence
 
-* the histogram of ranks is flat. A bin consists of whole ranks; the count of a bin of m ranks is binomial
-  with probability :math:`m / (S + 1)`;
+* the histogram of ranks is flat. Each bin holds a whole number m of ranks, and its count is binomial with
+  probability :math:`m / (S + 1)`;
 * the interval from the k-th lowest to the k-th highest sample contains the truth, that is
   :math:`k \le r \le S - k`, with probability exactly :math:`1 - 2k / (S + 1)`. Coverage is compared at these
   levels, so that a finite S causes no bias.
@@ -31,12 +31,12 @@ from tsgen.metrics.ranks import rank_edges
 def rank_histogram(
     rank: Int[np.ndarray, "..."], num_samples: int, bins: int = 20
 ) -> tuple[Int[np.ndarray, " bins"], Int[np.ndarray, " edges"]]:
-    """Counts how often the truth had each rank among its samples, in bins of whole ranks.
+    """Returns the histogram of the ranks of truths among their samples.
 
     Args:
         rank: How many samples lie below the truth; negative where there is no truth.
         num_samples: The number S of samples, so that ranks run from 0 to S.
-        bins: The number of bins, fewer if there are fewer ranks. They differ by at most one rank.
+        bins: The maximum number of bins. The number of ranks per bin differs by at most one.
 
     Returns:
         The count of each bin, and the edges: bin b contains the ranks ``edges[b]`` to ``edges[b + 1] - 1``.
@@ -64,7 +64,7 @@ def central_coverage(
         num_samples: The number S of samples.
 
     Returns:
-        The levels, falling from 1, and the share of truths inside; NaN if there is no truth.
+        The levels, decreasing from 1, and for each the share of truths inside; NaN if there is no truth.
     """
     counts, _ = rank_histogram(rank, num_samples, bins=num_samples + 1)
     below = np.concatenate([[0], np.cumsum(counts)])  # below[r]: number of truths with a rank below r
@@ -78,15 +78,15 @@ def central_coverage(
 def draw_histogram(
     ax: Axes, rank: Int[np.ndarray, "..."], num_samples: int, bins: int = 20, colour: str = BAND_50
 ) -> None:
-    """Draws the histogram of ranks as a density, and a band that contains 95 % of each calibrated bar.
+    """Draws the histogram of ranks as a density, and a 95 % band for each bar of a calibrated model.
 
-    The band is a normal approximation, for independent entries.
+    The band is a normal approximation that assumes independent entries.
 
     Args:
         ax: The axes to draw on.
         rank: How many samples lie below the truth; negative where there is no truth.
         num_samples: The number of samples.
-        bins: The number of bins, fewer if there are fewer ranks.
+        bins: The maximum number of bins.
         colour: The colour of the bars.
     """
     counts, edges = rank_histogram(rank, num_samples, bins)
@@ -102,7 +102,7 @@ def draw_histogram(
 
 
 def draw_ranks(ax: Axes, evaluation: xr.Dataset, colour: str = BAND_50) -> None:
-    """Draws the histogram of an evaluation's ranks, with about ten or more entries per bin."""
+    """Draws the histogram of an evaluation's ranks in 5 to 20 bins, if possible of at least ten entries."""
     rank = evaluation["rank"].values
     bins = int(np.clip((rank >= 0).sum() // 10, 5, 20))
     draw_histogram(ax, rank, int(evaluation.attrs["num_samples"]), bins, colour)
@@ -110,7 +110,7 @@ def draw_ranks(ax: Axes, evaluation: xr.Dataset, colour: str = BAND_50) -> None:
 
 
 def draw_coverage(ax: Axes, evaluations: Mapping[str, xr.Dataset], colours: Sequence[str]) -> None:
-    """Draws the coverage of central intervals against their level, one curve for each evaluation."""
+    """Draws the coverage of central intervals against their level, one curve per evaluation."""
     total = max(*(int((e["rank"] >= 0).sum()) for e in evaluations.values()), 1)
     line = np.linspace(0, 1, 201)
     band = 1.96 * np.sqrt(line * (1 - line) / total)
@@ -132,13 +132,13 @@ def draw_coverage(ax: Axes, evaluations: Mapping[str, xr.Dataset], colours: Sequ
 def calibration(evaluation: xr.Dataset, columns: int = 2) -> Figure:
     """Draws the histogram of ranks, and the coverage of central intervals against their level.
 
-    At each place the grey bands contain 95 % of calibrated results if entries are independent of each other
-    (binomial counts, in the normal approximation). Entries near in time or space are not, so the bands are
-    too narrow, and small excursions mean little.
+    If the model is calibrated and entries are independent, each bar and each point of the curve lies in its
+    grey band with a probability of 95 % (binomial counts, in the normal approximation). Entries near in time
+    or space are dependent, so the bands are too narrow, and small deviations mean little.
 
     Args:
         evaluation: The evaluation; reads ``rank`` and ``num_samples``.
-        columns: The number of panels side by side.
+        columns: The number of panels per row.
     """
     figure, (left, right) = axes_grid(2, columns, 4.2, 3.3)
     draw_ranks(left, evaluation)

@@ -1,4 +1,4 @@
-"""Figures of two runs that scored the same entries, side by side."""
+"""Figures that compare two runs on the same entries."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ def differing_panels(
 
     Args:
         first: The first run's evaluation.
-        second: The second run's.
-        channel: The number of the channel to show.
-        longest: Windows with more steps than this are cut into stretches, each a candidate.
+        second: The second run's evaluation.
+        channel: The index of the channel to show.
+        longest: The maximum number of steps of a panel. Longer windows are cut into stretches, each a
+            candidate.
     """
     difference = relative_crps(second)[..., channel] - relative_crps(first)[..., channel]
     return stretches(difference, longest).panels(channel, {0: "", 0.5: "", 1: ""})
@@ -35,7 +36,7 @@ def compared_fans(runs: Mapping[str, xr.Dataset], panels: list[Panel], columns: 
     Args:
         runs: The evaluations, by the runs' names.
         panels: The windows.
-        columns: The number of panels side by side.
+        columns: The number of panels per row.
     """
     fans = []
     first = next(iter(runs.values()))
@@ -53,7 +54,7 @@ def compared_calibration(runs: Mapping[str, xr.Dataset], columns: int = 3) -> Fi
 
     Args:
         runs: The evaluations, by the runs' names.
-        columns: The number of panels side by side.
+        columns: The number of panels per row.
     """
     figure, axes = axes_grid(len(runs) + 1, columns, 3.6, 3.0)
     colours = (BLUE, VERMILLION)

@@ -33,19 +33,19 @@ from tsgen.metrics.breakdown import deviation, relative_crps
 
 LEVELS = [0.05, 0.25, 0.5, 0.75, 0.95]
 SHARES = (0, 0.25, 0.5, 0.75, 0.95, 1)
-_PLACES = {0: "best", 0.5: "median", 1: "worst"}
+_QUANTILE_NAMES = {0: "best", 0.5: "median", 1: "worst"}
 
 
 class Panel(NamedTuple):
-    """The choice of one panel of a fan chart: one channel of one node over a stretch of one window.
+    """The selection that a panel of a fan chart shows: one channel of one node in a stretch of one window.
 
     Attributes:
-        window: Number of the window.
-        node: Number of the node.
-        channel: Number of the channel.
+        window: Index of the window.
+        node: Index of the node.
+        channel: Index of the channel.
         start: First step of the stretch.
         stop: The step after its last step; None for the window's end.
-        place: Rank among all panels, in words for the title, such as "median".
+        place: The panel's place in the order of scores, for the title, such as "median".
     """
 
     window: int
@@ -61,9 +61,9 @@ class Fan(NamedTuple):
 
     Attributes:
         name: The node's name.
-        place: Rank among other panels, in words.
-        about: A line below the title.
-        time: The steps' times.
+        place: The panel's place in the order of scores, such as "median".
+        about: The line below the title.
+        time: The time of each step.
         truth: The values, NaN where unknown.
         context: Where the values are visible.
         target: Where they are hidden and scored.
@@ -81,13 +81,13 @@ class Fan(NamedTuple):
 
 
 class Stretches(NamedTuple):
-    """All stretches that a panel may show, with their scores.
+    """The candidate stretches for panels, with their scores.
 
     Attributes:
-        starts: First steps.
-        stops: The steps after their last steps.
+        starts: First step of each stretch.
+        stops: The step after the last step of each stretch.
         entries: Number of scored entries by window, stretch and node.
-        score: Mean score of these entries, 0 without any.
+        score: Mean score of these entries; 0 if there are none.
     """
 
     starts: np.ndarray
@@ -98,17 +98,18 @@ class Stretches(NamedTuple):
     def panels(self, channel: int, places: dict[float, str]) -> list[Panel]:
         """Chooses stretches by quantiles of the score, from the lowest to the highest.
 
-        Candidates have at least half as many scored entries as the median stretch, so that one lucky entry
-        does not make a best window. If nothing is scored, panels are spread evenly over the data.
+        Candidates have at least half as many scored entries as the median stretch, so that a single well
+        imputed entry does not make a best window. If nothing is scored, panels are spread evenly over the
+        data.
 
         Args:
-            channel: The number of the channel.
+            channel: The index of the channel.
             places: The name of each quantile, by its level from 0 to 1.
         """
         scored = self.entries > 0
         if scored.any():
-            usual = self.entries >= max(np.median(self.entries[scored]) / 2, 1)
-            candidates = np.flatnonzero(usual)[np.argsort(self.score[usual], kind="stable")]
+            enough = self.entries >= max(np.median(self.entries[scored]) / 2, 1)
+            candidates = np.flatnonzero(enough)[np.argsort(self.score[enough], kind="stable")]
         else:
             candidates = np.arange(self.entries.size)
         found = []
@@ -117,7 +118,7 @@ class Stretches(NamedTuple):
             window, piece, node = (int(i) for i in np.unravel_index(at, self.entries.shape))
             start, stop = int(self.starts[piece]), int(self.stops[piece])
             found.append(Panel(window, node, channel, start, stop, place if scored.any() else ""))
-        # with few candidates, several quantiles choose the same one
+        # with few candidates several quantiles choose the same panel: keep the first
         first = {panel[:5]: panel for panel in reversed(found)}
         return [panel for panel in found if first[panel[:5]] is panel]
 
@@ -127,7 +128,7 @@ def stretches(score: Float[np.ndarray, "window step node"], longest: int) -> Str
 
     Args:
         score: The score of each entry; NaN where it is not scored.
-        longest: The most steps of a stretch.
+        longest: The maximum number of steps of a stretch.
     """
     steps = score.shape[1]
     pieces = -(-steps // longest)
@@ -139,18 +140,19 @@ def stretches(score: Float[np.ndarray, "window step node"], longest: int) -> Str
 
 
 def choose_panels(evaluation: xr.Dataset, channel: int = 0, longest: int = 96) -> list[Panel]:
-    """Chooses panels by quantiles of the score: best, median and worst, and three between.
+    """Chooses six panels at quantiles of the score, including the best, the median and the worst.
 
     The score is the mean CRPS relative to the node's standard deviation, so that one noisy node does not
-    fill all panels. Candidates are all nodes in all windows that have at least half as many scored entries as
-    the median one. The choice depends on the evaluation alone.
+    fill all panels. Candidates are the pairs of a node and a window that have at least half as many scored
+    entries as the median pair. The choice is deterministic.
 
     Args:
         evaluation: The evaluation.
-        channel: The number of the channel to show.
-        longest: Windows with more steps than this are cut into stretches, each a candidate.
+        channel: The index of the channel to show.
+        longest: The maximum number of steps of a panel. Longer windows are cut into stretches, each a
+            candidate.
     """
-    places = {share: _PLACES.get(share, f"{100 * share:.0f} % are better") for share in SHARES}
+    places = {share: _QUANTILE_NAMES.get(share, f"{100 * share:.0f} % are better") for share in SHARES}
     return stretches(relative_crps(evaluation)[..., channel], longest).panels(channel, places)
 
 
@@ -158,14 +160,14 @@ def choose_panels(evaluation: xr.Dataset, channel: int = 0, longest: int = 96) -
 def fan_chart(evaluation: xr.Dataset, panels: Sequence[Panel] | None = None, columns: int = 3) -> Figure:
     """Draws median and bands of the samples, with the visible values and the hidden truths.
 
-    The bands have no width at visible entries, because a sample has the data's own value there. They continue
-    where the truth is unknown, and break where the evaluation has no quantiles. Each panel states its mean
-    CRPS, in data units and in standard deviations (sd) of the node.
+    The bands have no width at visible entries, because every sample equals the data there. They continue
+    where the truth is unknown, and have gaps where the evaluation has no quantiles. Each panel states its
+    mean CRPS, in data units and in standard deviations (sd) of the node.
 
     Args:
         evaluation: The evaluation.
         panels: The panels; those of :func:`choose_panels` if not given.
-        columns: The number of panels side by side.
+        columns: The number of panels per row.
     """
     panels = choose_panels(evaluation) if panels is None else list(panels)
     scale = deviation(evaluation)
@@ -174,22 +176,22 @@ def fan_chart(evaluation: xr.Dataset, panels: Sequence[Panel] | None = None, col
 
 
 def fan_of(evaluation: xr.Dataset, panel: Panel, scale: float) -> Fan:
-    """Reads the data of a panel from an evaluation.
+    """Returns the data of a panel.
 
     Args:
         evaluation: The evaluation.
-        panel: The stretch.
+        panel: The selection.
         scale: The node's standard deviation, in data units.
     """
-    part = evaluation[["truth", "context", "target", "crps", "quantiles", "time"]].isel(
+    selected = evaluation[["truth", "context", "target", "crps", "quantiles", "time"]].isel(
         window=panel.window, node=panel.node, channel=panel.channel, step=slice(panel.start, panel.stop)
     )
-    time, truth = part["time"].values, part["truth"].values
+    time, truth = selected["time"].values, selected["truth"].values
     if time.dtype.kind not in "Miuf":  # a calendar that cannot be drawn
         time = np.arange(panel.start, panel.start + len(time))
-    context, target = part["context"].values.astype(bool), part["target"].values.astype(bool)
-    levels = part["quantiles"].sel(quantile=LEVELS, method="nearest").values
-    crps = part["crps"].values[target]
+    context, target = (selected[name].values.astype(bool) for name in ("context", "target"))
+    levels = selected["quantiles"].sel(quantile=LEVELS, method="nearest").values
+    crps = selected["crps"].values[target]
     crps = crps[np.isfinite(crps)]
     score = f"CRPS {crps.mean():.3g} = {crps.mean() / scale:.2g} sd" if crps.size else "not scored"
     when = name_of_time(time[0]) if time.dtype.kind == "M" else f"time {time[0]}"
@@ -198,12 +200,12 @@ def fan_of(evaluation: xr.Dataset, panel: Panel, scale: float) -> Fan:
 
 
 def draw_fans(fans: Sequence[Fan], label: str, columns: int, shared: bool = False) -> Figure:
-    """Draws fans, one panel each, with their legend.
+    """Draws one panel per fan, with a common legend.
 
     Args:
         fans: The data of the panels.
         label: The label of the vertical axes: channel and unit.
-        columns: The number of panels side by side.
+        columns: The number of panels per row.
         shared: Whether the panels of a row share their vertical limits.
     """
     columns = min(columns, len(fans))

@@ -28,16 +28,16 @@ from tsgen.figures.style import (
 from tsgen.metrics.breakdown import by_lead_time
 from tsgen.sampling.smc import FEW
 
-_TWO = ((BLUE, "o"), (VERMILLION, "s"))
+_RUN_LOOKS = ((BLUE, "o"), (VERMILLION, "s"))
 
 
 def column(rows: Sequence[Mapping[str, Any]], key: str) -> Float[np.ndarray, " row"]:
-    """Returns one score of all rows, NaN where a row has none."""
+    """Returns one score of all rows; NaN if a row lacks it."""
     return np.array([number(row.get(key)) for row in rows])
 
 
 def _nominal(ax: Axes, lowest: float) -> None:
-    """Draws the line at 90 %, and sets an axis that shows it and the lowest coverage."""
+    """Draws the line at 90 % and scales the vertical axis to show both it and the lowest coverage."""
     ax.axhline(0.9, color=INK, lw=1, ls=(0, (4, 3)), zorder=1)
     low = np.nanmin([lowest, 0.9])
     ax.set_ylim(max(np.floor(20 * (low - 0.04)) / 20, -0.01), 1.005)
@@ -58,9 +58,9 @@ def by_gap(scores: Mapping[str, Mapping[str, Any]], evaluation: xr.Dataset, colu
     """Draws CRPS and coverage of the 90 % interval by gap length.
 
     Args:
-        scores: What ``scores.json`` holds, by the name of the run: one run, or two side by side.
+        scores: The content of ``scores.json`` by the name of the run, of one or two runs.
         evaluation: The evaluation, for its unit.
-        columns: The number of panels side by side.
+        columns: The number of panels per row.
     """
     figure, (left, right) = axes_grid(2, columns, 4.2, 3.2)
     lowest = 1.0
@@ -68,7 +68,7 @@ def by_gap(scores: Mapping[str, Mapping[str, Any]], evaluation: xr.Dataset, colu
     for i, (name, table) in enumerate(scores.items()):
         rows = table["by_gap_length"]
         place = np.arange(len(rows)) + (i - (len(scores) - 1) / 2) * width
-        colour, marker = _TWO[i]
+        colour, marker = _RUN_LOOKS[i]
         crps, covered = column(rows, "crps"), column(rows, "coverage_90")
         face = BAND_50 if len(scores) == 1 else colour
         bars = left.bar(place, np.nan_to_num(crps), 0.94 * width, color=face, label=printable(name, 32))
@@ -98,16 +98,16 @@ def by_lead(runs: Mapping[str, tuple[xr.Dataset, Mapping[str, Any]]], columns: i
     """Draws CRPS and coverage of the 90 % interval by the number of steps ahead.
 
     Args:
-        runs: Evaluation and scores by the name of the run: one run, or two side by side. The CRPS of the
-            exact posterior is drawn too if known.
-        columns: The number of panels side by side.
+        runs: Evaluation and scores by the name of the run, of one or two runs. The CRPS of the exact
+            posterior is drawn too if known.
+        columns: The number of panels per row.
     """
     figure, (left, right) = axes_grid(2, columns, 4.2, 3.2)
     lowest = 1.0
     for i, (name, (evaluation, scores)) in enumerate(runs.items()):
         rows = scores["by_lead_time"]
         lead, covered = column(rows, "lead"), by_lead_time(evaluation, len(rows)).covered
-        colour, marker = _TWO[i]
+        colour, marker = _RUN_LOOKS[i]
         look: dict[str, Any] = {"color": colour, "lw": 1.6, "marker": marker if len(rows) <= 50 else None}
         label = printable(name, 32) or "model"
         left.plot(lead, column(rows, "crps"), ms=4, label=label, **look)
@@ -133,26 +133,27 @@ def by_lead(runs: Mapping[str, tuple[xr.Dataset, Mapping[str, Any]]], columns: i
 
 @in_style
 def particles(evaluation: xr.Dataset, columns: int = 1) -> Figure:
-    """Draws the median and the lowest effective sample size of all windows by step.
+    """Draws the effective sample size by step: the median, the 10 to 90 % range and the minimum over windows.
 
     Args:
-        evaluation: The evaluation; reads ``ess``, as a share of the particles, and their number.
+        evaluation: The evaluation; reads the variable ``ess``, as a share of the particles, and the attribute
+            ``particles``, their number.
         columns: Unused: there is one panel.
     """
     share = evaluation["ess"].values
     figure, (ax,) = axes_grid(1, 1, 6.4, 3.2)
     step = np.arange(share.shape[1])
-    known = np.isfinite(share).any(axis=0)
-    share = share[:, known]
+    defined = np.isfinite(share).any(axis=0)
+    share = share[:, defined]
     low, high = np.nanquantile(share, [0.1, 0.9], axis=0)
-    ax.fill_between(step[known], low, high, color=BAND_50, alpha=0.6, lw=0, label="10 to 90 % of windows")
-    mark = "o" if known.sum() < 30 else None
-    ax.plot(step[known], np.nanmedian(share, axis=0), color=BLUE, lw=1.8, marker=mark, ms=4, label="median")
+    ax.fill_between(step[defined], low, high, color=BAND_50, alpha=0.6, lw=0, label="10 to 90 % of windows")
+    mark = "o" if defined.sum() < 30 else None
+    ax.plot(step[defined], np.nanmedian(share, axis=0), color=BLUE, lw=1.8, marker=mark, ms=4, label="median")
     worst: dict[str, Any] = {"color": VERMILLION, "lw": 1.4, "ls": (0, (4, 2)), "label": "worst window"}
-    ax.plot(step[known], np.nanmin(share, axis=0), marker=mark, ms=3, **worst)
+    ax.plot(step[defined], np.nanmin(share, axis=0), marker=mark, ms=3, **worst)
     if "particles" in evaluation.attrs:
         few = min(FEW / evaluation.attrs["particles"], 0.5)
-        limit: dict[str, Any] = {"ls": (0, (2, 2)), "label": f"{FEW} particles: below, do not trust it"}
+        limit: dict[str, Any] = {"ls": (0, (2, 2)), "label": f"{FEW} particles: not reliable below"}
         ax.axhline(few, color=INK, lw=1.2, **limit)
     ax.set(xlabel="step of the window", ylabel="effective sample size", ylim=(0, 1.02))
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))

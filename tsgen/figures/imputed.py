@@ -13,14 +13,14 @@ from tsgen.figures.style import BAND_50, BLUE, GREY, WIDTH_90, axes_grid, few_ti
 
 @in_style
 def gap_lengths(length: Int[np.ndarray, " gap"], columns: int = 2) -> Figure:
-    """Draws the number of gaps of each length, and the number of entries in them.
+    """Draws histograms of the gaps and of the entries in them by gap length.
 
     Args:
-        length: The length of each gap in steps.
-        columns: The number of panels side by side.
+        length: The length of each gap, in steps.
+        columns: The number of panels per row.
     """
     longest = int(length.max())
-    # one bar per short length, then wider and wider bins
+    # one bar for each short length, then bins of growing width
     edges = np.unique(np.ceil(np.geomspace(1, longest + 1, 24)).astype(int))
     edges = np.append(edges, longest + 1) if edges[-1] <= longest else edges
     edges = edges if len(edges) > 1 else np.array([1, longest + 1])
@@ -53,9 +53,9 @@ def widths(
     """Draws the width of the 90 % interval over the node's standard deviation, by gap length and by node.
 
     Args:
-        by_gap: Relative width and number of entries for each class of gap lengths.
-        by_node: Relative width of each node; NaN where nothing was imputed.
-        columns: The number of panels side by side.
+        by_gap: Mean relative width and number of entries by class of gap lengths.
+        by_node: Mean relative width of each node; NaN where nothing was imputed.
+        columns: The number of panels per row.
     """
     figure, (left, right) = axes_grid(2, columns, 4.2, 3.2)
     value = np.array([width for width, _ in by_gap.values()])
@@ -74,9 +74,9 @@ def widths(
     right.set_title("90 % interval by node")
     few_ticks(right)
     few_ticks(right, "x", 6, integer=True)
-    usual = 2 * WIDTH_90  # of a Gaussian with the node's own mean and standard deviation
-    highest = max([usual, *value[np.isfinite(value)], *ordered])
+    reference = 2 * WIDTH_90  # a Gaussian with the node's own mean and standard deviation
+    highest = max([reference, *value[np.isfinite(value)], *ordered])
     for ax in (left, right):
-        ax.axhline(usual, color=GREY, lw=1, ls=(0, (4, 3)))
+        ax.axhline(reference, color=GREY, lw=1, ls=(0, (4, 3)))
         ax.set_ylim(0, 1.15 * highest)
     return figure

@@ -27,28 +27,29 @@ _COLOURS = {"visible": BAND_50, "hidden and scored": VERMILLION, "unknown": "#FF
 
 
 def states(evaluation: xr.Dataset) -> tuple[np.ndarray, Float[np.ndarray, "time node 3"]]:
-    """Returns the shares of entries that were visible, hidden and scored, or unknown, by time and node.
+    """Returns the shares of visible, hidden and unknown entries by time and node.
 
     Args:
-        evaluation: The evaluation; where windows overlap, an entry scored in one of them counts as scored.
+        evaluation: The evaluation. If windows overlap, an entry that is scored in one of them counts as
+            hidden.
 
     Returns:
-        The times in ascending order, and the three shares of each time and node over its channels.
+        The times in ascending order, and for each time and node the three shares of its channels.
     """
     time = evaluation["time"].values
     context, target = (evaluation[name].values.astype(bool) for name in ("context", "target"))
-    every, at = np.unique(time, return_inverse=True)
-    at = at.reshape(-1)
-    shape = (len(every), *context.shape[2:])
-    seen, scored = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
-    np.logical_or.at(seen, at, context.reshape(-1, *shape[1:]))
-    np.logical_or.at(scored, at, target.reshape(-1, *shape[1:]))
-    kinds = np.stack([seen & ~scored, scored, ~seen & ~scored], axis=-1)
-    return every, kinds.mean(axis=2, dtype=np.float32)
+    times, index = np.unique(time, return_inverse=True)
+    index = index.reshape(-1)
+    shape = (len(times), *context.shape[2:])
+    visible, hidden = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
+    np.logical_or.at(visible, index, context.reshape(-1, *shape[1:]))
+    np.logical_or.at(hidden, index, target.reshape(-1, *shape[1:]))
+    kinds = np.stack([visible & ~hidden, hidden, ~visible & ~hidden], axis=-1)
+    return times, kinds.mean(axis=2, dtype=np.float32)
 
 
-def _coarser(x: np.ndarray, axis: int, most: int) -> np.ndarray:
-    """Averages neighbours along an axis so that at most ``most`` values remain."""
+def _coarsened(x: np.ndarray, axis: int, most: int) -> np.ndarray:
+    """Returns means of neighbours along an axis, at most ``most`` of them."""
     size = x.shape[axis]
     left = min(size, most)
     starts = np.arange(left) * size // left
@@ -60,14 +61,14 @@ def _coarser(x: np.ndarray, axis: int, most: int) -> np.ndarray:
 
 @in_style
 def missingness(evaluation: xr.Dataset, columns: int = 2) -> Figure:
-    """Draws when each node was visible, hidden or unknown in the evaluated period, and its share missing.
+    """Draws visible, hidden and unknown entries by time and node, and the share missing of each node.
 
-    Nodes are in their given order, from the top. Steps between windows that were not evaluated are left out;
-    a line marks their place. In a long series, or with many nodes, a cell is the mean of several entries.
+    Nodes are in their given order, from the top. Steps that were not evaluated are omitted; a line marks
+    where. In a long series, or with many nodes, a cell is the mean of several entries.
 
     Args:
         evaluation: The evaluation.
-        columns: The number of panels side by side; with one, the share missing is left out.
+        columns: The number of panels per row; with one, the share missing is omitted.
     """
     time, shares = states(evaluation)
     nodes = evaluation.sizes["node"]
@@ -75,7 +76,7 @@ def missingness(evaluation: xr.Dataset, columns: int = 2) -> Figure:
     figure, axes = axes_grid(1, 1, 9.0 if columns > 1 else 4.6, height)
     ax = axes[0]
     palette = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in _COLOURS.values()]) / 255
-    pixels = _coarser(_coarser(shares, 0, 900), 1, 500) @ palette
+    pixels = _coarsened(_coarsened(shares, 0, 900), 1, 500) @ palette
     extent = (-0.5, len(time) - 0.5, nodes - 0.5, -0.5)
     ax.imshow(pixels.transpose(1, 0, 2), extent=extent, aspect="auto", interpolation="nearest")
     _draw_jumps(ax, time, nodes)
@@ -90,7 +91,7 @@ def missingness(evaluation: xr.Dataset, columns: int = 2) -> Figure:
 
 
 def _draw_jumps(ax: Axes, time: np.ndarray, nodes: int) -> None:
-    """Draws a line where steps were left out, unless there are too many."""
+    """Draws a line where steps are omitted, unless there are more than 100 such places."""
     if len(time) > 2 and time.dtype.kind in "Miuf":
         step = np.diff(time)
         jumps = np.flatnonzero(step > step.min())
@@ -108,7 +109,7 @@ def _label_times(ax: Axes, time: np.ndarray, most: int) -> None:
 
 
 def _label_nodes(ax: Axes, nodes: np.ndarray) -> None:
-    """Writes the names of the nodes, or numbers if nodes are many."""
+    """Labels the nodes with their names, or with numbers if there are more than 40."""
     if len(nodes) <= 40:
         ax.set_yticks(range(len(nodes)), labels=[printable(name, 18) for name in nodes], fontsize=7)
     else:
@@ -117,7 +118,7 @@ def _label_nodes(ax: Axes, nodes: np.ndarray) -> None:
 
 
 def _draw_missing(ax: Axes, share: Float[np.ndarray, " node"]) -> None:
-    """Draws the share of each node that was never observed, on the right of the map."""
+    """Draws the share of each node's entries that were never observed, on the right of the map."""
     side = ax.inset_axes((1.03, 0, 0.12, 1))
     side.barh(np.arange(len(share)), share, height=1.0, color=BLUE, ec="none")
     side.set(ylim=ax.get_ylim(), yticks=[], xlim=(0, 1))

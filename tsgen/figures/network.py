@@ -1,4 +1,4 @@
-"""The graph, its nodes coloured by score, by share missing, or by the difference of two runs."""
+"""The graph, with nodes coloured by score, by share missing, or by the difference of two runs."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from tsgen.figures.style import (
 
 
 def node_scores(crps: Float[np.ndarray, "window step node channel"]) -> Float[np.ndarray, " node"]:
-    """Returns the mean CRPS of each node, NaN where none of its entries is scored.
+    """Returns the mean CRPS of each node; NaN if none of its entries is scored.
 
-    Several channels are first divided by their means over all nodes, because their units differ.
+    If there are several channels, each is first divided by its mean over all nodes, because units differ.
     """
     found = np.isfinite(crps)
     filled = np.where(found, crps, 0).astype(np.float64)
@@ -43,20 +43,20 @@ def node_scores(crps: Float[np.ndarray, "window step node channel"]) -> Float[np
 
 @in_style
 def network(evaluation: xr.Dataset, columns: int = 2) -> Figure:
-    """Draws the graph, its nodes coloured by the share never observed and, if any is scored, by CRPS.
+    """Draws the graph, with nodes coloured by share never observed and, if any is scored, by CRPS.
 
-    Nodes are drawn at their positions, or on a circle if positions are unknown. A graph with few edges that
-    are not all mutual shows their direction; the width of an edge follows its weight.
+    Nodes are drawn at their positions, or on a circle if positions are unknown. Edges are drawn as arrows if
+    they are few and not all mutual; the width of an edge follows its weight.
 
     Args:
         evaluation: The evaluation.
-        columns: The number of panels side by side.
+        columns: The number of panels per row.
     """
     score = node_scores(evaluation["crps"].values)
     missing = evaluation["share_missing"].values.astype(float)
     scored = bool(np.isfinite(score).any())
     figure, axes = axes_grid(1 + scored, columns, 4.6, 4.0)
-    # the scale starts at zero: where nothing is missing, no node should look worst
+    # the scale starts at zero, so that no node looks worst if nothing is missing
     highest = max(float(np.nanmax(np.append(missing, 0.01))), 0.01)
     bar = _draw_network(axes[0], evaluation, missing, "YlGnBu", (0.0, highest))
     bar.formatter = PercentFormatter(1, decimals=0 if highest >= 0.03 else 1, symbol=" %")
@@ -80,7 +80,7 @@ def network(evaluation: xr.Dataset, columns: int = 2) -> Figure:
 def network_difference(
     evaluation: xr.Dataset, difference: Float[np.ndarray, " node"], columns: int = 1
 ) -> Figure:
-    """Draws the graph, its nodes coloured by the difference of two runs: blue where the second is worse.
+    """Draws the graph, with nodes coloured by the difference of two runs: blue where the second is worse.
 
     Args:
         evaluation: The evaluation of either run, for the graph.
@@ -89,9 +89,9 @@ def network_difference(
         columns: Unused: there is one panel.
     """
     figure, (ax,) = axes_grid(1, 1, 5.2, 4.2)
-    known = np.abs(difference[np.isfinite(difference)])
-    limit = float(known.max(initial=0)) or 1e-12
-    # each end has the colour of the run that is better there
+    absolute = np.abs(difference[np.isfinite(difference)])
+    limit = float(absolute.max(initial=0)) or 1e-12
+    # each end has the colour of the better run
     colours = LinearSegmentedColormap.from_list("better", [VERMILLION, "#F7F7F7", BLUE])
     bar = _draw_network(ax, evaluation, difference, colours, (-limit, limit))
     single = evaluation.sizes["channel"] == 1
@@ -104,7 +104,7 @@ def network_difference(
 def _draw_network(
     ax: Axes, evaluation: xr.Dataset, colour: np.ndarray, colours: str | Colormap, limits: tuple[float, float]
 ) -> Colorbar:
-    """Draws the graph, its nodes coloured by a number, white where it is NaN."""
+    """Draws the graph, with nodes coloured by value, white where it is NaN, and returns the colour bar."""
     place, aspect = _layout(evaluation)
     names: Any = evaluation["node"].values if len(place) <= 12 else []
     middle, extent = (place.max(axis=0) + place.min(axis=0)) / 2, np.ptp(place, axis=0)
@@ -116,7 +116,7 @@ def _draw_network(
     _draw_edges(ax, evaluation, place)
     size = float(np.clip(3000 / len(place), 10, 110))
     for v in range(len(names)):
-        # only the first of nodes close together is named
+        # of nodes close together only the first is named
         if not (np.hypot(*(place[:v] - place[v]).T) < 0.13 * extent.max()).any():
             _draw_name(ax, names[v], place[v], place[v] - middle, np.sqrt(size) / 2 + 5)
     known = np.isfinite(colour)
@@ -135,7 +135,7 @@ def _draw_network(
 
 
 def _draw_name(ax: Axes, name: Any, place: np.ndarray, outwards: np.ndarray, distance: float) -> None:
-    """Writes a node's name beside it, in points away from the centre of the graph."""
+    """Writes a node's name beside it, ``distance`` points away from the centre of the graph."""
     out = outwards / np.hypot(*outwards) if outwards.any() else np.array([0, 1])
     ax.annotate(
         printable(name, 18),
@@ -168,7 +168,15 @@ def _layout(evaluation: xr.Dataset) -> tuple[np.ndarray, float]:
 def _draw_edges(
     ax: Axes, evaluation: xr.Dataset, place: np.ndarray, most: int = 20_000, arrows: int = 80
 ) -> None:
-    """Draws arrows if edges are few and not all mutual, else one line per pair: the strongest if many."""
+    """Draws the edges: arrows if they are few and not all mutual, else one line per pair of nodes.
+
+    Args:
+        ax: The axes to draw on.
+        evaluation: The evaluation.
+        place: The positions of the nodes.
+        most: The maximum number of lines; the strongest are drawn.
+        arrows: The maximum number of arrows.
+    """
     source, target, weight = (evaluation[f"edge_{name}"].values for name in ("source", "target", "weight"))
     source, target, weight = (x[source != target] for x in (source, target, np.abs(weight)))
     if not len(source):

@@ -17,22 +17,22 @@ from tsgen.figures.style import BLUE, GREY, INK, PALE, STEPS, axes_grid, in_styl
 
 
 def is_exact(row: Mapping[str, Any]) -> bool:
-    """Returns whether a row scores an exact distribution, which no method beats except by chance."""
+    """Returns whether a row is that of an exact distribution, which no method beats except by chance."""
     return str(row.get("name", "")).lower().startswith("exact")
 
 
 def number(value: Any) -> float:
-    """Returns a score as a float, NaN if there is none."""
+    """Returns a score as a float; NaN if it is not a number."""
     return float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else float("nan")
 
 
 @in_style
 def score_bars(scores: Mapping[str, Any], columns: int = 2) -> Figure:
-    """Draws CRPS and MAE of the model (the first row), the baselines, and exact distributions as hollow bars.
+    """Draws CRPS and MAE of the model (the first row) and the other methods; hollow bars are exact.
 
     Args:
-        scores: What ``scores.json`` holds.
-        columns: The number of panels side by side.
+        scores: The content of ``scores.json``.
+        columns: The number of panels per row.
     """
     rows = scores["rows"]
     names = [printable(row["name"], 26) for row in rows]
@@ -53,7 +53,7 @@ def score_bars(scores: Mapping[str, Any], columns: int = 2) -> Figure:
 
 
 def _draw_bar(ax: Axes, y: int, value: float, exact: bool) -> None:
-    """Draws the bar of one method with its value, or a dash if it has none."""
+    """Draws the bar of one method with its value, or a dash if the value is NaN."""
     shown = np.isfinite(value)
     length = value if shown else 0.0
     colour = BLUE if y == 0 else "#B5B5B5"
@@ -73,14 +73,14 @@ def _draw_bar(ax: Axes, y: int, value: float, exact: bool) -> None:
 
 
 def read_curves(metrics: Path) -> dict[str, pd.Series]:
-    """Reads the curves of a training run: ``"train, each step"``, ``"train"``, ``"validation"``, if logged.
+    """Returns the logged curves of a training run: ``"train, each step"``, ``"train"``, ``"validation"``.
 
     Args:
         metrics: A table as written by Lightning's ``CSVLogger``; cells may be empty.
 
     Returns:
-        The negative log-likelihoods by step (series named ``"nll"``), or the losses (``"loss"``) if there
-        are none; empty if the table has neither.
+        The negative log-likelihood by step (series named ``"nll"``) or, if it was not logged, the loss
+        (``"loss"``). Empty if the table has neither.
 
     Raises:
         ValueError: If the file is not such a table.
@@ -113,7 +113,7 @@ def read_curves(metrics: Path) -> dict[str, pd.Series]:
 
 @in_style
 def training_curve(metrics: Path) -> Figure:
-    """Draws the negative log-likelihood, or the loss, in training and validation by step.
+    """Draws the negative log-likelihood, or the loss, of training and validation by step.
 
     Args:
         metrics: A table as written by Lightning's ``CSVLogger``.
@@ -147,7 +147,7 @@ def training_curve(metrics: Path) -> Figure:
 
 
 def _mark_best(ax: Axes, curve: pd.Series) -> None:
-    """Rings and labels the lowest point of a curve."""
+    """Marks the lowest point of a curve with a ring and its value."""
     best = curve.index.to_numpy()[curve.argmin()], curve.min()
     ax.plot(*best, "o", mfc="white", mec=BLUE, ms=7, mew=1.6)
     below: dict[str, Any] = {"xytext": (0, -15), "textcoords": "offset points", "ha": "center"}

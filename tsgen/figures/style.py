@@ -1,4 +1,4 @@
-"""The style of all figures: colours, fonts, a grid of panels, ticks, and formats of names and times."""
+"""The style of all figures: colours, fonts, a grid of panels, ticks, formatting of names and times."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-# the colours of Okabe and Ito, which colour-blind readers can distinguish
+# the palette of Okabe and Ito, which colour-blind readers can distinguish
 BLUE, VERMILLION, INK, GREY, PALE = "#0072B2", "#D55E00", "#222222", "#666666", "#DDDDDD"
 BAND_50, BAND_90 = "#8DBFE0", "#D3E6F3"
 
@@ -27,7 +27,7 @@ STYLE: dict[Any, Any] = {
     "font.size": 9,
     "text.color": INK,
     "text.usetex": False,
-    "text.parse_math": False,  # a name may hold dollar signs
+    "text.parse_math": False,  # a name may contain dollar signs
     "axes.labelcolor": GREY,
     "axes.edgecolor": "#999999",
     "axes.linewidth": 0.8,
@@ -66,7 +66,14 @@ def printable(text: Any, length: int | None = None) -> str:
 
 
 def axes_grid(panels: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """Returns a figure with that many panels of one size in inches, filled row by row."""
+    """Returns a figure and its panels, filled row by row.
+
+    Args:
+        panels: The number of panels.
+        columns: The maximum number of panels per row.
+        width: Width of a panel, in inches.
+        height: Height of a panel, in inches.
+    """
     columns = min(columns, panels)
     rows = -(-panels // columns)
     layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
@@ -86,21 +93,21 @@ def of_channel(evaluation: xr.Dataset, channel: int) -> str:
 
 
 def unit_of(evaluation: xr.Dataset) -> str:
-    """Returns " [UNIT]" if all channels have the same unit, else nothing."""
+    """Returns " [UNIT]" if all channels have the same unit, else an empty text."""
     units = {str(unit) for unit in evaluation["unit"].values}
     unit = printable(units.pop(), 24) if len(units) == 1 else ""
     return f" [{unit}]" if unit else ""
 
 
 def date_ticks(ax: Axes) -> None:
-    """Sets few and short dates below a panel."""
+    """Sets three to six date ticks with short labels."""
     locator = AutoDateLocator(minticks=3, maxticks=6)
     ax.xaxis.set_major_locator(locator)
     ax.xaxis.set_major_formatter(ConciseDateFormatter(locator, show_offset=False))
 
 
 def few_ticks(ax: Axes, axis: str = "y", most: int = 5, integer: bool = False) -> None:
-    """Sets few ticks with short labels."""
+    """Sets at most ``most`` intervals between ticks, with short labels."""
     getattr(ax, f"{axis}axis").set_major_locator(MaxNLocator(most, steps=STEPS, integer=integer))
 
 

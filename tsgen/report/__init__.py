@@ -1,8 +1,9 @@
-"""Pages of HTML with the scores and figures of one run, or of two.
+"""Self-contained HTML pages with the scores and figures of one run, or of two.
 
-* :func:`write_report`: one page that needs no other file, from the files of a run.
-* :func:`write_comparison`: one page on two runs that scored the same entries.
-* :mod:`tsgen.figures`: the figures alone, from the evaluation's dataset.
+* :func:`write_report` writes a page on one run.
+* :func:`write_comparison` writes a page on two runs that scored the same entries.
+
+The figures themselves are in :mod:`tsgen.figures`.
 """
 
 from tsgen.report.comparison import write_comparison

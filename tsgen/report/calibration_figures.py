@@ -1,4 +1,4 @@
-"""Figures of simulation-based calibration: the ranks of the truth among draws, by test quantity."""
+"""Figures of simulation-based calibration: the ranks of the truth among draws, for each test quantity."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from tsgen.figures import BLUE, INK, VERMILLION, axes_grid, in_style
 from tsgen.figures.calibration import draw_histogram
 
 LEVEL = 0.95
-"""The probability that the grey bands contain the result."""
+"""The probability that the grey bands contain the result if ranks are uniform."""
 
 
 @in_style
-def rank_figure(found: RankTest, bins: int = 20, title: str = "") -> Figure:
-    """Draws each quantity's histogram of ranks, and its empirical distribution minus the uniform one.
+def rank_figure(test: RankTest, bins: int = 20, title: str = "") -> Figure:
+    """Draws, for each quantity, the histogram of ranks and their distribution minus the uniform one.
 
-    If ranks are uniform, the grey band of a histogram contains each single bar with a probability of 95 %, in
-    the normal approximation; the grey band of a distribution contains the whole line with a probability of
-    95 %, exactly. A line that leaves its band is vermillion. The line rises at both ends and falls between if
-    draws are too narrow, and lies on one side if they are biased.
+    If ranks are uniform, the grey band of a histogram contains each single bar with a probability of 95 % (a
+    normal approximation), and the grey band of a distribution contains the whole line with a probability of
+    95 % (exact). A line that leaves its band is vermillion. If draws are too narrow, the line rises at both
+    ends and falls between; if they are biased, it lies on one side of zero.
 
     Args:
-        found: The ranks.
-        bins: The number of bins, fewer if there are fewer ranks.
+        test: The ranks.
+        bins: The maximum number of bins.
         title: The title, if any.
     """
-    figure, axes = axes_grid(2 * len(found.quantities), 2, 3.9, 1.9)
-    for left, right, name, ranks in zip(axes[::2], axes[1::2], found.quantities, found.ranks, strict=True):
-        draw_histogram(left, ranks.numpy(), found.num_draws, bins)
+    figure, axes = axes_grid(2 * len(test.quantities), 2, 3.9, 1.9)
+    for left, right, name, ranks in zip(axes[::2], axes[1::2], test.quantities, test.ranks, strict=True):
+        draw_histogram(left, ranks.numpy(), test.num_draws, bins)
         left.yaxis.set_major_locator(MaxNLocator(4))
-        draw_difference(right, ranks.numpy(), found.num_draws)
+        draw_difference(right, ranks.numpy(), test.num_draws)
         left.set_title(name)
-        right.set_title(f"p = {found.p_values[name]:.2g}", fontweight="normal", loc="right")
+        right.set_title(f"p = {test.p_values[name]:.2g}", fontweight="normal", loc="right")
     axes[-2].set_xlabel("place of the truth among the draws")
     axes[-1].set_xlabel("place of the truth among the draws")
     if title:
@@ -44,13 +44,13 @@ def rank_figure(found: RankTest, bins: int = 20, title: str = "") -> Figure:
 
 
 def draw_difference(ax: Axes, ranks: np.ndarray, num_draws: int, level: float = LEVEL) -> None:
-    """Draws one quantity's empirical distribution minus the uniform one, with its simultaneous envelope.
+    """Draws the empirical distribution of ranks minus the uniform one, with the simultaneous envelope.
 
     Args:
         ax: The axes to draw on.
         ranks: The ranks, 0 to ``num_draws``.
         num_draws: The number of draws.
-        level: The probability that uniform ranks stay in the envelope everywhere.
+        level: The probability that the distribution of uniform ranks lies in the envelope everywhere.
     """
     envelope = ecdf_envelope(len(ranks), num_draws, level)
     place, low, high = (x.numpy() for x in envelope)

@@ -1,4 +1,4 @@
-"""One page on two runs that scored the same entries; the template is ``comparison.html.j2``."""
+"""The page on two runs that scored the same entries; its template is ``comparison.html.j2``."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from tsgen.report.page import write_page
 from tsgen.report.pictures import Picture, picture
 from tsgen.report.reading import read_evaluation, read_scores, require_run
 from tsgen.report.scores import PERCENT, SCORES, best
-from tsgen.report.tables import MOST_NODES, Cell, Row, column, count, name
+from tsgen.report.tables import MAX_NODES, Cell, Row, column, count, name
 from tsgen.storage.privacy import scrubbed_text
 
 
 def write_comparison(first: Path, second: Path, path: Path | None = None) -> Path:
-    """Writes one page on two runs side by side.
+    """Writes a page that compares two runs.
 
     Args:
         first: The folder of a tested run.
         second: The folder of another tested run.
-        path: The page; ``FIRST_vs_SECOND.html`` beside the first folder if not given.
+        path: The file of the page; ``FIRST_vs_SECOND.html`` beside the first folder if not given.
 
     Returns:
-        The page's path.
+        The path of the page.
 
     Raises:
         ValueError: If a folder or one of its files is missing or damaged, or the runs did not score the same
@@ -41,7 +41,7 @@ def write_comparison(first: Path, second: Path, path: Path | None = None) -> Pat
     """
     folders = [Path(first), Path(second)]
     if folders[0].resolve() == folders[1].resolve():
-        raise ValueError(f"the two runs must differ; both are {first}. Name another run.")
+        raise ValueError(f"the two runs must differ; both are {first}. Name two different runs.")
     scores, evaluations = [], []
     for run in folders:
         require_run(run)
@@ -65,12 +65,11 @@ def write_comparison(first: Path, second: Path, path: Path | None = None) -> Pat
 
 
 def _names(folders: list[Path], scores: list[dict[str, Any]]) -> list[str]:
-    """Returns the runs' names, or the ends of their paths if the names look the same."""
+    """Returns the runs' names or, if these look the same, the shortest ends of their paths that differ."""
     names = [str(table.get("run") or run.resolve().name) for run, table in zip(folders, scores, strict=True)]
     shown = [name(run, 20) for run in names]
     if shown[0] != shown[1]:
         return names
-    # the shortest ends that differ
     ends = [str(Path(*run.resolve().parts[-k:])) for k in range(1, 99) for run in folders]
     pairs = zip(ends[::2], ends[1::2], strict=True)
     return next([f"{i}: {end}" for i, end in enumerate(pair, 1)] for pair in pairs if pair[0] != pair[1])
@@ -80,16 +79,16 @@ def _sections(
     runs: Mapping[str, xr.Dataset], tables: Mapping[str, Any], found: Sequence[Difference]
 ) -> dict[str, Any]:
     first, second = runs.values()
-    unlike = other_conditioning(first, second)
+    conditioning_differs = other_conditioning(first, second)
     return {
         "runs": [_described(run, evaluation, tables[run]) for run, evaluation in runs.items()],
         "entries": int(first["target"].sum()),
         "windows": first.sizes["window"],
-        "warning": OTHER_CONDITIONING if unlike else "",
-        "scores": _score_rows(tables, found, unlike),
+        "warning": OTHER_CONDITIONING if conditioning_differs else "",
+        "scores": _score_rows(tables, found, conditioning_differs),
         "gaps": _gaps(first, tables),
         "leads": _leads(runs, tables),
-        "fans": [_fan(runs, i) for i in range(min(first.sizes["channel"], figures.MOST_CHANNELS))],
+        "fans": [_fan(runs, i) for i in range(min(first.sizes["channel"], figures.MAX_CHANNELS))],
         "calibration": _calibration(runs),
         "nodes": _nodes(runs),
     }
@@ -104,37 +103,42 @@ def _described(run: str, evaluation: xr.Dataset, table: Mapping[str, Any]) -> di
     }
 
 
-def _score_rows(tables: Mapping[str, Any], found: Sequence[Difference], unlike: bool) -> list[Row]:
+def _score_rows(
+    tables: Mapping[str, Any], found: Sequence[Difference], conditioning_differs: bool
+) -> list[Row]:
     """Returns one row per score that either run has.
 
     Args:
-        tables: What ``scores.json`` holds, by the runs' names.
+        tables: The content of ``scores.json`` by run name.
         found: The differences, with their intervals.
-        unlike: Whether the runs differ in their conditioning, so that neither has the better NLL.
+        conditioning_differs: Whether the runs differ in their conditioning, so that neither has the better
+            NLL.
     """
     spans = {row.score: row.interval for row in found if row.group is None and row.interval}
     rows = []
     for key in SCORES:
         pair = [figures.number(table["rows"][0].get(key)) for table in tables.values()]
         if any(math.isfinite(value) for value in pair):
-            rows.append(_score_row(key, pair, spans.get(key), ranked=not (key == "nll" and unlike)))
+            rows.append(
+                _score_row(key, pair, spans.get(key), ranked=not (key == "nll" and conditioning_differs))
+            )
     return rows
 
 
 def _score_row(key: str, pair: list[float], span: tuple[float, float] | None, ranked: bool) -> Row:
-    """Returns both values, their difference, its interval and the relative difference.
+    """Returns the row of one score: both values, their difference, its interval and the relative difference.
 
     Args:
-        key: Which score.
-        pair: Its values, NaN where a run has none.
-        span: The interval of the difference, if known; an interval that holds zero makes no value bold.
+        key: The key of the score.
+        pair: The values of the two runs; NaN if a run lacks the score.
+        span: The interval of the difference, if known. If it contains zero, neither value is bold.
         ranked: Whether one value may be better than the other.
     """
     percent = key in PERCENT
     change = pair[1] - pair[0]
     share = change / pair[0] if SCORES[key].best == 0 and pair[0] > 0 else math.nan
-    chance = span is not None and span[0] <= 0 <= span[1]
-    bold = best(key, pair) if ranked and not chance else set()
+    within_chance = span is not None and span[0] <= 0 <= span[1]
+    bold = best(key, pair) if ranked and not within_chance else set()
     *shown, difference = column([*pair, change], percent)
     relative = column([share], percent=True)[0]
     return Row(
@@ -149,7 +153,7 @@ def _score_row(key: str, pair: list[float], span: tuple[float, float] | None, ra
 
 
 def _gaps(first: xr.Dataset, tables: Mapping[str, Any]) -> Picture | None:
-    """Returns the scores by gap length if both runs have the same gap lengths."""
+    """Returns the figure of scores by gap length; None unless both runs have the same gap lengths."""
     gaps = [[row["gap"] for row in table.get("by_gap_length", [])] for table in tables.values()]
     if not gaps[0] or gaps[0] != gaps[1]:
         return None
@@ -157,7 +161,7 @@ def _gaps(first: xr.Dataset, tables: Mapping[str, Any]) -> Picture | None:
 
 
 def _leads(runs: Mapping[str, xr.Dataset], tables: Mapping[str, Any]) -> Picture | None:
-    """Returns the scores by lead time if both runs have the same lead times."""
+    """Returns the figure of scores by lead time; None unless both runs have the same lead times."""
     steps = next(iter(runs.values())).sizes["step"]
     leads = [[row["lead"] for row in table.get("by_lead_time", [])] for table in tables.values()]
     if not leads[0] or leads[0] != leads[1] or len(leads[0]) > steps:
@@ -176,20 +180,23 @@ def _fan(runs: Mapping[str, xr.Dataset], channel: int) -> dict[str, Any]:
 
 
 def _calibration(runs: Mapping[str, xr.Dataset]) -> Picture | None:
-    """Returns the calibration of both runs; None if one of them has a single sample."""
+    """Returns the calibration figure of both runs; None if one of them has a single sample."""
     if any(int(evaluation.attrs["num_samples"]) == 1 for evaluation in runs.values()):
         return None
     return picture(lambda columns: compared_calibration(runs, columns), 3)
 
 
 def _nodes(runs: Mapping[str, xr.Dataset]) -> dict[str, Any]:
-    """Returns the nodes with the largest difference in CRPS first; relative CRPS if channels are several."""
+    """Returns the nodes ordered by their difference in CRPS, the largest first.
+
+    If there are several channels, the CRPS is relative to the standard deviation of each node and channel.
+    """
     first = next(iter(runs.values()))
     nodes, single = first.sizes["node"], first.sizes["channel"] == 1
     groups = [by_group(e, np.arange(nodes)[:, None], nodes) for e in runs.values()]
     pair = [group.crps if single else group.relative for group in groups]
     change = pair[1] - pair[0]
-    order = np.argsort(-np.abs(np.nan_to_num(change)), kind="stable")[:MOST_NODES]
+    order = np.argsort(-np.abs(np.nan_to_num(change)), kind="stable")[:MAX_NODES]
     columns = [
         [name(node) for node in first["node"].values[order]],
         [count(int(entries)) for entries in groups[0].entries[order]],
@@ -207,7 +214,7 @@ def _nodes(runs: Mapping[str, xr.Dataset]) -> dict[str, Any]:
 
 
 def configuration_differences(names: list[str], folders: list[Path]) -> list[tuple[str, str]]:
-    """Returns the configurations that both runs have: their names, and their differences without secrets.
+    """Returns the file name and the difference, without secrets, of each configuration that both runs have.
 
     Args:
         names: The runs' names.

@@ -1,4 +1,4 @@
-"""The data of a page's sections on an evaluation; the template is ``evaluation.html.j2``."""
+"""The data of a page's sections on an evaluation; their template is ``evaluation.html.j2``."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from tsgen import figures
 from tsgen.metrics import breakdown
 from tsgen.report.pictures import Draw, Picture, picture
 from tsgen.report.scores import PERCENT, SCORES, best
-from tsgen.report.tables import MOST_NODES, Cell, Row, column, count, name
+from tsgen.report.tables import MAX_NODES, Cell, Row, column, count, name
 
-_MOST_DOUBTS = 12
+_MAX_DOUBTS = 12
 
 Drawings = Mapping[str, Draw]
 
@@ -24,8 +24,8 @@ def evaluation_sections(evaluation: xr.Dataset, scores: Mapping[str, Any]) -> di
     """Returns the data of all sections on an evaluation; None for a section without content.
 
     Args:
-        evaluation: What ``evaluation.nc`` holds.
-        scores: What ``scores.json`` holds.
+        evaluation: The content of ``evaluation.nc``.
+        scores: The content of ``scores.json``.
     """
     draws = figures.drawings(evaluation, scores)
     return {
@@ -69,7 +69,7 @@ def _dates(time: np.ndarray) -> list[str] | None:
     if not np.issubdtype(time.dtype, np.datetime64) or np.isnat(time).all():
         return None
     days = [np.datetime_as_string(end(time), unit="D") for end in (np.nanmin, np.nanmax)]
-    return [str(day).replace("-", "\u2011") for day in days]  # hyphens that no line breaks at
+    return [str(day).replace("-", "\u2011") for day in days]  # non-breaking hyphens
 
 
 def _scores(evaluation: xr.Dataset, scores: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -90,7 +90,7 @@ def _scores(evaluation: xr.Dataset, scores: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _score_rows(rows: Sequence[Mapping[str, Any]], used: Sequence[str]) -> list[Row]:
-    """Returns one row per method; the best of each column is bold, exact distributions are not ranked."""
+    """Returns one row per method; the best of each column is bold, not counting exact distributions."""
     exact = [figures.is_exact(row) for row in rows]
     columns = []
     for key in used:
@@ -112,7 +112,7 @@ def _doubts(evaluation: xr.Dataset, scores: Mapping[str, Any]) -> dict[str, Any]
         return None
     found = breakdown.doubts(evaluation, scores)
     return {
-        "rows": [_doubt_row(doubt) for doubt in found[:_MOST_DOUBTS]],
+        "rows": [_doubt_row(doubt) for doubt in found[:_MAX_DOUBTS]],
         "found": len(found),
         "fewest": breakdown.FEW,
         "excess": breakdown.EXCESS,
@@ -135,7 +135,7 @@ def _fans(evaluation: xr.Dataset, draws: Drawings) -> dict[str, Any]:
     channels = evaluation["channel"].values
     shown = [
         {"name": name(channel), "picture": picture(draws["imputation" + f"_{i}" * (i > 0)], 3)}
-        for i, channel in enumerate(channels[: figures.MOST_CHANNELS])
+        for i, channel in enumerate(channels[: figures.MAX_CHANNELS])
     ]
     return {"channels": shown, "total": len(channels), "scored": bool(evaluation["target"].any())}
 
@@ -171,17 +171,17 @@ def _network(evaluation: xr.Dataset, draws: Drawings) -> dict[str, Any]:
 
 
 def _nodes(evaluation: xr.Dataset, scores: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Returns the nodes with the highest CRPS first, or MAE if no CRPS is known."""
+    """Returns the nodes ordered by CRPS, or by MAE if no CRPS is known, the highest first."""
     rows = scores["by_node"]
     if not rows:
         return None
     keys = [k for k in ("crps", "mae") if any(math.isfinite(figures.number(row.get(k))) for row in rows)]
 
-    def badness(row: Mapping[str, Any]) -> float:
+    def sort_key(row: Mapping[str, Any]) -> float:
         value = figures.number(row.get(keys[0])) if keys else math.nan
         return -math.inf if math.isnan(value) else value
 
-    worst = sorted(rows, key=badness, reverse=True)[:MOST_NODES]
+    worst = sorted(rows, key=sort_key, reverse=True)[:MAX_NODES]
     names = [str(node) for node in evaluation["node"].values]
     missing = dict(zip(names, evaluation["share_missing"].values.tolist(), strict=True))
     columns = [column([figures.number(row.get(key)) for row in worst]) for key in keys]

@@ -1,4 +1,4 @@
-"""Reads ``imputation.nc`` and summarises its gaps and the widths of the model's intervals in them.
+"""Reads ``imputation.nc`` and summarises its gaps and the widths of the model's intervals.
 
 The file may be far larger than memory. It is read once, in blocks of time and nodes that follow its chunks.
 Only the mask of observed entries, one byte per entry, is in memory as a whole.
@@ -20,11 +20,11 @@ from tsgen.figures.fans import LEVELS, Fan
 from tsgen.figures.style import name_of_time
 from tsgen.metrics.breakdown import fill_deviation
 
-MOST_VALUES = 2**22
-"""The number of the file's values in memory at a time."""
+MAX_VALUES = 2**22
+"""The maximum number of values of the file in memory at a time."""
 
-LONGEST_SHOWN = 240
-"""The most steps of a gap that a panel shows."""
+MAX_SHOWN_STEPS = 240
+"""The maximum number of steps of a gap that a panel shows."""
 
 _DIMS = {"observed": ("time", "node", "channel"), "imputation": ("sample", "time", "node", "channel")}
 _REMEDY = "Write it with: tsgen predict --config EXPERIMENT.yaml"
@@ -36,8 +36,8 @@ class Gaps(NamedTuple):
     Attributes:
         start: First step of each gap, counted from the start of the file.
         length: Number of steps.
-        node: Number of the node.
-        channel: Number of the channel.
+        node: Index of the node.
+        channel: Index of the channel.
     """
 
     start: Int[np.ndarray, " gap"]
@@ -50,10 +50,10 @@ class Imputation(NamedTuple):
     """The summary of an imputation.
 
     Attributes:
-        data: The file, not loaded.
+        data: The content of the file, loaded on demand.
         gaps: Its gaps.
         observed: Number of observed entries, by node and channel.
-        imputed: Number of imputed entries, by class of gap length (:data:`GAPS`), node and channel.
+        imputed: Number of imputed entries, by class of gap lengths (:data:`GAPS`), node and channel.
         width: Sum of the widths of their 90 % intervals, in data units, by class, node and channel.
         deviation: Standard deviation of the observed values, in data units, by node and channel.
     """
@@ -66,10 +66,12 @@ class Imputation(NamedTuple):
     deviation: Float[np.ndarray, "node channel"]
 
     def relative_width(self, axis: tuple[int, ...]) -> np.ndarray:
-        """Returns the mean width of the 90 % interval over the node's standard deviation.
+        """Returns the mean width of the 90 % intervals in standard deviations of the node and channel.
+
+        The result is NaN where nothing was imputed.
 
         Args:
-            axis: The axes of (class, node, channel) to average over; NaN where they have no entries.
+            axis: The axes of (class, node, channel) to average over.
         """
         count = self.imputed.sum(axis)
         total = (self.width / self.deviation).sum(axis)
@@ -89,7 +91,7 @@ def read_imputation(path: Path) -> Imputation:
         raise ValueError(f"{path} is missing. {_REMEDY}")
     try:
         data = xr.open_dataset(path, engine="netcdf4", cache=False)
-    except Exception as error:  # a damaged file fails wherever it happens to be damaged
+    except Exception as error:  # a damaged file may raise any kind of error
         raise ValueError(f"{path} is damaged: it cannot be read as netCDF. {_REMEDY}") from error
     for name, dims in _DIMS.items():
         if name not in data or data[name].dims != dims:
@@ -112,10 +114,10 @@ def find_gaps(
 
     Args:
         observed: Where an entry was observed.
-        breaks: Which steps do not directly follow the step before them: a gap ends there.
+        breaks: Which steps come after a jump in time; gaps do not extend across jumps.
 
     Returns:
-        The gaps, and the class of each entry's gap (:data:`GAPS`), -1 where the entry was observed.
+        The gaps, and the class of the length of each entry's gap (:data:`GAPS`); -1 if it was observed.
     """
     hidden = np.moveaxis(~observed, 0, -1)  # time last, so that a run is contiguous
     first, last = hidden.copy(), hidden.copy()
@@ -129,7 +131,7 @@ def find_gaps(
 
 
 def _breaks(time: np.ndarray) -> Bool[np.ndarray, " time"]:
-    """Returns which steps follow the step before them by more than the shortest distance."""
+    """Returns which steps come after a jump: a time step longer than the shortest one."""
     found = np.zeros(len(time), dtype=bool)
     if len(time) > 2 and time.dtype.kind in "Mmiuf":
         step = np.diff(time)
@@ -138,29 +140,30 @@ def _breaks(time: np.ndarray) -> Bool[np.ndarray, " time"]:
 
 
 def _blocks(data: xr.Dataset) -> Iterator[tuple[slice, slice]]:
-    """Yields blocks of time and nodes that cover the file, in whole chunks if these fit into memory."""
+    """Yields blocks of time and nodes that cover the file, in whole chunks if these are small enough."""
     samples, steps, nodes, channels = data["imputation"].shape
     chunks = data["imputation"].encoding.get("chunksizes") or (samples, 16, nodes, channels)
-    wide = min(max(chunks[2], 1), nodes)
-    high = max(MOST_VALUES // (samples * wide * channels), 1)
-    high = high // chunks[1] * chunks[1] if high >= chunks[1] else high
-    for start in range(0, steps, high):
-        for node in range(0, nodes, wide):
-            yield slice(start, start + high), slice(node, node + wide)
+    block_nodes = min(max(chunks[2], 1), nodes)
+    block_steps = max(MAX_VALUES // (samples * block_nodes * channels), 1)
+    if block_steps >= chunks[1]:
+        block_steps = block_steps // chunks[1] * chunks[1]
+    for start in range(0, steps, block_steps):
+        for node in range(0, nodes, block_nodes):
+            yield slice(start, start + block_steps), slice(node, node + block_nodes)
 
 
 def _summarise(data: xr.Dataset) -> Imputation:
-    seen = data["observed"].values.astype(bool)
-    gaps, kind = find_gaps(seen, _breaks(data["time"].values))
-    shape = seen.shape[1:]
+    observed = data["observed"].values.astype(bool)
+    gaps, kind = find_gaps(observed, _breaks(data["time"].values))
+    shape = observed.shape[1:]
     count, width = np.zeros((len(GAPS), *shape), dtype=np.int64), np.zeros((len(GAPS), *shape))
     total, square, origin = np.zeros(shape), np.zeros(shape), np.full(shape, np.nan)
     for steps, nodes in _blocks(data):
         values = data["imputation"][:, steps, nodes].values
-        visible, where = seen[steps, nodes], kind[steps, nodes] >= 0
-        # relative to the first value, so that a large mean costs no digits
-        value = np.where(visible, values[0], np.nan).astype(np.float64)
-        first = np.take_along_axis(value, visible.argmax(axis=0)[None], axis=0)[0]
+        measured, where = observed[steps, nodes], kind[steps, nodes] >= 0
+        # relative to the first value: a large mean would cost digits
+        value = np.where(measured, values[0], np.nan).astype(np.float64)
+        first = np.take_along_axis(value, measured.argmax(axis=0)[None], axis=0)[0]
         origin[nodes] = np.where(np.isnan(origin[nodes]), first, origin[nodes])
         value = np.nan_to_num(value - origin[nodes])
         total[nodes] += value.sum(axis=0)
@@ -169,59 +172,59 @@ def _summarise(data: xr.Dataset) -> Imputation:
         at = (kind[steps, nodes][where], *(np.nonzero(where)[i] for i in (1, 2)))
         np.add.at(width[:, nodes], at, high - low)
         np.add.at(count[:, nodes], at, 1)
-    number = seen.sum(axis=0)
+    number = observed.sum(axis=0)
     variance = (square - total**2 / np.maximum(number, 1)) / np.maximum(number - 1, 1)
     spread = np.where((number > 1) & (variance > 0), np.sqrt(np.maximum(variance, 0)), np.nan)
     return Imputation(data, gaps, number, count, width, fill_deviation(spread))
 
 
 def gap_fans(found: Imputation, channel: int = 0) -> list[Fan]:
-    """Chooses a few gaps of a channel, from the shortest to the longest, with the steps around them.
+    """Returns panels of a few gaps of a channel, from the shortest to the longest, with their surroundings.
 
     Args:
         found: The imputation; the panels are read from its file.
-        channel: The number of the channel.
+        channel: The index of the channel.
     """
-    mine = np.flatnonzero(found.gaps.channel == channel)
-    length = found.gaps.length[mine]
+    gaps = np.flatnonzero(found.gaps.channel == channel)
+    length = found.gaps.length[gaps]
     ordered = np.sort(length)
     places = {0: "shortest", 0.5: "median", 0.9: "90 % are shorter", 0.99: "99 % are shorter", 1: "longest"}
-    words: dict[int, str] = {}
-    for share, place in places.items() if len(mine) else ():
-        size = int(ordered[round(share * (len(mine) - 1))])
+    names: dict[int, str] = {}
+    for share, place in places.items() if len(gaps) else ():
+        size = int(ordered[round(share * (len(gaps) - 1))])
         # one panel per length: "shortest" and "longest" take precedence over the quantiles
-        words[size] = place if share == 1 and size > ordered[0] else words.get(size, place)
+        names[size] = place if share == 1 and size > ordered[0] else names.get(size, place)
     fans = []
-    for size, place in words.items():
-        alike = mine[length == size]
-        fans.append(_fan(found, int(alike[len(alike) // 2]), place))
+    for size, place in names.items():
+        same_length = gaps[length == size]
+        fans.append(_fan(found, int(same_length[len(same_length) // 2]), place))
     return fans
 
 
 def _fan(found: Imputation, gap: int, place: str) -> Fan:
     start, length, node, channel = (int(x[gap]) for x in found.gaps)
-    around = max(12, min(length, LONGEST_SHOWN) // 2)
-    steps = slice(max(start - around, 0), start + min(length, LONGEST_SHOWN) + around)
-    part = found.data.isel(time=steps, node=node, channel=channel)
-    time, context = part["time"].values, part["observed"].values.astype(bool)
+    around = max(12, min(length, MAX_SHOWN_STEPS) // 2)
+    steps = slice(max(start - around, 0), start + min(length, MAX_SHOWN_STEPS) + around)
+    selected = found.data.isel(time=steps, node=node, channel=channel)
+    time, context = selected["time"].values, selected["observed"].values.astype(bool)
     if time.dtype.kind not in "Miuf":
         time = np.arange(len(time)) + steps.start
-    # a panel does not cross a jump in time
-    part_of = np.cumsum(_breaks(time))
-    kept = part_of == part_of[start - steps.start]
+    # a panel does not extend across a jump in time
+    stretch = np.cumsum(_breaks(time))
+    kept = stretch == stretch[start - steps.start]
     time, context = time[kept], context[kept]
-    draws = part["imputation"].values[:, kept]
+    draws = selected["imputation"].values[:, kept]
     about = f"{length:,} step{'s' * (length != 1)} from {name_of_time(found.data['time'].values[start])}"
     truth = np.where(context, draws[0], np.nan)
     levels = _quantiles(draws, LEVELS)
-    name = str(part["node"].values)
+    name = str(selected["node"].values)
     return Fan(name, place, about, time, truth, context, np.zeros_like(context), levels)
 
 
 def _quantiles(
     draws: Float[np.ndarray, "samples *entries"], levels: Sequence[float]
 ) -> Float[np.ndarray, "levels *entries"]:
-    """Returns the values that a calibrated truth falls below with these probabilities."""
+    """Returns the quantiles of the draws: a calibrated truth lies below them with these probabilities."""
     from tsgen.metrics import calibrated_quantiles  # torchmetrics imports pyplot
 
     return calibrated_quantiles(torch.from_numpy(draws).sort(dim=0).values, levels).numpy()

@@ -1,6 +1,4 @@
-"""The data of a page's sections on an imputation, where no truth is known; the template is
-``imputation.html.j2``.
-"""
+"""The data of a page's sections on an imputation; their template is ``imputation.html.j2``."""
 
 from __future__ import annotations
 
@@ -10,22 +8,22 @@ from typing import Any
 import numpy as np
 
 from tsgen.data.interpolation import GAPS
-from tsgen.figures import MOST_CHANNELS
+from tsgen.figures import MAX_CHANNELS
 from tsgen.figures.fans import draw_fans
 from tsgen.figures.imputed import gap_lengths, widths
 from tsgen.figures.style import in_style, name_of_time, of_channel
-from tsgen.report.gaps import LONGEST_SHOWN, Imputation, gap_fans, read_imputation
+from tsgen.report.gaps import MAX_SHOWN_STEPS, Imputation, gap_fans, read_imputation
 from tsgen.report.pictures import picture
-from tsgen.report.tables import MOST_NODES, Row, column, name
+from tsgen.report.tables import MAX_NODES, Row, column, name
 
-_MOST_GAPS = 10
+_MAX_GAPS = 10
 
 
 def imputation_sections(path: Path) -> dict[str, Any]:
     """Returns the data of all sections on an imputation; None for a section without content.
 
     Args:
-        path: The file ``imputation.nc``; it is read in slices.
+        path: The file ``imputation.nc``; it is read in blocks.
 
     Raises:
         ValueError: If the file is damaged.
@@ -36,7 +34,7 @@ def imputation_sections(path: Path) -> dict[str, Any]:
         return {
             "introduction": _introduction(found),
             "fans": _fans(found),
-            "longest_shown": LONGEST_SHOWN,
+            "longest_shown": MAX_SHOWN_STEPS,
             "gaps": _gaps(found) if any_gap else None,
             "widths": _widths(found) if any_gap else None,
             "nodes": _nodes(found) if any_gap else None,
@@ -62,8 +60,8 @@ def _introduction(found: Imputation) -> dict[str, Any]:
 
 
 def _fans(found: Imputation) -> list[dict[str, Any]]:
-    """Returns the fan charts of the first channels; a channel without gaps is left out."""
-    channels = range(min(found.data.sizes["channel"], MOST_CHANNELS))
+    """Returns the fan charts of the first channels; a channel without gaps is omitted."""
+    channels = range(min(found.data.sizes["channel"], MAX_CHANNELS))
     charts = []
     for channel in channels:
         fans, label = gap_fans(found, channel), of_channel(found.data, channel)
@@ -75,7 +73,7 @@ def _fans(found: Imputation) -> list[dict[str, Any]]:
 
 def _gaps(found: Imputation) -> dict[str, Any]:
     gaps = found.gaps
-    longest = np.lexsort((gaps.start, gaps.node, -gaps.length))[:_MOST_GAPS]
+    longest = np.lexsort((gaps.start, gaps.node, -gaps.length))[:_MAX_GAPS]
     return {
         "picture": picture(lambda columns: gap_lengths(gaps.length, columns), 2),
         "longest": f"{gaps.length.max():,}",
@@ -106,12 +104,12 @@ def _widths(found: Imputation) -> dict[str, Any]:
 
 
 def _nodes(found: Imputation) -> dict[str, Any]:
-    """Returns the nodes with the widest intervals relative to their deviation first."""
+    """Returns the nodes ordered by the relative width of their intervals, the widest first."""
     relative = found.relative_width((0, 2))
     observed, imputed = found.observed.sum(1), found.imputed.sum((0, 2))
     longest = np.zeros(len(relative), dtype=np.int64)
     np.maximum.at(longest, found.gaps.node, found.gaps.length)
-    order = np.argsort(-np.nan_to_num(relative, nan=-1), kind="stable")[:MOST_NODES]
+    order = np.argsort(-np.nan_to_num(relative, nan=-1), kind="stable")[:MAX_NODES]
     columns = [
         [name(node) for node in found.data["node"].values[order]],
         [f"{entries:,}" for entries in observed[order]],

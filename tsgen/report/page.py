@@ -1,7 +1,7 @@
-"""Renders the templates in ``templates/`` into one HTML page that needs no other file.
+"""Renders a template of ``templates/`` as a self-contained HTML page.
 
-The templates hold the markup and the sentences, Python computes the data. Every value is escaped by Jinja2's
-autoescape, so a name of a node or of a file cannot become markup. No template marks a value as safe.
+The templates contain the markup and the sentences; Python computes the data. Jinja2's autoescape escapes
+every value, so the name of a node or a file cannot become markup. No template marks a value as safe.
 """
 
 from __future__ import annotations
@@ -29,15 +29,12 @@ def _environment() -> Environment:
 
 
 def write_page(path: Path, template: str, **data: Any) -> Path:
-    """Writes a page.
+    """Writes a page and returns its path.
 
     Args:
         path: The file to write.
         template: The name of a template in ``templates/``.
-        data: What the template shows.
-
-    Returns:
-        The file's path.
+        data: The variables of the template.
     """
     text = _environment().get_template(template).render(data)
     write_text(path, text, errors="replace")  # half a surrogate pair has no encoding

@@ -1,4 +1,4 @@
-"""Figures as data that a page holds within itself."""
+"""Figures as data URIs, which a page contains in place of links to files."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import matplotlib
 from matplotlib.figure import Figure
 
 Draw = Callable[[int], Figure]
-"""Draws a figure, given the number of panels side by side."""
+"""A function that draws a figure, given the number of panels per row."""
 
 
 class Picture(NamedTuple):
-    """A figure in two layouts: panels side by side, and one below the other for a narrow screen.
+    """A figure in two layouts: panels side by side, and stacked for a narrow screen.
 
     Attributes:
         width: Width of the wide layout in CSS pixels.
@@ -35,8 +35,8 @@ def picture(draw: Draw, columns: int) -> Picture:
     """Draws a figure in both layouts.
 
     Args:
-        draw: Draws the figure, given the number of panels side by side.
-        columns: The number of panels side by side on a wide screen.
+        draw: The function that draws the figure.
+        columns: The number of panels per row on a wide screen.
     """
     wide, narrow = draw(columns), draw(1)
     width, height = (round(96 * inches) for inches in wide.get_size_inches())
@@ -47,7 +47,7 @@ def picture(draw: Draw, columns: int) -> Picture:
 def _encode(figure: Figure) -> str:
     """Returns a figure as the data URI of an SVG image."""
     buffer = io.BytesIO()
-    # text stays text, so that the browser finds glyphs of any script; the salt makes the output repeatable
+    # keep text as text, so that the browser finds glyphs of any script; the salt makes output reproducible
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "tsgen"}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(buffer, format="svg", dpi=160, metadata={"Date": None, "Creator": None})

@@ -1,4 +1,4 @@
-"""Reads and checks ``evaluation.nc`` and ``scores.json``; every error is one line."""
+"""Reads and checks ``evaluation.nc`` and ``scores.json``; every error message is one line."""
 
 from __future__ import annotations
 
@@ -34,33 +34,29 @@ _OPTIONAL = {"gap_length": _ENTRY, "ess": ("window", "step"), "covered_90": _ENT
 
 
 def require_run(run: Path) -> None:
-    """Raises an error unless the folder of a run exists.
-
-    Raises:
-        ValueError: If it does not.
-    """
+    """Raises ``ValueError`` unless the folder of a run exists."""
     if not run.is_dir():
         raise ValueError(f"{run} must be the folder of a run; it does not exist. {REMEDY}")
 
 
 def read_evaluation(path: Path, *also: str) -> xr.Dataset:
-    """Reads ``evaluation.nc``; optional variables may be missing.
+    """Reads ``evaluation.nc``. Optional variables may be missing.
 
     Args:
         path: The file.
         also: Variables that are required in addition to those that every page needs.
 
     Raises:
-        ValueError: If it is missing, damaged or lacks required content.
+        ValueError: If the file is missing, damaged or incomplete.
     """
-    evaluation = _opened(path)
+    evaluation = _open(path)
     _check_variables(path, evaluation, also)
     for name, dims in _OPTIONAL.items():
         if name in evaluation and evaluation[name].dims != dims:
             evaluation = evaluation.drop_vars(name)
     _check_quantiles(path, evaluation)
     _check_attributes(path, evaluation)
-    # a fill value makes integers floats
+    # a fill value has turned integers into floats
     evaluation["rank"] = evaluation["rank"].fillna(-1).astype(np.int64)
     _check_numbers(path, evaluation)
     for mask in {"context", "target", "covered_90"} & set(evaluation):
@@ -70,12 +66,12 @@ def read_evaluation(path: Path, *also: str) -> xr.Dataset:
     return evaluation
 
 
-def _opened(path: Path) -> xr.Dataset:
+def _open(path: Path) -> xr.Dataset:
     if not path.is_file():
         raise ValueError(f"{path} is missing. {REMEDY}")
     try:
         return xr.load_dataset(path, engine="netcdf4")
-    except Exception as error:  # a damaged file fails wherever it happens to be damaged
+    except Exception as error:  # a damaged file may raise any kind of error
         raise ValueError(f"{path} is damaged: it cannot be read as netCDF. {REMEDY}") from error
 
 
@@ -84,13 +80,13 @@ def _check_variables(path: Path, evaluation: xr.Dataset, also: Sequence[str]) ->
         if name not in evaluation.variables:
             raise ValueError(f"{path} must have a variable {name!r}; got none. {REMEDY}")
         if evaluation[name].dims != dims:
-            came = ", ".join(map(str, evaluation[name].dims))
+            actual = ", ".join(map(str, evaluation[name].dims))
             raise ValueError(
-                f"{name!r} in {path} must have the dimensions {', '.join(dims)}; got {came}. {REMEDY}"
+                f"{name!r} in {path} must have the dimensions {', '.join(dims)}; got {actual}. {REMEDY}"
             )
-    lacking = [name for name in also if name not in evaluation.variables]
-    if lacking:
-        raise ValueError(f"{path} must have a variable {lacking[0]!r}; got none. {REMEDY}")
+    missing = [name for name in also if name not in evaluation.variables]
+    if missing:
+        raise ValueError(f"{path} must have a variable {missing[0]!r}; got none. {REMEDY}")
     empty = [dim for dim in _ENTRY if evaluation.sizes[dim] == 0]
     if empty:
         raise ValueError(f"{path} must have at least one {empty[0]}; got none. {REMEDY}")
@@ -115,7 +111,7 @@ def _check_attributes(path: Path, evaluation: xr.Dataset) -> None:
 
 
 def _check_numbers(path: Path, evaluation: xr.Dataset) -> None:
-    """Raises an error unless ranks and the ends of edges are in their ranges."""
+    """Raises ``ValueError`` unless ranks and the ends of edges are in range."""
     samples, highest = evaluation.attrs["num_samples"], int(evaluation["rank"].max())
     if highest > samples:
         raise ValueError(f"ranks in {path} must not exceed num_samples = {samples}; got {highest}. {REMEDY}")
@@ -125,10 +121,10 @@ def _check_numbers(path: Path, evaluation: xr.Dataset) -> None:
 
 
 def read_scores(path: Path) -> dict[str, Any]:
-    """Reads ``scores.json``; optional tables may be missing.
+    """Reads ``scores.json``. Optional tables may be missing.
 
     Raises:
-        ValueError: If it is missing, damaged or lacks required content.
+        ValueError: If the file is missing, damaged or incomplete.
     """
     if not path.is_file():
         raise ValueError(f"{path} is missing. {REMEDY}")
@@ -138,14 +134,14 @@ def read_scores(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged: it cannot be read as JSON. {REMEDY}") from error
     if isinstance(scores, dict) and "by_node" not in scores:
         raise ValueError(
-            f"{path} must have scores by node; got none, because nothing was hidden in the test: only "
-            "densities were scored, and there is nothing to draw. To hide the last steps: "
+            f"{path} must have scores by node; got none, because the test hid no entries and scored "
+            "densities only. To hide the last steps: "
             "tsgen test --config EXPERIMENT.yaml --data.horizon STEPS"
         )
     for key, label in (("rows", "name"), ("by_node", "node")):
         rows = scores.get(key) if isinstance(scores, dict) else None
-        whole = isinstance(rows, list) and all(isinstance(row, dict) and label in row for row in rows)
-        if not whole or (key == "rows" and not rows):
+        valid = isinstance(rows, list) and all(isinstance(row, dict) and label in row for row in rows)
+        if not valid or (key == "rows" and not rows):
             raise ValueError(f"{path} must have a list {key!r} whose items have a {label!r}. {REMEDY}")
     for key, label in (("by_gap_length", "gap"), ("by_lead_time", "lead"), ("by_lead_time_exact", "lead")):
         rows = scores.get(key)

@@ -1,10 +1,10 @@
-"""One page on a run: what was evaluated, the scores, the figures, the imputation, the configuration.
+"""The page on one run: evaluation, scores, figures, imputation, training and configuration.
 
-The page needs no other file: style and images are inside, and it runs no script. Every name that a user chose
+The page is self-contained: it includes its style and images and runs no script. Every name that a user chose
 (nodes, channels, units, the run, its files) is escaped.
 
-A run's folder holds ``evaluation.nc`` and ``scores.json``, which ``tsgen test`` writes, or
-``imputation.nc``, which ``tsgen predict`` writes, or all three. It may hold ``logs/fit/metrics.csv``
+A run's folder contains ``evaluation.nc`` and ``scores.json``, which ``tsgen test`` writes, or
+``imputation.nc``, which ``tsgen predict`` writes, or all three. It may also contain ``logs/fit/metrics.csv``
 (training) and the configurations ``config_fit.yaml``, ``config_test.yaml`` and ``config_predict.yaml``.
 """
 
@@ -24,14 +24,12 @@ from tsgen.storage.privacy import scrubbed_text
 
 
 def write_report(run: Path, path: Path | None = None) -> Path:
-    """Writes the report of a run that was tested, or that imputed.
+    """Writes the report of a tested run, of a run with a prediction, or of both, and returns its path.
 
     Args:
-        run: The folder, with ``evaluation.nc`` and ``scores.json``, with ``imputation.nc``, or with all.
-        path: The page; ``report.html`` in the folder if not given.
-
-    Returns:
-        The page's path.
+        run: The folder, with ``evaluation.nc`` and ``scores.json``, with ``imputation.nc``, or with all
+            three.
+        path: The file of the page; ``report.html`` in the folder if not given.
 
     Raises:
         ValueError: If the folder or one of its files is missing or damaged, or nothing was hidden in the
@@ -58,7 +56,7 @@ def write_report(run: Path, path: Path | None = None) -> Path:
 
 
 def training(metrics: Path) -> dict[str, Any] | None:
-    """Returns the training curve and whether it has a validation; None without a curve.
+    """Returns the training curve and whether validation was logged; None if there is no curve.
 
     Args:
         metrics: A table as written by Lightning's ``CSVLogger``.

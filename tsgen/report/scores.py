@@ -1,4 +1,4 @@
-"""The scores that pages show: their headings, their best values and their meanings."""
+"""The scores on pages: headings, best values and definitions."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class Score(NamedTuple):
 
     Attributes:
         heading: The heading of its column.
-        best: Its best value; None if no value is best by itself.
-        meaning: What it measures.
+        best: Its best value; None if there is none, as for a width.
+        meaning: Its definition.
     """
 
     heading: str
@@ -28,9 +28,11 @@ SCORES = {
     "crps": Score(
         "CRPS",
         0.0,
-        "continuous ranked probability score: the absolute error of a whole distribution",
+        "continuous ranked probability score: the absolute error generalised to a distribution",
     ),
-    "crps_quantile": Score("CRPS, normalised", 0.0, "CRPS from 19 quantiles, over the mean absolute truth"),
+    "crps_quantile": Score(
+        "CRPS, normalised", 0.0, "CRPS from 19 quantiles, divided by the mean absolute truth"
+    ),
     "nll": Score("NLL", -math.inf, "negative log-likelihood of the truth, in nats per scored entry"),
     "coverage_50": Score(
         "50 % coverage", 0.5, "share of truths inside the central 50 % interval: best at 50 %"
@@ -39,7 +41,7 @@ SCORES = {
         "90 % coverage", 0.9, "share of truths inside the central 90 % interval: best at 90 %"
     ),
     "width_50": Score(
-        "50 % width", None, "mean width of the 50 % interval: narrow is good if coverage is right"
+        "50 % width", None, "mean width of the 50 % interval: narrower is better if coverage is right"
     ),
     "width_90": Score("90 % width", None, "mean width of the 90 % interval"),
     "from_exact": Score(
@@ -50,11 +52,14 @@ SCORES = {
     ),
 }
 PERCENT = {"mre", "coverage_50", "coverage_90"}
-"""The scores that are shown in percent."""
+"""The scores that are shown as percentages."""
 
 
 def best(key: str, values: Sequence[float]) -> set[int]:
-    """Returns the positions of the values nearest to the score's best value; none if fewer than two exist."""
+    """Returns the indices of the values that are nearest to the score's best value.
+
+    The result is empty if the score has no best value or fewer than two values are known.
+    """
     ideal = SCORES[key].best
     known = [i for i, v in enumerate(values) if not math.isnan(v)]
     if ideal is None or len(known) < 2:

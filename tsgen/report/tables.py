@@ -9,17 +9,17 @@ from typing import Any, NamedTuple
 
 from tsgen.figures import number, printable
 
-MOST_NODES = 30
-"""The number of nodes that a table lists."""
+MAX_NODES = 30
+"""The maximum number of nodes in a table."""
 
 
 class Cell(NamedTuple):
     """A cell of a table.
 
     Attributes:
-        text: What it shows.
-        bold: Whether ``text`` is bold.
-        before: Words in front of ``text``, never bold.
+        text: The text.
+        bold: Whether the text is bold.
+        before: Words before the text, never bold.
     """
 
     text: str
@@ -31,8 +31,8 @@ class Row(NamedTuple):
     """A row of a table.
 
     Attributes:
-        cells: Its cells; a plain text is a cell that is not bold.
-        kind: Its CSS class: ``model``, ``exact`` or nothing.
+        cells: The cells; a string is a cell that is not bold.
+        kind: The CSS class: ``model``, ``exact`` or empty.
     """
 
     cells: Sequence[str | Cell]
@@ -40,12 +40,12 @@ class Row(NamedTuple):
 
 
 def name(value: Any, length: int = 80) -> str:
-    """Returns any name on one line, without control characters, cut to a length."""
+    """Returns a name on one line, without control characters, cut to a length."""
     return printable(value, length)
 
 
 def count(value: Any) -> str:
-    """Returns a whole number with its thousands separated, or a dash."""
+    """Returns an integer with thousands separators, or a dash if the value is not a number."""
     return f"{number(value):,.0f}" if math.isfinite(number(value)) else "–"
 
 
@@ -55,7 +55,12 @@ def plural(size: int, noun: str) -> str:
 
 
 def column(values: Sequence[float], percent: bool = False) -> list[str]:
-    """Formats the numbers of a table's column, all to one decimal place: four digits in the median one."""
+    """Formats the numbers of a column to the same number of decimals: four digits for the median.
+
+    Args:
+        values: The numbers; a dash stands for NaN.
+        percent: Whether to show them as percentages with one decimal.
+    """
     known = [abs(v) for v in values if math.isfinite(v) and v != 0]
     middle = statistics.median_low(known) if known else 1.0
     decimals = 1 if percent else min(max(3 - math.floor(math.log10(middle)), 0), 9)

@@ -1,12 +1,13 @@
-"""The shipped configurations: one YAML file is one experiment, or a fragment to combine with one.
+"""The shipped configurations: each YAML file is an experiment or a fragment.
 
-Files in this folder are whole experiments. Those in sub-folders are fragments, which set one thing, such as
-the encoder, and follow a whole one: ``--config demo --config encoders/gru``. :func:`merge` lets the later one
-override the earlier: its values win, and a mapping that names another class replaces the earlier one
+Files in this folder are complete experiments. Those in sub-folders are fragments, which set one building
+block, such as the encoder, and follow an experiment: ``--config demo --config encoders/gru``. :func:`merge`
+combines
+them: later values override earlier ones, and a mapping that names another class replaces the earlier mapping
 completely, so that no argument of the earlier class remains.
 
 Two abbreviations are allowed, as on the command line: a key at the top level may be dotted, and the arguments
-of a class may be given without ``init_args`` where the class is known. ``model.encoder.hidden: 64`` is
+of a class may be given without ``init_args`` if the class is known. ``model.encoder.hidden: 64`` is
 ``model: {init_args: {encoder: {init_args: {hidden: 64}}}}``.
 """
 
@@ -30,22 +31,22 @@ OF_A_CLASS = ("class_path", "init_args", "dict_kwargs")
 
 
 def shipped() -> dict[str, Path]:
-    """Returns the paths of the shipped experiments by their bare names; in a clone also its experiments."""
+    """Returns the paths of the shipped experiments, and of those of the clone if any, by bare name."""
     folders = [FOLDER, configurations()]
     paths = [path for folder in folders if folder is not None for path in folder.glob("*.yaml")]
     return {path.stem: path for path in sorted(paths, key=lambda path: path.stem)}
 
 
 def fragments() -> dict[str, Path]:
-    """Returns the path of each shipped fragment by its folder and bare name, such as ``encoders/gru``."""
+    """Returns the paths of the shipped fragments by folder and bare name, such as ``encoders/gru``."""
     return {f"{path.parent.name}/{path.stem}": path for path in sorted(FOLDER.glob("*/*.yaml"))}
 
 
 def find(name: str) -> Path:
-    """Returns the path of the configuration with that path or bare name.
+    """Returns the path of a configuration, given its path or its bare name.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If there is no such configuration.
     """
     if Path(name).is_file():
         return Path(name)
@@ -62,7 +63,7 @@ def read(path: Path) -> dict[str, Any]:
     """Returns the options in a YAML file, with ``~`` in paths replaced by the user's home.
 
     Raises:
-        ValueError: If it is not YAML or holds no options.
+        ValueError: If the file is not YAML or contains no options.
     """
     try:
         options = load_yaml(path.read_text("utf-8"))
@@ -70,12 +71,12 @@ def read(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError) as error:  # text that is not UTF-8 is a ValueError
         raise ValueError(f"{path} must be YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(options, dict):
-        raise ValueError(f"{path} must hold options by their names; got {options!r:.60}.")
+        raise ValueError(f"{path} must contain a mapping of options; got {options!r:.60}.")
     return with_current_classes(at_home(options))
 
 
 def with_current_classes(options: Any) -> Any:
-    """Returns the options with the present path of each class that 0.1.0 had elsewhere."""
+    """Returns the options with class paths of version 0.1.0 replaced by the current ones."""
     if isinstance(options, dict):
         return {key: with_current_classes(value) for key, value in options.items()}
     if isinstance(options, list):
@@ -94,7 +95,7 @@ def apply(options: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
 
 
 def merge(earlier: Any, later: Any) -> Any:
-    """Returns both combined; the later one wins, and with another class replaces the earlier completely."""
+    """Returns both combined; the later one overrides the earlier, or replaces it if its class differs."""
     if not isinstance(later, dict):
         return later
     if isinstance(earlier, str):
@@ -109,6 +110,6 @@ def merge(earlier: Any, later: Any) -> Any:
 
 
 def _class(*mappings: Mapping[str, Any]) -> str | None:
-    """Returns the bare name of the class in the first mapping that names one; None without any."""
+    """Returns the bare class name of the first mapping that has one, or None."""
     paths = [mapping["class_path"] for mapping in mappings if "class_path" in mapping]
     return str(paths[0]).rpartition(".")[2] if paths else None
