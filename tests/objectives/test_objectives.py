@@ -5,6 +5,7 @@ import math
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -539,7 +540,7 @@ def test_a_forecast_is_judged_by_the_mean_density_over_paths_of_draws():
     batch = batch._changed(context=batch.context & (torch.arange(7) < 1)[:, None, None])
     model.sampler = Ancestral(num_samples=paths)
     marked = model.test_log_prob(batch)
-    model._trainer = SimpleNamespace(datamodule=SimpleNamespace(horizon=6))
+    model._trainer = Mock(spec=Trainer, datamodule=SimpleNamespace(horizon=6))
     found = model.test_log_prob(batch)[:, 1 + ahead]
     standard = (batch.values - LOC) / SCALE
     law = ARProcess([PHI], intercept=INTERCEPT, variance=SIGMA**2).forecast(standard[:, 0, :, 0, None], 6)
