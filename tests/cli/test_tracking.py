@@ -190,7 +190,7 @@ def test_nor_is_it_by_the_other_commands_or_in_the_report(runs, home):
 
 
 def test_wandb_adds_nothing_by_itself_unless_it_was_told_to(monkeypatch):
-    for name in loggers.QUIET:
+    for name in loggers.WANDB_DEFAULTS:
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     loggers._settle_wandb()

@@ -81,8 +81,8 @@ def _check_package(package: str) -> None:
     if outermost not in sys.modules and find_spec(outermost) is None:
         raise ValueError(
             f"--trusted must name a module that can be imported; No module named {outermost!r}. Run "
-            "`python -m tsgen ...` in the folder that contains it, put that folder on PYTHONPATH, or install "
-            "it with pip."
+            "`python -m tsgen ...` in the folder that contains it, put that folder on PYTHONPATH, or "
+            "`pip install` it."
         )
 
 
@@ -121,6 +121,6 @@ def refusal(path: str) -> str:
     package = path.split(".")[0]
     own = package not in sys.stdlib_module_names and package not in {p.split(".")[0] for p in IMPORTABLE}
     return (
-        f"an option may only name classes of {SOURCES} that are known to be harmless; got {path!r}."
+        f"a class in an option must lie in {SOURCES}, and be known to be harmless; got {path!r}."
         + f" If you trust its package, add --trusted {package}." * own
     )
