@@ -280,7 +280,9 @@ def test_training_may_stop_before_its_first_validation(capsys):
     assert main(["test", *words, "--name", "never"]) == 2
     shown = capsys.readouterr().err
     assert "runs/never/checkpoints/best.ckpt must be a checkpoint; there is no such file" in shown
-    assert "give the checkpoint of another run by --ckpt_path" in shown and len(shown.strip().splitlines()) == 1
+    assert (
+        "give the checkpoint of another run by --ckpt_path" in shown and len(shown.strip().splitlines()) == 1
+    )
 
 
 def test_an_unknown_configuration_is_told_what_there_is(capsys):

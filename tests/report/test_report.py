@@ -515,8 +515,8 @@ def test_doubts_on_nodes_without_data():
 def test_few_entries_are_not_judged():
     evaluation = calm(windows=2)
     evaluation["covered_90"][:] = False
-    assert int(evaluation["target"].sum()) < 4 * breakdown.FEW
-    assert all(d.entries >= breakdown.FEW for d in doubts(evaluation, {}))
+    assert int(evaluation["target"].sum()) < 4 * breakdown.MIN_ENTRIES
+    assert all(d.entries >= breakdown.MIN_ENTRIES for d in doubts(evaluation, {}))
 
 
 def test_gaps_and_leads_are_drawn_as_they_are():

@@ -26,7 +26,7 @@ from tsgen.figures.style import (
     unit_of,
 )
 from tsgen.metrics.breakdown import by_lead_time
-from tsgen.sampling.smc import FEW
+from tsgen.sampling.smc import MIN_EFFECTIVE_PARTICLES
 
 _RUN_LOOKS = ((BLUE, "o"), (VERMILLION, "s"))
 
@@ -152,8 +152,11 @@ def particles(evaluation: xr.Dataset, columns: int = 1) -> Figure:
     worst: dict[str, Any] = {"color": VERMILLION, "lw": 1.4, "ls": (0, (4, 2)), "label": "worst window"}
     ax.plot(step[defined], np.nanmin(share, axis=0), marker=mark, ms=3, **worst)
     if "particles" in evaluation.attrs:
-        few = min(FEW / evaluation.attrs["particles"], 0.5)
-        limit: dict[str, Any] = {"ls": (0, (2, 2)), "label": f"{FEW} particles: not reliable below"}
+        few = min(MIN_EFFECTIVE_PARTICLES / evaluation.attrs["particles"], 0.5)
+        limit: dict[str, Any] = {
+            "ls": (0, (2, 2)),
+            "label": f"{MIN_EFFECTIVE_PARTICLES} particles: not reliable below",
+        }
         ax.axhline(few, color=INK, lw=1.2, **limit)
     ax.set(xlabel="step of the window", ylabel="effective sample size", ylim=(0, 1.02))
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))

@@ -9,8 +9,9 @@ A draw is a function of given uniform numbers, :attr:`Head.uniforms_per_entry` p
 give the same draw, on any device and in any batch.
 
 A head states as attributes what its laws offer: their :attr:`~Head.support`, and whether they have a finite
-mean, a distribution function, a quantile function and a CRPS in closed form. Objectives, samplers and scores
-rely on these statements; the contract tests verify them for every head.
+mean, a distribution function, a quantile function and a CRPS in closed form. An objective with a CRPS term
+and sampling in the order of confidence rely on these statements; the contract tests verify them for every
+head.
 """
 
 from __future__ import annotations

@@ -21,18 +21,22 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-import tsgen.sampling
 from tsgen.data.graphs import same_graph
 from tsgen.data.series import GraphSeries, Samples, Series, SeriesBatch
 from tsgen.data.tiles import Tiles
 from tsgen.inference.stitching import SeriesImputation
 from tsgen.models.density import DensityModel
-from tsgen.sampling import Sampler
+from tsgen.sampling import SMC, Ancestral, AnyOrder, Exact, Sampler
 
 Method = Literal["ancestral", "smc", "any_order", "exact"]
 """Names of the samplers for unknown entries."""
 
-METHODS = {"ancestral": "Ancestral", "smc": "SMC", "any_order": "AnyOrder", "exact": "Exact"}
+METHODS: dict[Method, type[Sampler]] = {
+    "ancestral": Ancestral,
+    "smc": SMC,
+    "any_order": AnyOrder,
+    "exact": Exact,
+}
 
 WINDOWS_AT_ONCE = 32
 """The largest number of windows of a series that are drawn together, if they do not continue each other."""
@@ -299,10 +303,9 @@ def _sampler(
     if method is None:
         sampler = model.sampler
     elif not isinstance(method, Sampler):
-        kind = getattr(tsgen.sampling, METHODS.get(method, ""), None)
+        kind = METHODS.get(method) if isinstance(method, str) else None
         if kind is None:
-            names = [name for name, sampler in METHODS.items() if hasattr(tsgen.sampling, sampler)]
-            raise ValueError(f"method must be a sampler or one of {', '.join(names)}; it is {method!r}.")
+            raise ValueError(f"method must be a sampler or one of {', '.join(METHODS)}; it is {method!r}.")
         sampler = model.sampler if type(model.sampler) is kind else kind()
     sampler.check(model)
     options = {"num_samples": num_samples, "seed": seed}

@@ -20,7 +20,7 @@ from tsgen.data.interpolation import GAPS, gap_class
 NOMINAL = 0.9
 """The level of the interval used to judge groups."""
 
-FEW = 50
+MIN_ENTRIES = 50
 """Groups with fewer scored entries than this are not judged."""
 
 EXCESS = 1.5
@@ -206,7 +206,7 @@ def _judge(kind: str, name: str, group: Groups, overall: float, missing: float) 
     reasons, weight = [], 0.0
     missed = 1 - float(group.covered)
     ratio = float(group.relative) / overall if overall > 0 else float("nan")
-    if entries >= FEW:
+    if entries >= MIN_ENTRIES:
         two_errors = 2 * np.sqrt(NOMINAL * (1 - NOMINAL) / entries)
         if missed >= EXCESS * (1 - NOMINAL) and missed > 1 - NOMINAL + two_errors:
             reasons.append(

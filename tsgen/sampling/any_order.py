@@ -91,6 +91,11 @@ class AnyOrder(Sampler[EncoderModel]):
                 f"sampling in any order needs an AnyOrderModel; got {type(model).__name__}. "
                 "Use tsgen.sampling.Ancestral for an AutoregressiveModel, Exact for a GraphVAR."
             )
+        if self.order == "confidence" and not model.head.has_mean:
+            raise ValueError(
+                "order must be random or time for laws without a mean, which have no deviation to be ordered "
+                f"by; it is confidence, and the head is {type(model.head).__name__}."
+            )
 
     def bytes_per_draw(self, model: EncoderModel, batch: SeriesBatch) -> int:
         """Counts the random numbers of each entry and a forward pass of the window.

@@ -45,7 +45,7 @@ from tsgen.sampling.particles import ParticleFilter, choose, effective_size, sys
 ENDS, BACKWARD, SWEEP = 3, 4, 5
 """Stream keys that keep the random numbers of final choices, backward simulation and sweeps distinct."""
 
-FEW = 10
+MIN_EFFECTIVE_PARTICLES = 10
 """Number of effective particles below which a mean over them is unreliable."""
 
 
@@ -238,9 +238,9 @@ class SMC(Sampler[ForwardModel]):
         history = self._run_filter(filter_, self.ess_threshold)
         ends = _draw_ends(history.log_weight[-1], self.num_samples, stream)
         unknown = ~batch.context.flatten(2).all(dim=2)
-        # with fewer than 2 * FEW particles, half must be effective; windows without unknown entries do not
-        # count
-        threshold = min(FEW, self.particles / 2)
+        # of fewer than 2 * MIN_EFFECTIVE_PARTICLES particles half must be effective; windows without unknown
+        # entries do not count
+        threshold = min(MIN_EFFECTIVE_PARTICLES, self.particles / 2)
         poor = bool((history.ess < threshold)[unknown.any(dim=1)].any())
         if self.paths == "backward":
             paths = self._simulate_backwards_in_portions(model, batch, history, ends, stream)
@@ -342,7 +342,7 @@ class SMC(Sampler[ForwardModel]):
         problem = (
             "the sweeps leave some unknown entries unchanged"
             if self.sweeps
-            else f"fewer than {FEW} effective particles remain at some step"
+            else f"fewer than {MIN_EFFECTIVE_PARTICLES} effective particles remain at some step"
         )
         return (
             f"with {self.particles} particles {problem}: these draws are not a reliable posterior. Use "

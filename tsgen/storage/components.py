@@ -222,7 +222,7 @@ def difference(first: Any, second: Any, name: str = "") -> str | None:
     """
     if not (isinstance(first, Mapping) and isinstance(second, Mapping)):
         return None if first == second else name
-    for key in first.keys() & second.keys():
+    for key in (key for key in first if key in second):
         inner = name if key in ("init_args", "class_path", "instance_of") else f"{name}.{key}"
         if option := difference(first[key], second[key], inner):
             return option
