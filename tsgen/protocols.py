@@ -17,7 +17,7 @@ protocol              the model                                 needed by
 
 from __future__ import annotations
 
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -40,7 +40,10 @@ class Model(Protocol):
     """
 
     spec: SeriesSpec
-    loc: Tensor
+    if (
+        TYPE_CHECKING
+    ):  # from Python 3.12 on, isinstance() does not find the submodules and buffers of a module
+        loc: Tensor
 
     @property
     def node_units(self) -> Units:
@@ -70,8 +73,9 @@ class EncoderModel(Model, Protocol):
         head: Turns states into laws.
     """
 
-    encoder: Encoder
-    head: Head
+    if TYPE_CHECKING:
+        encoder: Encoder
+        head: Head
 
     def inputs(self, batch: SeriesBatch) -> tuple[Tensor, Tensor]:
         """Returns the values in standard units, zero outside the context, and the context as 0 and 1."""

@@ -73,9 +73,14 @@ def test_a_head_of_ones_own_is_trusted_once(capsys):
         assert "trusting mine (remembered from fit)" in capsys.readouterr().out
     assert json.loads(Path("runs/demo/scores.json").read_text())["rows"][0]["nll"] is not None
     assert Path("runs/demo/imputation.nc").is_file()
-    # what the run left names its folder and its head; resuming is of the same run
-    again = ["fit", "--config", "runs/demo/config_fit.yaml", "--ckpt_path=last", "--trainer.max_epochs=2"]
-    assert main(again) == 0
+    # a resumed fit is of the same run
+    assert main(["fit", *SMALL, *OWN, "--ckpt_path=last", "--trainer.max_epochs=2"]) == 0
+    # a stranger's configuration that names the run trusts nothing
+    Path("theirs.yaml").write_text("name: demo\nmodel.head: mine.StudentTHead\n")
+    capsys.readouterr()
+    assert main(["test", *SMALL, "--config", "theirs.yaml"]) == 2
+    shown = capsys.readouterr()
+    assert "trusted.json is ignored" in shown.out and "--trusted mine" in shown.err
     # a new training of the same name trusts nothing by itself
     assert main(["fit", *SMALL, *OWN]) == 2
     assert "--trusted mine" in capsys.readouterr().err
@@ -126,7 +131,7 @@ def test_only_what_fit_wrote_for_this_folder_is_honoured(tmp_path, capsys, monke
     key = tmp_path / "other/tsgen/key"
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
     key.write_text("")  # with an empty key anyone could sign
-    signed = remembered_trust._signature(b"", tmp_path, ["os"])
+    signed = remembered_trust._signature(b"", tmp_path, ["os"], "")
     (tmp_path / FILE).write_text(json.dumps({"trusted": ["os"], "signature": signed}))
     assert remembered(tmp_path) == ()
 

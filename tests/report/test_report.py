@@ -1208,3 +1208,16 @@ def test_a_year_of_many_nodes(make_run):
     )
     page = check(write_report(make_run(several)))
     assert "The 30 worst of 500 nodes, by CRPS" in words_of(page)
+
+
+def test_a_run_of_an_earlier_version_calls_the_conditioning_law():
+    run = make_run(make_evaluation())
+    path = run / "evaluation.nc"
+    data = xr.load_dataset(path)
+    data.attrs["law"] = data.attrs.pop("conditioning")
+    data.to_netcdf(path)
+    scores = json.loads((run / "scores.json").read_text("utf-8"))
+    for row in scores["rows"]:
+        row["law"] = row.pop("conditioning")
+    (run / "scores.json").write_text(json.dumps(scores))
+    assert "posterior" in "".join(check(write_report(run)).text)

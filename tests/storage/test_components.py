@@ -175,3 +175,13 @@ def test_lightnings_own_way_of_loading_works(series, tmp_path):
 def test_models_do_not_share_what_can_be_changed(series):
     with pytest.raises(AttributeError):
         make_model(series).sampler.seed = 4
+
+
+def test_an_old_class_path_is_no_difference():
+    old = {"encoder": {"class_path": "tsgen.propagation.GraphConvolution", "init_args": {"hidden": 8}}}
+    new = {
+        "encoder": {"class_path": "tsgen.encoders.propagation.GraphConvolution", "init_args": {"hidden": 8}}
+    }
+    assert components.difference(old, new) is None
+    new["encoder"]["class_path"] = "tsgen.encoders.propagation.GraphAttention"
+    assert components.difference(old, new) == ".encoder"

@@ -73,12 +73,18 @@ class TsgenCLI(LightningCLI):
         name: The run's name, unless the options give one.
         variant: The name of the variant if the run is part of a study; its folder lies in that of the study.
         trusted: The packages whose classes the options may name; ``fit`` remembers them for the run.
+        configuration: The text of the configurations, to which the remembered trust is bound.
     """
 
     def __init__(
-        self, words: Sequence[str], name: str, variant: str | None = None, trusted: Sequence[str] = ()
+        self,
+        words: Sequence[str],
+        name: str,
+        variant: str | None = None,
+        trusted: Sequence[str] = (),
+        configuration: str = "",
     ) -> None:
-        self.name, self.variant, self.trusted = name, variant, trusted
+        self.name, self.variant, self.trusted, self.configuration = name, variant, trusted, configuration
         super().__init__(
             DensityModel,
             SeriesDataModule,
@@ -272,7 +278,7 @@ class TsgenCLI(LightningCLI):
             run_folder.set_aside(self.folder)
         run_folder.remove_requeued(self.folder)
         run_folder.prepare(self.folder, self.run_id)
-        remembered_trust.remember(self.folder, self.trusted)
+        remembered_trust.remember(self.folder, self.trusted, self.configuration)
         resume_logging(self.trainer, self._options.ckpt_path)
         print_once(f"Run: {self.folder}")
 

@@ -3,8 +3,8 @@
 ``fit --trusted mypackage`` writes the names to ``trusted.json`` in the run's folder. A run's folder may come
 from a stranger, who could write anything there; trust must not come with it. The names are therefore signed
 (HMAC-SHA-256) with a key that lies outside all runs, in the user's own folder for state, readable by the user
-alone. The folder's path is signed too: a run that was copied, moved or received from someone has no trust,
-and ``--trusted`` must be given again.
+alone. The folder's path is signed too: a run that was copied, moved or received from someone has no trust. So
+is the configuration, since a stranger's could name the run. In these cases ``--trusted`` must be given again.
 """
 
 from __future__ import annotations
@@ -27,18 +27,19 @@ MAX_BYTES = 2**16
 
 
 @rank_zero_only
-def remember(folder: Path, packages: Sequence[str]) -> None:
+def remember(folder: Path, packages: Sequence[str], configuration: str = "") -> None:
     """Writes the packages that a run trusts to its folder, if there are any.
 
     Args:
         folder: The folder of the run.
         packages: The names given by ``--trusted`` or remembered before.
+        configuration: The text of the configuration that is trusted with them.
     """
     if not packages:
         return
     names = sorted(set(packages))
     try:
-        signature = _signature(_key(), folder, names)
+        signature = _signature(_key(), folder, names, configuration)
     except OSError as error:
         print_once(
             f"Warning: --trusted must be given to each command of this run: the key cannot be stored "
@@ -48,11 +49,12 @@ def remember(folder: Path, packages: Sequence[str]) -> None:
     write_text(folder / FILE, json.dumps({"trusted": names, "signature": signature}, indent=1) + "\n")
 
 
-def remembered(folder: Path) -> tuple[str, ...]:
+def remembered(folder: Path, configuration: str = "") -> tuple[str, ...]:
     """Returns and prints the packages that ``fit`` remembered for a run; none if the signature is invalid.
 
     Args:
         folder: The folder of the run.
+        configuration: The text of the configuration of the command; it must be the one that was trusted.
     """
     path = folder / FILE
     if not path.is_file():
@@ -62,21 +64,22 @@ def remembered(folder: Path) -> tuple[str, ...]:
             raise ValueError
         content = json.loads(path.read_text("utf-8"))
         names, signature = content["trusted"], content["signature"]
-        genuine = hmac.compare_digest(_signature(_read_key(), folder, names), signature)
+        genuine = hmac.compare_digest(_signature(_read_key(), folder, names, configuration), signature)
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         genuine = False
     if not genuine:
         print_once(
-            f"{path} is ignored: you did not write it on this machine and for this folder. If you trust its "
-            "packages, give --trusted again."
+            f"{path} is ignored: you did not write it on this machine, for this folder and this configuration. "
+            "If you trust its packages, give --trusted again."
         )
         return ()
     print_once(f"trusting {', '.join(names)} (remembered from fit)")
     return tuple(names)
 
 
-def _signature(key: bytes, folder: Path, names: Sequence[str]) -> str:
-    return hmac.digest(key, json.dumps([str(folder.resolve()), names]).encode(), "sha256").hex()
+def _signature(key: bytes, folder: Path, names: Sequence[str], configuration: str) -> str:
+    signed = json.dumps([str(folder.resolve()), names, configuration])
+    return hmac.digest(key, signed.encode(), "sha256").hex()
 
 
 def _key_path() -> Path:

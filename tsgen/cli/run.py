@@ -70,7 +70,7 @@ def _run(study: Study, trusted: Sequence[str], variant: str | None = None) -> No
     """Runs the command for one run."""
     try:
         with trusting(trusted):
-            TsgenCLI(study.command(variant), study.name, variant, trusted)
+            TsgenCLI(study.command(variant), study.name, variant, trusted, study.text(variant))
     except SIGTERMException:
         # Lightning would exit with 0, although the run is not finished
         sys.exit(128 + signal.SIGTERM)
@@ -106,7 +106,7 @@ def _trusted(study: Study, trusted: Sequence[str], variant: str | None = None) -
         own = start in ("best", "last") or (start and folder.resolve() in Path(str(start)).resolve().parents)
         if not own:  # a new run does not inherit the trust of an earlier one of the same name
             return list(trusted)
-    return list(dict.fromkeys((*trusted, *remembered(folder))))
+    return list(dict.fromkeys((*trusted, *remembered(folder, study.text(variant)))))
 
 
 @contextmanager

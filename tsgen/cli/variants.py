@@ -69,6 +69,11 @@ class Study:
     chosen: tuple[str, ...]
     replicates: bool
 
+    def text(self, variant: str | None = None) -> str:
+        """Returns what the configurations say, of the study or of one variant, as JSON."""
+        options = self.options if variant is None else self.variants[variant]
+        return json.dumps(options, sort_keys=True)
+
     def command(self, variant: str | None = None) -> list[str]:
         """Returns the arguments that run a variant: its options as one configuration, then the user's."""
         options = self.options if variant is None else self.variants[variant]

@@ -25,7 +25,9 @@ from tsgen.metrics.mean import Mean
 
 
 def has_closed_crps(law: Distribution) -> bool:
-    """Returns whether :func:`law_crps` has a closed form for a law: a Gaussian, or a mixture of Gaussians.
+    """Returns whether :func:`law_crps` has a closed form for a law.
+
+    It has one for Gaussians, for mixtures of Gaussians, and for every law with a method ``crps(truth)``.
 
     Args:
         law: One law per entry.
@@ -35,7 +37,7 @@ def has_closed_crps(law: Distribution) -> bool:
         >>> has_closed_crps(Normal(0.0, 1.0)), has_closed_crps(StudentT(3.0))
         (True, False)
     """
-    return isinstance(_component(law), Normal)
+    return isinstance(_component(law), Normal) or callable(getattr(law, "crps", None))
 
 
 def _component(law: Any) -> Any:
@@ -47,12 +49,15 @@ def law_crps(law: Distribution, truth: Float[Tensor, "*entries"]) -> Float[Tenso
     """Returns the exact CRPS of each entry, in data units.
 
     Args:
-        law: Gaussians, or mixtures of them.
+        law: Gaussians, mixtures of them, or laws with a method ``crps(truth)``.
         truth: The true values, in data units.
 
     Raises:
         ValueError: If the CRPS has no closed form (see :func:`has_closed_crps`).
     """
+    own = getattr(law, "crps", None)
+    if callable(own):
+        return own(truth)
     component = _component(law)
     if not has_closed_crps(law):
         of_components = "" if component is law else f" of {type(component).__name__}"

@@ -99,6 +99,8 @@ def _check_quantiles(path: Path, evaluation: xr.Dataset) -> None:
 
 
 def _check_attributes(path: Path, evaluation: xr.Dataset) -> None:
+    if "law" in evaluation.attrs:  # its name in 0.1.0
+        evaluation.attrs.setdefault("conditioning", evaluation.attrs["law"])
     conditioning, samples = evaluation.attrs.get("conditioning"), evaluation.attrs.get("num_samples", 0)
     if conditioning not in CONDITIONING:
         raise ValueError(
@@ -143,6 +145,8 @@ def read_scores(path: Path) -> dict[str, Any]:
         valid = isinstance(rows, list) and all(isinstance(row, dict) and label in row for row in rows)
         if not valid or (key == "rows" and not rows):
             raise ValueError(f"{path} must have a list {key!r} whose items have a {label!r}. {REMEDY}")
+    for row in scores["rows"]:
+        row.setdefault("conditioning", row.get("law"))  # its name in 0.1.0
     for key, label in (("by_gap_length", "gap"), ("by_lead_time", "lead"), ("by_lead_time_exact", "lead")):
         rows = scores.get(key)
         if not isinstance(rows, list) or not all(isinstance(row, dict) and label in row for row in rows):

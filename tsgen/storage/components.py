@@ -209,6 +209,11 @@ def find_class(class_path: str, bases: tuple[type, ...], trusted: Sequence[str] 
     return found
 
 
+def _current(option: Any) -> Any:
+    """Returns an option; if it is a class path, the one that the class has now."""
+    return current(option) if isinstance(option, str) else option
+
+
 def difference(first: Any, second: Any, name: str = "") -> str | None:
     """Returns the dotted name of the first option in which two descriptions differ; None if they agree.
 
@@ -221,7 +226,7 @@ def difference(first: Any, second: Any, name: str = "") -> str | None:
         name: The dotted name of the option that the two describe; empty for a whole model.
     """
     if not (isinstance(first, Mapping) and isinstance(second, Mapping)):
-        return None if first == second else name
+        return None if _current(first) == _current(second) else name
     for key in (key for key in first if key in second):
         inner = name if key in ("init_args", "class_path", "instance_of") else f"{name}.{key}"
         if option := difference(first[key], second[key], inner):

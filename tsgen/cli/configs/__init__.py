@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from tsgen.cli.clone import configurations
+from tsgen.cli.clone import configurations, has_datamodules
 from tsgen.cli.yaml_text import check_plain, load_yaml
 from tsgen.moved import current
 from tsgen.storage.privacy import at_home
@@ -81,7 +81,9 @@ def with_current_classes(options: Any) -> Any:
         return {key: with_current_classes(value) for key, value in options.items()}
     if isinstance(options, list):
         return [with_current_classes(option) for option in options]
-    return current(options) if isinstance(options, str) else options
+    # a user's own package of that name keeps its classes
+    own = isinstance(options, str) and options.startswith("datamodules.") and not has_datamodules()
+    return current(options) if isinstance(options, str) and not own else options
 
 
 def apply(options: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,35 @@
+"""Models fulfil the protocols on every version of Python."""
+
+import inspect
+
+import pytest
+from conftest import ENCODERS, TWO_WAY_ENCODERS, make_model, make_series
+
+from tsgen import GraphVAR
+from tsgen.data import SeriesSpec
+from tsgen.protocols import EncoderModel, ExactModel, ForwardModel, Model
+
+
+def members(protocol) -> set[str]:
+    """What isinstance() asks for: methods, and attributes that are annotated outside of TYPE_CHECKING."""
+    names = set()
+    for base in protocol.__mro__:
+        if getattr(base, "_is_protocol", False) and base.__module__ == Model.__module__:
+            names |= {*vars(base), *inspect.get_annotations(base)}
+    return {name for name in names if not name.startswith("_")}
+
+
+@pytest.mark.parametrize("kind", ["forward", "any order", "exact"])
+def test_models_fulfil_their_protocols_and_no_others(kind):
+    series = make_series(covariates=0)
+    if kind == "exact":
+        model, fulfilled = GraphVAR(SeriesSpec.of(series)), {Model, ExactModel}
+    elif kind == "forward":
+        model, fulfilled = make_model(series, ENCODERS["gru"]), {Model, EncoderModel, ForwardModel}
+    else:
+        model, fulfilled = make_model(series, TWO_WAY_ENCODERS["two-way gru"]), {Model, EncoderModel}
+    for protocol in (Model, EncoderModel, ForwardModel, ExactModel):
+        assert isinstance(model, protocol) == (protocol in fulfilled)
+        if protocol in fulfilled:
+            for name in members(protocol):
+                inspect.getattr_static(model, name)  # as isinstance() does from Python 3.12 on
