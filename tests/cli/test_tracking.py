@@ -193,12 +193,12 @@ def test_wandb_adds_nothing_by_itself_unless_it_was_told_to(monkeypatch):
     for name in loggers.WANDB_DEFAULTS:
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
-    loggers._settle_wandb()
+    loggers._configure_wandb()
     settings = wandb.Settings()
     settings.update_from_env_vars(os.environ)
     assert settings.disable_git and settings.x_disable_meta and settings.console == "off"
     monkeypatch.setenv("WANDB_CONSOLE", "wrap")
-    loggers._settle_wandb()
+    loggers._configure_wandb()
     assert os.environ["WANDB_CONSOLE"] == "wrap"
 
 

@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from experiments.benchmarks.faults import first_difference
 from tsgen.cli.main import main
-from tsgen.cli.run_folder import held, set_aside
+from tsgen.cli.run_folder import locked, set_aside
 from tsgen.cli.training_log import TrainingLog
 from tsgen.datamodules import SyntheticDataModule
 from tsgen.encoders import GraphGRUEncoder
@@ -496,8 +496,8 @@ def test_a_stop_inside_an_epoch_leaves_the_best_epoch(tmp_path):
 def held_elsewhere(folder, command, then):
     """A process that holds a run, once it does."""
     script = (
-        "import os, sys; from pathlib import Path; from tsgen.cli.run_folder import held\n"
-        f"with held(Path(sys.argv[1]), {command!r}): print('held', flush=True); {then}"
+        "import os, sys; from pathlib import Path; from tsgen.cli.run_folder import locked\n"
+        f"with locked(Path(sys.argv[1]), {command!r}): print('held', flush=True); {then}"
     )
     words = [sys.executable, "-c", script, str(folder.resolve())]
     process = subprocess.Popen(words, cwd=ROOT, stdin=-1, stdout=-1, text=True)
@@ -538,10 +538,10 @@ def test_a_test_and_a_prediction_share_a_run_and_a_training_does_not(tmp_path):
         ("fit", "predict", False),
     ):
         told = nullcontext() if free else pytest.raises(ValueError, match="in use")
-        with held(folder, mine), told, held(folder, its):
+        with locked(folder, mine), told, locked(folder, its):
             pass
         assert not list(folder.parent.iterdir())
-    with held(folder, "fit"), held(tmp_path / "study/two", "fit"):
+    with locked(folder, "fit"), locked(tmp_path / "study/two", "fit"):
         pass
 
 
@@ -556,26 +556,26 @@ def test_where_there_are_no_locks_everybody_gets_them(error, tmp_path, monkeypat
 
 
 def test_only_the_first_process_asks(tmp_path, monkeypatch):
-    with held(tmp_path / "demo", "fit"):
+    with locked(tmp_path / "demo", "fit"):
         monkeypatch.setattr(rank_zero_only, "rank", 1)
-        with held(tmp_path / "demo", "fit"):
+        with locked(tmp_path / "demo", "fit"):
             pass
 
 
 def test_a_training_that_sets_its_folder_aside_keeps_it(tmp_path):
     folder = tmp_path / "demo"
     (folder / "checkpoints").mkdir(parents=True)
-    with held(folder, "fit"):
+    with locked(folder, "fit"):
         set_aside(folder)
         assert not folder.exists() and (tmp_path / "demo.1/checkpoints").is_dir()
-        with pytest.raises(ValueError, match="in use"), held(folder, "fit"):
+        with pytest.raises(ValueError, match="in use"), locked(folder, "fit"):
             pass
 
 
 def test_a_folder_with_a_run_in_use_within_is_not_set_aside(tmp_path):
     folder = tmp_path / "demo"
     (folder / "checkpoints").mkdir(parents=True)
-    with held(folder / "sweep", "test"), pytest.raises(ValueError, match=r"demo is in use by .*tsgen test"):
+    with locked(folder / "sweep", "test"), pytest.raises(ValueError, match=r"demo is in use by .*tsgen test"):
         set_aside(folder)
     assert folder.exists()
     set_aside(folder)
