@@ -13,7 +13,7 @@ from typing import Any
 
 from tsgen import moved
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 _HOMES = {
     "GraphSeries": "tsgen.data.series",

@@ -40,9 +40,7 @@ class Model(Protocol):
     """
 
     spec: SeriesSpec
-    if (
-        TYPE_CHECKING
-    ):  # from Python 3.12 on, isinstance() does not find the submodules and buffers of a module
+    if TYPE_CHECKING:  # from Python 3.12 on, isinstance() finds no submodules and buffers of a module
         loc: Tensor
 
     @property

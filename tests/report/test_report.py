@@ -1210,7 +1210,7 @@ def test_a_year_of_many_nodes(make_run):
     assert "The 30 worst of 500 nodes, by CRPS" in words_of(page)
 
 
-def test_a_run_of_an_earlier_version_calls_the_conditioning_law():
+def test_a_run_of_an_earlier_version_calls_the_conditioning_law(make_run):
     run = make_run(make_evaluation())
     path = run / "evaluation.nc"
     data = xr.load_dataset(path)

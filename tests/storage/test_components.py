@@ -178,7 +178,7 @@ def test_models_do_not_share_what_can_be_changed(series):
 
 
 def test_an_old_class_path_is_no_difference():
-    old = {"encoder": {"class_path": "tsgen.propagation.GraphConvolution", "init_args": {"hidden": 8}}}
+    old = {"encoder": {"class_path": "tsgen.propagation.GraphConvolution", "init_args": {}}}
     new = {
         "encoder": {"class_path": "tsgen.encoders.propagation.GraphConvolution", "init_args": {"hidden": 8}}
     }

@@ -69,8 +69,8 @@ def remembered(folder: Path, configuration: str = "") -> tuple[str, ...]:
         genuine = False
     if not genuine:
         print_once(
-            f"{path} is ignored: you did not write it on this machine, for this folder and this configuration. "
-            "If you trust its packages, give --trusted again."
+            f"{path} is ignored: you did not write it on this machine, for this folder and this "
+            "configuration. If you trust its packages, give --trusted again."
         )
         return ()
     print_once(f"trusting {', '.join(names)} (remembered from fit)")
