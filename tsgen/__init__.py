@@ -42,17 +42,25 @@ _HOMES = {
     "ConformalIntervals": "tsgen.evaluation.conformal",
 }
 
+_ROOMS = (
+    *("data", "datamodules", "encoders", "evaluation", "exact", "figures", "heads", "inference", "metrics"),
+    *("models", "objectives", "protocols", "readers", "report", "sampling", "storage", "training"),
+)
+"""Packages that ``tsgen.NAME`` finds without an import of their own."""
+
 __all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
+    if name in _ROOMS:
+        return import_module(f"tsgen.{name}")
     raise AttributeError(f"module 'tsgen' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted({*__all__, *_ROOMS})
 
 
 # module names of 0.1.0 still work, with a DeprecationWarning

@@ -43,9 +43,9 @@ class SeriesPrediction(LightningModule):
             windows, or it was given a data module.
     """
 
-    def __init__(self, model: DensityModel, data: SeriesDataModule, path: Path) -> None:
+    def __init__(self, model: DensityModel, data: SeriesDataModule, path: str | Path) -> None:
         super().__init__()
-        self.model, self.data, self.path = model, data, path
+        self.model, self.data, self.path = model, data, Path(path)
         self.imputation: SeriesImputation | None = None
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
