@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int64
-from lightning import LightningDataModule, Trainer
+from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -496,7 +496,7 @@ class SeriesDataModule(LightningDataModule):
         return tiles.batches(self.batch_size, rank, world_size)
 
 
-def check_undivided(trainer: Trainer) -> None:
+def check_undivided(trainer: Any) -> None:
     """Raises ``ValueError`` if a trainer would distribute windows among the processes a second time."""
     if trainer.world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
         raise ValueError(
