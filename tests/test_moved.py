@@ -1,5 +1,6 @@
 """Old names of modules and classes lead to the new ones."""
 
+import subprocess
 import sys
 from functools import partial
 from importlib import import_module
@@ -8,7 +9,7 @@ import pytest
 from torch_geometric.nn import MessagePassing
 
 from tsgen import moved
-from tsgen.cli.configs import read
+from tsgen.cli.configs import read, with_current_classes
 from tsgen.encoders import Encoder, GraphConvolution
 from tsgen.storage.components import find_class, restore
 
@@ -41,6 +42,20 @@ def test_a_configuration_of_an_old_run_is_understood(tmp_path):
     assert options["data"]["class_path"] == "tsgen.datamodules.FilesDataModule"
     assert options["data"]["init_args"]["thinning"] == "tsgen.data.masks.PointMask"
     assert options["trainer.callbacks"][0]["class_path"] == "tsgen.training.callbacks.Compile"
+
+
+def test_a_user_keeps_own_data_modules(monkeypatch):
+    """A package of the user's that is called datamodules is not the clone's."""
+    own = {"class_path": "datamodules.files.FilesDataModule"}
+    assert with_current_classes(own) != own
+    monkeypatch.setattr("tsgen.cli.configs.has_datamodules", lambda: False)
+    assert with_current_classes(own) == own
+
+
+def test_packages_are_found_without_an_import_of_their_own():
+    code = "import tsgen; print(tsgen.heads.Head.__name__, 'sampling' in dir(tsgen))"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert shown.split() == ["Head", "True"]
 
 
 @pytest.mark.parametrize(
