@@ -26,7 +26,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from tsgen.counter_random import streams, uniforms
-from tsgen.data.graphs import check_graph, haversine, nearest_neighbours, weighted_mean
+from tsgen.data.graphs import check_graph, great_circle, nearest_neighbours, weighted_mean
 from tsgen.data.masks import AnyOf, BlockMask, Mask, PointMask, hold_out
 from tsgen.data.series import GraphSeries
 from tsgen.datamodules.windows import SeriesDataModule, Split, split_in_time
@@ -67,7 +67,9 @@ def geometric_graph(num_nodes: int, seed: int) -> Data:
     latitude, longitude = LATITUDE[0] + np.ptp(LATITUDE) * north, LONGITUDE[0] + np.ptp(LONGITUDE) * east
     graph = nearest_neighbours(latitude, longitude, min(NEIGHBOURS, num_nodes - 1))
     source, target = graph.edge_index
-    length = torch.from_numpy(haversine(latitude, longitude))[source, target]
+    length = torch.from_numpy(
+        great_circle(latitude[source], longitude[source], latitude[target], longitude[target])
+    )
     factor = 0.5 + _numbers(seed, 2, len(length))
     graph.edge_weight = torch.exp(-length / length.mean()) * factor
     return check_graph(graph)
