@@ -1,12 +1,20 @@
 """Graphs from coordinates, distances, edges and neighbours."""
 
+import json
+import logging
+import subprocess
+import sys
+
+import networkx
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch_geometric.data import Data
+from torch_geometric.utils import from_networkx
 
-from tsgen.data import graphs
+from tsgen.data import GraphSeries, graphs
 
 
 def as_matrix(graph):
@@ -72,6 +80,15 @@ def test_undirected_edges_go_both_ways_once():
         (lambda: graphs.from_coordinates(np.array([1.0, 2.0]), np.array([40.0])), "same length"),
         (lambda: graphs.from_coordinates(np.array([np.nan]), np.array([40.0])), "latitude"),
         (lambda: graphs.nearest_neighbours(np.zeros(3), np.arange(3.0), k=3), "k must lie in"),
+        (lambda: graphs.from_edges([0.5], [1], num_nodes=2), "source must hold the number of a node"),
+        (lambda: graphs.from_edges(["a"], [1], num_nodes=2), "source must hold the number of a node"),
+        (lambda: graphs.from_edges([0, 0], [1, 1], num_nodes=2, undirected=True), "0 -> 1 is listed 2 times"),
+        (lambda: graphs.from_edges([0], [1], [1e-60], num_nodes=2), "positive and finite"),
+        (lambda: graphs.from_edges([0], [1], [1e60], num_nodes=2), "positive and finite"),
+        (lambda: graphs.from_edges([0, 1], [1, 0], [3e38, 3e38], num_nodes=2), "finite sum.*Divide all"),
+        (lambda: graphs.from_distances(np.eye(2), threshold=2.0), r"threshold must lie in 0\.\.1"),
+        (lambda: graphs.from_distances(np.full((3, 3), 0.1)), "length scale of the kernel must be positive"),
+        (lambda: graphs.from_distances(np.ones((2, 2)), scale=np.inf), "length scale of the kernel"),
     ],
 )
 def test_bad_input_is_refused(as_a_user, make, message):
@@ -91,6 +108,247 @@ def test_same_graph_ignores_the_order_of_edges_and_nothing_else(nodes, seed):
     assert graphs.same_graph(graph, other)
     heavier = graphs.from_edges(source, target, matrix[source, target] * 1.5, num_nodes=nodes)
     assert not graphs.same_graph(graph, heavier)
+
+
+# ------------------------------------------------------------------------------ names of weights
+
+RING = torch.tensor([[0, 1, 2], [1, 2, 0]])  # as many nodes as edges: PyG calls w an attribute of the nodes
+WEIGHT = torch.tensor([1.0, 2.0, 0.5])
+
+
+def ring(**attributes) -> Data:
+    return graphs.check_graph(Data(edge_index=RING, num_nodes=3, **attributes))
+
+
+@pytest.mark.parametrize(
+    "name", ["edge_weight", "edge_attr", "weight", "Weight", "weights", "w", "similarity"]
+)
+@pytest.mark.parametrize("shape", [(3,), (3, 1)])
+@pytest.mark.parametrize("make", [torch.Tensor.clone, torch.Tensor.double, torch.Tensor.numpy])
+def test_weights_are_found_whatever_their_name(name, shape, make):
+    given = Data(edge_index=RING, num_nodes=3, **{name: make(WEIGHT.view(shape))})
+    graph = graphs.check_graph(given)
+    assert torch.equal(graph.edge_weight, WEIGHT)
+    assert set(given.keys()) == {"edge_index", name, "num_nodes"}  # unchanged
+    assert set(graph.keys()) == {"edge_index", "edge_weight", "num_nodes"}
+    assert graphs.same_graph(graphs.check_graph(graph), graph)
+
+
+def test_weights_of_networkx():
+    undirected = networkx.Graph()
+    undirected.add_weighted_edges_from([("a", "b", 1.0), ("b", "c", 2.0)])
+    graph = graphs.check_graph(from_networkx(undirected))
+    assert as_matrix(graph).tolist() == [[0, 1, 0], [1, 0, 2], [0, 2, 0]]
+
+
+@pytest.mark.parametrize("name", ["distance", "dist", "edge_length", "cost", "Distance (km)", "distance_m"])
+def test_distances_become_weights(name, caplog):
+    distance = torch.tensor([1.0, 2.0, 9.0])
+    with caplog.at_level(logging.WARNING):
+        graph = ring(**{name: distance})
+    weight = (-(distance**2) / (distance**2).mean()).exp()
+    assert graph.edge_index.tolist() == [[0, 1], [1, 2]] and weight[2] < 0.1
+    torch.testing.assert_close(graph.edge_weight, weight[:2])
+    assert "1 of 3 edges are dropped: 1 of a distance" in caplog.text
+    assert set(graph.keys()) == {"edge_index", "edge_weight", "num_nodes"}
+
+
+def test_equal_distances_are_equal_weights():
+    assert ring(distance=torch.full((3,), 0.1)).edge_weight.unique().numel() == 1
+    assert ring(distance=torch.zeros(3)).edge_weight.tolist() == [1, 1, 1]
+
+
+def test_a_weight_counts_before_a_distance_and_anything_else():
+    graph = ring(weight=WEIGHT, distance=torch.ones(3), edge_type=torch.zeros(3), x=torch.zeros(3, 4))
+    assert torch.equal(graph.edge_weight, WEIGHT)
+    assert graph.x.shape == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        (
+            dict(edge_attr=torch.ones(3, 2)),
+            r"graph\.edge_attr must have one number per edge, 3; its shape is",
+        ),
+        (dict(edge_speed=torch.ones(3)), r"a weight \(weight, .*\) or a distance \(distance, .*'edge_speed'"),
+        (dict(edge_weight=WEIGHT, edge_attr=WEIGHT), "'edge_attr' and 'edge_weight' both do"),
+        (dict(distance=WEIGHT, cost=WEIGHT), "'cost' and 'distance' both do"),
+        (dict(weight=-WEIGHT), r"graph\.weight must be positive"),
+        (dict(weight=WEIGHT * 0), r"graph\.weight must be positive"),
+        (
+            dict(weight=torch.full((3,), torch.nan)),
+            r"graph\.weight must be positive and finite; it holds nan",
+        ),
+        (dict(weight=["a", "b", "c"]), r"graph\.weight must be a tensor; it is list"),
+        (dict(weight=torch.ones(3, dtype=torch.complex64)), "complex64"),
+        (dict(distance=-WEIGHT), "distances must not be negative"),
+        (dict(distance=WEIGHT * torch.inf), "distances of edges must be finite"),
+    ],
+)
+def test_what_is_no_weight_is_refused(attributes, message):
+    with pytest.raises(ValueError, match=message) as error:
+        ring(**attributes)
+    assert "\n" not in str(error.value)
+
+
+def test_an_edge_is_listed_once_in_every_graph(series):
+    twice = torch.tensor([[0, 1, 0], [1, 2, 1]])
+    message = "0 -> 1 is listed 2 times. Merge the copies"
+    with pytest.raises(ValueError, match=message):
+        graphs.check_graph(Data(edge_index=twice, num_nodes=3))
+    data = series.to_xarray().drop_vars(["edge_source", "edge_target", "edge_weight"])
+    data = data.assign(edge_source=("edge", twice[0].numpy()), edge_target=("edge", twice[1].numpy()))
+    with pytest.raises(ValueError, match=message):
+        GraphSeries.from_xarray(data)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data.rename(edge_weight="weights"), None),
+        (lambda data: data.rename(edge_weight="edge_Weight"), None),
+        (lambda data: data.set_coords("edge_weight"), None),
+        (lambda data: data.assign_coords(edge=np.arange(7)), None),
+        (lambda data: data.assign(edge_source=data["edge_source"].astype(float)), None),
+        (lambda data: data.rename(edge_weight="flow"), "got 'edge_flow'"),
+        (lambda data: data.assign(w=data["edge_weight"]), "'edge_w' and 'edge_weight' both do"),
+        (lambda data: data.assign(edge_source=data["edge_source"] + 0.5), "edge_source must hold the number"),
+        (
+            lambda data: data.assign(edge_source=data["edge_source"].astype(str)),
+            "edge_source must hold the num",
+        ),
+        (
+            lambda data: data.assign(edge_source=("e", [0])),
+            "must have one number per edge each; they have 1 and 7",
+        ),
+    ],
+)
+def test_edges_of_a_dataset(series, change, message):
+    data = change(series.to_xarray())
+    if message is None:
+        assert graphs.same_graph(GraphSeries.from_xarray(data).graph, series.graph)
+        return
+    with pytest.raises(ValueError, match=message) as error:
+        GraphSeries.from_xarray(data)
+    assert "\n" not in str(error.value)
+
+
+def test_distances_in_a_dataset(series):
+    data = series.to_xarray().rename(edge_weight="edge_distance")
+    graph = GraphSeries.from_xarray(data).graph
+    pairs = zip(series.graph.edge_weight, *series.graph.edge_index.tolist(), strict=True)
+    (nearest, *ends), matrix = min(pairs), as_matrix(graph)
+    assert nearest < 1 and matrix[tuple(ends)] == matrix.max()
+
+
+# -------------------------------------------------------------------------------------- many nodes
+
+PLACES = {
+    "anywhere": lambda rng, n: (np.degrees(np.arcsin(rng.uniform(-1, 1, n))), rng.uniform(-180, 360, n)),
+    "date line": lambda rng, n: (rng.uniform(-1, 1, n), rng.choice([-1, 1], n) * rng.uniform(179.5, 180, n)),
+    "poles": lambda rng, n: (rng.choice([-90.0, -89.9, 89.9, 90.0], n), rng.uniform(-180, 180, n)),
+    "grid": lambda rng, n: (np.arange(n) // 7 * 0.5, np.arange(n) % 7 * 0.5),
+    "coincident": lambda rng, n: (rng.integers(0, 3, n).astype(float), rng.integers(0, 3, n).astype(float)),
+    "one place": lambda rng, n: (np.full(n, 50.0), np.full(n, 10.0)),
+    "metres apart": lambda rng, n: (50 + 1e-5 * rng.random(n), 10 + 1e-5 * rng.random(n)),
+    "both sides of the earth": lambda rng, n: (
+        np.where(np.arange(n) % 2, 1.0, -1.0),
+        np.arange(n) % 2 * 180.0,
+    ),
+}
+
+
+@pytest.mark.parametrize("places", PLACES)
+@pytest.mark.parametrize("nodes", [2, 5, 12, 60])
+def test_neighbours_are_those_of_all_distances(places, nodes):
+    latitude, longitude = PLACES[places](np.random.default_rng(nodes), nodes)
+    distances = graphs.haversine(latitude, longitude)
+    np.fill_diagonal(distances, np.inf)
+    for k in {1, min(4, nodes - 1), nodes - 1}:
+        graph = graphs.nearest_neighbours(latitude, longitude, k)
+        source, target = graph.edge_index.numpy()
+        assert (target == np.repeat(np.arange(nodes), k)).all() and (source != target).all()
+        given = distances[target, source].reshape(nodes, k)
+        np.testing.assert_array_equal(given, np.sort(distances, axis=1)[:, :k])
+        if nodes <= k + 1 + graphs.TIES:  # ties are decided by number, as by a stable sort
+            expected = np.argsort(distances, axis=1, kind="stable")[:, :k]
+            np.testing.assert_array_equal(source.reshape(nodes, k), expected)
+
+
+@pytest.mark.parametrize("places", PLACES)
+@pytest.mark.parametrize("nodes", [2, 12, 60])
+@pytest.mark.parametrize(("scale", "threshold"), [(None, 0.1), (100.0, 0.5), (3000.0, 0.1), (500.0, 0.0)])
+def test_the_kernel_of_coordinates_is_that_of_all_distances(places, nodes, scale, threshold):
+    latitude, longitude = PLACES[places](np.random.default_rng(nodes), nodes)
+    if scale is None and places == "one place":
+        with pytest.raises(ValueError, match="length scale of the kernel must be positive; it is 0"):
+            graphs.from_coordinates(latitude, longitude)
+        return
+    graph = graphs.from_coordinates(latitude, longitude, scale, threshold)
+    expected = graphs.from_distances(graphs.haversine(latitude, longitude), scale, threshold)
+    assert torch.equal(graph.edge_index, expected.edge_index)
+    torch.testing.assert_close(graph.edge_weight, expected.edge_weight)
+
+
+def test_the_default_scale_is_computed_in_blocks():
+    latitude, longitude = PLACES["anywhere"](np.random.default_rng(0), 1000)
+    expected = graphs.haversine(latitude, longitude).std()
+    assert graphs._deviation_of_distances(latitude, longitude) == pytest.approx(expected, rel=1e-12)
+
+
+def test_graphs_that_do_not_fit_are_refused_at_once():
+    latitude, longitude = PLACES["anywhere"](np.random.default_rng(0), 20_000)
+    with pytest.raises(ValueError, match=r"must be given for more than 16,384 nodes.*there are 20,000"):
+        graphs.from_coordinates(latitude, longitude)
+    with pytest.raises(
+        ValueError, match=r"at most 67,108,864 edges.*have \d{3},\d{3},\d{3}\. Pass a smaller sc"
+    ):
+        graphs.from_coordinates(latitude, longitude, scale=5000.0)
+    with pytest.raises(ValueError, match=r"have 399,980,000\. Pass a smaller k"):
+        graphs.nearest_neighbours(latitude, longitude, 19_999)
+
+
+LARGE = """
+import json, resource, sys, time
+from pathlib import Path
+import numpy as np
+from tsgen.datamodules import FilesDataModule
+
+folder, nodes = Path(sys.argv[1]), 100_000
+rng = np.random.default_rng(0)
+rows = [f"s{v},{80 * a:.4f},{180 * b:.4f}" for v, (a, b) in enumerate(rng.uniform(-1, 1, (nodes, 2)))]
+(folder / "places.csv").write_text("\\n".join(["node,latitude,longitude", *rows]))
+rows = [f"{t},s{v},{x:.2f}" for t in range(10) for v, x in enumerate(rng.normal(size=nodes))]
+(folder / "data.csv").write_text("\\n".join(["time,node,x", *rows]))
+start = time.perf_counter()
+files = dict(path=folder / "data.csv", coordinates=folder / "places.csv", neighbours=8)
+data = FilesDataModule(**files, window=4, batch_size=1)
+batch = next(iter(data.train_dataloader()))
+assert batch.values.shape == (1, 4, nodes, 1) and data.spec.edge_index.shape == (2, 8 * nodes)
+memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+print(json.dumps([time.perf_counter() - start, memory]))
+"""
+
+
+def test_a_hundred_thousand_nodes_load_in_seconds(tmp_path):
+    command = [sys.executable, "-c", LARGE, tmp_path]
+    script = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert script.returncode == 0, script.stderr
+    seconds, memory = json.loads(script.stdout.splitlines()[-1])
+    assert memory < 2e9
+    assert seconds < 60  # some seconds on a machine that does nothing else
+
+
+def test_many_names_are_compared_once(series):
+    names = [f"node {v}" for v in range(50_000)]
+    graph = graphs.from_edges([0], [1], num_nodes=50_002)
+    empty = torch.zeros(1, 50_002, 1)
+    with pytest.raises(ValueError, match="'node 7' occurs 2 times"):
+        GraphSeries(values=empty, observed=empty.bool(), graph=graph, nodes=[*names, "node 8", "node 7"])
+
+
+# ----------------------------------------------------------------------------------------- clusters
 
 
 def cut(graph, part) -> float:

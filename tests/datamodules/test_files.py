@@ -356,6 +356,61 @@ def test_edges_go_from_source_to_target(tmp_path):
     assert graph.edge_weight.tolist() == [2, 0.5]
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        "source,target,weight",
+        "From,To,Weights",
+        " SRC , dst ,W",
+        "id,from,to,edge_weight,length",
+        ",source,target,Similarity",
+        "source,target,weight,distance",
+    ],
+)
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_columns_of_edges_whatever_their_names(tmp_path, header, kind):
+    names = header.split(",")
+    cells = {"source": ["n0", "n1"], "target": ["n1", "n2"], "weight": [2.0, 0.5]}
+    known = {"from": "source", "src": "source", "to": "target", "dst": "target"}
+    columns = []
+    for name in names:
+        plain = name.strip().lower()
+        plain = known.get(plain, plain)
+        weighty = plain in ("weights", "w", "edge_weight", "similarity", "weight")
+        columns.append(cells["weight" if weighty else plain] if weighty or plain in cells else [7.0, 8.0])
+    table = pd.DataFrame(dict(zip(names, columns, strict=True)))
+    path = tmp_path / f"edges.{kind}"
+    table.to_csv(path, index=False) if kind == "csv" else table.to_parquet(path)
+    data = write(tmp_path, "data.csv", csv_of(long_table()))
+    graph = FilesDataModule(data, edges=path).split.series.graph
+    assert graph.edge_index.tolist() == [[0, 1], [1, 2]]
+    assert graph.edge_weight.tolist() == [2, 0.5]
+
+
+def test_a_table_of_distances(tmp_path, caplog):
+    """A longer edge has a smaller weight, in any unit; the longest are dropped, with a warning."""
+    rows = "from,to,cost\nn0,n1,{}\nn1,n2,{}\nn2,n0,{}\nn0,n0,0\n"
+    edges = rows.format(1, 2, 3)
+    weight = np.exp(-(np.array([1.0, 4, 9]) / 3.5))
+    for text in (edges, rows.format(1000, 2000, 3000)):
+        graph = read(tmp_path, csv_of(long_table()), text, threshold=0.0).graph
+        assert graph.edge_index.tolist() == [[0, 1, 2], [1, 2, 0]]
+        np.testing.assert_allclose(graph.edge_weight, weight, rtol=1e-6)
+    graph = read(tmp_path, csv_of(long_table()), edges).graph
+    assert graph.edge_index.tolist() == [[0, 1], [1, 2]]
+    assert "2 of 4 edges are dropped: 1 of a distance" in caplog.text
+    both = read(tmp_path, csv_of(long_table()), edges, threshold=0.0, undirected=True).graph
+    assert both.num_edges == 6
+
+
+def test_the_kernel_of_many_coordinates_needs_a_scale(tmp_path, monkeypatch):
+    monkeypatch.setattr("tsgen.data.graphs.MAX_NODES_FOR_SCALE", 1)
+    places = write(tmp_path, "places.csv", PLACES)
+    with pytest.raises(ValueError, match="must be given for more than 1 nodes") as error:
+        read(tmp_path, edges=None, coordinates=places)
+    one_line(error, places, "kernel_scale_km", "neighbours")
+
+
 def test_undirected_edges(tmp_path):
     edges = CHAIN + "n1,n0,2\n"  # listed both ways, and agrees
     graph = read(tmp_path, csv_of(long_table()), edges, undirected=True).graph
@@ -614,8 +669,10 @@ BROKEN_CSV = {
     ),
     "american date": ("time,node,pm\n1/31/2024,a,1\n", ["line 2", "column 'time'", "'1/31/2024'"]),
     "impossible date": ("time,node,pm\n2023-02-29,a,1\n", ["line 2", "'2023-02-29' is not a time"]),
-    "fraction": ("time,node,pm\n0,a,1\n0.5,b,1\n", ["line", "column 'time'", "integers"]),
-    "early date": ("time,node,pm\n1500-01-01,a,1\n1500-01-02,b,1\n", ["line 2", "column 'time'"]),
+    "irregular fractions": (
+        "time,node,pm\n0,a,1\n0.5,b,1\n0.8,a,1\n1.3,a,1\n1.8,a,1\n",
+        ["line 4", "column 'time'", "irregular time: 0.8"],
+    ),
     "date or number": (
         "time,node,pm\n20240131,a,1\n20240201,b,1\n",
         ["line 2", "'20240131'", "date or a number"],
@@ -708,7 +765,7 @@ BROKEN_PARQUET = {
     ),
     "no date": (table(time=pd.to_datetime(["2024", None, "2025"])), ["row 1 (counted", "column 'time'"]),
     "no times at all": (table(time=None), ["row 0 (counted", "column 'time'", "the entry is missing"]),
-    "fractions for times": (table(time=[0.0, 1.0, 2.0]), ["column 'time'", "dates", "integers"]),
+    "durations for times": (table(time=pd.to_timedelta([0, 1, 2], "h")), ["column 'time'", "durations"]),
     "no node": (
         table(node=["a", None, "b"]),
         ["row 1 (counted", "column 'node'", "the entry is missing"],
@@ -731,7 +788,16 @@ def test_broken_parquet(tmp_path, name):
 BROKEN_EDGES = {
     "empty": ("", ["is empty"]),
     "header only": ("source,target\n", ["header but no rows"]),
-    "no column": ("from,target\na,b\n", ["no column 'source'", "'from', 'target'"]),
+    "no column": ("start,target\na,b\n", ["no column 'source'", "'start', 'target'", "not a matrix"]),
+    "matrix": (",a,b\na,0,1\nb,1,0\n", ["no column 'source'", "not a matrix"]),
+    "two sources": ("source,from,target\na,a,b\n", ["columns 'source', 'from' for one end"]),
+    "unknown weight": ("source,target,flow\na,b,3\n", ["'flow'", "must be a weight (weight,", "distance ("]),
+    "two weights": ("source,target,w,Weight\na,b,3,3\n", ["'w' and 'Weight' both do", "Keep one"]),
+    "weights of another name": ("source,target,Weights\na,b,0\n", ["line 2", "column 'Weights'", "positive"]),
+    "negative distance": (
+        "source,target,cost\na,b,-1\n",
+        ["line 2", "column 'cost'", "must not be negative"],
+    ),
     "unknown source": (
         "source,target\na,b\nc,b\n",
         ["line 3", "column 'source'", "no node 'c'; it has 'a', 'b'"],
@@ -823,7 +889,10 @@ BROKEN_NETCDF = {
     "no steps": (dataset().isel(time=slice(0)), ["no steps"]),
     "infinite": (with_value(np.inf), ["step 4", "node 1", "variable 'pm25'", "infinite"]),
     "time twice": (dataset().isel(time=[0, 1, 2, 2]), ["step 3 (counted", "dimension 'time'", "duplicate"]),
-    "irregular": (dataset().assign_coords(time=[0, 2, 4, 5, 6, 8, 9.0]), ["dimension 'time'", "float64"]),
+    "irregular": (
+        dataset().assign_coords(time=[0, 2, 4, 5.3, 6, 8, 10]),
+        ["step 3", "dimension 'time'", "irregular"],
+    ),
     "irregular numbers": (
         dataset().assign_coords(time=[0, 2, 4, 7, 10, 12, 14]),
         ["step 3", "dimension 'time'", "irregular", "steps of 2"],

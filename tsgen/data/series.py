@@ -16,6 +16,7 @@ import copy
 import dataclasses
 import logging
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -28,9 +29,10 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch_geometric.data import Data
 
-from tsgen.data.graphs import check_graph, same_graph
+from tsgen.data.graphs import check_graph, node_numbers, same_graph
 from tsgen.data.moments import RunningMoments
 from tsgen.data.subgraphs import Subgraph
+from tsgen.data.times import check_regular, parse_times
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +98,7 @@ class Series(ABC):
     """
 
     graph: Data
-    time: np.ndarray | Sequence
+    time: np.ndarray | pd.Index | Sequence
     nodes: Sequence[str]
     channels: Sequence[str]
     units: Sequence[str]
@@ -232,7 +234,7 @@ class GraphSeries(Series):
         graph: The graph, with nodes in the order of the node axis.
         covariates: Quantities known in advance at every step and node (calendar, weather), or None.
         time: Label of each step, dates or numbers, strictly increasing and regular; 0, 1, 2, ... if not
-            given.
+            given. Dates are kept as datetime64 in UTC (:mod:`tsgen.data.times`).
         nodes: Name of each node; their numbers if not given.
         channels: Name of each channel; ``channel_0``, ... if not given.
         units: Unit of each channel; empty if not given.
@@ -246,7 +248,7 @@ class GraphSeries(Series):
     observed: Bool[Tensor, "time nodes channels"]
     graph: Data
     covariates: Float[Tensor, "time nodes covariates"] | None = None
-    time: np.ndarray | Sequence = ()
+    time: np.ndarray | pd.Index | Sequence = ()
     nodes: Sequence[str] = ()
     channels: Sequence[str] = ()
     units: Sequence[str] = ()
@@ -353,13 +355,26 @@ def graph_in(data: xr.Dataset, nodes: int) -> Data:
     """Returns the graph in a dataset with the format of :meth:`GraphSeries.to_xarray`.
 
     Args:
-        data: Dataset with ``edge_source`` and ``edge_target``; ``edge_weight`` and ``position`` are optional.
+        data: Dataset with ``edge_source`` and ``edge_target``. Any other variable of their dimension is a
+            quantity of the edges, such as ``edge_weight``; ``position`` is optional.
         nodes: The number of nodes.
+
+    Raises:
+        ValueError: If the ends of the edges are not whole numbers, one per edge.
     """
-    ends = np.stack([data["edge_source"].values, data["edge_target"].values]).astype(np.int64)
-    graph = Data(edge_index=torch.from_numpy(ends), num_nodes=nodes)
-    if "edge_weight" in data:
-        graph.edge_weight = torch.from_numpy(data["edge_weight"].values.astype(np.float32))
+    ends = [node_numbers(name, data[name].values) for name in ("edge_source", "edge_target")]
+    if len(ends[0]) != len(ends[1]):
+        raise ValueError(
+            "edge_source and edge_target must have one number per edge each; they have "
+            f"{len(ends[0])} and {len(ends[1])}."
+        )
+    graph = Data(edge_index=torch.from_numpy(np.stack(ends)), num_nodes=nodes)
+    dimension = data["edge_source"].dims
+    labels = {"edge_source", "edge_target", *dimension}
+    for name in sorted(str(name) for name, v in data.variables.items() if v.dims == dimension):
+        if name not in labels:
+            # the prefix marks attributes of edges
+            graph["edge_" + name.removeprefix("edge_")] = data[name].values
     if "position" in data:
         graph.pos = torch.from_numpy(data["position"].values.astype(np.float32))
     return graph
@@ -401,7 +416,7 @@ def labels_in(data: xr.Dataset) -> dict[str, Any]:
 
 def check_labels(
     sizes: tuple[int, int, int, int],
-    time: np.ndarray | Sequence,
+    time: np.ndarray | pd.Index | Sequence,
     nodes: Sequence[str],
     channels: Sequence[str],
     units: Sequence[str],
@@ -421,8 +436,8 @@ def check_labels(
         ValueError: If there are too many or too few labels, names are not unique, or the time is not
             regular.
     """
-    times = _labels("time", np.asarray(time) if len(time) else np.arange(sizes[0]), sizes[0])
-    _check_regular(times)
+    times = _labels("time", parse_times(time, _time_error) if len(time) else np.arange(sizes[0]), sizes[0])
+    check_regular(times)
     return (
         times,
         _names("nodes", nodes, [str(v) for v in range(sizes[1])]),
@@ -440,27 +455,19 @@ def _labels(name: str, labels: Any, length: int) -> Any:
     return labels
 
 
+def _time_error(label: int, what: str) -> ValueError:
+    return ValueError(f"time, label {label} (counted from 0): {what}")
+
+
 def _names(name: str, labels: Sequence[str], default: list[str]) -> list[str]:
     if not len(labels):
         return default
     names = _labels(name, [str(label) for label in labels], len(default))
-    if len(set(names)) < len(names):
-        repeated = min(label for label in names if names.count(label) > 1)
-        raise ValueError(f"{name} must be unique; {repeated!r} occurs {names.count(repeated)} times.")
+    counts = Counter(names)
+    if len(counts) < len(names):
+        repeated = min(label for label, times in counts.items() if times > 1)
+        raise ValueError(f"{name} must be unique; {repeated!r} occurs {counts[repeated]} times.")
     return names
-
-
-def _check_regular(time: np.ndarray) -> None:
-    if len(time) < 2:
-        return
-    steps = np.diff(pd.Index(time).values)
-    irregular = np.flatnonzero(steps != steps[0])
-    if steps[0] <= np.zeros(1, steps.dtype)[0] or len(irregular):
-        step = int(irregular[0]) + 1 if len(irregular) else 1
-        raise ValueError(
-            f"time must be strictly increasing in equal steps; {time[step - 1]} is followed by {time[step]}. "
-            "Insert the missing steps and leave them unobserved."
-        )
 
 
 @dataclass

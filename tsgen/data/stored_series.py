@@ -16,6 +16,7 @@ from torch_geometric.data import Data
 
 from tsgen.data.graphs import check_graph
 from tsgen.data.series import GraphSeries, Series, check_labels, graph_in, labels_in
+from tsgen.data.times import distant_years
 
 
 class _Form(NamedTuple):
@@ -28,14 +29,15 @@ class _Form(NamedTuple):
 
 def _opened(path: Path) -> xr.Dataset:
     """Opens a file without reading or caching values; they are decoded as in a file that is read whole."""
-    return xr.open_dataset(path, engine="netcdf4", cache=False, decode_timedelta=False)
+    with distant_years():
+        return xr.open_dataset(path, engine="netcdf4", cache=False, decode_timedelta=False)
 
 
 def _described(path: Path) -> tuple[dict[str, _Form], dict[str, int], xr.Dataset]:
     """Returns the forms of all variables with dimensions time and node, the sizes of all dimensions, and the
     remaining variables, read into memory."""
     try:
-        with _opened(path) as data:
+        with _opened(path) as data, distant_years():
             large = [
                 name for name, variable in data.data_vars.items() if {"time", "node"} <= set(variable.dims)
             ]

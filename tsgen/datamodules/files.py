@@ -37,13 +37,20 @@ import torch
 from jaxtyping import Float, Int64
 from torch_geometric.data import Data
 
-from tsgen.data.graphs import from_coordinates, from_edges, nearest_neighbours
+from tsgen.data.graphs import (
+    edge_quantity,
+    from_coordinates,
+    from_edges,
+    nearest_neighbours,
+    weighted_by_distance,
+)
 from tsgen.data.masks import HeldOut, Mask, PointMask, hold_out
 from tsgen.data.series import GraphSeries
 from tsgen.data.stored_series import StoredSeries
+from tsgen.data.times import parse_times
 from tsgen.datamodules.windows import SeriesDataModule, Split, split_in_time
 from tsgen.readers.netcdf import check_stored, read_netcdf
-from tsgen.readers.regular_times import Contents, check_complete, check_values, parse_times, regular_grid
+from tsgen.readers.regular_times import Contents, check_complete, check_values, regular_grid
 from tsgen.readers.tables import (
     CSV,
     PARQUET,
@@ -71,21 +78,24 @@ class FilesDataModule(SeriesDataModule):
             nodes and one per channel (or see ``layout``); or a ``.nc`` file, written by
             :meth:`tsgen.data.GraphSeries.to_xarray` or with variables of dimensions time, node and, if there
             are several channels, channel.
-        edges: Table with columns ``source``, ``target`` and optionally ``weight`` (positive). An edge leads
-            from the source to the target, which receives the messages.
+        edges: Table with columns ``source`` and ``target`` (or ``from`` and ``to``) and optionally ``weight``
+            (positive) or ``distance``, from which a Gaussian kernel computes weights
+            (:func:`~tsgen.data.graphs.weighted_by_distance`); further names are in
+            :func:`~tsgen.data.graphs.edge_quantity`. An edge leads from the source to the target, which
+            receives the messages.
         coordinates: Table with columns ``node`` (or the name in ``node_column``), ``latitude`` and
             ``longitude``, in degrees. Give this or ``edges``; neither if the netCDF file contains edges.
         layout: The layout of a table. ``long``: one row per time and node. ``wide``: one row per time, every
             column except that of the times is a node, and the one channel has the name of the file.
-        time_column: Column (netCDF: dimension) of the times: ISO dates or integers. Dates with a time zone
-            are converted to UTC. Empty for a column without a name.
+        time_column: Column (netCDF: dimension) of the times: ISO dates or numbers. Dates with a time zone
+            are converted to UTC, and periods to their start. Empty for a column without a name.
         node_column: Column (netCDF: dimension) of the node names. They are text: ``007`` stays ``007``.
         value_columns: Columns (netCDF: variables or channels; wide tables: nodes) to model; by default all
             remaining columns.
         covariate_columns: Columns (netCDF: variables) known beforehand at every time and node. By default
             none; for a netCDF file its ``covariates``, if any.
         units: Unit of each value column.
-        step: The sampling step, such as ``1h`` or ``15min``, or an integer if times are numbers; by default
+        step: The sampling step, such as ``1h`` or ``15min``, or a number if times are numbers; by default
             the smallest difference between times.
         val: Fraction of the steps for validation.
         test: Fraction of the steps for the test.
@@ -117,7 +127,7 @@ class FilesDataModule(SeriesDataModule):
         value_columns: list[str] | None = None,
         covariate_columns: list[str] | None = None,
         units: list[str] | None = None,
-        step: str | int | None = None,
+        step: str | int | float | None = None,
         val: float = 0.1,
         test: float = 0.2,
         held_out: Mask | None = None,
@@ -237,7 +247,7 @@ class FilesDataModule(SeriesDataModule):
     def _graph(self, nodes: list[str]) -> Data | None:
         """Returns the graph of the table of edges or coordinates; None if neither is given."""
         if self.edges is not None:
-            return _graph_of_edges(self.edges, nodes, self.undirected)
+            return _graph_of_edges(self.edges, nodes, self.undirected, self.threshold)
         if self.coordinates is None:
             return None
         return _graph_of_coordinates(
@@ -263,7 +273,7 @@ class FilesDataModule(SeriesDataModule):
 # ------------------------------------------------------------------------------------------ assembly
 
 
-def _read_long(path: Path, columns: Columns, step: str | int | None) -> Contents:
+def _read_long(path: Path, columns: Columns, step: str | int | float | None) -> Contents:
     """Returns the series in a long table."""
     table = open_table(path)
     channels = columns.values or _rest(table, columns.named)
@@ -289,7 +299,7 @@ def _read_long(path: Path, columns: Columns, step: str | int | None) -> Contents
     return Contents(time, nodes, channels, values, covariates, columns.covariates)
 
 
-def _read_wide(path: Path, columns: Columns, step: str | int | None) -> Contents:
+def _read_wide(path: Path, columns: Columns, step: str | int | float | None) -> Contents:
     """Returns the series in a wide table."""
     table = open_table(path)
     nodes = sorted(columns.values or _rest(table, [columns.time]))
@@ -308,7 +318,8 @@ def _rest(table: Table, named: list[str]) -> list[str]:
     """Returns the columns of a table that no option names."""
     for name in named:
         table.check_column(name)
-    rest = [name for name in table.header if name not in named]
+    known = set(named)
+    rest = [name for name in table.header if name not in known]
     if "" in rest:
         raise ValueError(
             f"{table.path}: column {table.header.index('') + 1} has no name. Name it, leave it out (pandas: "
@@ -322,7 +333,7 @@ def _rest(table: Table, named: list[str]) -> list[str]:
 
 
 def _grid(
-    table: Table, column: str, step: str | int | None, width: int
+    table: Table, column: str, step: str | int | float | None, width: int
 ) -> tuple[Int64[np.ndarray, "rows"], np.ndarray]:
     """Returns the step of each row of a table on the regular grid of times, and the times of the grid."""
     codes, labels = table.distinct(column)
@@ -352,27 +363,65 @@ def _check_unique(table: Table, names: list[str], place: Int64[np.ndarray, "rows
 # -------------------------------------------------------------------------------------------- graphs
 
 
-def _graph_of_edges(path: str | Path, nodes: list[str], undirected: bool) -> Data:
+SOURCES, TARGETS = ("source", "from", "src"), ("target", "to", "dst")
+"""Names of the columns of the two ends of an edge."""
+
+
+def _graph_of_edges(path: str | Path, nodes: list[str], undirected: bool, threshold: float) -> Data:
     """Returns the graph in a table of edges."""
     table = open_table(path)
-    weighted = "weight" in table.header
-    table.read(["source", "target"] + ["weight"] * weighted)
-    source, target = _numbered(table, "source", nodes), _numbered(table, "target", nodes)
-    weight = np.ones(len(source), dtype=np.float32)
-    if weighted:
-        weight = table.numbers("weight", needed="give every edge a finite weight")
-    if not (weight > 0).all():
-        row = int((weight <= 0).argmax())
-        what = f"a weight must be positive; got {table.entry('weight', row)}. Delete edges of weight 0."
-        raise table.error_at("weight", row, what)
-    _check_edges(table, source, target, weight, undirected)
-    return from_edges(source, target, weight, num_nodes=len(nodes), undirected=undirected)
+    ends = [_end_column(table, names) for names in (SOURCES, TARGETS)]
+    quantity = _quantity(table, [name for name in table.header if name not in ends])
+    table.read([*ends, *([quantity[0]] if quantity else [])])
+    edges = np.stack([_numbered(table, column, nodes) for column in ends])
+    weight = np.ones(edges.shape[1])
+    if quantity is not None:
+        weight = _positive(table, *quantity)
+    _check_edges(table, ends, edges, weight, undirected)
+    if quantity is not None and quantity[1]:
+        edges, weight = weighted_by_distance(edges, weight.astype(np.float64), threshold)
+    return from_edges(*edges, weight, num_nodes=len(nodes), undirected=undirected)
+
+
+def _end_column(table: Table, names: tuple[str, ...]) -> str:
+    """Returns the column of one end of the edges."""
+    found = [name for name in table.header if name.strip().lower() in names]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        table.check_column(names[0], " Write one row per edge, not a matrix.")
+    raise ValueError(f"{table.path} has the columns {name_list(found)} for one end of an edge; keep one.")
+
+
+def _quantity(table: Table, columns: list[str]) -> tuple[str, bool] | None:
+    """Returns the column that defines the weights, and whether it holds distances; None if there is none."""
+    try:
+        return edge_quantity(columns)
+    except ValueError as error:
+        raise ValueError(f"{table.path}: {error}") from error
+
+
+def _positive(table: Table, column: str, is_distance: bool) -> Float[np.ndarray, "rows"]:
+    """Returns a column of weights, which are positive, or of distances, which may be zero."""
+    kind = "distance" if is_distance else "weight"
+    numbers = table.numbers(column, needed=f"give every edge a finite {kind}")
+    wrong = numbers < 0 if is_distance else numbers <= 0
+    if wrong.any():
+        row = int(wrong.argmax())
+        what = (
+            f"a distance must not be negative; got {table.entry(column, row)}."
+            if is_distance
+            else f"a weight must be positive; got {table.entry(column, row)}. Delete edges of weight 0."
+        )
+        raise table.error_at(column, row, what)
+    return numbers
 
 
 def _check_edges(
-    table: Table, source: np.ndarray, target: np.ndarray, weight: np.ndarray, undirected: bool
+    table: Table, columns: list[str], edges: np.ndarray, weight: np.ndarray, undirected: bool
 ) -> None:
     """Raises if an edge is listed twice, or an undirected edge both ways with different weights."""
+    source, target = edges
     ends = pd.DataFrame({"source": source, "target": target, "weight": weight})
     repeated, what = ends.duplicated(["source", "target"]).to_numpy(), "listed twice"
     if undirected and not repeated.any():
@@ -381,10 +430,10 @@ def _check_edges(
         what = "undirected, but listed both ways with different weights"
     if repeated.any():
         row = int(repeated.argmax())
-        edge = f"{table.entry('source', row)} to {table.entry('target', row)}"
+        edge = " to ".join(table.entry(column, row) for column in columns)
         raise ValueError(
-            f"{table.path}, {table.where(row)}, columns 'source' and 'target': the edge {edge} is {what}. "
-            "Keep one."
+            f"{table.path}, {table.where(row)}, columns {' and '.join(map(repr, columns))}: the edge {edge} "
+            f"is {what}. Keep one."
         )
 
 
@@ -421,7 +470,12 @@ def _graph_of_coordinates(
         return nearest_neighbours(latitude, longitude, neighbours)
     if scale is None and not (np.ptp(latitude) or np.ptp(longitude)):
         raise ValueError(f"{table.path}: all nodes have the same position. Set kernel_scale_km.")
-    return from_coordinates(latitude, longitude, scale, threshold)
+    try:
+        return from_coordinates(latitude, longitude, scale, threshold)
+    except ValueError as error:
+        raise ValueError(
+            f"{table.path}: {error} The scale is kernel_scale_km; see also neighbours."
+        ) from error
 
 
 def _numbered(table: Table, column: str, nodes: list[str]) -> Int64[np.ndarray, "rows"]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Literal
@@ -28,6 +28,7 @@ from tsgen.data.masks import HeldOut, Mask
 from tsgen.data.series import Series, SeriesBatch, SeriesSpec
 from tsgen.data.subgraphs import SubgraphDraws, Subgraphs
 from tsgen.data.tiles import Tiles
+from tsgen.data.times import parse_times
 from tsgen.exact.linear import VARProcess
 
 Stage = Literal["train", "val", "test", "predict"]
@@ -79,13 +80,21 @@ def split_in_time(steps: int, val: float, test: float) -> tuple[list[slice], lis
     return [slice(0, a)], [slice(a, b)], [slice(b, steps)]
 
 
-def calendar(time: pd.DatetimeIndex, nodes: int) -> Float[Tensor, "time nodes 4"]:
+def calendar(time: pd.Index | np.ndarray | Sequence, nodes: int) -> Float[Tensor, "time nodes 4"]:
     """Returns covariates for hour of day and day of week, each as a point on a circle, for every node.
 
     Args:
-        time: The time of each step.
+        time: The time of each step, in the time zone whose calendar counts.
         nodes: The number of nodes.
+
+    Raises:
+        ValueError: If times are not dates.
     """
+    if not isinstance(time, (pd.DatetimeIndex, pd.PeriodIndex)):
+        dates = parse_times(time, lambda step, what: ValueError(f"time, step {step}: {what}"))
+        if dates.dtype.kind != "M":
+            raise ValueError(f"time must hold dates, which have hours and weekdays; it holds {dates.dtype}.")
+        time = pd.DatetimeIndex(dates)
     turns = np.stack([(time.hour + time.minute / 60) / 24, (time.day_of_week + time.hour / 24) / 7], axis=-1)
     angle = torch.from_numpy(2 * np.pi * turns).float()
     circle = torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2)

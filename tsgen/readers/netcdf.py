@@ -22,20 +22,20 @@ from torch_geometric.data import Data
 
 from tsgen.data.graphs import check_graph
 from tsgen.data.series import graph_in, times_in
+from tsgen.data.times import distant_years, parse_times
 from tsgen.readers.hdf5 import OBJECT_OVERHEAD, check_contents, check_heaps
 from tsgen.readers.regular_times import (
     Contents,
     check_complete,
     check_values,
     format_time,
-    parse_times,
     regular_grid,
 )
 from tsgen.readers.tables import Columns, did_you_mean, first_line, name_list, quoted
 from tsgen.readers.unpacking import check_unpacked
 
 
-def read_netcdf(path: Path, columns: Columns, step: str | int | None) -> Contents:
+def read_netcdf(path: Path, columns: Columns, step: str | int | float | None) -> Contents:
     """Returns the series in a netCDF file, and the graph if the file has one.
 
     Args:
@@ -93,8 +93,10 @@ def check_stored(path: Path) -> None:
         with xr.open_dataset(path, engine="netcdf4", cache=False, decode_timedelta=False) as data:
             if not all(data.sizes.get(name, 1) for name in ("time", "node", "channel")):
                 raise ValueError("it has no steps, no nodes or no channels")
-            if "time" in data.variables and data["time"].dtype.kind not in "iufM":
-                raise ValueError("its times must be numbers or dates of the standard calendar")
+            if "time" in data.variables:
+                parse_times(
+                    times_in(data, "time"), lambda step, what: ValueError(f"time, step {step}: {what}")
+                )
             if "node" in data.variables and data["node"].to_series().duplicated().any():
                 raise ValueError("the names of its nodes must be unique, and one occurs twice")
 
@@ -103,7 +105,8 @@ def check_stored(path: Path) -> None:
 def _reading(path: Path) -> Iterator[None]:
     """Converts the library's exceptions to a ``ValueError`` of one line."""
     try:
-        yield
+        with distant_years():
+            yield
     # decoding a damaged file can raise almost anything
     except (OSError, RuntimeError, ValueError, TypeError, ArithmeticError, LookupError) as error:
         raise ValueError(f"{path} cannot be read as netCDF: {first_line(error)}.") from error
@@ -133,7 +136,7 @@ def _check_variables(path: Path, largest: int, read_later: Collection[str] = ())
 
 
 def _netcdf_grid(
-    path: Path, data: xr.Dataset, dimension: str, step: str | int | None, width: int
+    path: Path, data: xr.Dataset, dimension: str, step: str | int | float | None, width: int
 ) -> tuple[Int64[np.ndarray, "steps"], np.ndarray]:
     """Returns the index of each step of a file on the regular grid of times, and the times of the grid."""
 

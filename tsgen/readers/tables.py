@@ -20,9 +20,11 @@ import difflib
 import gzip
 import zlib
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
@@ -203,7 +205,7 @@ class Columns:
     def __post_init__(self) -> None:
         if self.values is not None and not self.values:
             raise ValueError("value_columns must name at least one column; leave it out to read all.")
-        counts = {name: self.named.count(name) for name in self.named}
+        counts = Counter(self.named)
         repeated = next((name for name, count in counts.items() if count > 1), None)
         if repeated is not None:
             raise ValueError(
@@ -250,12 +252,22 @@ class Table(ABC):
         if not self._entries.num_rows:
             raise ValueError(f"{self.path} has a header but no rows; add the data.")
 
-    def check_column(self, name: str) -> None:
-        """Raises unless there is exactly one column of this name."""
-        if self.header.count(name) > 1:
-            raise ValueError(f"{self.path} has {self.header.count(name)} columns {name!r}; keep one.")
-        if name in self.header:
+    @cached_property
+    def _counts(self) -> Counter[str]:
+        """How many columns have each name."""
+        return Counter(self.header)
+
+    def check_column(self, name: str, advice: str = "") -> None:
+        """Raises unless there is exactly one column of this name.
+
+        Args:
+            name: The column.
+            advice: A space and what to do if there is none, for the end of the message.
+        """
+        if self._counts[name] == 1:
             return
+        if self._counts[name]:
+            raise ValueError(f"{self.path} has {self._counts[name]} columns {name!r}; keep one.")
         for separator, word in ((";", "semicolons"), ("\t", "tabs")):
             if any(separator in other for other in self.header):
                 raise ValueError(
@@ -264,7 +276,7 @@ class Table(ABC):
                 )
         raise ValueError(
             f"{self.path} has no column {name!r}; its columns are {name_list(self.header)}."
-            f"{did_you_mean(name, self.header)}"
+            f"{did_you_mean(name, self.header)}{advice}"
         )
 
     def error_at(self, column: str, row: int | None, what: str) -> ValueError:
@@ -363,7 +375,8 @@ class _CsvTable(Table):
             return f"line {reader.line_num}"
 
     def _load(self, names: list[str]) -> pa.Table:
-        raw = [self._raw_header[self.header.index(name)] for name in names]
+        raw_names = dict(zip(self.header, self._raw_header, strict=True))
+        raw = [raw_names[name] for name in names]
         convert = arrow_csv.ConvertOptions(include_columns=raw, column_types=dict.fromkeys(raw, pa.string()))
         parse = arrow_csv.ParseOptions(newlines_in_values=True)
         compression = "gzip" if _compressed(self.path) else None
@@ -388,7 +401,8 @@ class _ParquetTable(Table):
         with _reading(self.path), parquet.ParquetFile(self.path) as file:
             kinds = {name: file.schema_arrow.field(name).type for name in names}
         for name, kind in kinds.items():
-            if pa.types.is_nested(kind) or pa.types.is_fixed_size_binary(kind):
+            extension = isinstance(kind, pa.BaseExtensionType) and not _is_period(kind)
+            if extension or pa.types.is_nested(kind) or pa.types.is_fixed_size_binary(kind):
                 raise self.error_at(
                     name, None, f"it must hold numbers, text or times, not {kind}. Leave it out."
                 )
@@ -398,8 +412,7 @@ class _ParquetTable(Table):
                 batch.validate(full=True)  # otherwise text that is not UTF-8 passes
                 size += sum(map(_size, batch.columns))
                 _check_size(self.path, size)
-                # without categories: some of them may occur in no row
-                columns = [_without_categories(column) for column in batch.columns]
+                columns = [_plain(column) for column in batch.columns]
                 batches.append(pa.record_batch(columns, names=batch.schema.names))
         return pa.Table.from_batches(batches) if batches else pa.table({name: [] for name in names})
 
@@ -469,8 +482,15 @@ def _size(column: pa.Array) -> int:
     return fixed + (pc.sum(lengths.take(column.indices)).as_py() or 0)
 
 
-def _without_categories(column: pa.Array) -> pa.Array:
+def _plain(column: pa.Array) -> pa.Array:
+    """Returns a column without categories, some of which may occur in no row, and periods as their starts."""
+    if _is_period(column.type):
+        return pa.array(column.to_pandas().dt.to_timestamp())
     return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+
+
+def _is_period(kind: pa.DataType) -> bool:
+    return isinstance(kind, pa.BaseExtensionType) and kind.extension_name == "pandas.period"
 
 
 def _ragged(path: Path) -> str | None:
