@@ -1,4 +1,5 @@
-"""Compares training on subgraphs and on the whole graph: cost of a step, memory, and what is learned.
+"""Compares training on subgraphs and on the whole graph: cost of a step, memory, and what is learned; and
+measures how graphs and files of many nodes are loaded.
 
     python -m experiments.benchmarks.large_graphs
 
@@ -11,6 +12,11 @@ process' peak from before the data is made to after two steps; the graph is part
 The second table compares models that differ only in what their training batches hold, at 207 nodes of the
 simulated linear process: by how much the mean log-likelihood one step ahead on the whole graph, on test
 windows, is below that of the process itself.
+
+The last table has, for 1,000 to 100,000 stations spread over the earth, the seconds to make a graph of 8
+neighbours, and one of a Gaussian kernel with about 8 edges into each node; the seconds from files (a CSV of
+20 steps and a CSV of coordinates) to the first training batch; and the peak memory of the process, which is
+the libraries' own for the most part.
 """
 
 from __future__ import annotations
@@ -18,9 +24,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
@@ -41,11 +49,17 @@ from experiments.benchmarks.harness import (
     interleaved,
 )
 from tsgen.data import subgraphs
-from tsgen.data.graphs import from_edges, partition
+from tsgen.data.graphs import (
+    EARTH_RADIUS_KM,
+    from_coordinates,
+    from_edges,
+    nearest_neighbours,
+    partition,
+)
 from tsgen.data.masks import PointMask
 from tsgen.data.series import SeriesBatch
 from tsgen.data.subgraphs import Subgraphs
-from tsgen.datamodules import SyntheticDataModule
+from tsgen.datamodules import FilesDataModule, SyntheticDataModule
 from tsgen.datamodules.windows import SeriesDataModule
 from tsgen.encoders import WindowEncoder
 from tsgen.encoders.propagation import Propagation
@@ -227,6 +241,56 @@ def learning(steps: int) -> None:
         print(f"| {name} | {times * steps:,} | {np.mean(scored):.0f} | {result} |", flush=True)
 
 
+# --------------------------------------------------------------------------------------------- loading
+
+
+def write_files(folder: Path, nodes: int, steps: int = 20) -> None:
+    """Writes a long table of white noise and a table of coordinates, spread evenly over the earth."""
+    rng = np.random.default_rng(0)
+    places = zip(np.degrees(np.arcsin(rng.uniform(-1, 1, nodes))), rng.uniform(-180, 180, nodes), strict=True)
+    with (folder / "coordinates.csv").open("w") as file:
+        file.write("node,latitude,longitude\n")
+        file.writelines(f"s{v},{north:.5f},{east:.5f}\n" for v, (north, east) in enumerate(places))
+    with (folder / "data.csv").open("w") as file:
+        file.write("time,node,x\n")
+        for t in range(steps):
+            file.writelines(f"{t},s{v},{x:.3f}\n" for v, x in enumerate(rng.normal(size=nodes)))
+
+
+def load_files(folder: Path) -> tuple[float, float, float]:
+    """Returns the seconds to make a graph of neighbours, one of a kernel, and the first training batch."""
+    start = time.perf_counter()
+    files = FilesDataModule(
+        folder / "data.csv", coordinates=folder / "coordinates.csv", neighbours=8, window=4, batch_size=1
+    )
+    next(iter(files.train_dataloader()))
+    assert files.spec.edge_index.shape[1] == 8 * len(files.spec.nodes)
+    loaded = time.perf_counter()
+    pos = files.split.series.graph.pos
+    assert pos is not None
+    east, north = pos.double().numpy().T
+    start_of_graphs = time.perf_counter()
+    nearest_neighbours(north, east, 8)
+    nearest = time.perf_counter()
+    # the area of the earth that 8 nodes share, as a circle whose rim has the weight 0.1
+    radius = 2 * EARTH_RADIUS_KM * (8 / len(east)) ** 0.5
+    from_coordinates(north, east, scale=radius / np.log(10) ** 0.5)
+    kernel = time.perf_counter()
+    return nearest - start_of_graphs, kernel - nearest, loaded - start
+
+
+def loading(sizes: list[int]) -> None:
+    """Prints how long graphs and files of many nodes take, and the peak memory."""
+    print("\n| nodes | neighbours, s | kernel, s | files to first batch, s | peak MiB |")
+    print("|" + " --- |" * 5)
+    for nodes in sizes:
+        with tempfile.TemporaryDirectory() as folder:
+            write_files(Path(folder), nodes)
+            measured = in_a_fresh_process(load_files, Path(folder))
+        seconds = " | ".join(f"{duration:.2f}" for duration in measured.result)
+        print(f"| {nodes:,} | {seconds} | {measured.peak:,.0f} |", flush=True)
+
+
 def main() -> None:
     """Prints all tables."""
     parser = arguments(__doc__)
@@ -237,6 +301,9 @@ def main() -> None:
     parser.add_argument(
         "--steps", type=int, default=300, help="training steps on the whole graph; 0 leaves the table out"
     )
+    parser.add_argument(
+        "--loaded", type=int, nargs="*", default=[1000, 10_000, 100_000], help="numbers of nodes to load"
+    )
     options = parser.parse_args()
     logging.getLogger("tsgen").setLevel(logging.ERROR)
     torch.set_num_threads(1)
@@ -244,6 +311,7 @@ def main() -> None:
         drawing(options.sizes[-1], costs(options.sizes, options.repeats), options.repeats)
     if options.steps:
         learning(options.steps)
+    loading(options.loaded)
 
 
 if __name__ == "__main__":
