@@ -156,7 +156,7 @@ def _weighted(
     graph: Data, quantity: tuple[str, bool] | None
 ) -> tuple[Int64[Tensor, "2 edges"], Float[Tensor, "edges"]]:
     """Returns the edges of a graph and their weights, given the quantity that :func:`edge_quantity` found."""
-    edges: Tensor = graph.edge_index  # type: ignore[assignment]
+    edges: Tensor = graph.edge_index
     if quantity is None:
         return edges, torch.ones(edges.shape[1], device=edges.device)
     name, is_distance = quantity

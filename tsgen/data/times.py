@@ -120,10 +120,10 @@ def _dates(objects: list, error_at: ErrorAt) -> np.ndarray:
     zoned = [getattr(date, "tzinfo", None) is not None for date in objects]
     _check_zones(zoned, objects, error_at)
     try:
-        dates = pd.to_datetime(pd.Series(objects, dtype=object), utc=all(zoned))
+        dates = pd.DatetimeIndex(pd.to_datetime(pd.Series(objects, dtype=object), utc=all(zoned)))
     except pd.errors.OutOfBoundsDatetime:  # pandas 2
-        dates = np.array(objects, dtype="datetime64[us]")
-    return _in_utc(pd.DatetimeIndex(dates), error_at)
+        dates = pd.DatetimeIndex(np.array(objects, dtype="datetime64[us]"))
+    return _in_utc(dates, error_at)
 
 
 def _check_zones(zoned: Sequence[bool], labels: Sequence, error_at: ErrorAt) -> None:

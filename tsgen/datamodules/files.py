@@ -380,7 +380,7 @@ def _graph_of_edges(path: str | Path, nodes: list[str], undirected: bool, thresh
     _check_edges(table, ends, edges, weight, undirected)
     if quantity is not None and quantity[1]:
         edges, weight = weighted_by_distance(edges, weight.astype(np.float64), threshold)
-    return from_edges(*edges, weight, num_nodes=len(nodes), undirected=undirected)
+    return from_edges(edges[0], edges[1], weight, num_nodes=len(nodes), undirected=undirected)
 
 
 def _end_column(table: Table, names: tuple[str, ...]) -> str:

@@ -126,7 +126,7 @@ def _most_frequent(gaps: Shaped[np.ndarray, "gaps"]) -> int | float:
 def _length(spacing: int | float, kind: np.dtype) -> str:
     if kind.kind != "M":
         return str(spacing)
-    length = pd.Timedelta(np.timedelta64(spacing, np.datetime_data(kind)[0]))
+    length = pd.Timedelta(np.timedelta64(int(spacing), cast("Any", np.datetime_data(kind)[0])))
     return re.sub(r"^0 days | 00:00:00$", "", str(length))
 
 
@@ -150,7 +150,7 @@ def _spacing(step: str | int | float, kind: np.dtype) -> int | float:
         raise ValueError(f"{wanted} Months differ in length: number them 0, 1, 2, ...") from error
     if not length > pd.Timedelta(0):
         raise ValueError(wanted)
-    return int(length.as_unit(np.datetime_data(kind)[0]).value)
+    return int(length.as_unit(cast("Any", np.datetime_data(kind)[0])).value)
 
 
 def format_time(time: Any) -> str:
