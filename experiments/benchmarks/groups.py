@@ -30,7 +30,7 @@ from datamodules import AirQualityDataModule
 from experiments.benchmarks.harness import all_windows, arguments
 from experiments.figures import IMAGES
 from tsgen.data.series import SeriesBatch
-from tsgen.evaluation.bootstrap import WindowBootstrap
+from tsgen.evaluation.bootstrap import Ratio, WindowBootstrap
 from tsgen.figures import BLUE, GREY, INK, PALE, STYLE, VERMILLION
 from tsgen.metrics import crps, empirical_quantiles, energy_score
 from tsgen.metrics.ensemble import central_interval
@@ -92,10 +92,10 @@ def score(model: AnyOrderModel, batch: SeriesBatch, sampler: AnyOrder) -> Result
 
 def with_interval(total: np.ndarray, weight: np.ndarray) -> tuple[float, float, float]:
     """Returns the ratio of two sums over windows, and the ends of its 95 % interval."""
-    bootstrap = WindowBootstrap(len(total))
-    interval = bootstrap.interval(total.sum() / weight.sum(), bootstrap.ratios(total, weight), weight)
+    ratio = Ratio(total, weight)
+    interval = WindowBootstrap(len(total)).interval(ratio)
     assert interval is not None  # there are 82 windows
-    return float(total.sum() / weight.sum()), *interval
+    return ratio.score, *interval
 
 
 Row = dict[str, tuple[float, float, float]]

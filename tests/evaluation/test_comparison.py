@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,45 +11,55 @@ import scipy.stats
 import xarray as xr
 from matplotlib.figure import Figure
 
+from experiments.benchmarks import intervals as simulation
+from experiments.benchmarks.intervals import Case
 from tsgen.cli import compare as command
 from tsgen.cli.main import main
-from tsgen.evaluation.bootstrap import MIN_WINDOWS, WindowBootstrap, student_quantile
-from tsgen.evaluation.comparison import baseline, compare, difference, intervals
+from tsgen.evaluation import bootstrap
+from tsgen.evaluation.bootstrap import MIN_WINDOWS, Ratio, WindowBootstrap, student_quantile
+from tsgen.evaluation.comparison import adjust, baseline, compare, difference, intervals
+from tsgen.evaluation.holm import holm
 
 ENTRY = ("window", "step", "node", "channel")
-
-
-def ratio(total, weight):
-    return total.sum(axis=-1) / weight.sum(axis=-1)
 
 
 # ------------------------------------------------------------------------------------------------- bootstrap
 
 
-def test_single_windows_are_drawn_as_by_scipy():
+def test_the_standard_error_is_that_of_scipys_resamples():
     random = np.random.default_rng(0)
-    weight = random.integers(1, 20, 40).astype(float)
-    total = weight * random.gamma(2, size=40)
-    drawn = WindowBootstrap(40, resamples=20_000, block=1)
-    ratios = drawn.ratios(total, weight)
+    weight = random.integers(1, 20, 400).astype(float)
+    total = weight * random.gamma(2, size=400)
     reference = scipy.stats.bootstrap(
         (total, weight),
         lambda a, b, axis: a.sum(axis=axis) / b.sum(axis=axis),
         paired=True,
         vectorized=True,
         method="percentile",
-        n_resamples=20_000,
+        n_resamples=10_000,
         rng=np.random.default_rng(1),
     )
-    error = reference.standard_error
-    assert ratios.std() == pytest.approx(error, rel=0.05)
-    estimate = ratio(total, weight)
-    found = np.array(drawn.interval(estimate, ratios, weight))
-    longer = (40 / 39) ** 0.5 * scipy.stats.t.ppf(0.975, 39) / scipy.stats.norm.ppf(0.975)
-    np.testing.assert_allclose(
-        estimate + (found - estimate) / longer, reference.confidence_interval, atol=0.1 * error
-    )
-    assert found[1] - found[0] > np.ptp(np.quantile(ratios, [0.025, 0.975])) * 1.04
+    ratio = total.sum() / weight.sum()
+    drawn = WindowBootstrap(400, resamples=999, block=1)
+    found = drawn.estimate(Ratio(total, weight))
+    assert found.value == pytest.approx(ratio)
+    assert found.error == pytest.approx(reference.standard_error, rel=0.05)
+    logarithm = drawn.estimate(Ratio(total, weight), log=True)
+    assert logarithm.value == pytest.approx(np.log(ratio))
+    assert logarithm.error == pytest.approx(found.error / ratio)
+    root = drawn.estimate(Ratio(total, weight, rooted=True))
+    assert root.value == pytest.approx(ratio**0.5)
+    assert root.error == pytest.approx(found.error / ratio**0.5 / 2)
+    low, high = drawn.interval(Ratio(total, weight))
+    assert drawn.interval(Ratio(total, weight, rooted=True)) == pytest.approx((low**0.5, high**0.5))
+
+
+def test_an_interval_of_many_windows_is_that_of_the_normal_distribution():
+    x = np.random.default_rng(0).standard_normal(5000)
+    found = WindowBootstrap(5000, block=1).estimate(Ratio(x, np.ones(5000)))
+    reach = scipy.stats.norm.ppf(0.975) * x.std() / 5000**0.5
+    np.testing.assert_allclose(found.interval(0.95), [x.mean() - reach, x.mean() + reach], atol=0.08 * reach)
+    assert found.p_value == pytest.approx(2 * scipy.stats.norm.sf(abs(x.mean() / found.error)), abs=0.03)
 
 
 @pytest.mark.parametrize("freedom", [1, 1.5, 5.67, 10.3, 81, 999])
@@ -59,65 +70,97 @@ def test_quantiles_of_student(freedom):
         )
 
 
-def times(drawn: WindowBootstrap, windows: int) -> np.ndarray:
-    """How often each window is in each resample."""
-    return np.stack([drawn.ratios(one, np.full(windows, 1 / windows)) for one in np.eye(windows)], axis=1)
-
-
 def test_blocks_are_neighbours_and_every_window_counts_alike():
-    found = times(WindowBootstrap(10, resamples=4000, block=5), 10)
-    np.testing.assert_allclose(found.sum(axis=1), 10)
-    # two blocks of five neighbours, around the end too: each window is there as often as another of its block
-    assert (np.count_nonzero(abs(found - np.roll(found, 1, axis=1)) > 0.5, axis=1) <= 4).all()
-    assert found.max() < 2.5  # and no oftener than there are blocks
-    z = (found.mean(axis=0) - 1) / (found.std(axis=0) / 4000**0.5)
-    assert abs(z).max() < 5
+    drawn = WindowBootstrap(10, resamples=4000, block=5)
+    start = np.concatenate([*drawn._starts()])
+    assert start.shape == (4000, 2)
+    times = np.bincount(start.ravel(), minlength=10)
+    assert abs((times - 800) / 720**0.5).max() < 5  # binomial
+    # around the end too
+    assert drawn._block_sums(np.arange(10.0)).tolist() == [10, 15, 20, 25, 30, 35, 30, 25, 20, 15]
     assert WindowBootstrap(82).block == 4 and WindowBootstrap(34).block == 3 and WindowBootstrap(1).block == 1
-    for block in (4, 10):  # of four, the last block is cut
-        assert (WindowBootstrap(10, 50, block)._sums(np.ones(10)) == 10).all()
+    assert WindowBootstrap(34).blocks == 11 and WindowBootstrap(82).blocks == 20
+
+
+def test_resamples_do_not_depend_on_how_many_are_drawn_at_once(monkeypatch):
+    random = np.random.default_rng(0)
+    ratio = Ratio(*random.random((2, 30)))
+    whole = WindowBootstrap(30, 99).estimate(ratio)
+    monkeypatch.setattr(bootstrap, "BLOCKS_AT_ONCE", 25)
+    np.testing.assert_array_equal(whole.t, WindowBootstrap(30, 99).estimate(ratio).t)
 
 
 def test_a_seed_fixes_the_interval():
     random = np.random.default_rng(0)
-    total, weight = random.random((2, 30))
-    first, again, other = (WindowBootstrap(30, 200, seed=seed).ratios(total, weight) for seed in (0, 0, 1))
+    ratio = Ratio(*random.random((2, 30)))
+    first, again, other = (WindowBootstrap(30, 199, seed=seed).estimate(ratio).t for seed in (0, 0, 1))
     assert np.array_equal(first, again) and not np.array_equal(first, other)
 
 
-def covered(correlation: float, block: int | None, trials: int = 400, windows: int = 80) -> float:
-    """How often the interval holds the true mean of windows that depend on their neighbours."""
+TRIALS = 500
+
+
+def covered(case: Case, block: int | None = None) -> float:
+    """How often the interval holds the truth in some of the simulations."""
+    some = case._replace(totals=[x[:TRIALS] for x in case.totals], weight=case.weight[:TRIALS])
+    return simulation.covered(some, block)
+
+
+@pytest.mark.parametrize(
+    ("windows", "errors", "weights"),
+    [
+        (20, "normal", "equal"),
+        (20, "log-normal", "1 to 20"),
+        (34, "log-normal", "log-normal"),
+        (82, "exponential", "1 to 20"),
+    ],
+)
+def test_intervals_of_independent_windows_hold_the_truth(windows, errors, weights):
+    """The central part of the ratios of all resamples would hold it in 83 to 88 % of the log-normal cases."""
+    share = covered(simulation.score(windows, errors, weights))
+    assert abs(share - 0.95) < 5 * (0.95 * 0.05 / TRIALS) ** 0.5
+
+
+def test_intervals_of_differences_hold_the_truth():
+    cases = dict(simulation.comparisons(20, "1 to 20"))
+    for name, case in ((name, cases[name]) for name in ("20 % worse", "skill")):
+        assert abs(covered(case) - 0.95) < 5 * (0.95 * 0.05 / TRIALS) ** 0.5, name
+
+
+def test_blocks_mend_dependence():
+    case = simulation.score(82, "normal", "equal", correlation=0.5)
+    single, blocks = covered(case, 1), covered(case)
+    assert single < 0.8 and blocks > single + 0.1
+
+
+def test_a_p_value_is_at_most_a_level_if_that_interval_excludes_zero():
     random = np.random.default_rng(0)
-    drawn = WindowBootstrap(windows, 500, block)
-    hits = 0
-    for _ in range(trials):
-        x = random.standard_normal(windows + 50)
-        for t in range(1, len(x)):
-            x[t] += correlation * x[t - 1]
-        weight = np.ones(windows)
-        low, high = drawn.interval(x[50:].mean(), drawn.ratios(x[50:], weight), weight)
-        hits += low <= 0 <= high
-    return hits / trials
+    outside = 0
+    for size in random.uniform(0, 1.5, 200):
+        x = np.exp(random.standard_normal(25)) - np.exp(0.5) + size
+        found = WindowBootstrap(25, 999).estimate(Ratio(x, np.ones(25)))
+        for level in (0.8, 0.9, 0.95, 0.99):
+            low, high = found.interval(level)
+            excludes = not low <= 0 <= high
+            assert excludes == (found.p_value <= 1 - level + 1e-9)
+            outside += excludes
+    assert 100 < outside < 700
 
 
-def test_intervals_hold_the_truth_and_blocks_mend_dependence():
-    error = (0.95 * 0.05 / 400) ** 0.5
-    assert abs(covered(0.0, 1) - 0.95) < 5 * error
-    single, blocks = covered(0.5, 1), covered(0.5, None)
-    assert single < 0.85 and blocks > single + 0.05
-
-
-def test_few_windows_are_covered_almost_as_often():
-    """If they were not made longer, intervals of 20 windows in blocks would hold the truth in 90 %."""
-    assert covered(0.0, None, windows=20) > 0.92
+def test_windows_that_are_nearly_all_zero_have_a_finite_interval():
+    total = np.zeros(20)
+    total[3] = 1
+    low, high = WindowBootstrap(20).interval(Ratio(total, np.ones(20)))
+    assert np.isfinite([low, high]).all() and low <= 0.05 <= high
 
 
 def test_too_few_windows_have_no_interval():
-    drawn = WindowBootstrap(30, 200)
+    drawn = WindowBootstrap(30, 199)
     weight = np.zeros(30)
     weight[: MIN_WINDOWS - 1] = 1
-    assert drawn.interval(1, drawn.ratios(weight, weight), weight) is None
+    assert drawn.interval(Ratio(weight, weight)) is None
     weight[MIN_WINDOWS - 1] = 1
-    assert drawn.interval(2, drawn.ratios(2 * weight, weight), weight) == (2, 2)
+    assert drawn.interval(Ratio(2 * weight, weight)) == pytest.approx((2, 2))
 
 
 @pytest.mark.parametrize(
@@ -245,7 +288,7 @@ def test_groups_are_gap_lengths_and_lead_times():
 
 def test_what_is_hard_for_both_cancels():
     """The same windows in the same resamples: the interval of a difference is far narrower than a score's."""
-    a, b = make_evaluation(), make_evaluation(0.05, seed=1)
+    a, b = make_evaluation(), make_evaluation(0.08, seed=1)
     row, alone = found(compare(a, b), "mae"), intervals(a)["mae"]
     assert row.better == "a"
     assert row.interval[1] - row.interval[0] < 0.15 * (alone[1] - alone[0])
@@ -258,6 +301,33 @@ def test_groups_have_no_winner():
     apart = [row for row in rows if row.interval and not row.interval[0] <= 0 <= row.interval[1]]
     assert any(row.group for row in apart)
     assert {row.group for row in rows if row.better} == {None}
+
+
+def test_winners_are_named_by_adjusted_p_values():
+    """One p-value of 0.02 among seven is what chance gives."""
+    rows = compare(make_evaluation(horizon=5), make_evaluation(seed=1, horizon=5))
+    ranked = [row for row in rows if row.adjusted is not None]
+    assert [row.score for row in ranked] == [
+        "mae",
+        "rmse",
+        "mre",
+        "crps",
+        "nll",
+        "energy_score",
+        "variogram_score",
+    ]
+    p_values = [0.02, 0.5, 0.6, 0.001, 0.7, 0.8, 0.9]
+    changed = [replace(row, p_value=p) for row, p in zip(ranked, p_values, strict=True)]
+    (found,) = adjust([changed])
+    assert [row.adjusted for row in found] == pytest.approx(holm(p_values))
+    assert [row.score for row in found if row.better] == ["crps"]
+    assert found[0].adjusted == pytest.approx(0.12)
+    # with more pairs of runs there are more rows, and the limit is stricter
+    several = adjust([changed] * 9)
+    assert not any(row.better for pair in several for row in pair)
+    assert several[8][3].adjusted == pytest.approx(63 * 0.001)
+    sentence = command.sentence(command.Pair("a", "b", rows), replace(found[0], interval=(0.1, 0.2)))
+    assert "not significant" in sentence and "excludes zero, but" in sentence and "p = 0.12" in sentence
 
 
 def test_filtering_and_posterior_have_no_better_nll():

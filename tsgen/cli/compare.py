@@ -16,7 +16,14 @@ from matplotlib.figure import Figure
 
 from tsgen.evaluation.bootstrap import WindowBootstrap
 from tsgen.evaluation.columns import COLUMNS, format_number
-from tsgen.evaluation.comparison import OTHER_CONDITIONING, Difference, baseline, compare, other_conditioning
+from tsgen.evaluation.comparison import (
+    OTHER_CONDITIONING,
+    Difference,
+    adjust,
+    baseline,
+    compare,
+    other_conditioning,
+)
 from tsgen.evaluation.terminal import print_table
 from tsgen.figures import BLUE, GREY, INK, PALE, VERMILLION, in_style
 from tsgen.metrics.rounding import rounded
@@ -62,11 +69,19 @@ def main(given: Namespace) -> None:
     data = [_read(run) for run in runs]
     bootstrap = WindowBootstrap(data[0].sizes["window"])
     pairs = _pairs(names, data, bootstrap)
+    adjusted = adjust([pair.found for pair in pairs], bootstrap.level)
+    pairs = [pair._replace(found=found) for pair, found in zip(pairs, adjusted, strict=True)]
     compared = [run.name for run in runs] if len(runs) > 1 else [runs[0].name, "baselines"]
     folder = given.out or runs[0].parent / "_vs_".join(compared)
     folder.mkdir(parents=True, exist_ok=True)
     for pair in pairs:
         print_pair(pair)
+    tested = sum(row.adjusted is not None for pair in pairs for row in pair.found)
+    if tested:
+        print(
+            f"A run is called better if p is at most {1 - bootstrap.level:.2g}. "
+            f"It is adjusted for the {tested} rows that have one (Holm)."
+        )
     table = {"level": bootstrap.level, "windows": data[0].sizes["window"], "block": bootstrap.block}
     table["comparisons"] = [as_table(pair) for pair in pairs]
     write_text(folder / "comparison.json", json.dumps(table, indent=1, ensure_ascii=False) + "\n")
@@ -148,7 +163,7 @@ def print_pair(pair: Pair) -> None:
     print_table(
         f"{pair.b} (B) compared with {pair.a} (A): the same {overall.entries:,} entries in "
         f"{overall.windows:,} windows",
-        ["", "entries", "A", "B", "B - A", "95 % interval", "relative", "better"],
+        ["", "entries", "A", "B", "B - A", "95 % interval", "relative", "p", "better"],
         *([_cells(row) for row in section] for section in sections if section),
         remarks=remarks + [OTHER_CONDITIONING] * pair.other_conditioning,
     )
@@ -167,6 +182,7 @@ def _cells(row: Difference) -> list[str]:
         format_number(row.difference, "+"),
         "–" if row.interval is None else " to ".join(map(format_number, row.interval)),
         "–" if row.relative is None else f"{100 * row.relative:+.1f} %",
+        "–" if row.adjusted is None else f"{row.adjusted:.2g}",
         (row.better or "–").upper(),
     ]
 
@@ -177,12 +193,17 @@ def sentence(pair: Pair, row: Difference) -> str:
     if row.interval is None:
         return f"{score}: too few windows to tell whether the difference is due to chance."
     low, high = row.interval
-    if row.better is None:
-        verdict, zero = "the difference is not significant", "contains"
-    else:
+    if row.better is not None:
         verdict = f"{pair.a if row.better == 'a' else pair.b} is better by {abs(row.difference):.3g}"
-        zero = "excludes"
-    return f"{score}: {verdict}; the interval {low:.3g} to {high:.3g} {zero} zero."
+    else:
+        verdict = "the difference is not significant"
+    if low <= 0 <= high:
+        zero = "contains zero"
+    elif row.better is not None:
+        zero = "excludes zero"
+    else:
+        zero = f"excludes zero, but so do some of many by chance (adjusted p = {row.adjusted:.2g})"
+    return f"{score}: {verdict}; the interval {low:.3g} to {high:.3g} {zero}."
 
 
 # --------------------------------------------------------------------------------------------------- figure

@@ -47,6 +47,7 @@ from torch import Tensor
 
 from tsgen.counter_random import streams, uniforms
 from tsgen.data.series import SeriesBatch
+from tsgen.evaluation.holm import holm
 from tsgen.exact.linear import VARProcess
 from tsgen.metrics import ranks
 from tsgen.models import DensityModel
@@ -162,14 +163,9 @@ class RankTest:
         """The p-values adjusted by Holm's method.
 
         Rejecting all quantities below a level keeps the family-wise error rate at that level, however the
-        quantities depend on each other.
+        quantities depend on each other (see :func:`~tsgen.evaluation.holm.holm`).
         """
-        result, largest = {}, 0.0
-        ordered = sorted(self.p_values.items(), key=lambda item: item[1])
-        for i, (name, p) in enumerate(ordered):
-            largest = max(largest, min(1.0, (len(ordered) - i) * p))
-            result[name] = largest
-        return {name: result[name] for name in self.quantities}
+        return dict(zip(self.quantities, holm([*self.p_values.values()]), strict=True))
 
     def uniform(self, level: float = 0.01) -> bool:
         """Returns whether the test accepts that the ranks of all quantities are uniform.

@@ -2,23 +2,25 @@
 
 :func:`compare` takes the evaluations of two runs (from their ``evaluation.nc``), checks that both scored the
 same entries, and returns the difference of each score with a confidence interval over windows, for all
-entries and for groups of them (see :mod:`tsgen.evaluation.bootstrap`). :func:`baseline` extracts the
-evaluation of a baseline from that of a run, so that it can be compared in the same way. :func:`intervals`
-returns the intervals of one run's scores.
+entries and for groups of them (see :mod:`tsgen.evaluation.bootstrap`). Of so many intervals some exclude zero
+by chance: a run is called better only if the p-value, adjusted by Holm's method, is significant, and
+:func:`adjust` adjusts those of several pairs of runs together. :func:`baseline` extracts the evaluation of a
+baseline from that of a run, so that it can be compared in the same way. :func:`intervals` returns the
+intervals of one run's scores.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import dataclass, replace
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 
 from tsgen.data.interpolation import GAPS, gap_class
-from tsgen.evaluation.bootstrap import WindowBootstrap
+from tsgen.evaluation.bootstrap import Ratio, WindowBootstrap
+from tsgen.evaluation.holm import holm
 from tsgen.metrics.rounding import rounded
 
 ENTRY_SCORES = ("mae", "rmse", "mre", "crps", "nll", "coverage_90")
@@ -53,9 +55,13 @@ class Difference:
         interval: The confidence interval of the difference; None if there are too few windows.
         relative: The difference as a fraction of ``a``; None for scores without a natural zero, or if ``a``
             is not positive.
-        better: The run that is significantly better, ``"a"`` or ``"b"``: the interval excludes zero. None if
-            neither is, for coverage (neither larger nor smaller is better), for the NLL if the conditionings
-            differ, and for every group: of so many intervals some exclude zero by chance.
+        p_value: The p-value of a difference of zero: at most 0.05 if the 95 % interval excludes zero. None if
+            there are too few windows.
+        adjusted: The p-value adjusted by Holm's method for all rows that may name a better run. None for
+            rows that may not: coverage (neither larger nor smaller is better), the NLL if the conditionings
+            differ, and every group.
+        better: The run that is significantly better, ``"a"`` or ``"b"``: the adjusted p-value is at most 0.05
+            for intervals of 95 %. None if neither is.
     """
 
     score: str
@@ -68,6 +74,8 @@ class Difference:
     difference: float
     interval: tuple[float, float] | None
     relative: float | None
+    p_value: float | None
+    adjusted: float | None
     better: str | None
 
 
@@ -79,7 +87,7 @@ def compare(a: xr.Dataset, b: xr.Dataset, bootstrap: WindowBootstrap | None = No
     Args:
         a: The evaluation of the first run.
         b: The evaluation of the second run, on the same entries.
-        bootstrap: The resamples of windows. If not given, 2,000 resamples in blocks, for 95 % intervals.
+        bootstrap: The resamples of windows. If not given, 9,999 resamples in blocks, for 95 % intervals.
 
     Raises:
         ValueError: If the runs scored different entries, or none.
@@ -91,13 +99,40 @@ def compare(a: xr.Dataset, b: xr.Dataset, bootstrap: WindowBootstrap | None = No
         raise ValueError("both runs must have scored hidden entries; neither scored any.")
     resamples = bootstrap or WindowBootstrap(a.sizes["window"])
     unranked = {"coverage_90", *(["nll"] if other_conditioning(a, b) else [])}
-    return [
+    found = [
         _difference((score, group, label), sums[0][score], sums[1][score], resamples, mask, unranked)
         for group, label, mask in _groups(a)
         for sums in [[_sums(data, mask) for data in (a, b)]]
         for score in (GROUP_SCORES if group else (*ENTRY_SCORES, *WINDOW_SCORES))
         if score in sums[0] and score in sums[1]
     ]
+    return adjust([found], resamples.level)[0]
+
+
+def adjust(pairs: Sequence[Sequence[Difference]], level: float = 0.95) -> list[list[Difference]]:
+    """Returns the differences of several pairs of runs, with their better runs named anew.
+
+    The p-values of all rows that may name a better run are adjusted together, by Holm's method: if all runs
+    are equally good, any is called better with a probability of at most 1 - level.
+
+    Args:
+        pairs: The differences of each pair, as returned by :func:`compare`.
+        level: The level of the intervals.
+    """
+    family = [
+        row.p_value for rows in pairs for row in rows if row.adjusted is not None and row.p_value is not None
+    ]
+    adjusted = iter(holm(family))
+    return [
+        [row if row.adjusted is None else _with_winner(row, next(adjusted), level) for row in rows]
+        for rows in pairs
+    ]
+
+
+def _with_winner(row: Difference, adjusted: float, level: float) -> Difference:
+    """Returns a row with an adjusted p-value and, if it is significant, the better run."""
+    better = None if adjusted > 1 - level + 1e-9 else "a" if row.difference > 0 else "b"
+    return replace(row, adjusted=adjusted, better=better)
 
 
 def other_conditioning(a: xr.Dataset, b: xr.Dataset) -> bool:
@@ -155,49 +190,23 @@ def intervals(evaluation: xr.Dataset, bootstrap: WindowBootstrap | None = None) 
 
     Args:
         evaluation: The evaluation.
-        bootstrap: The resamples of windows. If not given, 2,000 in blocks, for 95 % intervals.
+        bootstrap: The resamples of windows. If not given, 9,999 in blocks, for 95 % intervals.
     """
     resamples = bootstrap or WindowBootstrap(evaluation.sizes["window"])
     ends = {}
     for score, sums in _sums(evaluation, evaluation["target"].values).items():
-        interval = resamples.interval(sums.score, sums.resampled(resamples), sums.weight)
-        if interval:
+        if interval := resamples.interval(sums):
             ends[score] = [rounded(end) for end in interval]
     return ends
 
 
-class _Sums(NamedTuple):
-    """Each window's contribution to the numerator and the denominator of a score.
-
-    Attributes:
-        total: Contributions to the numerator.
-        weight: Contributions to the denominator.
-        rooted: Whether the score is the square root of the ratio.
-    """
-
-    total: Float[np.ndarray, " windows"]
-    weight: Float[np.ndarray, " windows"]
-    rooted: bool = False
-
-    @property
-    def score(self) -> float:
-        """The score over all windows."""
-        ratio = self.total.sum() / self.weight.sum()
-        return float(np.sqrt(ratio) if self.rooted else ratio)
-
-    def resampled(self, bootstrap: WindowBootstrap) -> Float[np.ndarray, " resamples"]:
-        """Returns the score in each resample."""
-        ratios = bootstrap.ratios(self.total, self.weight)
-        return np.sqrt(ratios) if self.rooted else ratios
-
-
-def _sums(data: xr.Dataset, mask: Bool[np.ndarray, "window step node channel"]) -> dict[str, _Sums]:
+def _sums(data: xr.Dataset, mask: Bool[np.ndarray, "window step node channel"]) -> dict[str, Ratio]:
     """Returns the sums of each score that an evaluation has, over the entries of a mask."""
     error, truth = _absolute_error(data)[mask].astype(float), data["truth"].values[mask].astype(float)
     window, size = mask.nonzero()[0], len(mask)
 
-    def sums(score: np.ndarray, weight: np.ndarray | None = None, rooted: bool = False) -> _Sums:
-        return _Sums(
+    def sums(score: np.ndarray, weight: np.ndarray | None = None, rooted: bool = False) -> Ratio:
+        return Ratio(
             np.bincount(window, score, size), np.bincount(window, weight, size).astype(float), rooted
         )
 
@@ -205,11 +214,13 @@ def _sums(data: xr.Dataset, mask: Bool[np.ndarray, "window step node channel"]) 
     for score, name in (("crps", "crps"), ("nll", "nll"), ("coverage_90", "covered_90")):
         if name in data and not np.isnan(each := data[name].values[mask].astype(float)).all():
             result[score] = sums(each)
+    if "coverage_90" in result:
+        result["coverage_90"] = result["coverage_90"]._replace(largest=1)
     for score in WINDOW_SCORES:
         if score in data:
             each = data[score].values.astype(float)
             scored = np.isfinite(each)
-            result[score] = _Sums(np.where(scored, each, 0), scored.astype(float))
+            result[score] = Ratio(np.where(scored, each, 0), scored.astype(float))
     return {score: pair for score, pair in result.items() if pair.weight.any()}
 
 
@@ -237,8 +248,8 @@ def _groups(data: xr.Dataset) -> Iterator[tuple[str | None, str | None, np.ndarr
 
 def _difference(
     key: tuple[str, str | None, str | None],
-    a: _Sums,
-    b: _Sums,
+    a: Ratio,
+    b: Ratio,
     bootstrap: WindowBootstrap,
     mask: Bool[np.ndarray, "window step node channel"],
     unranked: Set[str],
@@ -255,11 +266,8 @@ def _difference(
     """
     score, group, label = key
     change = b.score - a.score
-    resampled = b.resampled(bootstrap) - a.resampled(bootstrap)
-    interval = bootstrap.interval(change, resampled, np.minimum(abs(a.weight), abs(b.weight)))
-    better = None
-    if interval and group is None and score not in unranked and not interval[0] <= 0 <= interval[1]:
-        better = "a" if change > 0 else "b"
+    estimate = bootstrap.estimate(b, a)
+    ranked = group is None and score not in unranked
     return Difference(
         score=score,
         group=group,
@@ -269,9 +277,11 @@ def _difference(
         a=a.score,
         b=b.score,
         difference=change,
-        interval=interval,
+        interval=estimate and estimate.interval(bootstrap.level),
         relative=change / a.score if score not in ("nll", "coverage_90") and a.score > 0 else None,
-        better=better,
+        p_value=estimate and estimate.p_value,
+        adjusted=estimate.p_value if estimate and ranked else None,
+        better=None,
     )
 
 

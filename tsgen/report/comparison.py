@@ -19,7 +19,7 @@ from tsgen.metrics.breakdown import by_group
 from tsgen.report.page import write_page
 from tsgen.report.pictures import Picture, picture
 from tsgen.report.reading import read_evaluation, read_scores, require_run
-from tsgen.report.scores import PERCENT, SCORES, best
+from tsgen.report.scores import PERCENT, SCORES
 from tsgen.report.tables import MAX_NODES, Cell, Row, column, count, name
 from tsgen.storage.privacy import scrubbed_text
 
@@ -79,13 +79,12 @@ def _sections(
     runs: Mapping[str, xr.Dataset], tables: Mapping[str, Any], found: Sequence[Difference]
 ) -> dict[str, Any]:
     first, second = runs.values()
-    conditioning_differs = other_conditioning(first, second)
     return {
         "runs": [_described(run, evaluation, tables[run]) for run, evaluation in runs.items()],
         "entries": int(first["target"].sum()),
         "windows": first.sizes["window"],
-        "warning": OTHER_CONDITIONING if conditioning_differs else "",
-        "scores": _score_rows(tables, found, conditioning_differs),
+        "warning": OTHER_CONDITIONING if other_conditioning(first, second) else "",
+        "scores": _score_rows(tables, found),
         "gaps": _gaps(first, tables),
         "leads": _leads(runs, tables),
         "fans": [_fan(runs, i) for i in range(min(first.sizes["channel"], figures.MAX_CHANNELS))],
@@ -103,48 +102,41 @@ def _described(run: str, evaluation: xr.Dataset, table: Mapping[str, Any]) -> di
     }
 
 
-def _score_rows(
-    tables: Mapping[str, Any], found: Sequence[Difference], conditioning_differs: bool
-) -> list[Row]:
+def _score_rows(tables: Mapping[str, Any], found: Sequence[Difference]) -> list[Row]:
     """Returns one row per score that either run has.
 
     Args:
         tables: The content of ``scores.json`` by run name.
         found: The differences, with their intervals.
-        conditioning_differs: Whether the runs differ in their conditioning, so that neither has the better
-            NLL.
     """
-    spans = {row.score: row.interval for row in found if row.group is None and row.interval}
+    overall = {row.score: row for row in found if row.group is None}
     rows = []
     for key in SCORES:
         pair = [figures.number(table["rows"][0].get(key)) for table in tables.values()]
         if any(math.isfinite(value) for value in pair):
-            rows.append(
-                _score_row(key, pair, spans.get(key), ranked=not (key == "nll" and conditioning_differs))
-            )
+            rows.append(_score_row(key, pair, overall.get(key)))
     return rows
 
 
-def _score_row(key: str, pair: list[float], span: tuple[float, float] | None, ranked: bool) -> Row:
+def _score_row(key: str, pair: list[float], found: Difference | None) -> Row:
     """Returns the row of one score: both values, their difference, its interval and the relative difference.
 
     Args:
         key: The key of the score.
         pair: The values of the two runs; NaN if a run lacks the score.
-        span: The interval of the difference, if known. If it contains zero, neither value is bold.
-        ranked: Whether one value may be better than the other.
+        found: The difference with its interval, if known. The value of the better run is bold.
     """
     percent = key in PERCENT
     change = pair[1] - pair[0]
     share = change / pair[0] if SCORES[key].best == 0 and pair[0] > 0 else math.nan
-    within_chance = span is not None and span[0] <= 0 <= span[1]
-    bold = best(key, pair) if ranked and not within_chance else set()
+    bold = (None, "a", "b").index(found.better) - 1 if found else -1
+    span = found.interval if found else None
     *shown, difference = column([*pair, change], percent)
     relative = column([share], percent=True)[0]
     return Row(
         [
             SCORES[key].heading,
-            *(Cell(text, i in bold) for i, text in enumerate(shown)),
+            *(Cell(text, i == bold) for i, text in enumerate(shown)),
             "+" * (change > 0) + difference,
             " to ".join(column(list(span), percent)) if span else "–",
             "+" * (share > 0) + relative,
