@@ -147,6 +147,13 @@ def test_a_p_value_is_at_most_a_level_if_that_interval_excludes_zero():
     assert 100 < outside < 700
 
 
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_a_score_that_is_not_finite_has_no_interval(wrong):
+    total = np.arange(1.0, 31)
+    total[3] = wrong
+    assert WindowBootstrap(30).interval(Ratio(total, np.ones(30))) is None
+
+
 def test_windows_that_are_nearly_all_zero_have_a_finite_interval():
     total = np.zeros(20)
     total[3] = 1
@@ -457,6 +464,7 @@ def test_two_runs_are_compared(runs, capsys):
     assert main(["compare", "runs/one", "runs/two"]) == 0
     shown = capsys.readouterr().out
     assert "two (B) compared with one (A)" in shown
+    assert "A run is called better if p is at most 0.05. It is adjusted for the 7 rows that have one" in shown
     assert re.search(r"CRPS: one is better by 0\.2\d*; the interval 0\.\d+ to 0\.\d+ excludes zero\.", shown)
     table = json.loads((runs / "one_vs_two/comparison.json").read_text("utf-8"))
     assert table["level"] == 0.95 and table["windows"] == 40 and table["block"] == 3
@@ -474,6 +482,7 @@ def test_several_runs_and_one_alone(runs, capsys):
     table = json.loads(Path("here/comparison.json").read_text("utf-8"))
     assert [(pair["a"], pair["b"]) for pair in table["comparisons"]] == [("one", "two"), ("one", "three")]
     shown = capsys.readouterr().out
+    assert "adjusted for the 14 rows" in shown
     assert "the difference is not significant" in shown and "contains zero" in shown
     assert main(["compare", "runs/one"]) == 0
     table = json.loads((runs / "one_vs_baselines/comparison.json").read_text("utf-8"))

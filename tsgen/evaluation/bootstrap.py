@@ -186,13 +186,16 @@ class WindowBootstrap:
             log: Estimate the logarithm of the score, or of the quotient of both; all scores are positive.
 
         Returns:
-            The estimate, or None if fewer than :data:`MIN_WINDOWS` windows are scored.
+            The estimate, or None if fewer than :data:`MIN_WINDOWS` windows are scored, or a score is not
+            finite.
         """
         ratios = (ratio,) if minus is None else (ratio, minus)
         scored = np.logical_and.reduce([each.weight != 0 for each in ratios])
         if np.count_nonzero(scored) < MIN_WINDOWS:
             return None
         value, influence = _difference(ratios, log)
+        if not np.isfinite(influence).all():
+            return None
         error = np.sqrt(np.square(self._block_sums(influence)).mean() * self.windows / self.block)
         blocks = [(self._block_sums(each.total), self._block_sums(each.weight)) for each in ratios]
         t = []
@@ -201,8 +204,7 @@ class WindowBootstrap:
                 each._replace(total=total[start], weight=weight[start])
                 for each, (total, weight) in zip(ratios, blocks, strict=True)
             ]
-            with np.errstate(invalid="ignore", divide="ignore"):  # no scored window was drawn
-                resampled, influences = _difference(drawn, log)
+            resampled, influences = _difference(drawn, log)
             # a resample of equal windows has no error of its own
             own_error = np.maximum(np.sqrt(np.square(influences).sum(axis=-1)), error / 10)
             t.append((resampled - value)[:, 0] / np.where(own_error > 0, own_error, 1))
@@ -228,10 +230,11 @@ def _difference(
     ratios: Sequence[Ratio], log: bool
 ) -> tuple[Float[np.ndarray, "*resamples 1"], Float[np.ndarray, "*resamples windows"]]:
     """Returns the first score, minus the second if there is one, and the influence of each window on it."""
-    value, influence = ratios[0].linearised(log)
-    for ratio in ratios[1:]:
-        other, its_influence = ratio.linearised(log)
-        value, influence = value - other, influence - its_influence
+    with np.errstate(invalid="ignore", divide="ignore"):  # a resample may have no scored window
+        value, influence = ratios[0].linearised(log)
+        for ratio in ratios[1:]:
+            other, its_influence = ratio.linearised(log)
+            value, influence = value - other, influence - its_influence
     return value, influence
 
 

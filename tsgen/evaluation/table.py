@@ -27,6 +27,7 @@ from tsgen.counter_random import streams, uniforms
 from tsgen.data.interpolation import Nearest
 from tsgen.data.series import Samples, Series, SeriesBatch
 from tsgen.evaluation.baselines import linear_interpolation, node_mean
+from tsgen.evaluation.bootstrap import MIN_WINDOWS
 from tsgen.evaluation.columns import COLUMNS, format_number, printed_columns
 from tsgen.evaluation.comparison import intervals
 from tsgen.evaluation.terminal import print_table
@@ -441,7 +442,7 @@ def _interval_remark(ends: Mapping[str, Sequence[float]]) -> str:
         if key in ends
     ]
     if not shown:
-        return "Too few windows for intervals of the scores."
+        return f"Intervals of the scores need at least {MIN_WINDOWS} windows."
     return f"The model's 95 % intervals over windows: {', '.join(shown)}."
 
 
