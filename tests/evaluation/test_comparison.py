@@ -464,7 +464,7 @@ def test_two_runs_are_compared(runs, capsys):
     assert main(["compare", "runs/one", "runs/two"]) == 0
     shown = capsys.readouterr().out
     assert "two (B) compared with one (A)" in shown
-    assert "A run is called better if p is at most 0.05. It is adjusted for the 7 rows that have one" in shown
+    assert "better if p, adjusted for the 7 rows that have one (Holm), is at most 0.05." in shown
     assert re.search(r"CRPS: one is better by 0\.2\d*; the interval 0\.\d+ to 0\.\d+ excludes zero\.", shown)
     table = json.loads((runs / "one_vs_two/comparison.json").read_text("utf-8"))
     assert table["level"] == 0.95 and table["windows"] == 40 and table["block"] == 3

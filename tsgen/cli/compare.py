@@ -79,8 +79,8 @@ def main(given: Namespace) -> None:
     tested = sum(row.adjusted is not None for pair in pairs for row in pair.found)
     if tested:
         print(
-            f"A run is called better if p is at most {1 - bootstrap.level:.2g}. "
-            f"It is adjusted for the {tested} rows that have one (Holm)."
+            f"A run is called better if p, adjusted for the {tested} rows that have one (Holm), is at most "
+            f"{1 - bootstrap.level:.2g}."
         )
     table = {"level": bootstrap.level, "windows": data[0].sizes["window"], "block": bootstrap.block}
     table["comparisons"] = [as_table(pair) for pair in pairs]

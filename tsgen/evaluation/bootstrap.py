@@ -15,7 +15,8 @@ Each resample has its own score and its own standard error, and
 
 shows how the score varies in units of a standard error that is itself estimated: skewed errors give a skewed
 t. The interval is :math:`[\hat r - s\, t^*_{1-\alpha/2},\ \hat r - s\, t^*_{\alpha/2}]`. A positive score is
-resampled on the scale of its logarithm, which keeps the ends positive.
+resampled on the scale of its logarithm, which keeps the ends positive; beyond e times the score the upper end
+continues linearly.
 
 A heavy tail is rarely in a sample of few windows, so that resamples vary too little. The quantiles of t* are
 therefore stretched by the ratio of quantiles of Student's distribution with :math:`\nu` and with W - 1
@@ -172,10 +173,13 @@ class WindowBootstrap:
         estimate = self.estimate(ratio, log=log)
         if estimate is None:
             return None
-        low, high = (
-            min(float(np.exp(end) if log else end), ratio.largest) for end in estimate.interval(self.level)
-        )
-        return low, high
+        low, high = estimate.interval(self.level)
+        if log:
+            # beyond e times the score the scale is linear: few windows would give ends of any size
+            above = high - estimate.value
+            high = float(np.exp(estimate.value) * (np.exp(above) if above <= 1 else np.e * above))
+            low = float(np.exp(low))
+        return low, min(high, ratio.largest)
 
     def estimate(self, ratio: Ratio, minus: Ratio | None = None, log: bool = False) -> Estimate | None:
         """Returns a score, or the difference of two scores, with the distribution of its error.
