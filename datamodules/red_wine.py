@@ -15,7 +15,7 @@ from tsgen.data.graphs import from_edges
 from tsgen.data.masks import Mask
 from tsgen.data.series import GraphSeries
 from tsgen.datamodules.windows import SeriesDataModule, Split
-from tsgen.readers.hdf5 import check_contents
+from tsgen.storage.hdf5 import check_contents
 
 FOLDS = 10
 TRAINING_FOLDS = 9

@@ -21,11 +21,11 @@ from tsgen.data.series import GraphSeries
 from tsgen.data.times import parse_times
 from tsgen.datamodules.windows import SeriesDataModule, Split, calendar, split_in_time
 from tsgen.readers.downloads import check_source, fetch_missing
-from tsgen.readers.hdf5 import check_contents
 from tsgen.readers.pickles import read_pickle
 from tsgen.readers.regular_times import regular_grid
 from tsgen.readers.tables import first_line, name_list, quoted
-from tsgen.readers.unpacking import check_unpacked
+from tsgen.storage.hdf5 import check_contents
+from tsgen.storage.unpacking import check_unpacked
 
 THRESHOLD = 0.1
 """Edges with a smaller weight are dropped, as published."""

@@ -3,7 +3,7 @@
 import pytest
 
 from experiments.benchmarks import fuzz
-from tsgen.readers.hdf5 import SIGNATURE
+from tsgen.storage.hdf5 import SIGNATURE
 
 
 @pytest.mark.parametrize("name", fuzz.READERS)

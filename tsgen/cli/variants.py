@@ -28,7 +28,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import xarray as xr
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -40,6 +39,7 @@ from tsgen.evaluation.columns import COLUMNS, format_number, printed_columns
 from tsgen.evaluation.terminal import print_table
 from tsgen.figures import BLUE, GREY, INK, PALE, VERMILLION, in_style, is_exact
 from tsgen.storage.atomic import replacing, write_text
+from tsgen.storage.netcdf import open_netcdf
 
 VARIANTS_FORM = "variants must be a mapping from names to options, such as {fold_1: {data.fold: 1}}"
 LINE_LOOKS = cycler(linestyle=["-", "--", ":"]) * cycler(
@@ -293,6 +293,6 @@ def _unit(folder: Path, variants: Iterable[str]) -> str:
     """Returns the unit of the data if all channels of all variants share it, else an empty text."""
     units = set()
     for name in variants:
-        with xr.open_dataset(folder / name / "evaluation.nc") as evaluation:
+        with open_netcdf(folder / name / "evaluation.nc") as evaluation:
             units |= {str(unit) for unit in evaluation["unit"].values}
     return units.pop() if len(units) == 1 else ""

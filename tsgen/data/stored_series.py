@@ -15,8 +15,9 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from tsgen.data.graphs import check_graph
-from tsgen.data.series import GraphSeries, Series, check_labels, graph_in, labels_in
-from tsgen.data.times import distant_years
+from tsgen.data.series import GraphSeries, Series, check_labels, graph_in, labels_in, times_in
+from tsgen.data.times import distant_years, parse_times
+from tsgen.storage.netcdf import open_netcdf
 
 
 class _Form(NamedTuple):
@@ -27,17 +28,15 @@ class _Form(NamedTuple):
     unit: str
 
 
-def _opened(path: Path) -> xr.Dataset:
-    """Opens a file without reading or caching values; they are decoded as in a file that is read whole."""
-    with distant_years():
-        return xr.open_dataset(path, engine="netcdf4", cache=False, decode_timedelta=False)
-
-
 def _described(path: Path) -> tuple[dict[str, _Form], dict[str, int], xr.Dataset]:
     """Returns the forms of all variables with dimensions time and node, the sizes of all dimensions, and the
     remaining variables, read into memory."""
     try:
-        with _opened(path) as data, distant_years():
+        with (
+            distant_years(),
+            open_netcdf(path, read_later=("time", "node"), decode_timedelta=False) as data,
+        ):
+            _check_names(data)
             large = [
                 name for name, variable in data.data_vars.items() if {"time", "node"} <= set(variable.dims)
             ]
@@ -54,6 +53,16 @@ def _described(path: Path) -> tuple[dict[str, _Form], dict[str, int], xr.Dataset
     except (OSError, RuntimeError, ValueError, TypeError, ArithmeticError, LookupError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} cannot be read as netCDF: {reason}.") from error
+
+
+def _check_names(data: xr.Dataset) -> None:
+    """Raises unless a file has entries, and times and nodes that are valid."""
+    if not all(data.sizes.get(name, 1) for name in ("time", "node", "channel")):
+        raise ValueError("it has no steps, no nodes or no channels")
+    if "time" in data.variables:
+        parse_times(times_in(data, "time"), lambda step, what: ValueError(f"time, step {step}: {what}"))
+    if "node" in data.variables and data["node"].to_series().duplicated().any():
+        raise ValueError("the names of its nodes must be unique, and one occurs twice")
 
 
 class StoredSeries(Series):
@@ -267,5 +276,10 @@ class StoredSeries(Series):
         """Returns the lazily read variables of the file, which this process opens on first use."""
         # an open netCDF file must not be shared between processes
         if self._file is None or self._process != os.getpid():
-            self._file, self._process = _opened(self.path), os.getpid()
+            # the constructor has checked the file
+            with distant_years():
+                self._file = xr.open_dataset(
+                    self.path.absolute(), engine="netcdf4", cache=False, decode_timedelta=False
+                )
+            self._process = os.getpid()
         return self._file.variables

@@ -49,7 +49,7 @@ from tsgen.data.series import GraphSeries
 from tsgen.data.stored_series import StoredSeries
 from tsgen.data.times import parse_times
 from tsgen.datamodules.windows import SeriesDataModule, Split, split_in_time
-from tsgen.readers.netcdf import check_stored, read_netcdf
+from tsgen.readers.netcdf import read_netcdf
 from tsgen.readers.regular_times import Contents, check_complete, check_values, regular_grid
 from tsgen.readers.tables import (
     CSV,
@@ -241,7 +241,6 @@ class FilesDataModule(SeriesDataModule):
 
     def _stored(self, path: Path) -> StoredSeries:
         """Returns the series of a file whose windows are read on request."""
-        check_stored(path)
         return StoredSeries(path, self.columns.values, self._graph, self.units)
 
     def _graph(self, nodes: list[str]) -> Data | None:

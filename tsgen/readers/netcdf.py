@@ -8,12 +8,10 @@ entry of that dimension. Files of :meth:`tsgen.data.GraphSeries.to_xarray` are r
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import netCDF4
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -23,7 +21,6 @@ from torch_geometric.data import Data
 from tsgen.data.graphs import check_graph
 from tsgen.data.series import graph_in, times_in
 from tsgen.data.times import distant_years, parse_times
-from tsgen.readers.hdf5 import OBJECT_OVERHEAD, check_contents, check_heaps
 from tsgen.readers.regular_times import (
     Contents,
     check_complete,
@@ -32,7 +29,7 @@ from tsgen.readers.regular_times import (
     regular_grid,
 )
 from tsgen.readers.tables import Columns, did_you_mean, first_line, name_list, quoted
-from tsgen.readers.unpacking import check_unpacked
+from tsgen.storage.netcdf import open_netcdf
 
 
 def read_netcdf(path: Path, columns: Columns, step: str | int | float | None) -> Contents:
@@ -79,28 +76,6 @@ def read_netcdf(path: Path, columns: Columns, step: str | int | float | None) ->
     )
 
 
-def check_stored(path: Path) -> None:
-    """Raises unless windows can be read from a file: its labels are valid and fit into memory.
-
-    Args:
-        path: The file. Variables with dimensions time and node may be of any size.
-
-    Raises:
-        ValueError: If they cannot be read: one line that says what is wrong.
-    """
-    with _reading(path):
-        _check_variables(path, check_heaps(path), read_later=("time", "node"))
-        with xr.open_dataset(path, engine="netcdf4", cache=False, decode_timedelta=False) as data:
-            if not all(data.sizes.get(name, 1) for name in ("time", "node", "channel")):
-                raise ValueError("it has no steps, no nodes or no channels")
-            if "time" in data.variables:
-                parse_times(
-                    times_in(data, "time"), lambda step, what: ValueError(f"time, step {step}: {what}")
-                )
-            if "node" in data.variables and data["node"].to_series().duplicated().any():
-                raise ValueError("the names of its nodes must be unique, and one occurs twice")
-
-
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
     """Converts the library's exceptions to a ``ValueError`` of one line."""
@@ -113,26 +88,8 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def _open_netcdf(path: Path) -> xr.Dataset:
-    with _reading(path):
-        _check_variables(path, check_contents(path))
-        return xr.load_dataset(path, engine="netcdf4", decode_timedelta=False)
-
-
-def _check_variables(path: Path, largest: int, read_later: Collection[str] = ()) -> None:
-    """Raises ``ValueError`` if a file announces more numbers than may be read into memory.
-
-    Args:
-        path: The file, netCDF 3 or 4.
-        largest: Upper bound of the size of its longest text, in bytes.
-        read_later: Names of dimensions; variables with all of them are not counted.
-    """
-    total = 0
-    with netCDF4.Dataset(path) as file:
-        for variable in file.variables.values():
-            if not read_later or not set(read_later) <= set(variable.dimensions):
-                item_size = OBJECT_OVERHEAD + largest if variable.dtype is str else variable.dtype.itemsize
-                total += math.prod(variable.shape) * item_size
-    check_unpacked(path, total)
+    with _reading(path), open_netcdf(path, decode_timedelta=False) as data:
+        return data.load()
 
 
 def _netcdf_grid(

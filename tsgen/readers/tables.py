@@ -8,7 +8,7 @@ converted to numbers afterwards.
 A mistake in a file raises a ``ValueError`` of one line that names file, row and column. Lines of a CSV are
 counted as in an editor, the header being line 1; rows of Parquet are counted from 0.
 
-The decompressed size is checked before a table is held in memory (:mod:`tsgen.readers.unpacking`): a CSV is
+The decompressed size is checked before a table is held in memory (:mod:`tsgen.storage.unpacking`): a CSV is
 decompressed once to count its bytes; a Parquet file, which can store "this text a million times" in a few
 bytes, is read with each distinct text held once until the total size is known.
 """
@@ -38,7 +38,7 @@ from jaxtyping import Float, Int64
 from pyarrow import csv as arrow_csv
 from pyarrow import parquet
 
-from tsgen.readers.unpacking import check_unpacked
+from tsgen.storage.unpacking import check_unpacked
 
 CSV, PARQUET = (".csv", ".csv.gz"), (".parquet",)
 """Endings of the file names of tables that can be read."""

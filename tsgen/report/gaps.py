@@ -19,6 +19,8 @@ from tsgen.data.interpolation import GAPS, gap_class
 from tsgen.figures.fans import LEVELS, Fan
 from tsgen.figures.style import name_of_time
 from tsgen.metrics.breakdown import fill_deviation
+from tsgen.report.reading import unreadable
+from tsgen.storage.netcdf import open_netcdf
 
 MAX_VALUES = 2**22
 """The maximum number of values of the file in memory at a time."""
@@ -90,9 +92,9 @@ def read_imputation(path: Path) -> Imputation:
     if not path.is_file():
         raise ValueError(f"{path} is missing. {_REMEDY}")
     try:
-        data = xr.open_dataset(path, engine="netcdf4", cache=False)
+        data = open_netcdf(path, read_later=_DIMS["imputation"])
     except Exception as error:  # a damaged file may raise any kind of error
-        raise ValueError(f"{path} is damaged: it cannot be read as netCDF. {_REMEDY}") from error
+        raise unreadable(path, error, _REMEDY) from error
     for name, dims in _DIMS.items():
         if name not in data or data[name].dims != dims:
             raise ValueError(f"{path} must have a variable {name!r} over {', '.join(dims)}. {_REMEDY}")

@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from tsgen.readers.tables import first_line
+from tsgen.storage.netcdf import open_netcdf
+
 REMEDY = "Write it with: tsgen test --config EXPERIMENT.yaml"
 CONDITIONING = ("filtering", "posterior")
 _ENTRY = ("window", "step", "node", "channel")
@@ -70,9 +73,21 @@ def _open(path: Path) -> xr.Dataset:
     if not path.is_file():
         raise ValueError(f"{path} is missing. {REMEDY}")
     try:
-        return xr.load_dataset(path, engine="netcdf4")
+        with open_netcdf(path) as evaluation:
+            return evaluation.load()
     except Exception as error:  # a damaged file may raise any kind of error
-        raise ValueError(f"{path} is damaged: it cannot be read as netCDF. {REMEDY}") from error
+        raise unreadable(path, error, REMEDY) from error
+
+
+def unreadable(path: Path, error: Exception, remedy: str) -> ValueError:
+    """Returns the error for a netCDF file that cannot be read.
+
+    Args:
+        path: The file.
+        error: What reading it raised.
+        remedy: What to do, a sentence.
+    """
+    return ValueError(f"{path} cannot be read as netCDF: {first_line(error)}. {remedy}")
 
 
 def _check_variables(path: Path, evaluation: xr.Dataset, also: Sequence[str]) -> None:

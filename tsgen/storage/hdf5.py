@@ -7,7 +7,11 @@ end the loop: a damaged file hangs the process that reads it. Therefore :func:`c
 heaps before the library opens the file, in time linear in the size of the file.
 
 **Memory.** A file of a kilobyte may announce any number of entries, and a compressed chunk may decompress to
-a thousand times its announced size. Both are checked before a file is read whole (:func:`check_contents`).
+a thousand times its announced size. :func:`check_contents` checks both.
+
+**Other files.** A file may contain the name of any other file of its user, whose bytes the library then
+returns as numbers: by external storage, virtual datasets and external links. :func:`check_contents` refuses
+them, and filters other than deflate, shuffle and checksums, for which the library would load plugins.
 
 References:
     HDF5 File Format Specification, version 3.0, section II, Disk Format: Level 0 - File Metadata, and
@@ -23,8 +27,9 @@ import zlib
 from pathlib import Path
 
 import h5py
+import numpy as np
 
-from tsgen.readers.unpacking import MAX_UNPACKED, check_unpacked
+from tsgen.storage.unpacking import MAX_UNPACKED, check_unpacked
 
 SUPERBLOCK = b"\x89HDF\r\n\x1a\n"
 """First bytes of a file's superblock, which lies at byte 0, 512 or a power of two times that."""
@@ -111,11 +116,16 @@ def _walk_heap(content: mmap.mmap, start: int, bytes_left: int) -> tuple[int, in
     return min(largest, end - start), max(end - start, 0)
 
 
-def check_contents(path: Path) -> int:
+def check_contents(path: Path, whole: bool = True) -> int:
     """Raises ``ValueError`` if a file would hang the library, is too large or refers to other files.
+
+    The library has no property that forbids other files: its prefixes for external storage, virtual datasets
+    and links do not apply to absolute paths. The file is therefore checked before anything in it is read. It
+    must not change between the check and the reading.
 
     Args:
         path: The file; a file of another format is only passed to :func:`check_heaps`.
+        whole: Whether the file is read whole, so that its datasets must fit into memory.
 
     Returns:
         The size of the largest object in a heap, in bytes.
@@ -130,8 +140,11 @@ def check_contents(path: Path) -> int:
             if link is not None:
                 raise ValueError(f"{link[:80]!r} is a soft or external link; store a copy there instead")
             file.visit(names.append)
-            datasets = {name: item for name in names if isinstance(item := file[name], h5py.Dataset)}
-            check_unpacked(path, sum(_announced_size(*item, largest) for item in datasets.items()))
+            items = {"/": file, **{name: file[name] for name in names}}
+            datasets = {name: item for name, item in items.items() if isinstance(item, h5py.Dataset)}
+            sizes = [_announced_size(*item, largest) for item in datasets.items()]
+            attributes = [_attributes_size(*item, largest) for item in items.items()]
+            check_unpacked(path, sum(attributes) + sum(sizes) * whole)
             for item in datasets.items():
                 _check_chunks(*item)
     # a missing item is a KeyError, damage an OSError or a RuntimeError
@@ -150,8 +163,29 @@ def _announced_size(name: str, dataset: h5py.Dataset, largest: int) -> int:
     if dataset.external or dataset.is_virtual:
         raise ValueError(f"the data of {name[:80]!r} lies in other files; store a copy in this file instead")
     entries = max(dataset.size or 0, math.prod(dataset.chunks or ()))
+    return entries * _entry_size(name, dataset.dtype, largest)
+
+
+def _attributes_size(name: str, item: h5py.HLObject, largest: int) -> int:
+    """Returns the bytes that the attributes of an object take in memory."""
+    size = 0
+    for index in range(h5py.h5a.get_num_attrs(item.id)):
+        attribute = h5py.h5a.open(item.id, index=index)
+        size += math.prod(attribute.shape or ()) * _entry_size(name, attribute.dtype, largest)
+    return size
+
+
+def _entry_size(name: str, entry: np.dtype, largest: int) -> int:
+    """Returns the bytes that an entry takes in memory; raises if it is a list of lists."""
+    if not entry.hasobject:
+        return entry.itemsize
+    fields = [field for field, *_ in (entry.fields or {"": (entry,)}).values()]
+    for field in fields:
+        items = h5py.check_vlen_dtype(field.base)
+        if isinstance(items, np.dtype) and items.hasobject and h5py.check_ref_dtype(items) is None:
+            raise ValueError(f"{name[:80]!r} has lists of lists; store numbers or text")
     # many entries may refer to the same text or list in a heap, and each is read into memory
-    return entries * (dataset.dtype.itemsize + (largest + OBJECT_OVERHEAD if dataset.dtype.hasobject else 0))
+    return entry.itemsize + entry.itemsize // np.dtype(object).itemsize * (largest + OBJECT_OVERHEAD)
 
 
 def _check_chunks(name: str, dataset: h5py.Dataset) -> None:

@@ -14,16 +14,18 @@ MAX_UNPACKED = 2**32
 """Maximum number of bytes: four per entry of the largest series (``regular_times.MAX_ENTRIES``)."""
 
 
-def check_unpacked(path: Path, size: int) -> None:
-    """Raises ``ValueError`` if a file decompresses to more than both :data:`MAX_UNPACKED` and its own size.
+def check_unpacked(path: Path, size: int, ratio: int = 1) -> None:
+    """Raises ``ValueError`` if a file decompresses to more than :data:`MAX_UNPACKED` and its own size allow.
 
     Args:
         path: The file.
         size: The number of bytes that it decompresses to, or a lower bound.
+        ratio: The number of bytes that each byte of the file may stand for.
     """
-    limit = max(MAX_UNPACKED, path.stat().st_size)
+    limit = max(MAX_UNPACKED, ratio * path.stat().st_size)
     if size > limit:
+        remedy = "store it uncompressed" if ratio == 1 else "write all of its values"
         raise ValueError(
             f"it unpacks to {size:,} bytes or more, and at most {limit:,} are read; if it is meant to be "
-            "that large, store it uncompressed"
+            f"that large, {remedy}"
         )

@@ -16,8 +16,9 @@ from pyarrow import parquet
 from datamodules import TrafficDataModule
 from experiments.benchmarks import fuzz
 from tsgen.datamodules import FilesDataModule
-from tsgen.readers import hdf5, regular_times, unpacking
-from tsgen.readers.hdf5 import SIGNATURE, check_contents, check_heaps
+from tsgen.readers import regular_times
+from tsgen.storage import hdf5, unpacking
+from tsgen.storage.hdf5 import SIGNATURE, check_contents, check_heaps
 
 SMALL = 2**20
 CSV = b"time,node,pm\n" + b"".join(b"%d,%s,1\n" % (t, v) for t in range(60_000) for v in (b"a", b"b"))
