@@ -839,9 +839,9 @@ def spoil(run):
     [
         (lambda run: (run / "evaluation.nc").unlink(), "evaluation.nc is missing"),
         (lambda run: (run / "scores.json").unlink(), "scores.json is missing"),
-        (write("evaluation.nc", "not netCDF\n"), "evaluation.nc is damaged"),
-        (cut, "evaluation.nc is damaged"),
-        (spoil, "evaluation.nc is damaged"),
+        (write("evaluation.nc", "not netCDF\n"), "evaluation.nc cannot be read as netCDF"),
+        (cut, "evaluation.nc cannot be read as netCDF"),
+        (spoil, "evaluation.nc cannot be read as netCDF"),
         (drop("rank"), "must have a variable 'rank'"),
         (drop("unit"), "must have a variable 'unit'"),
         (mark(conditioning="smoothing"), "must be filtering or posterior; got 'smoothing'"),

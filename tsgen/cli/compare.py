@@ -29,6 +29,7 @@ from tsgen.figures import BLUE, GREY, INK, PALE, VERMILLION, in_style
 from tsgen.metrics.rounding import rounded
 from tsgen.report.reading import REMEDY, read_evaluation
 from tsgen.storage.atomic import replacing, write_text
+from tsgen.storage.display import print_line
 
 COLOURS = (BLUE, VERMILLION, "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 GROUPS = {"gap": "gap length [steps]", "lead": "lead time [steps]"}
@@ -89,7 +90,7 @@ def main(given: Namespace) -> None:
     figure = draw(pairs, units.pop() if len(units) == 1 else "")
     with replacing(folder / "comparison.png") as unfinished:
         figure.savefig(unfinished, dpi=150, format="png")
-    print(f"Comparison: {folder}")
+    print_line(f"Comparison: {folder}")
 
 
 def _read(run: Path) -> xr.Dataset:

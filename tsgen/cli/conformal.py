@@ -12,6 +12,7 @@ from tsgen.evaluation.conformal import conformal
 from tsgen.evaluation.terminal import print_table
 from tsgen.report.reading import read_evaluation
 from tsgen.storage.atomic import replacing
+from tsgen.storage.display import print_line
 
 COLUMNS = {
     "entries": "entries",
@@ -45,7 +46,7 @@ def main(given: Namespace) -> None:
     )
     with replacing(folder / "conformal.nc") as unfinished:
         adjusted.to_netcdf(unfinished)
-    print(f"Adjusted intervals: {folder / 'conformal.nc'}")
+    print_line(f"Adjusted intervals: {folder / 'conformal.nc'}")
 
 
 def _read(folder: Path, option: str) -> xr.Dataset:

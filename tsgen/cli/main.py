@@ -23,13 +23,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from tsgen.cli.arguments import parse
     from tsgen.cli.processes import ending_together
+    from tsgen.storage.display import printable
 
     try:
         given = parse(words or ["--help"])
     except SystemExit:  # after help or the version
         return 0
     except ValueError as error:
-        print(f"tsgen: {error}", file=sys.stderr)
+        print(printable(f"tsgen: {error}"), file=sys.stderr)
         return 2
     with ending_together():
         return _run(given)
@@ -39,6 +40,7 @@ def _run(given: Namespace) -> int:
     """Runs a command and returns the exit code."""
     from tsgen.cli.arguments import RUN_COMMANDS
     from tsgen.cli.mistakes import MISTAKES, one_line
+    from tsgen.storage.display import printable
 
     module = "run" if given.command in RUN_COMMANDS else given.command
     try:
@@ -46,6 +48,6 @@ def _run(given: Namespace) -> int:
     except MISTAKES as error:
         if os.environ.get("TSGEN_TRACEBACK"):
             raise
-        print(f"tsgen: {one_line(error)}", file=sys.stderr)
+        print(printable(f"tsgen: {one_line(error)}"), file=sys.stderr)
         return 2
     return 0

@@ -6,6 +6,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from tsgen.report import write_comparison, write_report
+from tsgen.storage.display import print_line
 
 
 def main(given: Namespace) -> None:
@@ -25,7 +26,7 @@ def main(given: Namespace) -> None:
     else:
         _check_one_run(given.other)
         page = write_comparison(given.run, given.other, given.out)
-    print(f"Report: {page}")
+    print_line(f"Report: {page}")
 
 
 def _check_one_run(folder: Path) -> None:

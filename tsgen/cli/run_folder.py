@@ -13,6 +13,7 @@ from tsgen.cli.loggers import sweep_run
 from tsgen.storage import locks
 from tsgen.storage.atomic import write_text
 from tsgen.storage.checkpoints import LAST, PREVIOUS, is_whole, read_checkpoint
+from tsgen.storage.display import print_line
 
 MARKERS = ("config_*.yaml", "wandb_id*", "checkpoints")
 """Patterns of files of which a run's folder contains at least one from the start."""
@@ -24,7 +25,7 @@ SHARED = ("test", "predict")
 @rank_zero_only
 def print_once(text: str) -> None:
     """Prints a text on the first process only."""
-    print(text, flush=True)
+    print_line(text)
 
 
 def locate(runs: str, study: str, variant: str | None) -> tuple[str, Path]:

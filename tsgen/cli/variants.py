@@ -39,6 +39,7 @@ from tsgen.evaluation.columns import COLUMNS, format_number, printed_columns
 from tsgen.evaluation.terminal import print_table
 from tsgen.figures import BLUE, GREY, INK, PALE, VERMILLION, in_style, is_exact
 from tsgen.storage.atomic import replacing, write_text
+from tsgen.storage.display import print_line
 from tsgen.storage.netcdf import open_netcdf
 
 VARIANTS_FORM = "variants must be a mapping from names to options, such as {fold_1: {data.fold: 1}}"
@@ -182,9 +183,9 @@ def summarise(folder: Path, variants: Sequence[str], replicates: bool) -> None:
         figure = lead_time(tables, averaged, _unit(folder, tables))
         with replacing(folder / "lead_time.png") as unfinished:
             figure.savefig(unfinished, dpi=150, format="png")
-        print(f"Scores by lead time: {folder / 'lead_time.png'}")
+        print_line(f"Scores by lead time: {folder / 'lead_time.png'}")
     if untested:
-        print(f"Not tested yet: {', '.join(untested)}.")
+        print_line(f"Not tested yet: {', '.join(untested)}.")
 
 
 def mean(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:

@@ -18,6 +18,9 @@ from torch import Tensor, nn
 from tsgen.encoders.base import Encoder, refuse_state
 from tsgen.encoders.propagation import GraphConvolution, Messages, Propagation
 
+MAX_STEPS = 2**30
+"""The largest dilation in steps: no series that can be read is longer."""
+
 
 class ConvolutionEncoder(Encoder):
     r"""Residual blocks of a gated, dilated convolution over time and messages over the graph.
@@ -74,10 +77,15 @@ class ConvolutionEncoder(Encoder):
         for name, number in (("layers", layers), ("repeats", repeats)):
             if number < 1:
                 raise ValueError(f"{name} must be at least 1; it is {number}.")
+        if layers > MAX_STEPS.bit_length() or kernel_size**layers > MAX_STEPS:
+            raise ValueError(
+                f"kernel_size ** layers, the dilation after the last layer, must be at most {MAX_STEPS:,} "
+                f"steps; it is {kernel_size} ** {layers}. Use fewer layers."
+            )
         self.causal = causal
-        dilations = repeats * [kernel_size**layer for layer in range(layers)]
         if causal:
-            self.receptive_field = 1 + (kernel_size - 1) * sum(dilations)
+            self.receptive_field = 1 + repeats * (kernel_size**layers - 1)
+        dilations = (kernel_size**layer for _ in range(repeats) for layer in range(layers))
         self.messages = Messages(convolution, in_features, hidden)
         self.entry = nn.Linear(self.messages.out_features, hidden)
         self.blocks = nn.ModuleList(_Block(hidden, kernel_size, d, causal, convolution) for d in dilations)
@@ -113,7 +121,7 @@ class _Block(nn.Module):
         convolution: Callable[[int, int], nn.Module] | None,
     ) -> None:
         super().__init__()
-        self.shifts = [tap * dilation for tap in range(0 if causal else 1 - kernel_size, kernel_size)]
+        self.shifts = range((0 if causal else 1 - kernel_size) * dilation, kernel_size * dilation, dilation)
         # one matrix product over all taps: on a CPU it trains in two thirds of the time of conv1d, which
         # would need its axes transposed before and after
         self.taps = nn.Linear(len(self.shifts) * hidden, 2 * hidden)

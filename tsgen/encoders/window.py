@@ -7,7 +7,7 @@ autoregression on the graph. The state carried from call to call holds the last 
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import chain, pairwise, repeat
 
 import torch
 from jaxtyping import Float
@@ -62,7 +62,7 @@ class WindowEncoder(Encoder):
         self.order = self.receptive_field = order
         self.messages = messages
         self.layers, self.skip = nn.Sequential(), None
-        for size_in, size_out in pairwise([lags] + layers * [hidden]):
+        for size_in, size_out in pairwise(chain([lags], repeat(hidden, layers))):
             self.layers.extend([nn.Linear(size_in, size_out), nn.SiLU()])
         if layers:
             self.skip = nn.Linear(lags, hidden, bias=False)

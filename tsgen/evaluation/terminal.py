@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console
 from rich.table import Table
 
+from tsgen.storage.display import printable
+
 WIDTH = 150
 """The number of characters per line if the output is not a terminal but, for example, a file."""
 
@@ -29,14 +31,14 @@ def print_table(
     console = Console(markup=False, emoji=False, highlight=False)
     if not console.is_terminal:
         console.width = WIDTH
-    table = Table(title=title)
-    table.add_column(headings[0])
+    table = Table(title=printable(title))
+    table.add_column(printable(headings[0]))
     for heading in headings[1:]:
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(printable(heading), justify="right", no_wrap=True)
     for section in sections:
         for row in section:
-            table.add_row(*row)
+            table.add_row(*map(printable, row))
         table.add_section()
     console.print(table)
     for remark in remarks:
-        console.print(remark, soft_wrap=not console.is_terminal)
+        console.print(printable(remark), soft_wrap=not console.is_terminal)

@@ -15,6 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
+from tsgen.storage.display import printable
+
 # the palette of Okabe and Ito, which colour-blind readers can distinguish
 BLUE, VERMILLION, INK, GREY, PALE = "#0072B2", "#D55E00", "#222222", "#666666", "#DDDDDD"
 BAND_50, BAND_90 = "#8DBFE0", "#D3E6F3"
@@ -57,12 +59,6 @@ def in_style(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
             return draw(*args, **kwargs)
 
     return styled
-
-
-def printable(text: Any, length: int | None = None) -> str:
-    """Returns the text on one line, without control characters, cut to a length if one is given."""
-    plain = "".join(c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in str(text))
-    return plain if length is None or len(plain) <= length else plain[: length - 1].rstrip() + "…"
 
 
 def axes_grid(panels: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:

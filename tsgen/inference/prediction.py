@@ -15,6 +15,7 @@ from tsgen.data.series import Samples, SeriesBatch
 from tsgen.datamodules.windows import SeriesDataModule, check_undivided
 from tsgen.inference.stitching import SeriesImputation
 from tsgen.models.density import DensityModel
+from tsgen.storage.display import print_line
 
 DRAWING_TIMEOUT = timedelta(hours=6)
 """The longest time that a process which has drawn its share waits for the others."""
@@ -88,7 +89,9 @@ class SeriesPrediction(LightningModule):
         if self.trainer.is_global_zero:
             done = plan.begin(self.model, self.data.horizon, self.trainer.precision)
             if done:
-                print(f"{done} of {len(plan.tiles.starts)} windows were drawn before: {plan.parts.folder}")
+                print_line(
+                    f"{done} of {len(plan.tiles.starts)} windows were drawn before: {plan.parts.folder}"
+                )
         self.trainer.strategy.barrier()
         plan.lock()
         # a group of its own: shares differ in size, and the timeout of the strategy's group is meant for
@@ -107,7 +110,7 @@ class SeriesPrediction(LightningModule):
             distributed.barrier(self._group)
         if self.trainer.is_global_zero:
             self._plan.finish(type(self.model).__name__)
-            print(f"Imputations: {self.path}")
+            print_line(f"Imputations: {self.path}")
         self._plan.release()
 
     @property

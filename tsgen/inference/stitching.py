@@ -34,6 +34,7 @@ from tsgen.data.tiles import Tiles
 from tsgen.inference.writer import write_imputation
 from tsgen.protocols import Model
 from tsgen.sampling import Sampler
+from tsgen.storage.display import print_line
 from tsgen.storage.parts import Parts
 
 
@@ -117,7 +118,7 @@ class SeriesImputation:
             self.parts.clear()
             self.parts.mark = mark
         for damaged in self.parts.remove_damaged("values", "observed"):
-            print(f"Warning: {damaged}; it is drawn again.")
+            print_line(f"Warning: {damaged}; it is drawn again.")
         self._stored = None
         every = range(self.sampler.num_samples)
         return sum(not self._missing(start, every) for start in self.tiles.starts)

@@ -21,10 +21,13 @@ from tsgen.encoders import Encoder
 from tsgen.heads import Head
 from tsgen.heads.likelihood import masked_log_prob
 from tsgen.metrics import NLL, LawCRPS, entries, has_closed_crps, scores
+from tsgen.models.building import LimitedMemory, check_spec
 from tsgen.objectives import Objective
+from tsgen.readers.regular_times import MAX_ENTRIES
 from tsgen.sampling import Sampler
 from tsgen.storage.checkpoints import read_checkpoint
 from tsgen.storage.components import describe, restore
+from tsgen.storage.display import printable
 
 OptimizerFactory = Callable[[Iterable], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
@@ -307,20 +310,31 @@ def _rebuild(
     path: Path, state: dict[str, Any], trusted: Sequence[str], spec: SeriesSpec | None
 ) -> DensityModel:
     """Returns the model that a checkpoint describes, before its weights are loaded."""
+    hyperparameters = state["hyper_parameters"]
     try:
-        model = restore(state["hyper_parameters"]["model"], BUILDING_BLOCKS, trusted)
+        model = restore(hyperparameters["model"], BUILDING_BLOCKS, trusted)
         model_class: Any = getattr(model, "func", None)
         if not (isinstance(model_class, type) and issubclass(model_class, DensityModel)):
             raise ValueError(f"{path} must hold a DensityModel; it holds something else.")
-        rebuilt = model() if spec is None else model(spec=spec)
-        rebuilt.window = state["hyper_parameters"].get("window")
+        check_spec(model.keywords["spec"])
+        with LimitedMemory([*state["state_dict"].values(), *([] if spec is None else [spec.loc])]):
+            rebuilt = model() if spec is None else model(spec=spec)
+        rebuilt.window = _checked_window(hyperparameters.get("window"))
     except ValueError as error:
-        message = " ".join(str(error).split())
-        raise ValueError("".join(c if c.isprintable() else "\ufffd" for c in message)) from error
+        reason = printable(error).rstrip(".")
+        named = f"{path} must describe a model; " * (str(path) not in reason)
+        raise ValueError(f"{named}{reason}.") from error
     except Exception as error:  # constructors may raise any exception on arguments of a wrong type
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = printable(error, 200) or type(error).__name__
         raise ValueError(f"{path} must describe a model; building it failed ({reason}).") from error
     return rebuilt
+
+
+def _checked_window(window: Any) -> int | None:
+    """Returns the length of the windows that a model was trained on, after checking it."""
+    if window is not None and (type(window) is not int or not 1 <= window <= MAX_ENTRIES):
+        raise ValueError(f"window must be a number of steps from 1 to {MAX_ENTRIES:,}; it is {window!r:.40}")
+    return window
 
 
 def moved_weights(path: Path, model: DensityModel) -> dict[str, Any]:

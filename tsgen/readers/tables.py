@@ -38,6 +38,7 @@ from jaxtyping import Float, Int64
 from pyarrow import csv as arrow_csv
 from pyarrow import parquet
 
+from tsgen.storage.display import printable
 from tsgen.storage.unpacking import check_unpacked
 
 CSV, PARQUET = (".csv", ".csv.gz"), (".parquet",)
@@ -119,7 +120,7 @@ def first_line(error: Exception) -> str:
         the message is empty.
     """
     line = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in line)
+    return printable(line)
 
 
 @contextmanager

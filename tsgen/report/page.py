@@ -1,7 +1,8 @@
 """Renders a template of ``templates/`` as a self-contained HTML page.
 
 The templates contain the markup and the sentences; Python computes the data. Jinja2's autoescape escapes
-every value, so the name of a node or a file cannot become markup. No template marks a value as safe.
+every value, so the name of a node or a file cannot become markup, and control characters are replaced. No
+template marks a value as safe.
 """
 
 from __future__ import annotations
@@ -10,15 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from tsgen.report.tables import plural
 from tsgen.storage.atomic import write_text
+from tsgen.storage.display import printable
 
 
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("tsgen.report"),
         autoescape=True,
+        finalize=_shown,
         undefined=StrictUndefined,  # a misspelt name raises instead of vanishing from the page
         trim_blocks=True,
         lstrip_blocks=True,
@@ -26,6 +30,11 @@ def _environment() -> Environment:
     )
     environment.filters |= {"plural": plural, "thousands": "{:,}".format}
     return environment
+
+
+def _shown(value: Any) -> Any:
+    """Returns what a page shows of a value: its text, each line made :func:`printable`."""
+    return value if isinstance(value, Markup) else "\n".join(map(printable, str(value).split("\n")))
 
 
 def write_page(path: Path, template: str, **data: Any) -> Path:

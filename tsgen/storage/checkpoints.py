@@ -10,7 +10,7 @@ import os
 import shutil
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,18 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from tsgen.storage.atomic import replacing
+from tsgen.storage.display import printable
+from tsgen.storage.instructions import check_instructions
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 """The latest checkpoint of a training, and the one before it."""
+
+
+MAX_SHARED = 8
+"""How often a checkpoint may use the bytes of its file: tied weights occur under several names."""
+
+MAX_DEPTH = 100
+"""The largest depth of containers in containers in a checkpoint."""
 
 
 def damage(path: Path) -> str | None:
@@ -34,10 +43,26 @@ def damage(path: Path) -> str | None:
     # torch.load does not verify checksums: a flipped bit would become a wrong weight
     try:
         with zipfile.ZipFile(path) as archive:
+            _check_stored(path, archive.infolist())
             broken = archive.testzip()
     except Exception as error:  # damaged bytes can raise any exception in zipfile
         return str(error) or type(error).__name__
     return f"{broken} does not match its checksum" if broken else None
+
+
+def _check_stored(path: Path, members: Sequence[zipfile.ZipInfo]) -> None:
+    """Raises unless the members of an archive are uncompressed and follow each other from its first byte.
+
+    Neither torch nor NumPy compresses what this library writes, and a compressed file could be a zip bomb.
+    """
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise ValueError("it is compressed, which no file written by tsgen is")
+    size, unpacked = path.stat().st_size, sum(member.file_size for member in members)
+    if unpacked > size:
+        raise ValueError(f"it unpacks to {unpacked:,} bytes, and has {size:,}")
+    # after other bytes, torch's reader and that of Python would find different members
+    if min((member.header_offset for member in members), default=0) != 0:
+        raise ValueError("it does not begin with its first member")
 
 
 def is_whole(checkpoint: Mapping[str, Any]) -> bool:
@@ -64,15 +89,17 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         broken = damage(path)
         if broken:
             raise ValueError(broken)
-        if zipfile.is_zipfile(path):
-            _check_stored(path)
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                if member.filename.lower().endswith("data.pkl"):
+                    check_instructions(archive.read(member))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns about pickle protocols before it raises
             state = torch.load(path, map_location="cpu", weights_only=True)
+        _check_tensors(state, path.stat().st_size)
     except Exception as error:  # damaged bytes can raise any exception in torch.load
         # the rest of torch's message recommends running the code in the file
-        reason = str(error).strip().splitlines()[0].split(". ")[0][:200] if str(error).strip() else ""
-        reason = reason or type(error).__name__
+        reason = printable(str(error).strip().split(". ")[0].partition("\n")[0], 200) or type(error).__name__
         raise ValueError(f"{path} must be a checkpoint; it cannot be read as one ({reason}).") from error
     hparams = state.get("hyper_parameters") if isinstance(state, dict) else None
     is_model = isinstance(hparams, dict) and "model" in hparams and isinstance(state.get("state_dict"), dict)
@@ -81,12 +108,30 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def _check_stored(path: Path) -> None:
-    """Raises if a checkpoint is compressed: torch never compresses, and the file could be a zip bomb."""
-    with zipfile.ZipFile(path) as file:
-        unpacked = sum(entry.file_size for entry in file.infolist())
-    if unpacked > path.stat().st_size:
-        raise ValueError(f"it unpacks to {unpacked:,} bytes")
+def _check_tensors(state: Any, size: int) -> None:
+    """Raises unless the tensors of a checkpoint have their entries in the file.
+
+    A tensor of one stored entry can have any shape, and many tensors can share their entries.
+
+    Args:
+        state: The content of the checkpoint.
+        size: The size of the file in bytes.
+    """
+    total, items = 0, [(state, 0)]
+    while items:
+        item, depth = items.pop()
+        if depth > MAX_DEPTH:
+            raise ValueError(f"it nests containers more than {MAX_DEPTH} deep")
+        if isinstance(item, torch.Tensor):
+            if item.layout != torch.strided or item.device.type != "cpu" or item.is_quantized:
+                raise ValueError("it has a tensor that is not a plain array of numbers")
+            total += item.numel() * item.element_size()
+            if total > MAX_SHARED * size:
+                raise ValueError("its tensors have more entries than it stores")
+        elif isinstance(item, Mapping):
+            items += [(value, depth + 1) for value in item.values()]
+        elif isinstance(item, (list, tuple)):
+            items += [(value, depth + 1) for value in item]
 
 
 class AtomicCheckpoints(TorchCheckpointIO):

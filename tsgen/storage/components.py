@@ -13,6 +13,7 @@ before anything is imported.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, partial
 from importlib import import_module
@@ -66,6 +67,12 @@ SOURCES = (
 """The packages of these classes, for error messages."""
 
 
+SCALARS: dict[str, tuple[type, ...]] = {
+    **{"bool": (bool,), "int": (int,), "float": (int, float), "str": (str,), "None": (type(None),)}
+}
+"""Annotations of arguments that are plain values, and the types of their values."""
+
+
 def describe(block: Any) -> Any:
     """Returns a building block as plain data.
 
@@ -114,9 +121,12 @@ def restore(description: Any, bases: tuple[type, ...], trusted: Sequence[str] = 
     if isinstance(description, Mapping):
         items = {name: restore(value, bases, trusted) for name, value in description.items()}
         if "class_path" in description:
-            return partial(find_class(description["class_path"], bases, trusted), **items["init_args"])
+            factory = find_class(description["class_path"], bases, trusted)
+            _check_scalars(factory, items["init_args"])
+            return partial(factory, **items["init_args"])
         if "instance_of" in description:
             described = find_class(description["instance_of"], bases, trusted)
+            _check_scalars(described, items["init_args"])
             try:
                 return described(**items["init_args"])
             except TypeError as error:
@@ -127,6 +137,15 @@ def restore(description: Any, bases: tuple[type, ...], trusted: Sequence[str] = 
     if isinstance(description, (list, tuple)):
         return type(description)(restore(value, bases, trusted) for value in description)
     return description
+
+
+def _check_scalars(cls: type, arguments: Mapping[str, Any]) -> None:
+    """Raises ``ValueError`` if an argument that must be a number, a bool or text is of another type."""
+    parameters = inspect.signature(cls).parameters
+    for name, value in arguments.items():
+        kinds = str(parameters[name].annotation).split(" | ") if name in parameters else []
+        if kinds and SCALARS.keys() >= set(kinds) and not any(type(value) in SCALARS[kind] for kind in kinds):
+            raise ValueError(f"{name} of {cls.__name__} must be {' or '.join(kinds)}; got {value!r:.40}.")
 
 
 def _path(cls: type) -> str:
