@@ -8,12 +8,16 @@ import inspect
 import re
 from pathlib import Path
 
+import jsonargparse
 import pytest
+from jsonargparse import _optionals
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+
+from tsgen.cli.trust import NO_FILE, restrict_imports
 
 ROOT = Path(__file__).parents[1]
 
@@ -86,12 +90,25 @@ def test_the_wandb_logger_starts_with_the_options_that_it_holds(tmp_path, monkey
     assert begun["mode"] == "disabled"
 
 
+def test_the_parser_reads_the_files_that_options_name_in_one_mode():
+    """No option but ``--config`` may name a file of options: errors would print the user's other files."""
+    before = _optionals._config_read_mode
+    try:
+        restrict_imports()
+        assert _optionals._get_config_read_mode() == NO_FILE
+        with pytest.raises(TypeError):
+            jsonargparse.Path(__file__, mode=NO_FILE)
+    finally:
+        _optionals._config_read_mode = before
+
+
 FOREIGN = re.compile(
-    r"\b(?:trainer|logger|saving|loop|loops|wandb|torch|lightning|connector|strategy)\._([a-z]\w+)"
+    r"\b(?:_optionals|trainer|logger|saving|loop|loops|wandb|torch|lightning|connector|strategy)\._([a-z]\w+)"
 )
 KNOWN = {
     *(name for _, name in METHODS),
     *("_accelerator_connector", "_last_global_step_saved", "_experiment"),
+    "_config_read_mode",
 }
 
 

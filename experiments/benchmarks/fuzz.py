@@ -8,6 +8,10 @@ that are too large, times of other eras, other encodings, nothing). A reader mus
 ``ValueError`` of one line. Anything else is a finding: another exception, a message of several lines, a case
 that takes too long or too much memory, a reader whose process dies.
 
+Other readers, whose names begin with "hostile", get files that are well formed and made to do harm: that name
+other files of the user, announce or unpack to far more than they contain, describe a model of any size, or
+hang an unpickler. They must all be refused.
+
 Cases run in child processes, a few hundred in each, so that if a C library crashes, the case is reported and
 the next ones still run. A case is determined by its reader, its number and the seed; ``python -m
 experiments.benchmarks.fuzz --case csv 1234`` writes its file.
@@ -26,10 +30,12 @@ import signal
 import sys
 import tempfile
 import traceback
+import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import h5py
 import numpy as np
@@ -427,6 +433,157 @@ def _break_inside(state: dict | list, random: Random) -> None:
     )
 
 
+def _virtual(file: h5py.File, secret: Path | str) -> None:
+    layout = h5py.VirtualLayout((24,), "f8")
+    layout[:] = h5py.VirtualSource(str(secret), "x", (24,))
+    file.create_virtual_dataset("x", layout)
+
+
+def _of_unknown_filter(file: h5py.File, secret: Path | str) -> None:
+    settings = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    settings.set_chunk((8,))
+    settings.set_filter(32_004, h5py.h5z.FLAG_OPTIONAL)  # LZ4, which the library would look for as a plugin
+    h5py.h5d.create(file.id, b"x", h5py.h5t.NATIVE_DOUBLE, h5py.h5s.create_simple((8,)), settings)
+
+
+OTHER_FILES: dict[str, Callable[[h5py.File, Path | str], object]] = {
+    "external": lambda file, secret: file.create_dataset("x", (24,), "f8", external=[(str(secret), 0, 192)]),
+    "external values": lambda file, secret: _replace_values(file, external=[(str(secret), 0, 192)]),
+    "virtual": _virtual,
+    "external link": lambda file, secret: file.update({"x": h5py.ExternalLink(str(secret), "/x")}),
+    "soft link": lambda file, secret: file.update({"x": h5py.SoftLink("/node")}),
+    "in a group": lambda file, secret: file.create_group("a/b").create_dataset(
+        "x", (24,), "f8", external=[(str(secret), 0, 192)]
+    ),
+    "filter": _of_unknown_filter,
+}
+"""What makes an HDF5 file read another file: functions of the file and of the path of the other file."""
+
+
+def _replace_values(file: h5py.File, **options: Any) -> None:
+    """Replaces the values of a valid file, keeping their dimensions."""
+    scales = [dimension[0] for dimension in file["values"].dims] if "values" in file else []
+    if "values" in file:
+        del file["values"]
+    values = file.create_dataset("values", (12, 2), "f8", **options)
+    for dimension, scale in zip(values.dims, scales, strict=True):
+        dimension.attach_scale(scale)
+
+
+def _large_chunk(file: h5py.File) -> None:
+    dataset = file.create_dataset("x", (8,), "f8", chunks=(8,), compression="gzip")
+    dataset.id.write_direct_chunk((0,), zlib.compress(bytes(2**25)))
+
+
+def _lists_of_lists(file: h5py.File) -> None:
+    inner = h5py.h5t.vlen_create(h5py.h5t.vlen_create(h5py.h5t.NATIVE_INT8))
+    h5py.h5d.create(file.id, b"x", inner, h5py.h5s.create_simple((2,)))
+
+
+def _large_attributes(file: h5py.File) -> None:
+    file.create_dataset("text", data="a" * 10**6)
+    file["text"].attrs.create("x", ["b" * 10**6] + [""] * 999, dtype=h5py.string_dtype())
+
+
+BOMBS: dict[str, Callable[[h5py.File], object]] = {
+    "chunk": _large_chunk,
+    "announced": lambda file: file.create_dataset("x", (10**12,), "f4", chunks=(1000,)),
+    "lists": _lists_of_lists,
+    "attributes": _large_attributes,
+}
+"""What makes an HDF5 file take more memory than it has bytes."""
+
+
+def _hostile_hdf5(whole: Callable[[], bytes]) -> Callable[[Random], bytes]:
+    """Returns a function that makes a valid file name another file."""
+
+    def make(random: Random) -> bytes:
+        file = io.BytesIO(whole())
+        with h5py.File(file, "a") as h5:
+            secret = random.one_of(["/etc/passwd", "/dev/zero", "../a.h5", "a.h5"])
+            OTHER_FILES[random.one_of(list(OTHER_FILES))](h5, secret)
+        return file.getvalue()
+
+    return make
+
+
+def _compressed(content: bytes, random: Random) -> bytes:
+    """Returns a checkpoint with a member of many zeros, compressed."""
+    method = random.one_of([zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+    file = io.BytesIO(content)
+    with zipfile.ZipFile(file, "a", method) as archive:
+        archive.writestr(random.one_of(["archive/x", "archive/data/99"]), bytes(2**24))
+    return file.getvalue()
+
+
+def with_pickle(content: bytes, instructions: bytes) -> bytes:
+    """Returns a checkpoint with these instructions instead of its own."""
+    old, file = zipfile.ZipFile(io.BytesIO(content)), io.BytesIO()
+    with zipfile.ZipFile(file, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, instructions if name.endswith("data.pkl") else old.read(name))
+    return file.getvalue()
+
+
+def _calling(random: Random) -> bytes:
+    """Returns a pickle that allocates, or whose dictionary key takes years to hash."""
+    kind = random.below(3)
+    if kind == 0:
+        name = random.one_of(
+            ["__builtin__\nbytearray", "torch\nFloatTensor", "torch\nTensor", "torch\nByteStorage"]
+        )
+        return b"\x80\x02c" + name.encode() + b"\n\x8a\x06" + (10**13).to_bytes(6, "little") + b"\x85R."
+    nested = b")q\x00" + b"".join(b"h%ch%c\x86q%c" % (i, i, i + 1) for i in range(60))
+    if kind == 1:
+        return b"\x80\x02}" + nested + b"K\x01s."
+    return b"\x80\x02c__builtin__\nset\n](" + nested + b"e\x85R."
+
+
+def _hostile_checkpoint(random: Random) -> bytes:
+    """Returns a checkpoint that unpacks to more than it has, hangs an unpickler, or asks for a huge model."""
+    whole, kind = _checkpoint(), random.below(5)
+    if kind == 0:
+        return _compressed(whole, random)
+    if kind == 1:
+        return with_pickle(whole, _calling(random))
+    state = torch.load(io.BytesIO(whole), weights_only=True)
+    arguments = state["hyper_parameters"]["model"]["init_args"]
+    huge = random.one_of([10**8, 10**9, 10**12, 2**62, -5, "x", 1.5, True])
+    if kind == 2:
+        state["hyper_parameters"]["window"] = huge if huge not in (10**8, 10**9) else 10**10
+    elif kind == 3:
+        expanded = torch.ones(1).expand(10**6, 10 ** random.one_of([4, 6, 9]))
+        where = random.one_of([state["state_dict"], arguments["spec"]["init_args"]])
+        where[random.one_of(list(where))] = expanded
+    else:
+        block, option = random.one_of([(name, option) for name in _SIZES for option in _SIZES[name]])
+        where = arguments["spec"] if block == "spec" else {"init_args": arguments}
+        if block in ("encoder", "head"):
+            path, _, name = random.one_of(_SIZES[block][option]).rpartition(".")
+            where = arguments[block] = {"class_path": f"{path}.{name}", "init_args": {}}
+        where["init_args"][option] = huge
+    file = io.BytesIO()
+    torch.save(state, file)
+    return file.getvalue()
+
+
+_ENCODERS = [f"tsgen.encoders.{name}" for name in ("ConvolutionEncoder", "AttentionEncoder", "WindowEncoder")]
+_SIZES: dict[str, dict[str, list[str]]] = {
+    "encoder": {
+        "hidden": [*_ENCODERS, "tsgen.encoders.GraphGRUEncoder"],
+        "layers": _ENCODERS,
+        "heads": _ENCODERS[1:2],
+        "kernel_size": _ENCODERS[:1],
+        "repeats": _ENCODERS[:1],
+        "order": _ENCODERS[2:],
+    },
+    "head": {"components": ["tsgen.heads.MixtureHead"], "width": ["tsgen.heads.MixtureNADEHead"]},
+    "spec": {"num_covariates": []},
+    "model": {"node_embedding": []},
+}
+"""The options that set the size of a model, and the classes that have them."""
+
+
 def _files(
     name: str, layout: Literal["long", "wide"] = "long", with_edges: bool = True
 ) -> Callable[[Path], object]:
@@ -489,13 +646,15 @@ class Reader(NamedTuple):
         file: The name of the broken file.
         whole: Returns a valid file.
         read: Reads the file in a folder.
-        broken: Returns a file whose structure is broken.
+        broken: Returns a file whose structure is broken, or that is hostile.
+        hostile: Whether every broken file must be refused, and none is damaged in other ways.
     """
 
     file: str
     whole: Callable[[], bytes]
     read: Callable[[Path], object]
     broken: Callable[[Random], bytes]
+    hostile: bool = False
 
 
 def _text(file: str, content: str, read: Callable[[Path], object]) -> Reader:
@@ -526,6 +685,12 @@ READERS = {
     "yaml": _text("own.yaml", YAML, _yaml),
     "checkpoint": Reader("a.ckpt", _checkpoint, _load, _checkpoint),
     "stored netcdf": Reader("data.nc", _stored_netcdf, _stored, _stored_netcdf),
+    "hostile netcdf": Reader(
+        "data.nc", _netcdf, _files("data.nc", with_edges=False), _hostile_hdf5(_netcdf), True
+    ),
+    "hostile stored netcdf": Reader("data.nc", _stored_netcdf, _stored, _hostile_hdf5(_stored_netcdf), True),
+    "hostile hdf5": Reader("metr-la.h5", _hdf5, _traffic("adj_mx.pkl"), _hostile_hdf5(_hdf5), True),
+    "hostile checkpoint": Reader("a.ckpt", _checkpoint, _load, _hostile_checkpoint, True),
 }
 
 
@@ -549,6 +714,8 @@ def case_bytes(name: str, case: int, seed: int = SEED) -> bytes:
     reader, random = READERS[name], Random(seed, list(READERS).index(name), case)
     if case == 0:
         return reader.whole()
+    if reader.hostile:
+        return reader.broken(random)
     kind = random.below(4)
     try:
         other = reader.broken(random) if kind != 1 else b""
@@ -569,7 +736,7 @@ def outcome(name: str, case: int, seed: int = SEED) -> tuple[str, str]:
         signal.setitimer(signal.ITIMER_REAL, SECONDS)
         try:
             reader.read(Path(folder))
-            return "read", ""
+            return ("found" if reader.hostile and case else "read"), "it was read" * reader.hostile
         except ValueError as error:
             message = str(error)
             plain = type(error) is ValueError and message.isprintable() and len(message) < 1500

@@ -13,7 +13,7 @@ from tsgen.cli.loggers import sweep_run
 from tsgen.storage import locks
 from tsgen.storage.atomic import write_text
 from tsgen.storage.checkpoints import LAST, PREVIOUS, is_whole, read_checkpoint
-from tsgen.storage.display import print_line
+from tsgen.storage.display import has_controls, print_line
 
 MARKERS = ("config_*.yaml", "wandb_id*", "checkpoints")
 """Patterns of files of which a run's folder contains at least one from the start."""
@@ -40,6 +40,8 @@ def locate(runs: str, study: str, variant: str | None) -> tuple[str, Path]:
         ValueError: If the folder would not lie in that of all runs.
     """
     path = Path(study)
+    if has_controls(study):
+        raise ValueError(f"name must have no control characters; got {study!a}.")
     if path.anchor or ".." in path.parts or not path.parts:
         raise ValueError(
             f"name must be that of a folder in {runs}, without '..' and not absolute; got {study!r}. "

@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import yaml
-from jsonargparse import Namespace, set_loader, set_parsing_settings
+from jsonargparse import Namespace, _optionals, set_loader, set_parsing_settings
 
 from tsgen.cli.clone import has_datamodules
 from tsgen.cli.yaml_text import load_yaml
@@ -42,8 +42,17 @@ IMPORTABLE = importable() | _data_modules()
 """The paths that configurations may name: those that checkpoints may name, and data modules."""
 
 
+NO_FILE = "fF"
+"""The mode of a path that must and must not be a file, in the words of the parser: there is none."""
+
+
 def restrict_imports() -> None:
-    """Restricts the parser to importing :data:`IMPORTABLE`, and to YAML of bounded size."""
+    """Restricts the parser to importing :data:`IMPORTABLE`, to YAML of bounded size, and to ``--config``.
+
+    The parser would read the file that any option names, such as ``model: /etc/passwd``, as its value, and
+    print what it found there.
+    """
+    _optionals._config_read_mode = NO_FILE  # type: ignore[attr-defined]
     set_parsing_settings(
         import_path_denylist=["*"],
         import_path_allowlist=sorted(IMPORTABLE),

@@ -10,10 +10,13 @@ loader that :func:`~tsgen.cli.trust.restrict_imports` sets.
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import yaml
 from jsonargparse import get_loader
+
+from tsgen.storage.display import has_controls
 
 MAX_ENTRIES, MAX_DEPTH, MAX_CHARACTERS = 100_000, 100, 2**22
 """Bounds on a configuration with its aliases expanded, far beyond what a person writes."""
@@ -26,6 +29,18 @@ _plain_load = get_loader("yaml")
 
 class TooLargeError(yaml.YAMLError):
     """YAML that exceeds the bounds."""
+
+
+def read_text(path: Path) -> str:
+    """Returns the text of a YAML file of bounded size.
+
+    Raises:
+        ValueError: If it is too large or not UTF-8.
+    """
+    size = path.stat().st_size
+    if size > 4 * MAX_CHARACTERS:  # UTF-8 has at most 4 bytes a character
+        raise ValueError(f"it has {size:,} bytes, more than {4 * MAX_CHARACTERS:,}")
+    return path.read_text("utf-8")
 
 
 def load_yaml(text: str) -> Any:
@@ -89,14 +104,19 @@ def _check_text(text: str, within: int) -> None:
 
 
 def check_plain(value: Any) -> None:
-    """Raises ``ValueError`` unless a value consists of mappings with named keys, lists, text and numbers."""
+    """Raises ``ValueError`` unless a value consists of mappings with named keys, lists, text and numbers.
+
+    Text must not have control characters: names of runs and loggers are printed by other packages too.
+    """
     if isinstance(value, dict):
         for key in value:
             if not isinstance(key, (str, int)) and not (isinstance(key, float) and math.isfinite(key)):
                 raise ValueError(f"keys must be names; got {key!r:.60}")
-        value = list(value.values())
+        value = [*map(str, value), *value.values()]
     if isinstance(value, list):
         for item in value:
             check_plain(item)
     elif not isinstance(value, (str, int, float, type(None))):
         raise ValueError(f"entries must be text or numbers; got {value!r:.60}")
+    elif isinstance(value, str) and has_controls(value):
+        raise ValueError(f"text must have no control characters; got {value!a:.60}")

@@ -33,6 +33,7 @@ from tsgen.data.graphs import check_graph, node_numbers, same_graph
 from tsgen.data.moments import RunningMoments
 from tsgen.data.subgraphs import Subgraph
 from tsgen.data.times import check_regular, parse_times
+from tsgen.storage.display import printable
 
 logger = logging.getLogger(__name__)
 
@@ -717,7 +718,7 @@ def _units_of_covariates(moments: RunningMoments) -> dict[str, Tensor]:
 
 def _abbreviated(names: list[str]) -> str:
     """Returns the number of names and the first three of them."""
-    return f"{len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+    return f"{len(names)} ({', '.join(map(printable, names[:3]))}{', ...' if len(names) > 3 else ''})"
 
 
 @dataclass

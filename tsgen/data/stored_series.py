@@ -17,6 +17,7 @@ from torch_geometric.data import Data
 from tsgen.data.graphs import check_graph
 from tsgen.data.series import GraphSeries, Series, check_labels, graph_in, labels_in, times_in
 from tsgen.data.times import distant_years, parse_times
+from tsgen.storage.display import printable
 from tsgen.storage.netcdf import open_netcdf
 
 
@@ -51,7 +52,7 @@ def _described(path: Path) -> tuple[dict[str, _Form], dict[str, int], xr.Dataset
             return forms, {str(name): n for name, n in data.sizes.items()}, data.drop_vars(large).load()
     # decoding a damaged file may raise any of these
     except (OSError, RuntimeError, ValueError, TypeError, ArithmeticError, LookupError) as error:
-        reason = " ".join(str(error).split())
+        reason = printable(error).rstrip(".")
         raise ValueError(f"{path} cannot be read as netCDF: {reason}.") from error
 
 

@@ -353,9 +353,9 @@ def moved_weights(path: Path, model: DensityModel) -> dict[str, Any]:
     trained = spec_of(state)
     if (trained.channels, trained.num_covariates) != (model.spec.channels, model.spec.num_covariates):
         raise ValueError(
-            f"the model in {path} must run on data with its channels ({', '.join(trained.channels)}) and "
+            f"the model in {path} must run on data with its channels ({_names(trained)}) and "
             f"number of covariates ({trained.num_covariates}); the data has "
-            f"{', '.join(model.spec.channels)} and {model.spec.num_covariates}."
+            f"{_names(model.spec)} and {model.spec.num_covariates}."
         )
     if model.knows_its_nodes and trained.difference(model.spec):
         raise ValueError(
@@ -375,6 +375,10 @@ def moved_weights(path: Path, model: DensityModel) -> dict[str, Any]:
                 f"{list(moved[name].shape)}, the new model's has {list(weight.shape)}."
             )
     return moved
+
+
+def _names(spec: SeriesSpec) -> str:
+    return printable(", ".join(spec.channels))
 
 
 def spec_of(checkpoint: Mapping[str, Any]) -> SeriesSpec:

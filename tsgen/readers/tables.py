@@ -176,6 +176,8 @@ def checked_path(path: str | Path, suffixes: Sequence[str]) -> Path:
         if not path.exists():
             hint = did_you_mean(path.name, [other.name for other in path.parent.iterdir()])
             raise ValueError(f"{path} does not exist.{hint or ' Correct the path.'}")
+        if not path.is_file():
+            raise ValueError(f"{path} is a pipe or a device; save its content as a file.")
         if not path.stat().st_size:
             raise ValueError(f"{path} is empty; it must hold a header and rows.")
     return path

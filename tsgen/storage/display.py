@@ -32,6 +32,15 @@ def printable(text: Any, length: int | None = None) -> str:
     return plain if length is None or len(plain) <= length else plain[: length - 1].rstrip() + "…"
 
 
+def has_controls(text: str) -> bool:
+    """Returns whether a text has control characters, other than line breaks and tabs.
+
+    Args:
+        text: The text.
+    """
+    return "\ufffd" in printable(text.replace("\ufffd", ""))
+
+
 def print_line(text: str) -> None:
     """Prints a text, made :func:`printable`, on one line."""
     print(printable(text), flush=True)

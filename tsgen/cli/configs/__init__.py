@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from tsgen.cli.clone import configurations, has_datamodules
-from tsgen.cli.yaml_text import check_plain, load_yaml
+from tsgen.cli.yaml_text import check_plain, load_yaml, read_text
 from tsgen.moved import current
 from tsgen.storage.privacy import at_home
 
@@ -66,13 +66,22 @@ def read(path: Path) -> dict[str, Any]:
         ValueError: If the file is not YAML or contains no options.
     """
     try:
-        options = load_yaml(path.read_text("utf-8"))
+        options = load_yaml(read_text(path))
         check_plain(options)
     except (yaml.YAMLError, ValueError) as error:  # text that is not UTF-8 is a ValueError
-        raise ValueError(f"{path} must be YAML: {' '.join(str(error).split())}.") from error
+        raise ValueError(f"{path} must be YAML: {_reason(error)}.") from error
     if not isinstance(options, dict):
-        raise ValueError(f"{path} must contain a mapping of options; got {options!r:.60}.")
+        # a stranger's configuration may name any file of the user: its content is not printed
+        raise ValueError(f"{path} must contain a mapping of options; got a {type(options).__name__}.")
     return with_current_classes(at_home(options))
+
+
+def _reason(error: Exception) -> str:
+    """Returns what is wrong with a YAML file, without its lines, which PyYAML's messages quote."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return " ".join(str(error).split())
+    return f"line {mark.line + 1}: {getattr(error, 'problem', None) or 'it cannot be parsed'}"
 
 
 def with_current_classes(options: Any) -> Any:
