@@ -533,7 +533,7 @@ def _calling(random: Random) -> bytes:
             ["__builtin__\nbytearray", "torch\nFloatTensor", "torch\nTensor", "torch\nByteStorage"]
         )
         return b"\x80\x02c" + name.encode() + b"\n\x8a\x06" + (10**13).to_bytes(6, "little") + b"\x85R."
-    nested = b")q\x00" + b"".join(b"h%ch%c\x86q%c" % (i, i, i + 1) for i in range(60))
+    nested = b")q\x00" + b"".join(b"h%c\x86q%c" % (i, i + 1) for i in range(60))
     if kind == 1:
         return b"\x80\x02}" + nested + b"K\x01s."
     return b"\x80\x02c__builtin__\nset\n](" + nested + b"e\x85R."

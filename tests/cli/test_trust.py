@@ -218,9 +218,10 @@ def test_so_does_the_command_line(flag, parser):
     assert "got 'os.system'." in told([*FIT, flag, "os.system"], parser)
 
 
-def test_a_file_that_an_option_names_is_held_to_the_same(parser):
+def test_an_option_names_no_file_of_options(parser):
     Path("model.yaml").write_text("class_path: hostile.Thing")
-    assert "--trusted hostile" in told([*FIT, "--model", "model.yaml"], parser)
+    error = told([*FIT, "--model", "model.yaml"], parser)
+    assert "must not name a file" in error and "hostile" not in error and "--trusted" not in error
 
 
 @pytest.mark.parametrize(
@@ -311,8 +312,7 @@ def test_yaml_that_is_too_large_or_no_plain_data(name, capsys):
 
 
 def test_the_parser_reads_within_the_same_bounds(parser):
-    Path("model.yaml").write_text(laughs(5))
-    assert "aliases expanded" in told([*FIT, "--model", "model.yaml"], parser)
+    assert "aliases expanded" in told([*FIT, "--model", laughs(5)], parser)
 
 
 def test_long_texts_are_read():
@@ -373,4 +373,4 @@ def test_lightning_is_told_to_read_plain_data_too(command, monkeypatch):
 def test_a_checkpoint_that_unpacks_to_more_than_it_is(capsys):
     with zipfile.ZipFile("bomb.ckpt", "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("archive/data.pkl", bytes(50_000_000))
-    assert "unpacks to" in refused(["test", "--config", "demo", "--ckpt_path", "bomb.ckpt"], capsys)
+    assert "it is compressed" in refused(["test", "--config", "demo", "--ckpt_path", "bomb.ckpt"], capsys)

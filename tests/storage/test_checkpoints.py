@@ -129,7 +129,7 @@ def test_a_spec_is_consistent(tmp_path, state, name, value, match):
 
 def nested(levels):
     """Instructions for tuples of which each has the one before it twice."""
-    return b")q\x00" + b"".join(b"h%ch%c\x86q%c" % (i, i, i + 1) for i in range(levels))
+    return b")q\x00" + b"".join(b"h%c\x86q%c" % (i, i + 1) for i in range(levels))
 
 
 LONG = b"\x8a\x06" + (10**13).to_bytes(6, "little")

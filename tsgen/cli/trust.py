@@ -127,6 +127,8 @@ def refusal(path: str) -> str:
     Args:
         path: The path, such as ``mypackage.encoders.Own``.
     """
+    if "/" in path or path.endswith((".yaml", ".yml", ".json")):
+        return f"an option must not name a file of options; got {path!r}. Give the file by --config."
     package = path.split(".")[0]
     own = package not in sys.stdlib_module_names and package not in {p.split(".")[0] for p in IMPORTABLE}
     return (

@@ -125,7 +125,8 @@ class StoredSeries(Series):
         self.time, self.nodes, self.channels, self.units, self.covariate_names = check_labels(
             lengths, **labels
         )
-        given = graph(list(self.nodes)) if callable(graph) else graph
+        # a Data object is callable, too
+        given = graph if graph is None or isinstance(graph, Data) else graph(list(self.nodes))
         if given is None and not {"edge_source", "edge_target"} <= set(rest.variables):
             raise ValueError(
                 f"{self.path} must hold a graph in edge_source and edge_target, because no graph was passed; "

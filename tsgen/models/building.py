@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tsgen.data.graphs import check_graph
 from tsgen.data.series import SeriesSpec
 
-SLACK = 2**26
+SLACK = 2**24
 """Bytes that any model may take while it is built, in addition to a multiple of its weights."""
 
 ROUNDS = 16

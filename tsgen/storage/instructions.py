@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import pickletools
 from collections.abc import Sequence
+from typing import Any
 
 CALLABLE = {
     *("collections.OrderedDict", "collections.Counter", "__builtin__.set", "builtins.set"),
@@ -53,6 +54,7 @@ def check_instructions(data: bytes) -> None:
     stack: list[_Object] = []
     marks: list[int] = []
     memo: dict[int, _Object] = {}
+    argument: Any
     for instruction, argument, _ in pickletools.genops(data):
         name = instruction.name
         if name.startswith("LONG") and name not in STORES | LOADS and argument.bit_length() > 64:
