@@ -52,7 +52,7 @@ def restrict_imports() -> None:
     The parser would read the file that any option names, such as ``model: /etc/passwd``, as its value, and
     print what it found there.
     """
-    _optionals._config_read_mode = NO_FILE  # type: ignore[attr-defined]
+    _optionals._config_read_mode = NO_FILE
     set_parsing_settings(
         import_path_denylist=["*"],
         import_path_allowlist=sorted(IMPORTABLE),
