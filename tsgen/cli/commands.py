@@ -10,12 +10,12 @@ import torch
 import yaml
 from jsonargparse import Namespace, set_parsing_settings
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, LearningRateFinder, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from tsgen.cli import remembered_trust, run_folder
+from tsgen.cli import interruption, remembered_trust, run_folder
 from tsgen.cli.arguments import RUN_COMMANDS, RUN_EPILOG
 from tsgen.cli.loggers import configure_loggers, sweep_run
 from tsgen.cli.resuming import (
@@ -220,6 +220,11 @@ class TsgenCLI(LightningCLI):
     def after_instantiate_classes(self) -> None:
         """Checks the checkpoint against the model and adds the callbacks that write the results."""
         self.model.check_data(self.datamodule, str(self.subcommand))
+        if any(isinstance(c, LearningRateFinder) for c in self.trainer.callbacks):  # type: ignore[attr-defined]
+            raise ValueError(
+                "LearningRateFinder needs a model with an attribute lr; here the optimiser has it. Remove it "
+                "from trainer.callbacks, and compare rates with variants or a sweep."
+            )
         if self.subcommand == "fit":  # errors of the data must come before an earlier run is set aside
             self.datamodule.dataset("train"), self.datamodule.dataset("val")
         if self._options.transfer:
@@ -266,6 +271,8 @@ class TsgenCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         """Runs the command while it holds the lock of the run's folder."""
         with run_folder.locked(self.folder, subcommand):
+            if subcommand != "fit":
+                interruption.begin(self.results)
             try:
                 super()._run_subcommand(subcommand)
             finally:
@@ -280,6 +287,7 @@ class TsgenCLI(LightningCLI):
         run_folder.prepare(self.folder, self.run_id)
         remembered_trust.remember(self.folder, self.trusted, self.configuration)
         resume_logging(self.trainer, self._options.ckpt_path)
+        interruption.begin(self.folder)
         print_once(f"Run: {self.folder}")
 
     def predict(self, model: DensityModel, datamodule: SeriesDataModule, **options: Any) -> None:

@@ -8,6 +8,8 @@ from argparse import Namespace
 from collections.abc import Sequence
 from importlib import import_module
 
+from tsgen.cli.interruption import EXIT_CODE, ending_soon, is_interruption, report
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command.
@@ -16,9 +18,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The arguments after ``tsgen``; by default those of the process.
 
     Returns:
-        The exit code: 0, or 2 for a user's mistake, which is printed in one line.
+        The exit code: 0; 2 for a user's mistake, which is printed in one line; 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    with ending_soon(words):
+        try:
+            return _main(words)
+        except BaseException as error:
+            if not is_interruption(error):
+                raise
+    report(words)
+    return EXIT_CODE
+
+
+def _main(words: list[str]) -> int:
+    """Parses the arguments, runs the command and returns the exit code."""
     # spinning threads slow each other down on a busy machine; must be set before torch is imported
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from tsgen.cli.arguments import parse
@@ -46,7 +60,7 @@ def _run(given: Namespace) -> int:
     try:
         import_module(f"tsgen.cli.{module}").main(given)
     except MISTAKES as error:
-        if os.environ.get("TSGEN_TRACEBACK"):
+        if os.environ.get("TSGEN_TRACEBACK") or is_interruption(error):
             raise
         print(printable(f"tsgen: {one_line(error)}"), file=sys.stderr)
         return 2

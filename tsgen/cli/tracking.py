@@ -7,9 +7,11 @@ contain neither the path of the user's home nor keys of the environment.
 
 from __future__ import annotations
 
+import io
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,6 +25,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.loggers.logger import DummyExperiment, rank_zero_experiment
 
+from tsgen.cli.interruption import is_interruption
 from tsgen.cli.provenance import provenance
 from tsgen.data.series import Series
 from tsgen.storage.checkpoints import read_checkpoint
@@ -141,8 +144,11 @@ def use_tolerant_wandb(loggers: Sequence[Logger]) -> None:
 
 def finish() -> None:
     """Finishes the W&B run, if one is open; a failing upload only causes a warning."""
+    # what an interrupted command prints is what it has kept
+    silent = redirect_stderr(io.StringIO()) if is_interruption(sys.exception()) else nullcontext()
     try:
-        wandb.finish()
+        with silent:
+            wandb.finish()
     except Exception as error:
         reason = scrubbed(" ".join(str(error).split()))[:200]
         warnings.warn(f"W&B could not finish the run ({reason}); its record may be incomplete.", stacklevel=2)
