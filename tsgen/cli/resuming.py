@@ -45,6 +45,10 @@ def check_checkpoint(model: DensityModel, path: Path) -> None:
                 f"model's {shapes.get(name, 'absent')}. Use the configuration it was trained with."
             )
     check_building_blocks(model, path)
+    try:
+        model.check_weights(state["state_dict"])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def check_building_blocks(model: DensityModel, path: Path) -> None:

@@ -733,9 +733,22 @@ class Samples:
             number of particles, in (0, 1]; low values mean unreliable draws. Otherwise None.
         log_evidence: The estimated log-density of the context of each window, in nats, if the sampler
             estimates it. Otherwise None.
+
+    Raises:
+        ValueError: If a draw is NaN or infinite.
     """
 
     values: Float[Tensor, "samples batch time nodes channels"]
     conditioning: Literal["filtering", "posterior"]
     ess: Float[Tensor, "batch time"] | None = None
     log_evidence: Float[Tensor, "batch"] | None = None
+
+    def __post_init__(self) -> None:
+        bad = ~torch.isfinite(self.values)
+        if bad.any():
+            node = int(bad.flatten(0, 2).any(dim=2).any(dim=0).nonzero()[0])
+            raise ValueError(
+                f"draws must be finite; {int(bad.sum()):,} of {bad.numel():,} are NaN or infinite, the first "
+                f"at node number {node}. The model has diverged, or visible values are too extreme for it: "
+                "look at them, or train again with a lower learning rate."
+            )

@@ -178,11 +178,13 @@ class WindowDataset(Dataset[SeriesBatch]):
     def __getitem__(self, item: tuple[int, ...] | list[tuple[int, ...]]) -> SeriesBatch:
         return self.__getitems__(item if isinstance(item, list) else [item])
 
-    def __getitems__(self, items: list[tuple[int, ...]]) -> SeriesBatch:
+    def __getitems__(self, items: list[tuple[int, ...]] | list[int]) -> SeriesBatch:
         """Returns the batch of these windows."""
+        # trainer.overfit_batches samples plain numbers: the same windows and masks in every epoch
+        numbered = [item if isinstance(item, tuple) else (0, item, 0) for item in items]
         if self.stage == "train":
-            return self._training_batch(items)
-        number = torch.tensor(items)[:, 1]
+            return self._training_batch(numbered)
+        number = torch.tensor(numbered)[:, 1]
         windows = self.series.windows(self.starts[number], self.window)
         observed = windows.context
         hidden, target = self._hidden(windows), windows.target

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from lightning import LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from torch.distributions import Distribution, Independent
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -22,10 +24,11 @@ from tsgen.heads import Head
 from tsgen.heads.likelihood import masked_log_prob
 from tsgen.metrics import NLL, LawCRPS, entries, has_closed_crps, scores
 from tsgen.models.building import LimitedMemory, check_spec
+from tsgen.models.finiteness import diverged, extreme, is_searching_rate
 from tsgen.objectives import Objective
 from tsgen.readers.regular_times import MAX_ENTRIES
 from tsgen.sampling import Sampler
-from tsgen.storage.checkpoints import read_checkpoint
+from tsgen.storage.checkpoints import first_nonfinite, read_checkpoint
 from tsgen.storage.components import describe, restore
 from tsgen.storage.display import printable
 
@@ -74,6 +77,7 @@ class DensityModel(LightningModule, ABC):
         self.register_buffer("scale", spec.scale.clone())
         self.window: int | None = None
         self.val_nll, self.val_crps = NLL(), LawCRPS()
+        self._extreme: str | None = None  # of the first validation batch whose density is not finite
         self.test_nll, self.test_scores = NLL(), scores()
 
     @classmethod
@@ -130,7 +134,7 @@ class DensityModel(LightningModule, ABC):
         self.sampler.check(self)
 
     def setup(self, stage: str) -> None:
-        """Checks building blocks and data before a run; raises ``ValueError`` if they are incompatible."""
+        """Raises ``ValueError`` unless building blocks and data are compatible and trained weights finite."""
         self.check_building_blocks()
         data = getattr(self.trainer, "datamodule", None)
         if data is not None:
@@ -138,6 +142,8 @@ class DensityModel(LightningModule, ABC):
         if stage == "fit":
             self.window = getattr(data, "window", None)
             self.hparams["window"] = self.window
+        else:
+            self.check_weights(self.state_dict())
 
     def check_data(self, data: Any, stage: str) -> None:
         """Raises ``ValueError`` unless the model can be used with the data.
@@ -191,6 +197,8 @@ class DensityModel(LightningModule, ABC):
         else:
             log_prob = masked_log_prob(law, batch.values, target, self.units_of_nodes(batch).loc)
         self.val_nll.update(log_prob, target)
+        if self._extreme is None and not torch.isfinite(log_prob.sum()):
+            self._extreme = extreme(self, batch)
         self.log("val/nll", self.val_nll, prog_bar=True, batch_size=len(batch.values))
         # both conditions depend on model and data, not on the batch: all processes must log the same metrics
         if law is not None and has_closed_crps(law) and self.horizon != 0:
@@ -207,6 +215,61 @@ class DensityModel(LightningModule, ABC):
     def validation_log_prob(self, batch: SeriesBatch) -> torch.Tensor:
         """Returns the log-densities used for validation: :meth:`log_prob`, or those of the objective."""
         return self.log_prob(batch)
+
+    def check_weights(self, state: Mapping[str, Any]) -> None:
+        """Raises ``ValueError``, with the name of the tensor, unless all weights in a state are finite.
+
+        Args:
+            state: The state of a model of this kind, as in a checkpoint.
+        """
+        name = first_nonfinite(state, {name for name, _ in self.named_parameters()})
+        if name is not None:
+            raise ValueError(
+                f"weights must be finite; {name} has entries that are NaN or infinite, as after a training "
+                "that diverged. Use another checkpoint, or train again with a lower learning rate."
+            )
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **options: Any) -> Any:
+        """Loads a state; raises ``ValueError`` unless its weights are finite."""
+        self.check_weights(state_dict)
+        return super().load_state_dict(state_dict, *args, **options)
+
+    def on_validation_epoch_end(self) -> None:
+        """Raises ``ValueError`` unless the scores are finite: others would select the best checkpoint."""
+        for name, metric in (("val/nll", self.val_nll), ("val/crps", self.val_crps)):
+            value = float(metric.compute()) if metric.update_called else 0.0
+            if math.isfinite(value):
+                continue
+            # the few windows of the sanity check may have no entry to score
+            unscored = self.trainer.strategy.reduce_boolean_decision(not metric.weight.any(), all=True)
+            if unscored and self.trainer.sanity_checking:
+                continue
+            if unscored:
+                raise ValueError(
+                    "validation must score at least one entry; its windows have none. Raise "
+                    "trainer.limit_val_batches, or hold out more entries."
+                )
+            self._check_training(dict(self.named_parameters()))  # names the cause
+            raise diverged(self, name, value, self._extreme)
+
+    def on_train_epoch_end(self) -> None:
+        """Raises ``ValueError`` unless all weights are finite; Lightning saves checkpoints after this."""
+        self._check_training(dict(self.named_parameters()))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Raises ``ValueError`` unless all weights in the checkpoint are finite."""
+        if self.own_trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            self._check_training(checkpoint["state_dict"])
+        else:
+            self.check_weights(checkpoint["state_dict"])
+
+    def _check_training(self, state: Mapping[str, Any]) -> None:
+        """Ends the training, on all processes alike, if weights in a state are not finite."""
+        if is_searching_rate(self.trainer):
+            return
+        name = first_nonfinite(state, {name for name, _ in self.named_parameters()})
+        if not self.trainer.strategy.reduce_boolean_decision(name is None, all=True):
+            raise diverged(self, f"the weight {name}" if name else "a weight", None, None)
 
     def test_step(self, batch: SeriesBatch, index: int) -> dict[str, Any]:
         """Updates the NLL and, if entries are hidden, the scores of samples.
@@ -298,6 +361,8 @@ def load(
         weights = moved_weights(path, rebuilt)
     try:
         rebuilt.load_state_dict(weights)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     except (RuntimeError, AttributeError, TypeError) as error:
         raise ValueError(
             f"the weights in {path} must match the model that it describes; they may come from another "

@@ -21,6 +21,7 @@ from tsgen.heads import Head
 from tsgen.heads.base import full_precision
 from tsgen.heads.likelihood import count
 from tsgen.models.density import DensityModel, OptimizerFactory, SchedulerFactory
+from tsgen.models.finiteness import diverged, extreme, is_searching_rate
 from tsgen.objectives import Objective
 from tsgen.sampling import Sampler
 
@@ -203,13 +204,21 @@ class NeuralModel(DensityModel):
         with self._seeded(index):
             loss = self.objective.loss(self, batch, stream, self.global_step)
         name = "train/nll" if self.objective.is_nll else "train/loss"
-        self.log(name, loss.detach(), prog_bar=True, sync_dist=True, batch_size=len(batch.values))
+        mean = self._mean_over_processes(loss.detach())
+        self.log(name, mean, prog_bar=True, batch_size=len(batch.values))
+        if not torch.isfinite(mean) and not is_searching_rate(self.own_trainer):
+            raise diverged(self, name, float(mean), extreme(self, batch))
         if getattr(self.own_trainer, "accumulate_grad_batches", 1) == 1:
             return loss
         # the total is known only after the last batch: until then, weights are relative to the first batch,
         # and on_before_optimizer_step rescales the gradients
         self._counts.append(int(count(self.objective.target(self, batch, self.global_step))))
         return loss * (self._counts[-1] / max(1, self._counts[0]))
+
+    def _mean_over_processes(self, loss: Tensor) -> Tensor:
+        """Returns the mean of the loss over all processes, so that all of them judge the same number."""
+        trainer = self.own_trainer
+        return loss if trainer is None else trainer.strategy.reduce(loss.clone(), reduce_op="mean")
 
     @contextmanager
     def _seeded(self, index: int) -> Iterator[None]:

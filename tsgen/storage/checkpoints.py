@@ -10,7 +10,7 @@ import os
 import shutil
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,24 @@ def is_whole(checkpoint: Mapping[str, Any]) -> bool:
         checkpoint: The content of the checkpoint.
     """
     return bool(checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"])
+
+
+def first_nonfinite(tensors: Mapping[str, Any], parameters: Container[str]) -> str | None:
+    """Returns the name of the first tensor with NaN or infinite entries, or None.
+
+    A buffer that is not a parameter may contain minus infinity: attention masks do.
+
+    Args:
+        tensors: Tensors by name; others than plain floating-point tensors are skipped.
+        parameters: The names of the parameters among them.
+    """
+    for name, x in tensors.items():
+        # shards of a model are other types, and have no isfinite()
+        if type(x) in (torch.Tensor, torch.nn.Parameter) and x.is_floating_point():
+            finite = torch.isfinite(x)
+            if not (finite if name in parameters else finite | torch.isneginf(x)).all():
+                return name
+    return None
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
