@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import CSVLogger
 from statsmodels.datasets import macrodata
 from statsmodels.tsa.api import VAR
 from statsmodels.tsa.statespace.varmax import VARMAX
+from torch.utils.data import DataLoader
 
 from tsgen import load
 from tsgen.data.masks import PointMask
@@ -365,3 +366,16 @@ def test_em_reaches_the_maximum_of_statsmodels(economy):
     # EM leaves out the stationary law of the first slice: a difference of the order of one slice's density
     assert exact <= best.llf + 1e-6
     assert exact > best.llf - 0.1
+
+
+@pytest.mark.parametrize("noise", ["diagonal", "full"])
+def test_a_stuck_sensor_is_named(noise):
+    series = make_series(steps=120, covariates=0)
+    series.values[:, 3] = torch.where(series.observed[:, 3], 5.0, torch.nan)
+    model = GraphVAR(SeriesSpec.of(series), noise=noise)
+    position = torch.arange(10) + 10 * torch.arange(11)[:, None]
+    batch = series.windows(position[:, 0], 10)
+    batch = batch._changed(target=batch.context)
+    trainer = Trainer(max_epochs=2, **QUIET)
+    with pytest.raises(ValueError, match=r"those of 3 are constant.*stuck sensor"):
+        trainer.fit(model, DataLoader([batch], batch_size=None))

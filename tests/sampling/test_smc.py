@@ -480,3 +480,13 @@ def test_the_command_line_tests_with_another_sampler(tmp_path):
     assert isinstance(model.sampler, Ancestral)
     report = (tmp_path / "demo/scores.json").read_text()
     assert '"conditioning": "posterior"' in report
+
+
+def test_a_visible_value_that_no_particle_can_give_is_named():
+    series = make_series(covariates=0)
+    model = make_model(series)
+    batch = make_batch(series)
+    batch.values[1, 2, 3, 1], batch.context[1, 2, 3, 1] = 1e20, True
+    for sampler in (SMC(num_samples=4, particles=10), SMC(num_samples=4, particles=10, blocks=2)):
+        with pytest.raises(ValueError, match=r"none of the 10 particles.*1e\+20 at node 3, step 13"):
+            sampler(model, batch)

@@ -81,6 +81,7 @@ class GraphVAR(DensityModel):
         self.automatic_optimization = False
         self.order, self.noise = order, noise
         self._moments: SecondMoments | None = None
+        self._range: Tensor | None = None  # lowest and negated highest value of each entry of a slice
         size = spec.loc.numel()
         for name, shape in (
             ("coefficients", (order, size, size)),
@@ -182,7 +183,9 @@ class GraphVAR(DensityModel):
         """Performs the E-step of a batch and, after the last batch of an epoch, the M-step."""
         values, context = (x.flatten(2).to(self.intercept.device) for x in (batch.values, batch.target))
         loc, scale = (x.flatten().double() for x in (self.loc, self.scale))
-        moments = self._standard.expectation((values.double() - loc) / scale, context)
+        standard = (values.double() - loc) / scale
+        self._track_range(standard, context)
+        moments = self._standard.expectation(standard, context)
         self._moments = moments if self._moments is None else _sum(self._moments, moments)
         density = moments.log_likelihood - (context.sum(dim=(0, 1)) * scale.log()).sum()
         self.log("train/nll", (-density / context.sum()).float(), prog_bar=True, batch_size=len(values))
@@ -200,10 +203,31 @@ class GraphVAR(DensityModel):
         """Performs the M-step on the second moments of the epoch."""
         loc, scale = (x.flatten().double() for x in (self.loc, self.scale))
         assert self._moments is not None
+        self._check_variation()
         self.process = self._standard.maximisation(self._moments, self.support, self.noise).in_units(
             loc, scale
         )
         self._moments = None
+
+    def _track_range(self, standard: Tensor, context: Tensor) -> None:
+        """Adds the values of a batch, in standard units, to the range of each entry of a slice."""
+        low, high = standard.where(context, torch.inf), -standard.where(context, -torch.inf)
+        batch = torch.stack([low.amin(dim=(0, 1)), high.amin(dim=(0, 1))])
+        self._range = batch if self._range is None else torch.minimum(self._range, batch)
+
+    def _check_variation(self) -> None:
+        """Raises ``ValueError`` with the names of nodes whose values are constant in the training windows."""
+        assert self._range is not None
+        low, high = self._range[0], -self._range[1]
+        constant = (high - low).abs() <= 1e-6 * (1 + high.abs())
+        names = [self.spec.nodes[int(n)] for n in constant.view(self.loc.shape).any(dim=1).nonzero()]
+        self._range = None
+        if names:
+            raise ValueError(
+                f"a GraphVAR needs nodes whose values vary; those of {', '.join(names[:3])}"
+                f"{', ...' if len(names) > 3 else ''} are constant in the training windows, as of a stuck "
+                "sensor. Leave them out, or mark the values as missing."
+            )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Returns a counter of iterations, since each fit has a closed form."""

@@ -240,6 +240,9 @@ class ParticleFilter:
         Args:
             paths: The paths up to the previous slice.
             step: Their next slice, from :meth:`draw`.
+
+        Raises:
+            ValueError: If no path has a finite weight in some window.
         """
         new = step.log_prob.sum(dim=(1, 3))
         if self.num_blocks == 1:
@@ -248,7 +251,24 @@ class ParticleFilter:
             new = new.new_zeros(len(new), self.num_blocks).index_add(1, self.block, new)
         weight = paths.log_weight + new.view_as(paths.log_weight)
         evidence = weight.logsumexp(dim=0)
+        if not torch.isfinite(evidence).all():
+            raise ValueError(self._impossible(step))
         return paths._replace(log_weight=weight - evidence), evidence
+
+    def _impossible(self, step: Step) -> str:
+        """Returns the error message for a slice whose visible entries have no finite density on any path."""
+        bad = ~torch.isfinite(step.log_prob) & step.now.context
+        where = ""
+        if bad.any():
+            row, _, node, channel = (int(i) for i in bad.nonzero()[0])
+            where = (
+                f" The first such value is {float(step.now.values[row, 0, node, channel]):.4g} at node "
+                f"{self.model.spec.nodes[node]}, step {int(step.now.position[row, 0])}."
+            )
+        return (
+            "a particle filter needs visible values with a positive density on some path; under this model "
+            f"none of the {self.particles} particles gives one.{where} Check the data, or hide the value."
+        )
 
     def predictive(self, paths: Paths, step: Step, t: int) -> Float[Tensor, "batch 1 nodes channels"]:
         """Returns the log-density of each target entry of slice t given the slices before it, in nats.
