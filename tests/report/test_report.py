@@ -484,7 +484,8 @@ def test_doubts_find_what_was_planted():
     outside = np.zeros(target.shape, dtype=bool)
     outside[:, :, 2] = True
     evaluation["covered_90"] &= ~outside
-    doubt = doubts(evaluation, {})[0]
+    everything, doubt = doubts(evaluation, {})[:2]
+    assert (everything.kind, everything.name) == ("all", "entries")
     assert (doubt.kind, doubt.name) == ("node", "station 2")
     assert doubt.covered == pytest.approx(0)
     assert doubt.reasons == ["the truth lies outside the 90 % interval for 100 % of its entries, not 10 %"]
@@ -498,6 +499,24 @@ def test_doubts_find_what_was_planted():
     evaluation = newer(calm())
     evaluation["covered_90"][:, -1] = False
     assert ("lead time", "step 3") in [(d.kind, d.name) for d in doubts(evaluation, newer_scores(leads=3))]
+
+
+def test_a_model_that_is_bad_everywhere_stands_out():
+    evaluation = newer(calm())
+    error = np.where(evaluation["target"], evaluation["crps"] / 2, np.nan)[None]
+    evaluation["baseline_error"] = (("baseline", *ENTRY), np.concatenate([4 * error, error]))
+    evaluation = evaluation.assign_coords(baseline=["node mean", "linear interpolation"])
+    (found,) = doubts(evaluation, {})
+    assert (found.kind, found.name) == ("all", "entries")
+    assert found.reasons == ["CRPS is 2 times that of the baseline linear interpolation"]
+    evaluation["covered_90"][:] = False
+    first = doubts(evaluation, {})[0]
+    assert first.name == "entries" and first.reasons[0].startswith("the truth lies outside the 90 % interval")
+    noise = np.random.default_rng(0).normal(size=error.shape)
+    evaluation = newer(calm()).assign_coords(baseline=["node mean"])
+    close = evaluation["crps"].values[None] + noise
+    evaluation["baseline_error"] = (("baseline", *ENTRY), close)
+    assert doubts(evaluation, {}) == []
 
 
 def test_doubts_on_nodes_without_data():

@@ -38,6 +38,7 @@ from tsgen.metrics import (
     NLL,
     RMSE,
     EnergyScore,
+    FarDraws,
     GroupedScores,
     Grouping,
     LawCRPS,
@@ -320,6 +321,9 @@ class Evaluation(Callback):
             # exact filtering draws entries independently, so that joint scores do not apply
             self.rows[name] = _Row(name, conditioning, of_exact, module, joint=name != "exact filtering")
         self.ranks = RankHistogram(module.sampler.num_samples).to(module.device)
+        self.far_draws = FarDraws(module.node_units).to(module.device)
+        if not self.nothing_hidden:
+            self.far_draws.observe_series(self.series)
         if trainer.is_global_zero:
             self.parts.clear()
         trainer.strategy.barrier()
@@ -345,6 +349,7 @@ class Evaluation(Callback):
         densities = {name: masked_log_prob(law, batch.values, batch.target) for name, law in laws.items()}
         densities[MODEL] = outputs["log_prob"]
         laws[MODEL] = module.drawn_law(batch)
+        self.far_draws.update(samples.values, ~batch.context)
         for name, values in drawn.items():
             self.rows[name].update(batch, values, densities.get(name), laws.get(name))
         arrays = summarise(samples, batch, densities[MODEL], baselines) | {
@@ -373,6 +378,7 @@ class Evaluation(Callback):
         rows = [row.compute(self.nothing_hidden) for row in self.rows.values()]
         grouped = {name: row.tables() for name, row in self.rows.items() if row.grouped}
         histogram = {} if self.nothing_hidden else self.ranks.table()
+        far_draws = self.far_draws.warning(self.series.nodes, self.series.channels)
         count = {name: int(metric.compute()) for name, metric in self.rows[MODEL].counts.items()}
         trainer.strategy.barrier()
         if not trainer.is_global_zero:
@@ -392,6 +398,7 @@ class Evaluation(Callback):
         data = None if self.nothing_hidden else self._write_evaluation(attributes)
         table = {**attributes, **count, "rows": rows}
         if data is not None:
+            table["far_draws"] = far_draws
             table |= {"intervals": intervals(data), "rank_histogram": histogram, **grouped[MODEL]}
         if "exact posterior" in grouped:
             table["by_lead_time_exact"] = grouped["exact posterior"]["by_lead_time"]
@@ -423,6 +430,8 @@ def print_scores(table: Mapping[str, Any]) -> None:
                 "Filtering uses only earlier observations; interpolation and the posterior also use later "
                 "ones."
             )
+    if table.get("far_draws"):
+        remarks.append(f"Warning: {table['far_draws']}")
     title = f"{table['run']}: {table['entries']:,} {hidden}entries in {table['windows']:,} windows"
     print_table(title, ["", *columns.values()], rows, remarks=remarks)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import numbers
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,11 +26,17 @@ from tsgen.data.graphs import same_graph
 from tsgen.data.series import GraphSeries, Samples, Series, SeriesBatch
 from tsgen.data.tiles import Tiles
 from tsgen.inference.stitching import SeriesImputation
+from tsgen.metrics import FarDraws
 from tsgen.models.density import DensityModel
 from tsgen.sampling import SMC, Ancestral, AnyOrder, Exact, Sampler
 
 Method = Literal["ancestral", "smc", "any_order", "exact"]
 """Names of the samplers for unknown entries."""
+
+
+class FarDrawsWarning(UserWarning):
+    """Draws lie far outside the observed range (:mod:`tsgen.metrics.far_draws`)."""
+
 
 METHODS: dict[Method, type[Sampler]] = {
     "ancestral": Ancestral,
@@ -103,11 +110,16 @@ def impute(
         every sample, and ``observed (time, node, channel)``. Its attributes include model, method,
         conditioning and seed.
 
+    Warns:
+        FarDrawsWarning: If draws lie far outside the observed range; the attribute ``far_draws`` of a dataset
+            has the same text.
+
     Raises:
-        ValueError: If the data does not match the model, the sampler does not accept the model, or a number
-            is out of range.
+        ValueError: If the data does not match the model, the sampler does not accept the model, a number is
+            out of range, or a weight or a draw is not finite.
     """
     sampler = _sampler(model, method, num_samples, seed)
+    model.check_weights(model.state_dict())
     if isinstance(data, SeriesBatch):
         if (window, overlap, path) != (None, None, None):
             raise ValueError("window, overlap and path are for a series; windows were given. Leave them out.")
@@ -116,6 +128,10 @@ def impute(
             samples = sampler(model, _moved(model, data))
         # visible entries keep the data's values, whatever the model's precision
         drawn = samples.values.to(data.values)
+        far_draws = FarDraws(model.node_units).to(data.values.device)
+        far_draws.observe(data.values, data.context)
+        far_draws.update(drawn, ~data.context)
+        _warn(far_draws.warning(model.spec.nodes, model.spec.channels))
         return dataclasses.replace(samples, values=torch.where(data.context, data.values, drawn))
     _check_series(model, data)
     steps = len(data)
@@ -376,9 +392,15 @@ def _draw(model: DensityModel, sampler: Sampler, series: Series, tiles: Tiles, p
             for numbers in imputation.batches(WINDOWS_AT_ONCE):
                 windows = series.windows(starts[numbers], tiles.window)
                 imputation.draw(model, _moved(model, windows))
-        imputation.finish(type(model).__name__)
+        _warn(imputation.finish(type(model).__name__))
     finally:
         imputation.release()
+
+
+def _warn(far_draws: str | None) -> None:
+    """Warns of draws far outside the observed range, if there are any."""
+    if far_draws is not None:
+        warnings.warn(far_draws, FarDrawsWarning, stacklevel=4)
 
 
 def _moved(model: DensityModel, batch: SeriesBatch) -> SeriesBatch:

@@ -109,8 +109,10 @@ class SeriesPrediction(LightningModule):
         if self._group is not None:
             distributed.barrier(self._group)
         if self.trainer.is_global_zero:
-            self._plan.finish(type(self.model).__name__)
+            far_draws = self._plan.finish(type(self.model).__name__)
             print_line(f"Imputations: {self.path}")
+            if far_draws is not None:
+                print_line(f"Warning: {far_draws}")
         self._plan.release()
 
     @property

@@ -29,9 +29,10 @@ import torch
 
 import tsgen
 from tsgen.data.fingerprint import fingerprint
-from tsgen.data.series import Samples, Series, SeriesBatch
+from tsgen.data.series import Samples, Series, SeriesBatch, Units
 from tsgen.data.tiles import Tiles
 from tsgen.inference.writer import write_imputation
+from tsgen.metrics import FarDraws
 from tsgen.protocols import Model
 from tsgen.sampling import Sampler
 from tsgen.storage.display import print_line
@@ -94,8 +95,9 @@ class SeriesImputation:
         place, shares = (rank, world_size) if self.shares_samples else (0, 1)
         self.numbers = range(samples * place // shares, samples * (place + 1) // shares)
         self._stored: dict[int, list[range]] | None = None
+        self._units: Units | None = None
 
-    def begin(self, model: torch.nn.Module, *options: Any) -> int:
+    def begin(self, model: Any, *options: Any) -> int:
         """Removes part files of another model, other options or other data, and damaged ones.
 
         Damaged part files are reported.
@@ -119,7 +121,7 @@ class SeriesImputation:
             self.parts.mark = mark
         for damaged in self.parts.remove_damaged("values", "observed"):
             print_line(f"Warning: {damaged}; it is drawn again.")
-        self._stored = None
+        self._stored, self._units = None, Units(*(x.detach().cpu() for x in model.node_units[:2]))
         every = range(self.sampler.num_samples)
         return sum(not self._missing(start, every) for start in self.tiles.starts)
 
@@ -160,11 +162,16 @@ class SeriesImputation:
         kept = np.stack([self.read(start, self.numbers)[0] for start in starts], axis=1)
         return Samples(torch.from_numpy(kept).to(batch.values.device), self.sampler.conditioning)
 
-    def finish(self, model: str) -> None:
+    def finish(self, model: str) -> str | None:
         """Merges the part files into the netCDF file and removes them.
+
+        The file's attribute ``far_draws`` says where draws lie far outside the observed range, if any do.
 
         Args:
             model: The model's name, for the file's attributes.
+
+        Returns:
+            The attribute ``far_draws``, or None.
 
         Raises:
             RuntimeError: If a window or a sample of one is missing, or would be written twice.
@@ -180,7 +187,11 @@ class SeriesImputation:
             "overlap": tiles.overlap,
             "joint": self.joint,
         }
-        write_imputation(
+        far_draws = None
+        if self._units is not None:
+            far_draws = FarDraws(self._units)
+            far_draws.observe_series(self.series)
+        warning = write_imputation(
             self.path,
             self.series,
             tiles,
@@ -188,8 +199,10 @@ class SeriesImputation:
             lambda start: self.read(start, range(samples)),
             samples,
             attributes,
+            far_draws,
         )
         self.parts.clear()
+        return warning
 
     def read(self, start: int, numbers: range) -> tuple[np.ndarray, np.ndarray]:
         """Returns the draws of a window, and the mask of its context.

@@ -8,9 +8,11 @@ from typing import Any
 
 import netCDF4
 import numpy as np
+import torch
 
 from tsgen.data.series import Series
 from tsgen.data.tiles import Tiles
+from tsgen.metrics import FarDraws
 from tsgen.storage.atomic import replacing
 
 CHUNK_STEPS = 16
@@ -28,7 +30,8 @@ def write_imputation(
     read: Reader,
     num_samples: int,
     attributes: Mapping[str, Any],
-) -> None:
+    far_draws: FarDraws | None = None,
+) -> str | None:
     """Writes all windows to one netCDF file, one of them in memory at a time.
 
     The file contains ``imputation (sample, time, node, channel)``, in which observed entries have the values
@@ -42,6 +45,10 @@ def write_imputation(
         read: Reads a window.
         num_samples: The number of samples.
         attributes: Attributes of the file.
+        far_draws: The observed range, outside of which draws are counted.
+
+    Returns:
+        The attribute ``far_draws`` of the file: a sentence on draws far outside that range, or None.
 
     Raises:
         RuntimeError: If a step would be written twice, or never.
@@ -54,7 +61,11 @@ def write_imputation(
         skeleton.to_netcdf(unfinished)
         with netCDF4.Dataset(unfinished, "a") as file:
             _create_variables(file, series, num_samples, len(steps))
-            _fill(file, series, steps, kept, read)
+            _fill(file, series, steps, kept, read, far_draws)
+            warning = None if far_draws is None else far_draws.warning(series.nodes, series.channels)
+            if warning is not None:
+                file.far_draws = warning
+    return warning
 
 
 def _create_variables(file: netCDF4.Dataset, series: Series, num_samples: int, length: int) -> None:
@@ -77,7 +88,12 @@ def _create_variables(file: netCDF4.Dataset, series: Series, num_samples: int, l
 
 
 def _fill(
-    file: netCDF4.Dataset, series: Series, steps: np.ndarray, kept: Mapping[int, slice], read: Reader
+    file: netCDF4.Dataset,
+    series: Series,
+    steps: np.ndarray,
+    kept: Mapping[int, slice],
+    read: Reader,
+    far_draws: FarDraws | None,
 ) -> None:
     """Writes the draws of all windows, with the values of the data at observed entries."""
     variable, flag = file["imputation"], file["observed"]
@@ -88,6 +104,8 @@ def _fill(
         first = int(np.searchsorted(steps, keep.start))
         at = slice(first, first + keep.stop - keep.start)
         data, observed = series.chunk(keep).values.numpy(), observed_in_window[inside]
+        if far_draws is not None:
+            far_draws.update(torch.from_numpy(values[:, inside]), torch.from_numpy(~observed))
         variable[:, at] = np.where(observed, data, values[:, inside])
         flag[at] = observed  # the context: observed entries of forecast steps are hidden
         count[at] += 1

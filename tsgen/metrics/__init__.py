@@ -23,6 +23,7 @@ from tsgen.metrics.ensemble import (
     ranks,
     scores,
 )
+from tsgen.metrics.far_draws import FarDraws
 from tsgen.metrics.grouped import GroupedScores, Grouping, groupings
 from tsgen.metrics.joint import EnergyScore, VariogramScore, energy_score, variogram_score
 
@@ -34,6 +35,7 @@ __all__ = [
     "RMSE",
     "Coverage",
     "EnergyScore",
+    "FarDraws",
     "GroupedScores",
     "Grouping",
     "IntervalScore",

@@ -126,7 +126,7 @@ class Doubt(NamedTuple):
     """A group of entries whose results are less reliable than the rest.
 
     Attributes:
-        kind: The kind of group: a node, a gap length, a month or a lead time.
+        kind: The kind of group: a node, a gap length, a month, a lead time, or all entries.
         name: The name of the group.
         entries: The number of its scored entries.
         covered: Share of its truths inside the 90 % interval; NaN if none was scored.
@@ -147,10 +147,12 @@ class Doubt(NamedTuple):
 def doubts(evaluation: xr.Dataset, scores: Mapping[str, Any]) -> list[Doubt]:
     """Returns the groups on which the model is worst, worst first.
 
-    A group of at least 50 entries stands out if its 90 % interval misses at least 1.5 times as often as it
-    should, or its relative CRPS is at least 1.5 times that of all entries. The difference must also exceed
-    two standard errors, under the assumption that entries are independent. A node stands out, too, if more
-    than half of it was never observed, or if none of its entries was scored while others were.
+    All entries together come first if their 90 % interval misses as often as that of a group that stands out,
+    or if a baseline has a lower CRPS. A group of at least 50 entries stands out if its 90 % interval misses
+    at least 1.5 times as often as it should, or its relative CRPS is at least 1.5 times that of all entries.
+    The difference must also exceed two standard errors, under the assumption that entries are independent. A
+    node stands out, too, if more than half of it was never observed, or if none of its entries was scored
+    while others were.
 
     Args:
         evaluation: The evaluation.
@@ -159,7 +161,7 @@ def doubts(evaluation: xr.Dataset, scores: Mapping[str, Any]) -> list[Doubt]:
     overall = by_group(evaluation, np.zeros((1, 1, 1, 1), dtype=np.int64), 1)
     if not overall.entries[0]:
         return []
-    found = []
+    found = _judge_all(evaluation, overall)
     for kind, names, groups, missing in _groupings(evaluation, scores):
         for i, name in enumerate(names):
             doubt = _judge(
@@ -167,6 +169,39 @@ def doubts(evaluation: xr.Dataset, scores: Mapping[str, Any]) -> list[Doubt]:
             )
             found += [doubt] if doubt else []
     return sorted(found, key=lambda doubt: -doubt.weight)
+
+
+def _judge_all(evaluation: xr.Dataset, overall: Groups) -> list[Doubt]:
+    """Returns a doubt about all entries, or none, in a list.
+
+    The model is doubted if it misses as :func:`_judge` says or if a baseline has a lower CRPS, which is its
+    absolute error.
+    """
+    group = Groups(*(x[0] for x in overall))
+    doubt = _judge("all", "entries", group, float(group.relative), 0.0)
+    reasons = (doubt.reasons if doubt else []) + _better_baselines(evaluation)
+    # first: it concerns every group
+    weight = float("inf")
+    all_entries = Doubt("all", "entries", int(group.entries), float(group.covered), 1.0, reasons, weight)
+    return [all_entries] if reasons else []
+
+
+def _better_baselines(evaluation: xr.Dataset) -> list[str]:
+    """Returns one reason for each baseline whose mean absolute error is lower than the model's mean CRPS.
+
+    As for groups, there must be at least 50 entries, and the difference must exceed two standard errors.
+    """
+    target, reasons = evaluation["target"].values.astype(bool), list[str]()
+    crps = evaluation["crps"].values[target].astype(np.float64)
+    if "baseline_error" not in evaluation or "baseline" not in evaluation.coords or len(crps) < MIN_ENTRIES:
+        return []
+    for i, baseline in enumerate(evaluation["baseline"].values):
+        error = evaluation["baseline_error"].isel(baseline=i).transpose(*evaluation["target"].dims)
+        excess = crps - error.values[target]
+        if excess.mean() > 2 * excess.std(ddof=1) / np.sqrt(len(excess)):
+            ratio = crps.mean() / (crps - excess).mean()
+            reasons.append(f"CRPS is {ratio:.3g} times that of the baseline {baseline}")
+    return reasons
 
 
 def _groupings(evaluation: xr.Dataset, scores: Mapping[str, Any]) -> list[tuple[str, list[str], Groups, Any]]:

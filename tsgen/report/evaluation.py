@@ -114,6 +114,7 @@ def _doubts(evaluation: xr.Dataset, scores: Mapping[str, Any]) -> dict[str, Any]
     return {
         "rows": [_doubt_row(doubt) for doubt in found[:_MAX_DOUBTS]],
         "found": len(found),
+        "far_draws": name(scores.get("far_draws") or "", 500),
         "fewest": breakdown.MIN_ENTRIES,
         "excess": breakdown.EXCESS,
     }

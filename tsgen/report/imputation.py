@@ -56,6 +56,7 @@ def _introduction(found: Imputation) -> dict[str, Any]:
         "model": name(data.attrs.get("model", "unknown")),
         "conditioning": name(data.attrs.get("conditioning", "unknown")),
         "draws": data.sizes["sample"],
+        "far_draws": name(data.attrs.get("far_draws", ""), 500),
     }
 
 

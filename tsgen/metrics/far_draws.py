@@ -1,0 +1,138 @@
+r"""Draws that lie far outside the range of what was ever observed.
+
+The observed range of a node and channel is that of its n observed values; it contains at least the mean plus
+and minus one standard deviation of the training data, so that a short or constant record has a range, too. A
+draw is *far* if it lies further outside this range than the range is wide.
+
+If draws and observations were independent with the same law, whatever that law is, a draw would lie outside
+the observed range with probability 2 / (n + 1), and the share of draws above the largest observation would be
+a Beta(1, n) variable, which exceeds 10 / n with probability :math:`e^{-10}`. Far draws are rarer still. A
+node is therefore reported if more than :data:`EXCEEDANCES` / n of its draws are far, or if one lies
+:data:`FURTHEST` widths outside: a few paths that explode are a small share of all draws.
+
+References:
+    The distribution of the number of exceedances (Gumbel & von Schelling, 1950).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torchmetrics import Metric
+
+from tsgen.data.series import Series, Units
+from tsgen.storage.display import printable
+
+EXCEEDANCES = 10
+"""A node with n observed values is reported if its share of far draws exceeds this number divided by n."""
+
+FURTHEST = 20
+"""A node is reported if a draw lies this many widths of the observed range outside it."""
+
+
+class FarDraws(Metric):
+    """Counts draws far outside the observed range, by node and channel, over batches and processes.
+
+    Args:
+        units: Mean and standard deviation of each node and channel in training.
+    """
+
+    full_state_update = False
+    draws: Tensor
+    far: Tensor
+    lowest: Tensor
+    highest: Tensor
+
+    def __init__(self, units: Units) -> None:
+        super().__init__()
+        self.low, self.high = (units.loc - units.scale).double(), (units.loc + units.scale).double()
+        self.observed = torch.zeros_like(self.low)
+        zero = torch.zeros_like(self.low)
+        self.add_state("draws", zero.clone(), dist_reduce_fx="sum")
+        self.add_state("far", zero.clone(), dist_reduce_fx="sum")
+        self.add_state("lowest", torch.full_like(zero, torch.inf), dist_reduce_fx="min")
+        self.add_state("highest", torch.full_like(zero, -torch.inf), dist_reduce_fx="max")
+
+    def observe(
+        self, values: Float[Tensor, "*rows nodes channels"], observed: Bool[Tensor, "*rows nodes channels"]
+    ) -> None:
+        """Adds observed values to the range.
+
+        Args:
+            values: Values in data units.
+            observed: Which of them were observed.
+        """
+        values, observed = values.flatten(0, -3).double(), observed.flatten(0, -3)
+        self.low = torch.minimum(self.low, values.where(observed, torch.inf).amin(dim=0).to(self.low))
+        self.high = torch.maximum(self.high, values.where(observed, -torch.inf).amax(dim=0).to(self.high))
+        self.observed += observed.sum(dim=0).to(self.observed)
+
+    def observe_series(self, series: Series) -> None:
+        """Adds all observed values of a series to the range, one chunk in memory at a time."""
+        for chunk in series.chunks():
+            self.observe(chunk.values, chunk.observed)
+
+    def update(
+        self,
+        draws: Float[Tensor, "samples *rows nodes channels"],
+        unknown: Bool[Tensor, "*rows nodes channels"],
+    ) -> None:
+        """Counts draws.
+
+        Args:
+            draws: Draws in data units.
+            unknown: The entries that were drawn.
+        """
+        unknown = unknown.flatten(0, -3)
+        draws = draws.flatten(1, -3)
+        low, high = (x.to(draws) for x in self._limits(1))
+        far = ((draws < low) | (draws > high)) & unknown
+        self.draws += len(draws) * unknown.sum(dim=0).to(self.draws)
+        self.far += far.sum(dim=(0, 1)).to(self.far)
+        for state, extreme in (
+            (self.lowest, draws.where(unknown, torch.inf).amin(dim=(0, 1))),
+            (self.highest, draws.where(unknown, -torch.inf).amax(dim=(0, 1))),
+        ):
+            (torch.minimum if state is self.lowest else torch.maximum)(state, extreme.to(state), out=state)
+
+    def _limits(self, widths: float) -> tuple[Tensor, Tensor]:
+        """Returns the values that lie so many widths of the range outside it."""
+        margin = widths * (self.high - self.low)
+        return self.low - margin, self.high + margin
+
+    def compute(self) -> Bool[Tensor, "nodes channels"]:
+        """Returns the nodes and channels that are reported."""
+        low, high = self._limits(FURTHEST)
+        furthest = (self.lowest < low.to(self.lowest)) | (self.highest > high.to(self.highest))
+        return furthest | (self.far * self.observed.to(self.far) > EXCEEDANCES * self.draws)
+
+    def warning(self, nodes: Sequence[str], channels: Sequence[str]) -> str | None:
+        """Returns a sentence on the nodes that are reported, or None if there are none.
+
+        Args:
+            nodes: The names of the nodes.
+            channels: The names of the channels.
+        """
+        reported = self.compute().cpu()
+        if not reported.any():
+            return None
+        low, high, lowest, highest, far, draws = (
+            x.cpu() for x in (self.low, self.high, self.lowest, self.highest, self.far, self.draws)
+        )
+        below, above = (low - lowest) / (high - low), (highest - high) / (high - low)
+        distance = torch.where(reported, torch.maximum(below, above), -torch.inf)
+        node, channel = (int(i) for i in torch.unravel_index(distance.argmax(), distance.shape))
+        furthest = (lowest if below[node, channel] > above[node, channel] else highest)[node, channel]
+        place = f"{channels[channel]} of node {nodes[node]}" if len(channels) > 1 else f"node {nodes[node]}"
+        return (
+            f"{int(far[reported].sum()):,} of {int(draws[reported].sum()):,} draws at "
+            f"{int(reported.any(dim=1).sum()):,} of {len(nodes):,} nodes lie further outside the observed "
+            f"range than it is wide; the furthest is {float(furthest):,.6g}, at {printable(place, 80)}, where "
+            f"{float(low[node, channel]):,.6g} to {float(high[node, channel]):,.6g} was observed. Do not "
+            "trust these draws: the model is undertrained, has diverged, or extrapolates."
+        )
+
+
