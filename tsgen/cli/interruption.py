@@ -16,6 +16,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from tsgen.storage.display import printable
+
 GRACE = 1.5
 """The seconds that a command has to end by itself after Ctrl-C."""
 
@@ -52,7 +54,11 @@ def report(words: Sequence[str]) -> None:
     """
     if os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0":
         kept, again = _outcome(list(words))
-        print(f"\ntsgen: interrupted; {kept}: {shlex.join(['tsgen', *again])}", file=sys.stderr, flush=True)
+        print(
+            "\n" + printable(f"tsgen: interrupted; {kept}: {shlex.join(['tsgen', *again])}"),
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _outcome(words: list[str]) -> tuple[str, list[str]]:

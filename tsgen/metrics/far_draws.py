@@ -126,13 +126,11 @@ class FarDraws(Metric):
         distance = torch.where(reported, torch.maximum(below, above), -torch.inf)
         node, channel = (int(i) for i in torch.unravel_index(distance.argmax(), distance.shape))
         furthest = (lowest if below[node, channel] > above[node, channel] else highest)[node, channel]
-        place = f"{channels[channel]} of node {nodes[node]}" if len(channels) > 1 else f"node {nodes[node]}"
+        place = printable(f"{channels[channel]} of " * (len(channels) > 1) + f"node {nodes[node]}", 80)
         return (
             f"{int(far[reported].sum()):,} of {int(draws[reported].sum()):,} draws at "
             f"{int(reported.any(dim=1).sum()):,} of {len(nodes):,} nodes lie further outside the observed "
-            f"range than it is wide; the furthest is {float(furthest):,.6g}, at {printable(place, 80)}, where "
+            f"range than it is wide; the furthest is {float(furthest):,.6g}, at {place}, where "
             f"{float(low[node, channel]):,.6g} to {float(high[node, channel]):,.6g} was observed. Do not "
             "trust these draws: the model is undertrained, has diverged, or extrapolates."
         )
-
-
