@@ -430,6 +430,11 @@ def print_scores(table: Mapping[str, Any]) -> None:
                 "Filtering uses only earlier observations; interpolation and the posterior also use later "
                 "ones."
             )
+    if table["entries"] and table["rows"][0]["nll"] is None:
+        remarks.append(
+            "Warning: the model's NLL is not finite: some scored entries have no density under it. Look at "
+            "the data for extreme values."
+        )
     if table.get("far_draws"):
         remarks.append(f"Warning: {table['far_draws']}")
     title = f"{table['run']}: {table['entries']:,} {hidden}entries in {table['windows']:,} windows"
