@@ -36,7 +36,7 @@ class Model(Protocol):
 
     Attributes:
         spec: Sizes, units and graph of the data.
-        loc: Mean of each node and channel, in the model's precision and on its device.
+        loc: Mean of each node and channel, in float64 and on the model's device.
     """
 
     spec: SeriesSpec

@@ -46,7 +46,7 @@ def test_distance_kernel_keeps_the_direction_and_drops_the_far():
 
 def test_coordinates_set_positions_east_and_north():
     graph = graphs.from_coordinates(np.array([50.0, 50.1]), np.array([8.0, 8.2]), scale=20)
-    torch.testing.assert_close(graph.pos, torch.tensor([[8.0, 50.0], [8.2, 50.1]]))
+    torch.testing.assert_close(graph.pos, torch.tensor([[8.0, 50.0], [8.2, 50.1]]).double())
     assert graph.num_edges == 2
 
 

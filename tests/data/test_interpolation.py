@@ -99,7 +99,7 @@ def test_what_is_read_in_units_of_entries_is_what_is_visible(series, gaps):
 def test_units_are_the_line_and_grow_with_the_gap(series, gaps):
     model = make_model(series)
     units, node = model.units(gaps), model.node_units
-    torch.testing.assert_close(units.loc[gaps.context], gaps.values[gaps.context], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(units.loc[gaps.context], gaps.values[gaps.context].double())
     assert torch.equal(units.loc[0, :, 1, 0], node.loc[1, 0].expand(10))
     torch.testing.assert_close(units.scale[0, :, 1, 0], node.scale[1, 0].expand(10))
     lonely = units.scale[1, :, 2, 1]

@@ -124,8 +124,8 @@ def test_units_are_fitted_on_what_may_be_used():
     observed[1, 0] = False
     series = GraphSeries(values, observed, directed_graph())
     spec = SeriesSpec.of(series, [slice(0, 2), slice(3, None)])
-    torch.testing.assert_close(spec.loc[:2, 0], torch.tensor([3.0, 3.0]))
-    torch.testing.assert_close(spec.scale[:2, 0], torch.tensor([2.0, (8 / 3) ** 0.5]))
+    torch.testing.assert_close(spec.loc[:2, 0], torch.tensor([3.0, 3.0]).double())
+    torch.testing.assert_close(spec.scale[:2, 0], torch.tensor([2.0, (8 / 3) ** 0.5], dtype=torch.float64))
 
 
 def test_a_constant_node_borrows_the_scale_of_its_channel():
@@ -157,7 +157,7 @@ def test_a_node_without_values_borrows_the_units_of_its_channel(series, caplog):
     with caplog.at_level("WARNING"):
         spec = SeriesSpec.of(series)
     assert "1 (3 (channel_1))" in caplog.text
-    others = series.values[..., 1][seen[..., 1]]
+    others = series.values[..., 1][seen[..., 1]].double()
     torch.testing.assert_close(spec.loc[3, 1], others.mean())
     torch.testing.assert_close(spec.scale[3, 1], others.std(correction=0))
     # all other units are as if the node were not there

@@ -194,7 +194,8 @@ def test_one_channel_needs_no_dimension_and_several_may_be_variables(tmp_path):
     several.to_netcdf(tmp_path / "several.nc", encoding=packed)
     both = StoredSeries(tmp_path / "several.nc", ["flow", "speed"])
     assert (both.channels, both.units) == (["flow", "speed"], ["m³/s", ""])
-    torch.testing.assert_close(both.values, in_memory().values, equal_nan=True, rtol=0, atol=0.006)
+    assert both.dtype == torch.float64  # of the packed one
+    torch.testing.assert_close(both.values, in_memory().values.double(), equal_nan=True, rtol=0, atol=0.006)
     named = FilesDataModule(tmp_path / "several.nc", value_columns=["speed"], in_memory=False)
     assert named.split.series.channels == ["speed"]
 

@@ -414,8 +414,8 @@ def loop(head: MixtureNADEHead, name: str, h, values, context, units: Units):
     logits, mean, log_scale = out.unbind(-2)
     return (
         logits.log_softmax(dim=-1),
-        units.loc[..., None] + units.scale[..., None] * mean,
-        units.scale[..., None] * (1e-3 + log_scale.exp()),
+        mean,
+        1e-3 + log_scale.exp(),
     )
 
 
@@ -427,8 +427,9 @@ def test_all_entries_at_once_equal_a_loop_over_them(name):
         law = head(h, values.where(context, torch.nan), context, units_of())
         for b, t in itertools.product(range(2), range(3)):
             logits, loc, scale = loop(head, name, h[b, t], values[b, t], context[b, t], units_of())
-            component = law.component_distribution
-            torch.testing.assert_close(law.mixture_distribution.logits[b, t], logits)
+            mixture = law.law
+            component = mixture.component_distribution
+            torch.testing.assert_close(mixture.mixture_distribution.logits[b, t], logits)
             torch.testing.assert_close(component.loc[b, t], loc)
             torch.testing.assert_close(component.scale[b, t], scale)
 
@@ -441,7 +442,7 @@ def test_an_entry_depends_on_what_it_is_given_and_on_nothing_else(name):
         context = some_known(values, seed=seed)
 
         def numbers(x, context=context):
-            law = head(h, x, context, units_of())
+            law = head(h, x, context, units_of()).law
             parts = (law.mixture_distribution.logits, law.component_distribution.loc)
             return torch.cat([*parts, law.component_distribution.scale], dim=-1).reshape(ENTRIES, -1)
 

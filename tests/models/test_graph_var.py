@@ -329,11 +329,16 @@ def test_a_model_without_a_stationary_law_keeps_its_start(tmp_path):
     torch.testing.assert_close(start.mean, past.mean(dim=0), atol=1e-3, rtol=1e-3)
 
 
-def test_low_precision_is_refused(trained):
+@pytest.mark.parametrize("precision", ["16-true", "bf16-true", "bf16-mixed"])
+def test_it_computes_in_float64_whatever_the_precision(precision, trained):
     _, data, _ = trained
-    low = GraphVAR(data.spec).to(torch.bfloat16)
-    with pytest.raises(ValueError, match="computes in float64"):
-        Trainer(max_epochs=1, enable_checkpointing=False, **QUIET).fit(low, data)
+    found = []
+    for chosen in ("32-true", precision):
+        model = GraphVAR(data.spec)
+        trainer = Trainer(max_epochs=1, enable_checkpointing=False, precision=chosen, **QUIET)
+        trainer.fit(model, data)
+        found.append([*model.state_dict().values(), trainer.test(model, data, verbose=False)[0]["test/nll"]])
+    assert all(a == b if isinstance(a, float) else torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 @pytest.fixture(scope="module")

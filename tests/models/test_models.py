@@ -201,7 +201,7 @@ def test_the_units_of_covariates_do_not_matter(series):
         everything = [here.sampler(here, batch).values, there.sampler(there, moved).values]
         torch.testing.assert_close(*everything, atol=0.05, rtol=1e-3)
     constant = dataclasses.replace(series, covariates=torch.full_like(series.covariates, 5.0))
-    assert torch.equal(spec_of(constant).covariate_scale, torch.ones(3))
+    assert torch.equal(spec_of(constant).covariate_scale, torch.ones(3).double())
 
 
 def test_what_training_draws_is_not_what_thinning_draws(series):

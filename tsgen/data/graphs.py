@@ -496,7 +496,7 @@ def check_coordinates(
 
 def with_positions(graph: Data, latitude: np.ndarray, longitude: np.ndarray) -> Data:
     """Sets ``pos`` = (longitude, latitude) in degrees, so that x runs east and y north; returns the graph."""
-    graph.pos = torch.from_numpy(np.stack([longitude, latitude], axis=-1).astype(np.float32))
+    graph.pos = torch.from_numpy(np.stack([longitude, latitude], axis=-1).astype(np.float64))
     return graph
 
 

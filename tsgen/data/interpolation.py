@@ -101,7 +101,7 @@ class Nearest(NamedTuple):
         left = torch.where(self.before < 0, self.after, self.before)
         right = torch.where(self.after == length, self.before, self.after)
         left, right = (torch.where(self.nothing, step, end) for end in (left, right))
-        return left, right, (step - left) / (right - left).clamp(min=1)
+        return left, right, (step - left).double() / (right - left).clamp(min=1)
 
     def line(
         self, values: Float[Tensor, "batch time nodes channels"], otherwise: Float[Tensor, "nodes channels"]
@@ -114,7 +114,8 @@ class Nearest(NamedTuple):
         """
         left, right, share = self.ends()
         y_left, y_right = values.gather(1, left), values.gather(1, right)
-        return torch.where(self.nothing, otherwise.expand_as(values), y_left + share * (y_right - y_left))
+        line = y_left + share.to(values.dtype) * (y_right - y_left)
+        return torch.where(self.nothing, otherwise.expand_as(values), line)
 
 
 def _step(entries: Tensor) -> Int64[Tensor, "batch time nodes channels"]:

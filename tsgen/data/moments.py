@@ -5,13 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+ROUNDING = 8
+"""Values whose standard deviation is at most this many units in the last place of their mean are constant."""
+
 
 class RunningMoments:
     """Count, mean and squared deviations of each column, accumulated chunk by chunk in float64.
 
+    Sums are taken relative to the first value of each column. The deviation of equal values is therefore
+    exactly zero, and values far from zero lose no digits of their differences.
+
     Attributes:
         count: The number of values so far.
-        mean: Their mean; zero where there are none.
         squares: The sum of their squared deviations from the mean.
 
     References:
@@ -20,7 +25,9 @@ class RunningMoments:
     """
 
     def __init__(self) -> None:
-        self.count = self.mean = self.squares = torch.zeros((), dtype=torch.float64)
+        zero = torch.zeros((), dtype=torch.float64)
+        self.count = self.squares = self._origin = self._mean = zero
+        self._resolution = 0.0
 
     def add(self, numbers: Tensor, mask: Tensor) -> None:
         """Adds further values.
@@ -29,26 +36,45 @@ class RunningMoments:
             numbers: Rows of values in columns; anything, NaN included, outside the mask.
             mask: Which values count.
         """
-        count, numbers = mask.sum(dim=0).double(), torch.where(mask, numbers, 0).double()
+        self._resolution = torch.finfo(numbers.dtype).eps
+        count = mask.sum(dim=0).double()
+        first = numbers.gather(0, mask.byte().argmax(dim=0, keepdim=True))[0].double()
+        new = (self.count == 0) & (count > 0)
+        self._origin = torch.where(new, first, self._origin)
+        numbers = torch.where(mask, numbers.double() - self._origin, 0)
         mean = numbers.sum(dim=0) / count.clamp(min=1)
         self._merge(count, mean, torch.where(mask, numbers - mean, 0).square().sum(dim=0))
 
     def _merge(self, count: Tensor, mean: Tensor, squares: Tensor) -> None:
         total = self.count + count
-        share, difference = count / total.clamp(min=1), mean - self.mean
+        share, difference = count / total.clamp(min=1), mean - self._mean
         self.squares = self.squares + squares + difference.square() * self.count * share
-        self.mean = self.mean + difference * share
+        self._mean = self._mean + difference * share
         self.count = total
 
     def pooled(self) -> RunningMoments:
         """Returns the moments of the values pooled over the first axis of the columns."""
         pooled = RunningMoments()
         pooled.count = self.count.sum(dim=0)
-        pooled.mean = (self.count * self.mean).sum(dim=0) / pooled.count.clamp(min=1)
+        pooled._mean = (self.count * self.mean).sum(dim=0) / pooled.count.clamp(min=1)
         pooled.squares = (self.squares + self.count * (self.mean - pooled.mean).square()).sum(dim=0)
         return pooled
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean of the values; zero where there are none."""
+        return self._origin + self._mean
 
     @property
     def deviation(self) -> Tensor:
         """The population standard deviation (divided by the count); zero where there are no values."""
         return (self.squares / self.count.clamp(min=1)).sqrt()
+
+    def constant(self, loc: Tensor, scale: Tensor) -> Tensor:
+        """Returns where a scale is no more than the rounding error of a location in the values' precision.
+
+        Args:
+            loc: Locations.
+            scale: Scales.
+        """
+        return scale <= ROUNDING * self._resolution * loc.abs()

@@ -31,6 +31,7 @@ from torch_geometric.data import Data
 
 from tsgen.data.graphs import check_graph, node_numbers, same_graph
 from tsgen.data.moments import RunningMoments
+from tsgen.data.precision import floating
 from tsgen.data.subgraphs import Subgraph
 from tsgen.data.times import check_regular, parse_times
 from tsgen.storage.display import printable
@@ -54,13 +55,18 @@ def _check_tensor(
         raise ValueError(f"{name} must have axes [{axes}] of sizes [{sizes}]; its shape is {list(x.shape)}.")
 
 
+LARGEST = torch.finfo(torch.float32).max
+"""The largest magnitude of a value, about 3.4e38, so that squares and their sums are finite in float64."""
+
+
 def _check_finite(name: str, x: Tensor, where: Tensor, mask_name: str) -> None:
-    invalid = where & ~torch.isfinite(x)
+    invalid = where & ~(x.abs() <= LARGEST)
     if invalid.any():
         index = [int(i) for i in invalid.nonzero()[0]]
         raise ValueError(
-            f"{name} must be finite wherever {mask_name} is True; at {index} it is {float(x[tuple(index)])} "
-            f"({int(invalid.sum())} such entries). Set {mask_name} to False where nothing was measured."
+            f"{name} must be finite wherever {mask_name} is True, and below 3e38 in magnitude; at {index} it "
+            f"is {float(x[tuple(index)])} ({int(invalid.sum())} such entries). Set {mask_name} to False "
+            "where nothing was measured."
         )
 
 
@@ -335,7 +341,7 @@ class GraphSeries(Series):
                 f"'values' must have dimensions time and node; it has {values.dims}. Rename its dimensions."
             )
         order = ("time", "node", "channel")
-        numbers = torch.from_numpy(values.transpose(*order).values.astype(np.float32))
+        numbers = torch.from_numpy(floating(values.transpose(*order).values))
         observed = torch.isfinite(numbers)
         if "observed" in data:
             flag = data["observed"]
@@ -344,7 +350,7 @@ class GraphSeries(Series):
         covariates = None
         if "covariates" in data:
             array = data["covariates"].transpose("time", "node", "covariate").values
-            covariates = torch.from_numpy(array.astype(np.float32))
+            covariates = torch.from_numpy(floating(array))
         labels = labels_in(data)
         if covariates is None:
             labels["covariate_names"] = ()
@@ -377,7 +383,7 @@ def graph_in(data: xr.Dataset, nodes: int) -> Data:
             # the prefix marks attributes of edges
             graph["edge_" + name.removeprefix("edge_")] = data[name].values
     if "position" in data:
-        graph.pos = torch.from_numpy(data["position"].values.astype(np.float32))
+        graph.pos = torch.from_numpy(floating(data["position"].values))
     return graph
 
 
@@ -475,7 +481,8 @@ def _names(name: str, labels: Sequence[str], default: list[str]) -> list[str]:
 class SeriesBatch:
     """Windows of a series: the input of a model.
 
-    Values outside ``context`` are read only by the loss and the scores, and only inside ``target``.
+    Values outside ``context`` are read only by the loss and the scores, and only inside ``target``. Values
+    and covariates have the precision of their source, whatever that of the model that reads them.
 
     Args:
         values: Measurements in data units; anything, NaN included, outside both masks.
@@ -570,22 +577,33 @@ class SeriesBatch:
 class Units(NamedTuple):
     """Location and scale of each entry in data units; they define the standard units of a head.
 
+    Those of a model are in float64, and so is all arithmetic in data units: in float32, values near 2e8 lie
+    16 apart, and the square of 1e-21 is zero. Values in standard units, which have size 1, have the precision
+    of the network.
+
     Attributes:
         loc: The value that corresponds to zero in standard units.
         scale: The difference that corresponds to one in standard units.
         nodes: Numbers of the nodes in the whole graph; None for all nodes.
+        dtype: Precision of values in standard units; that of ``loc`` if not given.
     """
 
     loc: Tensor
     scale: Tensor
     nodes: Tensor | None = None
+    dtype: torch.dtype | None = None
+
+    @property
+    def precision(self) -> torch.dtype:
+        """The precision of values in standard units."""
+        return self.dtype or self.loc.dtype
 
     def standardise(self, values: Tensor) -> Tensor:
         """Converts data units to standard units."""
-        return (values - self.loc) / self.scale
+        return ((values - self.loc) / self.scale).to(self.precision)
 
     def unstandardise(self, values: Tensor) -> Tensor:
-        """Converts standard units to data units."""
+        """Converts standard units to data units, in the precision of ``loc`` and ``scale``."""
         return self.loc + self.scale * values
 
 
@@ -643,12 +661,12 @@ class SeriesSpec:
         scale = torch.where(count > 0, entries.deviation, channel.deviation)
         # the deviation of all values of the channel, each from the mean of its own node
         pooled = (entries.squares.sum(dim=0) / count.sum(dim=0)).sqrt().expand_as(scale)
-        # a constant node's deviation is rounding error, not zero
-        constant = scale <= 1e-6 * torch.maximum(loc.abs(), pooled)
+        # values that differ by rounding errors only have no scale of their own
+        constant = entries.constant(torch.maximum(loc.abs(), pooled), scale)
         scale = torch.where(constant, torch.where(pooled > 0, pooled, torch.ones_like(pooled)), scale)
         return cls(
-            loc=loc.float(),
-            scale=scale.float(),
+            loc=loc,
+            scale=scale,
             edge_index=series.graph.edge_index,
             edge_weight=series.graph.edge_weight,
             num_covariates=series.sizes.covariates,
@@ -711,9 +729,8 @@ def _units_of_covariates(moments: RunningMoments) -> dict[str, Tensor]:
     """Returns mean and standard deviation of each covariate, if any; the scale of a constant one is 1."""
     if not moments.count.numel() or not moments.count.any():
         return {}
-    constant = moments.deviation <= 1e-6 * moments.mean.abs()
-    scale = torch.where(constant, 1.0, moments.deviation)
-    return {"covariate_loc": moments.mean.float(), "covariate_scale": scale.float()}
+    scale = torch.where(moments.constant(moments.mean, moments.deviation), 1.0, moments.deviation)
+    return {"covariate_loc": moments.mean, "covariate_scale": scale}
 
 
 def _abbreviated(names: list[str]) -> str:

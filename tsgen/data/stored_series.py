@@ -15,17 +15,18 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from tsgen.data.graphs import check_graph
-from tsgen.data.series import GraphSeries, Series, check_labels, graph_in, labels_in, times_in
+from tsgen.data.precision import floating, floating_type
+from tsgen.data.series import LARGEST, GraphSeries, Series, check_labels, graph_in, labels_in, times_in
 from tsgen.data.times import distant_years, parse_times
 from tsgen.storage.display import printable
 from tsgen.storage.netcdf import open_netcdf
 
 
 class _Form(NamedTuple):
-    """Dimensions, NumPy kind of data type, and unit of a variable in a file."""
+    """Dimensions, data type of the decoded numbers, and unit of a variable in a file."""
 
     dims: tuple[str, ...]
-    kind: str
+    dtype: np.dtype
     unit: str
 
 
@@ -44,7 +45,7 @@ def _described(path: Path) -> tuple[dict[str, _Form], dict[str, int], xr.Dataset
             forms = {
                 str(name): _Form(
                     tuple(map(str, data[name].dims)),
-                    data[name].dtype.kind,
+                    data[name].dtype,
                     str(data[name].attrs.get("units", "")),
                 )
                 for name in large
@@ -104,6 +105,7 @@ class StoredSeries(Series):
         self._mask: Tensor | None = None
         forms, sizes, rest = _described(self.path)
         self._check_forms(forms)
+        self._dtype = floating_type(*(forms[name].dtype for name in self.variables))
         self._flagged = "observed" in forms and self.variables == ["values"]
         labels = labels_in(rest)
         with_channels = len(forms[self.variables[0]].dims) == 3
@@ -150,7 +152,7 @@ class StoredSeries(Series):
         wanted["covariates"] = ("time", "node", "covariate")
         for name, dims in wanted.items():
             form = forms.get(name)
-            if form is not None and (form.dims != dims or form.kind not in "fiub"):
+            if form is not None and (form.dims != dims or form.dtype.kind not in "fiub"):
                 raise ValueError(
                     f"{self.path}: {name!r} must hold numbers and have the dimensions {', '.join(dims)} in "
                     f"this order, so that a window can be read in one operation; it has "
@@ -182,8 +184,8 @@ class StoredSeries(Series):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision of the values: float32, whatever the data type in the file."""
-        return torch.float32
+        """The precision of the values: float32 if the file holds no more, otherwise float64."""
+        return torch.from_numpy(np.empty(0, self._dtype)).dtype
 
     def chunk(self, steps: slice) -> GraphSeries:
         """Returns consecutive steps of the series, read into memory."""
@@ -224,6 +226,7 @@ class StoredSeries(Series):
         channels = [self._numbers(name, steps, start) for name in self.variables]
         with_channels = len(channels) == 1 and channels[0].ndim == 3
         values = channels[0] if with_channels else np.stack(channels, axis=-1)
+        values = values.astype(self._dtype, copy=False)
         observed = np.isfinite(values)
         if self._flagged:
             flag = self._open()["observed"][steps].values.astype(bool)
@@ -264,10 +267,10 @@ class StoredSeries(Series):
 
     def _numbers(self, name: str, steps: slice, start: int) -> np.ndarray:
         """Returns some steps of a variable, with NaN for missing values; raises if a value is infinite."""
-        with np.errstate(over="ignore"):
-            numbers = self._open()[name][steps].values.astype(np.float32)
-        if np.isinf(numbers).any():
-            t, v = np.unravel_index(int(np.isinf(numbers).argmax()), numbers.shape)[:2]
+        numbers = floating(self._open()[name][steps].values)
+        too_large = np.abs(numbers) > LARGEST
+        if too_large.any():
+            t, v = np.unravel_index(int(too_large.argmax()), numbers.shape)[:2]
             raise ValueError(
                 f"{self.path}: values must be finite and below 3e38 in magnitude; at step {start + t} and "
                 f"node {v} (counted from 0), one of {name!r} is not. Use NaN for missing values."

@@ -284,7 +284,7 @@ def _read_long(path: Path, columns: Columns, step: str | int | float | None) -> 
     _check_unique(table, [columns.time, columns.node], place, len(time) * len(nodes))
 
     def spread(names: list[str], needed: str | None = None) -> Float[np.ndarray, "time nodes columns"]:
-        filled = np.full((len(time) * len(nodes), len(names)), np.nan, dtype=np.float32)
+        filled = np.full((len(time) * len(nodes), len(names)), np.nan)
         for c, name in enumerate(names):
             filled[place, c] = table.numbers(name, needed)
         return filled.reshape(len(time), len(nodes), len(names))
@@ -305,7 +305,7 @@ def _read_wide(path: Path, columns: Columns, step: str | int | float | None) -> 
     table.read([columns.time, *nodes])
     position, time = _grid(table, columns.time, step, len(nodes))
     _check_unique(table, [columns.time], position, len(time))
-    values = np.full((len(time), len(nodes), 1), np.nan, dtype=np.float32)
+    values = np.full((len(time), len(nodes), 1), np.nan)
     for v, name in enumerate(nodes):
         values[position, v, 0] = table.numbers(name)
     channel = path.name.split(".")[0]

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, kl_divergence
 
 from tsgen.data.series import SeriesBatch
+from tsgen.heads import InDataUnits
 from tsgen.models import DensityModel
 
 PATHS_AT_ONCE = 256
@@ -106,6 +107,11 @@ def _closed_form(p: DensityModel, q: DensityModel, paths: SeriesBatch) -> Float[
 
 def _gaussian(law: Distribution) -> Distribution:
     """Returns the law if it is Gaussian, so that a closed form is known; raises otherwise."""
+    if isinstance(law, Independent) and isinstance(law.base_dist, InDataUnits):
+        each = law.base_dist
+        if isinstance(each.law, Normal):
+            return Independent(Normal(each.mean, each.stddev), law.reinterpreted_batch_ndims)
+        return _gaussian(Independent(each.law, law.reinterpreted_batch_ndims))
     if isinstance(law, MultivariateNormal) or (
         isinstance(law, Independent) and isinstance(law.base_dist, Normal)
     ):

@@ -132,7 +132,7 @@ def summarise(
         arrays["ess"] = samples.ess
     if baselines:
         errors = [(draws[0] - truth).abs().where(scored, torch.nan) for draws in baselines.values()]
-        arrays["baseline_error"] = torch.stack(errors, dim=1).float()
+        arrays["baseline_error"] = torch.stack(errors, dim=1).to(truth.dtype)
     return {name: array.cpu().numpy() for name, array in arrays.items()}
 
 

@@ -55,8 +55,8 @@ class Start(NamedTuple):
 class VARProcess:
     """A vector autoregression with Gaussian noise, in data units: stationary, or with a given start.
 
-    Computes in float64 on the device of its tensors, and returns results in the precision and on the device
-    of the batch.
+    Computes in float64 on the device of its tensors. Laws are returned in float64, draws in the precision of
+    the batch, both on its device.
 
     Args:
         coefficients: One matrix per lag, lag 1 first; row v, column u is the influence of node u on node v.
@@ -429,7 +429,9 @@ class VARProcess:
 
     @staticmethod
     def _normal(loc: Tensor, scale: Tensor, batch: SeriesBatch) -> Normal:
-        loc, scale = (x.unflatten(-1, batch.values.shape[2:]).to(batch.values) for x in (loc, scale))
+        # float64: the variance of data of size 1e-21 is zero in float32
+        device, shape = batch.values.device, batch.values.shape[2:]
+        loc, scale = (x.unflatten(-1, shape).to(device) for x in (loc, scale))
         return Normal(loc, scale, validate_args=False)
 
 

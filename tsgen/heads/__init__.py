@@ -3,7 +3,8 @@
 from tsgen.heads.base import Head
 from tsgen.heads.conditional import ConditionalHead
 from tsgen.heads.gaussian import GaussianHead
+from tsgen.heads.in_data_units import InDataUnits
 from tsgen.heads.mixture import MixtureHead
 from tsgen.heads.nade import MixtureNADEHead
 
-__all__ = ["ConditionalHead", "GaussianHead", "Head", "MixtureHead", "MixtureNADEHead"]
+__all__ = ["ConditionalHead", "GaussianHead", "Head", "InDataUnits", "MixtureHead", "MixtureNADEHead"]

@@ -3,7 +3,11 @@ r"""The contract of a head.
 A head reads the state h of each node and returns a :class:`torch.distributions.Distribution` with one law per
 entry: its batch shape is that of the entries. A head computes in standard units and returns laws in data
 units, so that the densities of different models can be compared; its argument ``units``
-(:class:`~tsgen.data.Units`) converts between the two.
+(:class:`~tsgen.data.Units`) converts between the two. :class:`~tsgen.heads.InDataUnits` makes the law in data
+units from one in standard units: it evaluates densities in standard units, in the precision of the network,
+and does the rest in float64, so that neither an offset of 2e8 nor units of 1e-21 cost digits.
+
+The parameters of a head stay in float32 at least, whatever the precision of the trainer.
 
 A draw is a function of given uniform numbers, :attr:`Head.uniforms_per_entry` per entry: the same numbers
 give the same draw, on any device and in any batch.
@@ -17,6 +21,7 @@ head.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,6 +29,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
+from tsgen.data.precision import at_least
 from tsgen.data.series import Sizes, Units
 
 SCALE_FLOOR = 1e-3
@@ -72,6 +78,10 @@ class Head(nn.Module, ABC):
         super().__init__()
         self.hidden, self.sizes = hidden, sizes
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Head:
+        """Moves the head to another device or precision, of which the lowest is float32."""
+        return super()._apply(at_least(torch.float32, fn), recurse)
+
     @property
     @abstractmethod
     def num_parameters_per_entry(self) -> int:
@@ -111,7 +121,7 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def quantile(self, law: Any, uniforms: Float[Tensor, "*entry uniforms"]) -> Float[Tensor, "*entry"]:
-        """Turns uniform numbers into draws from the law.
+        """Turns uniform numbers into draws from the law, in data units.
 
         Args:
             law: Laws that :meth:`forward` returned.
@@ -141,7 +151,7 @@ class Head(nn.Module, ABC):
             covariates: Covariates of the slices.
         """
         law = self(h, values, context, units, covariates)
-        return torch.where(context, values, self.quantile(law, uniforms))
+        return torch.where(context, values, self.quantile(law, uniforms).to(values.dtype))
 
 
 def full_precision(h: Tensor) -> torch.autocast:

@@ -12,6 +12,7 @@ from torch.distributions import Distribution, Normal
 
 from tsgen.data.series import Sizes, Units
 from tsgen.heads.base import Head, positive
+from tsgen.heads.in_data_units import InDataUnits
 
 
 class GaussianHead(Head):
@@ -62,9 +63,8 @@ class GaussianHead(Head):
     ) -> Distribution:
         """Returns the law of each entry, in data units."""
         numbers = self.linear(h).unflatten(-1, (self.sizes.channels, -1))
-        loc = units.unstandardise(numbers[..., 0])
-        scale = units.scale * self._scale(numbers, units.nodes)
-        return Normal(loc, scale, validate_args=False)
+        law = Normal(numbers[..., 0], self._scale(numbers, units.nodes), validate_args=False)
+        return InDataUnits(law, units)
 
     def _scale(
         self, numbers: Float[Tensor, "batch time nodes channels numbers"], nodes: Tensor | None
@@ -74,6 +74,9 @@ class GaussianHead(Head):
             return positive(self.log_scale if nodes is None else self.log_scale[nodes])
         return positive(numbers[..., 1]) if self.scale == "state" else self.scale
 
-    def quantile(self, law: Normal, uniforms: Float[Tensor, "*entry uniforms"]) -> Float[Tensor, "*entry"]:
+    def quantile(
+        self, law: InDataUnits, uniforms: Float[Tensor, "*entry uniforms"]
+    ) -> Float[Tensor, "*entry"]:
         """Turns uniform numbers into draws by the normal quantile function."""
-        return law.mean + law.stddev * torch.special.ndtri(uniforms[..., 0])
+        normal = torch.special.ndtri(uniforms[..., 0])
+        return law.units.unstandardise(law.law.mean + law.law.stddev * normal)

@@ -16,27 +16,24 @@ from torch.distributions import Categorical, Distribution, MixtureSameFamily, No
 
 from tsgen.data.series import Sizes, Units
 from tsgen.heads.base import Head, positive
+from tsgen.heads.in_data_units import InDataUnits
 
 
-def mixture_law(numbers: Float[Tensor, "*entry 3 components"], units: Units) -> MixtureSameFamily:
-    """Returns the mixtures with the given logits, means and log-scales, in data units.
+def mixture_law(numbers: Float[Tensor, "*entry 3 components"]) -> MixtureSameFamily:
+    """Returns the mixtures with the given logits, means and log-scales, in standard units.
 
     Args:
-        numbers: Logit, mean and log-scale of each component; mean and scale in standard units.
-        units: Mean and scale of the standard units.
+        numbers: Logit, mean and log-scale of each component.
     """
     logits, mean, log_scale = numbers.unbind(-2)
-    units = Units(units.loc[..., None], units.scale[..., None])
     return MixtureSameFamily(
         Categorical(logits=logits, validate_args=False),
-        Normal(units.unstandardise(mean), units.scale * positive(log_scale), validate_args=False),
+        Normal(mean, positive(log_scale), validate_args=False),
         validate_args=False,
     )
 
 
-def mixture_quantile(
-    law: MixtureSameFamily, uniforms: Float[Tensor, "*entry uniforms"]
-) -> Float[Tensor, "*entry"]:
+def mixture_quantile(law: Any, uniforms: Float[Tensor, "*entry uniforms"]) -> Float[Tensor, "*entry"]:
     r"""Draws from mixtures: the first number picks a component, the second gives its normal quantile.
 
     The gradient is that of the mixture's own quantile function, :math:`\partial x = -\partial F(x) / p(x)`
@@ -123,10 +120,11 @@ class MixtureHead(Head):
         covariates: Float[Tensor, "batch time nodes covariates"] | None = None,
     ) -> Distribution:
         """Returns the law of each entry, in data units."""
-        return mixture_law(self.linear(h).unflatten(-1, (self.sizes.channels, 3, self.components)), units)
+        numbers = self.linear(h).unflatten(-1, (self.sizes.channels, 3, self.components))
+        return InDataUnits(mixture_law(numbers), units)
 
     def quantile(
-        self, law: MixtureSameFamily, uniforms: Float[Tensor, "*entry uniforms"]
+        self, law: InDataUnits, uniforms: Float[Tensor, "*entry uniforms"]
     ) -> Float[Tensor, "*entry"]:
         """Turns two uniform numbers per entry into a draw, by :func:`mixture_quantile`."""
-        return mixture_quantile(law, uniforms)
+        return law.units.unstandardise(mixture_quantile(law.law, uniforms))

@@ -39,6 +39,7 @@ from torch.nn import functional
 
 from tsgen.data.series import Sizes, Units
 from tsgen.heads.base import Head
+from tsgen.heads.in_data_units import InDataUnits
 from tsgen.heads.mixture import initial_numbers, mixture_law, mixture_quantile
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"silu": functional.silu, "tanh": torch.tanh}
@@ -186,14 +187,14 @@ class MixtureNADEHead(Head):
             received = torch.where(self._joint(context)[..., None], received, total)
         numbers = self.numbers(self._features(states, received))
         scales = None if self.log_scale is None else self.log_scale.unflatten(0, (-1, self.sizes.channels))
-        return self._law(numbers.reshape(*values.shape, -1), scales, units)
+        return InDataUnits(self._law(numbers.reshape(*values.shape, -1), scales), units)
 
     def quantile(
-        self, law: MixtureSameFamily, uniforms: Float[Tensor, "*entry uniforms"]
+        self, law: InDataUnits, uniforms: Float[Tensor, "*entry uniforms"]
     ) -> Float[Tensor, "*entry"]:
         """Turns two uniform numbers per entry into a draw, by
         :func:`~tsgen.heads.mixture.mixture_quantile`."""
-        return mixture_quantile(law, uniforms)
+        return law.units.unstandardise(mixture_quantile(law.law, uniforms))
 
     def draw(
         self,
@@ -215,12 +216,12 @@ class MixtureNADEHead(Head):
         received = self._messages(states, values, context, units).sum(dim=-2)
         if not self.context_first:
             received = torch.zeros_like(received)
-        standard, entries = Units(received.new_zeros(1), received.new_ones(1)), list(x.unbind(-1))
+        entries = list(x.unbind(-1))
         for i in self.order:
             if drawn_somewhere[i]:
                 numbers = self.numbers.of(i, self._features(states[..., i, :], received))
                 scales = None if self.log_scale is None else self.log_scale[i]
-                draw = mixture_quantile(self._law(numbers, scales, standard), noise[..., i, :])
+                draw = mixture_quantile(self._law(numbers, scales), noise[..., i, :])
                 entries[i] = torch.where(joint_context[..., i], entries[i], draw)
             deviation = entries[i] - states[..., i, :] @ self.expected[i]
             message = self.telling.of(i, deviation[..., None])
@@ -229,7 +230,7 @@ class MixtureNADEHead(Head):
                 torch.where(joint_context[..., i, None], 0, message) if self.context_first else message
             )
         drawn = units.unstandardise(torch.stack(entries, dim=-1).reshape(values.shape))
-        return torch.where(context, values, drawn)
+        return torch.where(context, values, drawn.to(values.dtype))
 
     def _joint(self, x: Tensor) -> Tensor:
         """Reshapes ``[batch, time, nodes, channels, ...]`` to ``[batch, time, groups, entries, ...]``, where
@@ -262,14 +263,12 @@ class MixtureNADEHead(Head):
             features.append(self.activation(self.start(states) + received))
         return torch.cat(features, dim=-1)
 
-    def _law(
-        self, numbers: Float[Tensor, "*entry numbers"], log_scale: Tensor | None, units: Units
-    ) -> MixtureSameFamily:
-        """Returns the mixtures with the given numbers per entry, in data units."""
+    def _law(self, numbers: Float[Tensor, "*entry numbers"], log_scale: Tensor | None) -> MixtureSameFamily:
+        """Returns the mixtures with the given numbers per entry, in standard units."""
         each = numbers.unflatten(-1, (-1, self.components))
         if log_scale is not None:
             each = torch.cat([each, log_scale[..., None, :].expand(*each.shape[:-2], 1, -1)], dim=-2)
-        return mixture_law(each, units)
+        return mixture_law(each)
 
 
 def _order(order: Literal["given", "any"] | list[int], entries: int) -> list[int]:

@@ -404,10 +404,7 @@ def _warn(far_draws: str | None) -> None:
 
 
 def _moved(model: DensityModel, batch: SeriesBatch) -> SeriesBatch:
-    """Returns the windows on the model's device and in its precision."""
-    dtype = next(model.parameters()).dtype
-    covariates = None if batch.covariates is None else batch.covariates.to(dtype)
-    batch = dataclasses.replace(batch, values=batch.values.to(dtype), covariates=covariates)
+    """Returns the windows on the model's device."""
     return model.transfer_batch_to_device(batch, model.device, 0)
 
 

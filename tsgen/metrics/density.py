@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.distributions import Distribution, MixtureSameFamily, Normal
 
+from tsgen.heads.in_data_units import InDataUnits
 from tsgen.metrics.mean import Mean
 
 
@@ -37,6 +38,8 @@ def has_closed_crps(law: Distribution) -> bool:
         >>> has_closed_crps(Normal(0.0, 1.0)), has_closed_crps(StudentT(3.0))
         (True, False)
     """
+    if isinstance(law, InDataUnits):
+        return has_closed_crps(law.law)
     return isinstance(_component(law), Normal) or callable(getattr(law, "crps", None))
 
 
@@ -55,6 +58,8 @@ def law_crps(law: Distribution, truth: Float[Tensor, "*entries"]) -> Float[Tenso
     Raises:
         ValueError: If the CRPS has no closed form (see :func:`has_closed_crps`).
     """
+    if isinstance(law, InDataUnits):
+        return law.units.scale * law_crps(law.law, law.units.standardise(truth))
     own = getattr(law, "crps", None)
     if callable(own):
         return own(truth)

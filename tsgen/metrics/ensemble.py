@@ -230,11 +230,12 @@ class RMSE(_MeanScore):
     higher_is_better = False
 
     def _score(self, samples: Tensor, truth: Tensor) -> Tensor:
-        return (_median(samples) - truth).square()
+        # float64: the square of 1e-21 is zero in float32, that of 1e25 infinite
+        return (_median(samples) - truth).double().square()
 
     def compute(self) -> Tensor:
         """Returns the score; NaN if nothing was scored."""
-        return super().compute().sqrt()
+        return (self.total / self.weight).sqrt().float()
 
 
 class MRE(MAE):

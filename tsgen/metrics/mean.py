@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
+from torch.nn import Module
 from torchmetrics import Metric
+
+from tsgen.data.precision import at_least
 
 
 class Mean(Metric):
@@ -18,6 +23,10 @@ class Mean(Metric):
         super().__init__()
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("weight", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> Module:
+        """Moves the sums to another device; they stay in float64, as bfloat16 cannot count beyond 256."""
+        return super()._apply(at_least(torch.float64, fn), exclude_state)
 
     def _add(self, score: Tensor, weight: Tensor) -> None:
         """Adds scores and their weights; the weight of a plain mean is 1 per score."""

@@ -138,9 +138,9 @@ class AnyOrderModel(NeuralModel):
         loc = nearest.line(batch.values, node.loc)
         # lower bound: a visible entry is its own nearest one; its law is never scored, but needs a positive
         # scale. Upper bound: infinity, where nothing is visible, would give no valid gradient
-        steps = nearest.walked().clamp(min=0.5, max=1e6).to(loc.dtype)
+        steps = nearest.walked().clamp(min=0.5, max=1e6).to(self.precision)
         scale = node.scale * (-torch.expm1(-steps / self.log_reach.exp())).sqrt()
-        return Units(loc, scale, batch.nodes)
+        return Units(loc, scale, batch.nodes, self.precision)
 
     def features(
         self, batch: SeriesBatch, x: Tensor, context: Tensor
@@ -159,7 +159,8 @@ class AnyOrderModel(NeuralModel):
         line = nearest.line(x, torch.zeros_like(x[0, 0]))
         share = context.mean(dim=2, keepdim=True)
         mean = x.mean(dim=2, keepdim=True) / share.clamp(min=0.5 / x.shape[2])
-        return torch.cat([features, line, since, until, mean.expand_as(x), share.expand_as(x)], dim=-1)
+        more = [line, since, until, mean.expand_as(x), share.expand_as(x)]
+        return torch.cat([features, *(x.to(features.dtype) for x in more)], dim=-1)
 
     def check_data(self, data: Any, stage: str) -> None:
         """Raises ``ValueError`` unless the model can be used with the data, which must hide some entries.
@@ -216,7 +217,7 @@ class AnyOrderModel(NeuralModel):
         """Returns the joint log-density of one window by the chain rule."""
         order = uniforms(streams(ORDER, row.position[:, 0]), row.context.shape[1:], dtype=torch.float64)
         total = self.loc.new_zeros(1)
-        width = TENSORS_PER_PASS * self.encoder.hidden * self.loc.element_size()
+        width = TENSORS_PER_PASS * self.encoder.hidden * self.precision.itemsize
         for some in order[row.context].split(draws_per_portion(row.context[..., 0].numel() * width)):
             rows, current = row.repeat(len(some)), some.view(-1, 1, 1, 1)
             rows = rows._changed(context=rows.context & (order < current), target=order == current)

@@ -164,7 +164,7 @@ class AutoregressiveModel(NeuralModel):
             The encoder's output, and the state for the next call.
         """
         if before is None:
-            zeros = torch.zeros_like(batch.values, dtype=self.loc.dtype)
+            zeros = torch.zeros_like(batch.values, dtype=self.precision)
             before = zeros, zeros
         return self.encoder(self.features(batch, *before), propagation, state)
 

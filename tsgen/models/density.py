@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from lightning import LightningModule, Trainer
+from lightning.pytorch.plugins.precision import HalfPrecision
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.distributions import Distribution, Independent
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch_geometric.nn import MessagePassing
 
+from tsgen.data.precision import check_float64
 from tsgen.data.series import Samples, SeriesBatch, SeriesSpec, Units
 from tsgen.encoders import Encoder
 from tsgen.heads import Head
@@ -73,12 +76,34 @@ class DensityModel(LightningModule, ABC):
         if optimizer is not None:
             arguments |= {"optimizer": optimizer, "scheduler": scheduler}
         self.hparams.update({"model": describe(partial(type(self), **arguments))})
-        self.register_buffer("loc", spec.loc.clone())
-        self.register_buffer("scale", spec.scale.clone())
+        self.register_units("loc", spec.loc)
+        self.register_units("scale", spec.scale)
         self.window: int | None = None
         self.val_nll, self.val_crps = NLL(), LawCRPS()
         self._extreme: str | None = None  # of the first validation batch whose density is not finite
         self.test_nll, self.test_scores = NLL(), scores()
+
+    def register_units(self, name: str, numbers: torch.Tensor) -> None:
+        """Adds numbers in data units, which stay in float64 whatever the precision of the network.
+
+        Args:
+            name: The name of the buffer.
+            numbers: The numbers.
+        """
+        self.register_buffer(name, numbers.to(torch.float64, copy=True))
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> DensityModel:
+        """Moves the model to another device or precision; its units stay in float64."""
+        units = dict(self._buffers)
+        try:
+            super()._apply(fn, recurse)
+        except TypeError as error:
+            check_float64(error)
+        for name, before in units.items():
+            moved = self._buffers[name]
+            if before is not None and moved is not None and moved.dtype != before.dtype:
+                self._buffers[name] = before.to(moved.device)  # not the rounded numbers
+        return self
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, map_location: Any = "cpu", **_: Any) -> Any:  # type: ignore[override]
@@ -93,15 +118,20 @@ class DensityModel(LightningModule, ABC):
         """
 
     @property
+    def precision(self) -> torch.dtype:
+        """The precision of standard units, and of laws and draws in them: float32, or float64."""
+        return torch.promote_types(self.dtype, torch.float32)  # type: ignore[arg-type]
+
+    @property
     def node_units(self) -> Units:
         """Mean and standard deviation of each node and channel: the units of the model's inputs."""
-        return Units(self.loc, self.scale)
+        return Units(self.loc, self.scale, dtype=self.precision)
 
     def units_of_nodes(self, batch: SeriesBatch) -> Units:
         """Returns mean and standard deviation of each node and channel of a batch."""
         if batch.nodes is None:
             return self.node_units
-        return Units(self.loc[batch.nodes], self.scale[batch.nodes], batch.nodes)
+        return Units(self.loc[batch.nodes], self.scale[batch.nodes], batch.nodes, self.precision)
 
     def units(self, batch: SeriesBatch) -> Units:
         """Returns the location and scale that define standard units for each entry of a batch."""
@@ -136,6 +166,7 @@ class DensityModel(LightningModule, ABC):
     def setup(self, stage: str) -> None:
         """Raises ``ValueError`` unless building blocks and data are compatible and trained weights finite."""
         self.check_building_blocks()
+        _keep_precision_of_data(self.trainer)
         data = getattr(self.trainer, "datamodule", None)
         if data is not None:
             self.check_data(data, stage)
@@ -315,6 +346,22 @@ class DensityModel(LightningModule, ABC):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": self.scheduler(optimizer), "monitor": "val/nll"},
         }
+
+
+def _keep_precision_of_data(trainer: Trainer) -> None:
+    """Stops a trainer in half precision from rounding batches, and new tensors outside the network.
+
+    Only the network computes in half precision: the model rounds its input once it is standardised.
+    """
+    plugin = getattr(trainer, "precision_plugin", None)
+    if isinstance(plugin, HalfPrecision):
+        changed: Any = plugin
+        changed.convert_input, changed.forward_context = _unchanged, nullcontext
+
+
+def _unchanged(batch: SeriesBatch) -> SeriesBatch:
+    """Returns the batch."""
+    return batch
 
 
 BUILDING_BLOCKS = (

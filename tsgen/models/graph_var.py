@@ -7,6 +7,7 @@ filter and smoother. The model is fitted by conditional least squares, or by EM 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, Normal
 
+from tsgen.data.precision import at_least
 from tsgen.data.series import SeriesBatch, SeriesSpec
 from tsgen.exact.kalman import SecondMoments, kalman_filter
 from tsgen.exact.linear import Noise, Start, VARProcess
@@ -99,6 +101,11 @@ class GraphVAR(DensityModel):
         )
         self.check_building_blocks()
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GraphVAR:
+        """Moves the model to another device; it stays in float64."""
+        super()._apply(at_least(torch.float64, fn), recurse)
+        return self
+
     @property
     def process(self) -> VARProcess:
         """The process in data units, over flattened nodes and channels: a copy, unaffected by later fits."""
@@ -166,13 +173,8 @@ class GraphVAR(DensityModel):
         return MultivariateNormal(filtered.mean, filtered.covariance)
 
     def setup(self, stage: str) -> None:
-        """Raises ``ValueError`` unless data, precision and number of processes are supported."""
+        """Raises ``ValueError`` unless data and number of processes are supported."""
         super().setup(stage)
-        if self.coefficients.dtype != torch.float64:
-            raise ValueError(
-                f"a GraphVAR computes in float64; its coefficients are {self.coefficients.dtype}. Set "
-                "trainer.precision to 32-true or 64-true."
-            )
         if stage == "fit" and self.trainer.world_size > 1:
             raise ValueError(
                 f"a GraphVAR is fitted by one process; there are {self.trainer.world_size}. Set "
@@ -182,7 +184,7 @@ class GraphVAR(DensityModel):
     def training_step(self, batch: SeriesBatch, index: int) -> None:
         """Performs the E-step of a batch and, after the last batch of an epoch, the M-step."""
         values, context = (x.flatten(2).to(self.intercept.device) for x in (batch.values, batch.target))
-        loc, scale = (x.flatten().double() for x in (self.loc, self.scale))
+        loc, scale = (x.flatten() for x in (self.loc, self.scale))
         standard = (values.double() - loc) / scale
         self._track_range(standard, context)
         moments = self._standard.expectation(standard, context)
@@ -196,12 +198,12 @@ class GraphVAR(DensityModel):
     @property
     def _standard(self) -> VARProcess:
         """The process in standard units, in which second moments of all nodes have similar magnitude."""
-        loc, scale = (x.flatten().double() for x in (self.loc, self.scale))
+        loc, scale = (x.flatten() for x in (self.loc, self.scale))
         return self.process.in_units(-loc / scale, 1 / scale)
 
     def _maximise(self) -> None:
         """Performs the M-step on the second moments of the epoch."""
-        loc, scale = (x.flatten().double() for x in (self.loc, self.scale))
+        loc, scale = (x.flatten() for x in (self.loc, self.scale))
         assert self._moments is not None
         self._check_variation()
         self.process = self._standard.maximisation(self._moments, self.support, self.noise).in_units(

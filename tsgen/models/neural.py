@@ -15,7 +15,7 @@ from torch.distributions import Distribution
 from torch.optim import Optimizer
 
 from tsgen.counter_random import streams
-from tsgen.data.series import SeriesBatch, SeriesSpec, Sizes
+from tsgen.data.series import SeriesBatch, SeriesSpec, Sizes, Units
 from tsgen.encoders import Encoder
 from tsgen.heads import Head
 from tsgen.heads.base import full_precision
@@ -84,8 +84,9 @@ class NeuralModel(DensityModel):
         optimizer = optimizer or partial(torch.optim.AdamW, lr=2e-3)
         super().__init__(spec, sampler, optimizer, scheduler, **arguments, **options)
         sizes = self.spec.sizes
-        self.register_buffer("covariate_loc", _clone_or(spec.covariate_loc, torch.zeros(sizes.covariates)))
-        self.register_buffer("covariate_scale", _clone_or(spec.covariate_scale, torch.ones(sizes.covariates)))
+        loc, scale = spec.covariate_loc, spec.covariate_scale
+        self.register_units("covariate_loc", torch.zeros(sizes.covariates) if loc is None else loc)
+        self.register_units("covariate_scale", torch.ones(sizes.covariates) if scale is None else scale)
         self.encoder = encoder(numbers_per_entry * sizes.channels + sizes.covariates + node_embedding)
         self.head = head(self.encoder.hidden, sizes)
         self.embedding = nn.Parameter(torch.randn(sizes.nodes, node_embedding)) if node_embedding else None
@@ -140,14 +141,19 @@ class NeuralModel(DensityModel):
     def features(
         self, batch: SeriesBatch, x: Tensor, context: Tensor
     ) -> Float[Tensor, "batch time nodes features"]:
-        """Returns the encoder's input at each step."""
+        """Returns the encoder's input at each step, in the encoder's precision."""
         features, covariates = [x, context], self.covariates(batch)
         if covariates is not None:
-            features.append(covariates.to(x.dtype))
+            features.append(covariates)
         if self.embedding is not None:
             embedding = self.embedding if batch.nodes is None else self.embedding[batch.nodes]
             features.append(embedding.expand(*x.shape[:2], -1, -1))
-        return torch.cat(features, dim=-1)
+        return torch.cat(features, dim=-1).to(self._network_dtype)
+
+    @property
+    def _network_dtype(self) -> torch.dtype:
+        """The precision of the encoder, half precision included."""
+        return next((weight.dtype for weight in self.encoder.parameters()), self.precision)
 
     def covariates(self, batch: SeriesBatch) -> Float[Tensor, "batch time nodes covariates"] | None:
         """Returns the covariates in their standard units, or None if there are none.
@@ -164,7 +170,8 @@ class NeuralModel(DensityModel):
             )
         if batch.covariates is None:
             return None
-        return (batch.covariates - self.covariate_loc) / self.covariate_scale
+        units = Units(self.covariate_loc, self.covariate_scale, dtype=self.precision)
+        return units.standardise(batch.covariates)
 
     def predict(
         self,
@@ -175,7 +182,7 @@ class NeuralModel(DensityModel):
         """Returns the law of each entry in data units, given the encoder's output and its slice's context."""
         units = self.units(batch)
         with full_precision(h):
-            return self.head(h.to(units.loc.dtype), batch.values, context, units, self.covariates(batch))
+            return self.head(h.to(self.precision), batch.values, context, units, self.covariates(batch))
 
     def draw(
         self,
@@ -188,7 +195,7 @@ class NeuralModel(DensityModel):
         units = self.units(batch)
         with full_precision(h):
             return self.head.draw(
-                h.to(units.loc.dtype), batch.values, context, units, uniforms, self.covariates(batch)
+                h.to(self.precision), batch.values, context, units, uniforms, self.covariates(batch)
             )
 
     def training_step(self, batch: SeriesBatch, index: int) -> Tensor:
@@ -277,7 +284,3 @@ class NeuralModel(DensityModel):
     def knows_its_nodes(self) -> bool:
         """Whether some parameters belong to single nodes, so that the model cannot run on other nodes."""
         return self.embedding is not None or self.head.of_nodes
-
-
-def _clone_or(units: Tensor | None, default: Tensor) -> Tensor:
-    return default if units is None else units.clone()

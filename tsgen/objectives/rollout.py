@@ -131,7 +131,7 @@ class Rollout(Objective[ForwardModel]):
             score = masked_log_prob(law, now.values, model.target(now), loc)
             joint = score.reshape(self.paths, -1, model.head.joint_entries).sum(dim=-1)
             scores.append((joint.logsumexp(dim=0) - math.log(self.paths)).sum())
-            noise = uniforms(stream, (1, *shape), start=k * math.prod(shape), dtype=units.loc.dtype)
+            noise = uniforms(stream, (1, *shape), start=k * math.prod(shape), dtype=units.precision)
             drawn = model.draw(now, h, torch.zeros_like(now.context), noise)
             before = units.standardise(drawn), torch.ones_like(drawn)
         return torch.stack(scores).sum()

@@ -19,7 +19,8 @@ from jaxtyping import Float, Int64
 from torch_geometric.data import Data
 
 from tsgen.data.graphs import check_graph
-from tsgen.data.series import graph_in, times_in
+from tsgen.data.precision import floating, floating_type
+from tsgen.data.series import LARGEST, graph_in, times_in
 from tsgen.data.times import distant_years, parse_times
 from tsgen.readers.regular_times import (
     Contents,
@@ -54,7 +55,8 @@ def read_netcdf(path: Path, columns: Columns, step: str | int | float | None) ->
     position, time = _netcdf_grid(path, data, columns.time, step, width)
 
     def spread(variables: dict[str, xr.DataArray]) -> Float[np.ndarray, "time nodes columns"]:
-        filled = np.full((len(time), len(nodes), len(variables)), np.nan, dtype=np.float32)
+        dtype = floating_type(*(variable.dtype for variable in variables.values()))
+        filled = np.full((len(time), len(nodes), len(variables)), np.nan, dtype)
         for c, (name, variable) in enumerate(variables.items()):
             filled[position, :, c] = _numbers(path, name, variable.transpose(columns.time, columns.node))
         return filled
@@ -213,10 +215,10 @@ def _chosen(
 
 def _numbers(path: Path, name: str, variable: xr.DataArray) -> Float[np.ndarray, "time nodes"]:
     """Returns the numbers of a variable; missing values are NaN."""
-    with np.errstate(over="ignore"):
-        numbers = variable.values.astype(np.float32)
-    if np.isinf(numbers).any():
-        t, v = np.unravel_index(int(np.isinf(numbers).argmax()), numbers.shape)
+    numbers = floating(variable.values)
+    too_large = np.abs(numbers) > LARGEST
+    if too_large.any():
+        t, v = np.unravel_index(int(too_large.argmax()), numbers.shape)
         raise ValueError(
             f"{path}, step {t} and node {v} (counted from 0), variable {name!r}: "
             f"{float(variable.values[t, v])} is infinite or beyond 3e38; use NaN for missing values."

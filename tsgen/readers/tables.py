@@ -38,6 +38,7 @@ from jaxtyping import Float, Int64
 from pyarrow import csv as arrow_csv
 from pyarrow import parquet
 
+from tsgen.data.series import LARGEST
 from tsgen.storage.display import printable
 from tsgen.storage.unpacking import check_unpacked
 
@@ -305,19 +306,18 @@ class Table(ABC):
         elif not _is_number(entries.type):
             raise self.error_at(column, None, f"it must hold numbers, not {entries.type}. Leave it out.")
         try:
-            doubles = entries.cast(pa.float64(), safe=False).to_numpy()
+            numbers = entries.cast(pa.float64(), safe=False).to_numpy()
         except pa.ArrowInvalid as error:
             row = _first_unreadable(entries)
             what = f"{self.entry(column, row)} is not a number. Write 12.5; leave missing values empty."
             raise self.error_at(column, row, what) from error
-        with np.errstate(over="ignore"):
-            numbers = doubles.astype(np.float32)
         self._check_numbers(column, numbers, needed)
         return numbers
 
     def _check_numbers(self, column: str, numbers: Float[np.ndarray, "rows"], needed: str | None) -> None:
-        if np.isinf(numbers).any():
-            row = int(np.isinf(numbers).argmax())
+        too_large = np.abs(numbers) > LARGEST
+        if too_large.any():
+            row = int(too_large.argmax())
             what = f"{self.entry(column, row)} is infinite or beyond 3e38"
             raise self.error_at(column, row, f"{what}; {needed or 'leave missing values empty'}.")
         if needed and np.isnan(numbers).any():

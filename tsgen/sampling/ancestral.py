@@ -50,7 +50,8 @@ class Ancestral(Sampler[ForwardModel]):
         _, steps, nodes, channels = batch.values.shape
         encoder, covariates = model.encoder, model.spec.num_covariates
         per_slice = 2 * encoder.carried(steps) + TENSORS_PER_PASS * encoder.hidden
-        return nodes * (per_slice + steps * (4 * channels + covariates)) * model.loc.element_size()
+        window = steps * (4 * channels + covariates) * batch.values.element_size()
+        return nodes * (per_slice * model.node_units.precision.itemsize + window)
 
     @torch.no_grad()
     def draw(
@@ -68,7 +69,7 @@ class Ancestral(Sampler[ForwardModel]):
         for t in range(rows.values.shape[1]):
             now = rows.steps(slice(t, t + 1))
             h, state = model.advance(now, before, propagation, state)
-            noise = uniforms(row_stream, (1, *shape), start=t * math.prod(shape), dtype=units.loc.dtype)
+            noise = uniforms(row_stream, (1, *shape), start=t * math.prod(shape), dtype=units.precision)
             drawn.append(model.draw(now, h, now.context, noise))
             before = units.standardise(drawn[-1]), torch.ones_like(drawn[-1])
         return torch.cat(drawn, dim=1).unflatten(0, stream.shape)

@@ -107,7 +107,7 @@ class AnyOrder(Sampler[EncoderModel]):
         per_node = steps * per_entry * channels
         if self.groups > 1:
             per_node += TENSORS_PER_PASS * steps * encoder.hidden + encoder.carried(steps)
-        return nodes * per_node * model.loc.element_size()
+        return nodes * per_node * model.node_units.precision.itemsize
 
     @torch.no_grad()
     def draw(
@@ -119,7 +119,7 @@ class AnyOrder(Sampler[EncoderModel]):
     ) -> Float[Tensor, "samples batch time nodes channels"]:
         """Draws each window once for each of its random streams, group by group."""
         rows, row_stream = repeated(batch, len(stream), values), stream.flatten()
-        shape, dtype = batch.values.shape[1:], model.loc.dtype
+        shape, dtype = batch.values.shape[1:], model.node_units.precision
         noise = uniforms(
             row_stream, (*shape, model.head.uniforms_per_entry), start=shape.numel(), dtype=dtype
         )
@@ -142,7 +142,7 @@ class AnyOrder(Sampler[EncoderModel]):
                     priority = law.stddev / model.node_units.scale
                     priority = priority.repeat(len(stream), 1, 1, 1) if shared else priority
                 revealed = _first(revealed_counts[:, group], priority, rows.context)
-            drawn = torch.where(rows.context, rows.values, drawn)
+            drawn = torch.where(rows.context, rows.values, drawn.to(rows.values.dtype))
             rows = rows._changed(values=torch.where(revealed, drawn, rows.values), context=revealed)
         return rows.values.unflatten(0, stream.shape)
 

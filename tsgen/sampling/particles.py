@@ -172,7 +172,7 @@ class ParticleFilter:
         self.block = torch.zeros(nodes, dtype=torch.int64) if block is None else block
         self.block, self.retained = self.block.to(stream.device), retained
         self.num_blocks = 1 + int(self.block.max())
-        self.propagation, self.dtype = Propagation(batch.graph), model.units(batch).loc.dtype
+        self.propagation, self.dtype = Propagation(batch.graph), model.node_units.precision
         self.number = torch.arange(particles, device=stream.device)[:, None, None]
         self._noise = streams(PATHS, stream, self.number[..., 0]).flatten()
 
@@ -223,7 +223,7 @@ class ParticleFilter:
         """Implements :meth:`draw` for independent entries: a single law draws, weights and predicts."""
         law = self.model.predict(now, h, now.context)
         with full_precision(h):
-            drawn = self.model.head.quantile(law, self._uniforms(t))
+            drawn = self.model.head.quantile(law, self._uniforms(t)).to(now.values.dtype)
         values = self._with_retained(torch.where(now.context, now.values, drawn), t)
         log_prob = masked_log_prob(law, now.values, now.context, self.model.units_of_nodes(now).loc)
         return Step(now, h, state, values, log_prob, law)

@@ -224,7 +224,7 @@ class SMC(Sampler[ForwardModel]):
         _, steps, nodes, channels = batch.values.shape
         carried = max(64, model.encoder.carried(steps))
         kept = steps * (channels + (carried if self.paths == "backward" else 0))
-        return self.particles * nodes * (carried + kept) * model.loc.element_size()
+        return self.particles * nodes * (carried + kept) * model.node_units.precision.itemsize
 
     def _draw(
         self,
@@ -284,7 +284,7 @@ class SMC(Sampler[ForwardModel]):
         """Draws paths by backward simulation, in portions: each path reweights all particles per step."""
         nodes = len(stream) * self.particles * batch.values.shape[2]
         ahead = max(64, model.encoder.carried(batch.values.shape[1]))
-        portion = draws_per_portion(nodes * ahead * model.loc.element_size())
+        portion = draws_per_portion(nodes * ahead * model.node_units.precision.itemsize)
         samples = torch.arange(len(ends), device=stream.device)
         return torch.cat(
             [
