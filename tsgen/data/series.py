@@ -663,7 +663,8 @@ class SeriesSpec:
         pooled = (entries.squares.sum(dim=0) / count.sum(dim=0)).sqrt().expand_as(scale)
         # values that differ by rounding errors only have no scale of their own
         constant = entries.constant(torch.maximum(loc.abs(), pooled), scale)
-        scale = torch.where(constant, torch.where(pooled > 0, pooled, torch.ones_like(pooled)), scale)
+        pooled = torch.where(entries.constant(channel.mean, pooled), 1.0, pooled)
+        scale = torch.where(constant, pooled, scale)
         return cls(
             loc=loc,
             scale=scale,

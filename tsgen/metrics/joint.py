@@ -101,11 +101,9 @@ def variogram_score(
         # the entry opposite on the circle is reached from both sides, but its pair counts once
         first = ((2 * k < size) | ((2 * k == size) & (place < k))).nonzero()[:, 0]
         second = start[first] + (place[first] + k) % size[first]
-        # float64: differences of size 1e-21 or 1e25 have no powers in float32
-        drawn, true = (x[:, first] - x[:, second]).double(), (y[first] - y[second]).double()
-        score = _variogram(drawn, true, order)
-        total.index_add_(0, window[first], score)
-        pairs.index_add_(0, window[first], torch.ones_like(score))
+        score = _variogram(x[:, first] - x[:, second], y[first] - y[second], order)
+        total.index_add_(0, window[first], score.double())
+        pairs.index_add_(0, window[first], torch.ones_like(score, dtype=torch.float64))
     return (total / pairs).to(samples.dtype)
 
 

@@ -166,7 +166,7 @@ class DensityModel(LightningModule, ABC):
     def setup(self, stage: str) -> None:
         """Raises ``ValueError`` unless building blocks and data are compatible and trained weights finite."""
         self.check_building_blocks()
-        _keep_precision_of_data(self.trainer)
+        _keep_precision_of_data(getattr(self.trainer, "precision_plugin", None))
         data = getattr(self.trainer, "datamodule", None)
         if data is not None:
             self.check_data(data, stage)
@@ -348,12 +348,14 @@ class DensityModel(LightningModule, ABC):
         }
 
 
-def _keep_precision_of_data(trainer: Trainer) -> None:
+def _keep_precision_of_data(plugin: object) -> None:
     """Stops a trainer in half precision from rounding batches, and new tensors outside the network.
 
     Only the network computes in half precision: the model rounds its input once it is standardised.
+
+    Args:
+        plugin: The trainer's precision plugin.
     """
-    plugin = getattr(trainer, "precision_plugin", None)
     if isinstance(plugin, HalfPrecision):
         changed: Any = plugin
         changed.convert_input, changed.forward_context = _unchanged, nullcontext

@@ -98,6 +98,15 @@ class NeuralModel(DensityModel):
         super().check_building_blocks()
         self.objective.check(self)
 
+    def setup(self, stage: str) -> None:
+        """Checks building blocks, data and precision before a run."""
+        super().setup(stage)
+        if stage == "fit" and self.trainer.precision == "16-true":
+            raise ValueError(
+                "trainer.precision must not be 16-true in training, since float16 rounds the optimiser's "
+                "epsilon of 1e-8 to zero and weights become NaN. Use bf16-true, bf16-mixed or 16-mixed."
+            )
+
     def check_data(self, data: Any, stage: str) -> None:
         """Raises ``ValueError`` unless the model and its objective can be used with the data."""
         super().check_data(data, stage)
