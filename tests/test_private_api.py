@@ -16,6 +16,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from torch.nn import Module
+from torchmetrics import Metric
 
 from tsgen.cli.trust import NO_FILE, restrict_imports
 
@@ -40,6 +42,8 @@ METHODS = {
         ("self", "fieldnames"),
         "a new column must not leave half a file if the process is killed",
     ),
+    (Module, "_apply"): (("self", "fn", "recurse"), "half precision must not round units and laws"),
+    (Metric, "_apply"): (("self", "fn", "exclude_state"), "half precision must not round sums"),
 }
 """Methods that tsgen overrides, with their arguments."""
 

@@ -167,7 +167,7 @@ class TsgenCLI(LightningCLI):
             options.checkpoint.save_on_train_epoch_end = True
         options.checkpoint.save_last = None  # Lightning's last.ckpt would hold the best epoch
         if options.trainer.accelerator == "auto" and torch.backends.mps.is_available():
-            options.trainer.accelerator = "cpu"  # Apple's GPUs have no float64, which sums of scores need
+            options.trainer.accelerator = "cpu"  # Apple's GPUs have no float64, which units need
         if self.subcommand == "predict":
             options.return_predictions = False
         if self.subcommand == "test":

@@ -272,7 +272,7 @@ def _standardised(
     centred = (values - mean).where(observed, 0)
     deviation = (centred.square().sum(dim=1, keepdim=True) / count).sqrt()
     # the deviation of a constant is rounding error rather than zero
-    return torch.where(deviation > 1e-9 * mean.abs(), centred / deviation, 0)
+    return torch.where(deviation > 1e-14 * mean.abs(), centred / deviation, 0)
 
 
 def _offset(
