@@ -404,7 +404,8 @@ def _positive(table: Table, column: str, is_distance: bool) -> Float[np.ndarray,
     """Returns a column of weights, which are positive, or of distances, which may be zero."""
     kind = "distance" if is_distance else "weight"
     numbers = table.numbers(column, needed=f"give every edge a finite {kind}")
-    wrong = numbers < 0 if is_distance else numbers <= 0
+    # weights are kept in float32, where 1e-50 is zero
+    wrong = numbers < 0 if is_distance else numbers.astype(np.float32) <= 0
     if wrong.any():
         row = int(wrong.argmax())
         what = (

@@ -306,7 +306,7 @@ class Table(ABC):
         elif not _is_number(entries.type):
             raise self.error_at(column, None, f"it must hold numbers, not {entries.type}. Leave it out.")
         try:
-            numbers = entries.cast(pa.float64(), safe=False).to_numpy()
+            numbers = np.array(entries.cast(pa.float64(), safe=False).to_numpy())  # a writable copy
         except pa.ArrowInvalid as error:
             row = _first_unreadable(entries)
             what = f"{self.entry(column, row)} is not a number. Write 12.5; leave missing values empty."
