@@ -20,6 +20,7 @@ from experiments.benchmarks.faults import first_difference
 from tsgen.cli.main import main
 from tsgen.cli.run_folder import locked, set_aside
 from tsgen.cli.training_log import TrainingLog
+from tsgen.data.subgraphs import Subgraphs
 from tsgen.datamodules import SyntheticDataModule
 from tsgen.encoders import GraphGRUEncoder
 from tsgen.models import AutoregressiveModel
@@ -183,10 +184,18 @@ EPOCHS = 4
 
 
 def training(
-    folder, scheduler, patience=99, least=0.0, epochs=EPOCHS, least_epochs=None, callbacks=(), **options
+    folder,
+    scheduler,
+    patience=99,
+    least=0.0,
+    epochs=EPOCHS,
+    least_epochs=None,
+    callbacks=(),
+    loading=None,
+    **options,
 ):
     """A small training that is not begun, with all that a run of the command line has; model and data."""
-    data = SyntheticDataModule(num_nodes=4, steps=150, window=12, batch_size=16)
+    data = SyntheticDataModule(num_nodes=4, steps=150, window=12, batch_size=16, **(loading or {}))
     seed_everything(1)
     optimizer = partial(torch.optim.AdamW, lr=0.01)
     model = AutoregressiveModel(
@@ -253,6 +262,49 @@ def test_averages_schedule_and_optimizer_go_on_exactly(schedule, tmp_path):
     resumed = training(tmp_path / "broken", SCHEDULES[schedule])
     assert fit(*resumed, tmp_path / "broken/last.ckpt") == expected
     assert_same_weights(resumed[1], straight[1])
+
+
+class Seen(Callback):
+    """Notes the windows and nodes of every training batch."""
+
+    def __init__(self):
+        self.batches = []
+
+    def on_train_batch_start(self, trainer, module, batch, index):
+        nodes = None if batch.nodes is None else batch.nodes.tolist()
+        self.batches.append((trainer.current_epoch, batch.position[:, 0].tolist(), nodes))
+
+
+@pytest.mark.parametrize("how", ["epochs", "reloaded", "subgraphs", "inside an epoch"])
+def test_worker_processes_load_the_batches_of_an_uninterrupted_training(how, tmp_path):
+    """A loader with workers gathers batches before the trainer has set the epoch."""
+
+    def trained(folder, workers, *callbacks, start=None):
+        seen, loading = Seen(), {"num_workers": workers}
+        if how == "subgraphs":
+            loading["subgraphs"] = Subgraphs(clusters=2)
+        every = {"reload_dataloaders_every_n_epochs": 1} if how == "reloaded" else {}
+        parts = training(folder, None, epochs=3, callbacks=[seen, *callbacks], loading=loading, **every)
+        with nullcontext() if not callbacks or isinstance(callbacks[0], Stop) else pytest.raises(Stopped):
+            fit(*parts, start)
+        return seen.batches, parts[1]
+
+    expected, model = trained(tmp_path / "none", 0)
+    assert len({str(batch[1:]) for batch in expected}) == len(expected)
+    straight, with_workers = trained(tmp_path / "straight", 2)
+    assert straight == expected
+    assert_same_weights(with_workers, model)
+    first, _ = trained(tmp_path / "broken", 2, Stop(1) if how == "inside an epoch" else Kill(1))
+    warned = pytest.warns(UserWarning, match="inside an epoch") if "inside" in how else nullcontext()
+    with warned:
+        rest, resumed = trained(tmp_path / "broken", 2, start=tmp_path / "broken/last.ckpt")
+    if how == "inside an epoch":  # the rest of the second epoch is skipped
+        assert [batch for batch in expected if batch not in [*first, *rest]] == [
+            batch for batch in expected if batch[0] == 1
+        ][1:]
+    else:
+        assert [*first, *rest] == expected
+        assert_same_weights(resumed, model)
 
 
 def test_a_training_that_had_stopped_early_does_not_go_on(tmp_path):

@@ -276,6 +276,18 @@ class NumberedBatches(Sampler[list[tuple[int, ...]]]):
             yield [(*window, number) for window in islice(windows, self.batch_size)]
 
 
+class LazyLoader(DataLoader):
+    """A loader that reads its sampler when the first batch is requested.
+
+    With workers torch's loader reads the sampler as soon as its iterator is made. Lightning makes the first
+    iterator of a training, and one after each reload, before it sets the epoch of the sampler.
+    """
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        """Yields the batches; the workers start with the first one."""
+        yield from super().__iter__()
+
+
 class SeriesDataModule(LightningDataModule):
     """Provides windows of one series on a graph, for every stage.
 
@@ -454,7 +466,7 @@ class SeriesDataModule(LightningDataModule):
             batches: dict[str, Any] = {"batch_sampler": NumberedBatches(sampler, self.batch_size)}
         else:
             batches = {"batch_size": self.batch_size, "sampler": sampler}
-        return DataLoader(
+        return LazyLoader(
             dataset,
             **batches,
             collate_fn=_identity,
