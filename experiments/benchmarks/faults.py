@@ -4,7 +4,8 @@
 
 A small training (dropout, moving average of the weights, one-cycle schedule, AdamW), its test and its
 prediction are killed, terminated, denied disk space, or have a file damaged; the training is also stopped
-inside an epoch. Each is then resumed by the same command. Each command is a process of its own, forked from
+inside an epoch, and killed and stopped while worker processes load its data. Each is then resumed by the same
+command. Each command is a process of its own, forked from
 one that has imported everything. The exit code is 1 if anything was lost. Needs a POSIX system.
 """
 
@@ -98,12 +99,14 @@ class Workspace:
     """A folder with an uninterrupted run and a run that is interrupted and resumed.
 
     Args:
-        folder: The folder.
+        folder: The folder; it is created.
         seed: Fixes the moments of the faults.
+        workers: The number of worker processes that load the data.
     """
 
-    def __init__(self, folder: Path, seed: int) -> None:
-        self.folder, self.random = folder, random.Random(seed)
+    def __init__(self, folder: Path, seed: int, workers: int = 0) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.random, self.workers = folder, random.Random(seed), workers
         self.config, self.log = folder / "tiny.yaml", folder / "output.txt"
         self.config.write_text(yaml.safe_dump(CONFIG), "utf-8")
         self.whole = folder / "whole" / "tiny"
@@ -123,6 +126,7 @@ class Workspace:
     def start(self, command: str, run: Path, *options: str, limit: int | None = None) -> int:
         """Starts a command on a run and returns its process id."""
         words = [command, "--config", str(self.config), "--runs", str(run.parent), *options]
+        words += ["--data.num_workers", str(self.workers)]
         return forked(
             lambda: command_line([*words, *(["--ckpt_path", "last"] * (command == "fit"))]), self.log, limit
         )
@@ -404,8 +408,8 @@ def main(words: list[str] | None = None) -> int:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
-        folder.mkdir(parents=True, exist_ok=True)
         workspace, times, others = Workspace(folder, options.seed), options.kills, options.kills // 4
+        with_workers = Workspace(folder / "workers", options.seed, workers=2)
         kinds: dict[str, tuple[int, Faults]] = {
             "`tsgen fit`: SIGKILL": (times, kill(workspace, "fit")),
             "`tsgen predict`: SIGKILL": (times, kill(workspace, "predict")),
@@ -414,6 +418,9 @@ def main(words: list[str] | None = None) -> int:
             "`tsgen fit`: SIGTERM, exit code 143": (others, terminate(workspace, "fit")),
             "`tsgen predict`: SIGTERM, exit code 143": (others, terminate(workspace, "predict")),
             "`tsgen fit`: stopped inside an epoch": (others, stop(workspace)),
+            "`tsgen fit` with 2 workers: SIGKILL": (times, kill(with_workers, "fit")),
+            "`tsgen fit` with 2 workers: SIGTERM, exit code 143": (others, terminate(with_workers, "fit")),
+            "`tsgen fit` with 2 workers: stopped inside an epoch": (others, stop(with_workers)),
             "`tsgen fit`: disk full": (others, fill_disk(workspace, "fit")),
             "`tsgen predict`: disk full": (others, fill_disk(workspace, "predict")),
             "`last.ckpt` cut short, or a byte of it changed": (others, spoil(workspace)),
