@@ -16,6 +16,7 @@ from lightning import Trainer, seed_everything
 
 from tsgen.cli.main import main
 from tsgen.data.masks import PointMask
+from tsgen.data.subgraphs import Subgraphs
 from tsgen.datamodules import SyntheticDataModule
 from tsgen.datamodules.windows import EpochSampler, SeriesDataModule, Split
 from tsgen.encoders import GraphGRUEncoder
@@ -29,11 +30,13 @@ OBJECTIVES = {
     "likelihood": partial(MaskedNLL, input_noise=0.2, crps_weight=0.5),
     "rollout": partial(Rollout, steps=3, paths=2),
     "particles": partial(ParticleBound, particles=3),
+    "subgraphs": MaskedNLL,
 }
 RUNS = {
     "likelihood": ((1, 1), (2, 1), (1, 2), (2, 4), (1, 3)),
     "rollout": ((1, 1), (1, 2)),
     "particles": ((1, 1), (1, 2)),
+    "subgraphs": ((1, 1), (2, 1), (1, 2), (2, 2)),
 }
 """Processes and accumulated batches."""
 
@@ -58,7 +61,8 @@ def weights_after_one_step(objective: str, processes: int, accumulate: int) -> d
     seed_everything(1, verbose=False)
     # what does not divide is left to a shorter last batch
     size = -(-WINDOWS // (processes * accumulate))
-    data = Uneven(WINDOW, WINDOW, size)
+    subgraphs = Subgraphs(clusters=3, hops=1) if objective == "subgraphs" else None
+    data = Uneven(WINDOW, WINDOW, size, subgraphs=subgraphs)
     encoder, head = partial(GraphGRUEncoder, hidden=6), partial(MixtureHead, components=2)
     optimizer, how = partial(torch.optim.SGD, lr=1.0), OBJECTIVES[objective]()
     model = AutoregressiveModel(data.spec, encoder, head, optimizer, objective=how).double()

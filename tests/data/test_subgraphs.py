@@ -165,11 +165,15 @@ def test_the_draw_depends_on_seed_epoch_and_batch_alone():
 
 
 def test_processes_and_workers_draw_the_same_nodes_and_share_the_windows():
-    def batches(rank=0, world=1, **options):
+    def batches(rank=0, world=1, accumulated=1, **options):
         data = OnRing(subgraphs=Subgraphs(clusters=4, hops=1), thinning=PointMask(0.5), **options)
-        dealt = SimpleNamespace(use_distributed_sampler=False)
-        data.trainer = SimpleNamespace(global_rank=rank, world_size=world, _accelerator_connector=dealt)
-        data.batch_size = 4 // world
+        data.trainer = SimpleNamespace(
+            global_rank=rank,
+            world_size=world,
+            accumulate_grad_batches=accumulated,
+            _accelerator_connector=SimpleNamespace(use_distributed_sampler=False),
+        )
+        data.batch_size = 4 // world // accumulated
         return list(data.train_dataloader())
 
     one, two = batches(), [batches(rank, 2) for rank in range(2)]
@@ -182,6 +186,10 @@ def test_processes_and_workers_draw_the_same_nodes_and_share_the_windows():
             assert torch.equal(half.nodes, whole.nodes)
     for here, there in zip(one, batches(num_workers=1), strict=True):
         assert torch.equal(here.nodes, there.nodes) and torch.equal(here.context, there.context)
+    accumulated = batches(accumulated=2)
+    for whole, *halves in zip(one, accumulated[::2], accumulated[1::2], strict=False):
+        assert torch.equal(torch.cat([half.context for half in halves]), whole.context)
+        assert all(torch.equal(half.nodes, whole.nodes) for half in halves)
 
 
 def test_the_order_of_windows_and_evaluation_are_those_without():

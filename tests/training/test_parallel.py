@@ -48,8 +48,9 @@ def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     return (apart / sum(float(x.square().sum()) for x in a.values())) ** 0.5
 
 
-def test_gradients_do_not_depend_on_accumulation():
-    one, *several = (weights_after_one_step("likelihood", 1, batches) for batches in (1, 2, 3))
+@pytest.mark.parametrize("objective", ["likelihood", "subgraphs"])
+def test_gradients_do_not_depend_on_accumulation(objective):
+    one, *several = (weights_after_one_step(objective, 1, batches) for batches in (1, 2, 3))
     for step in several:
         assert distance(one, step) < 1e-9
 

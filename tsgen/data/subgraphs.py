@@ -46,12 +46,12 @@ class Subgraph(NamedTuple):
 
 @dataclass(frozen=True)
 class Subgraphs:
-    """Options for the subgraph that each training batch draws.
+    """Options for the subgraph that each optimiser step draws.
 
     Args:
         clusters: Number of clusters of the graph; their sizes differ by at most one node.
-        drawn: Number of clusters in a batch. It must divide ``clusters``, so that ``clusters / drawn``
-            batches hold every node once.
+        drawn: Number of clusters in a step. It must divide ``clusters``, so that ``clusters / drawn`` steps
+            hold every node once.
         hops: Nodes within this many edges of the drawn clusters, in either direction, are read but not
             scored. If it equals the number of consecutive convolutions that a model applies at one step, the
             laws of the scored nodes are those on the whole graph (add one if a convolution weighs messages by
@@ -83,10 +83,11 @@ class Subgraphs:
 
 
 class SubgraphDraws:
-    """Draws the subgraph of each training batch, as a function of (seed, epoch, batch) alone.
+    """Draws the subgraph of each optimiser step, as a function of (seed, epoch, step) alone.
 
-    Clusters come in a random order, with a new order once all of them have been drawn. Within an epoch the
-    numbers of batches that score any two nodes differ by at most one.
+    The batches of a step, over which gradients are accumulated, share its subgraph. Clusters come in a random
+    order, with a new order once all of them have been drawn. Within an epoch the numbers of steps that score
+    any two nodes differ by at most one.
 
     Args:
         graph: The whole graph, checked. It is partitioned here, which takes seconds for some ten thousand
@@ -110,17 +111,17 @@ class SubgraphDraws:
         order = ends.argsort(stable=True)
         self._neighbours = _Rows.of(ends[order], opposite_ends[order], self.num_nodes)
 
-    def of(self, epoch: int, batch: int) -> Subgraph:
-        """Returns the subgraph of a batch.
+    def of(self, epoch: int, step: int) -> Subgraph:
+        """Returns the subgraph of an optimiser step.
 
         Args:
             epoch: Number of the epoch.
-            batch: Number of the batch in its epoch.
+            step: Number of the step in its epoch.
         """
-        batches = self.options.clusters // self.options.drawn
-        key = streams(self.seed, *(torch.tensor(k) for k in (DRAW, epoch, batch // batches)))
+        steps = self.options.clusters // self.options.drawn
+        key = streams(self.seed, *(torch.tensor(k) for k in (DRAW, epoch, step // steps)))
         order = torch.randperm(self.options.clusters, generator=torch.Generator().manual_seed(int(key)))
-        first = batch % batches * self.options.drawn
+        first = step % steps * self.options.drawn
         chosen = order[first : first + self.options.drawn].tolist()
         return self.around(torch.cat([self.members[cluster] for cluster in chosen]))
 

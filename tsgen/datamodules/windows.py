@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Literal
@@ -136,7 +136,7 @@ def tiling(stretches: list[slice], window: int) -> tuple[Int64[Tensor, "windows"
 class WindowDataset(Dataset[SeriesBatch]):
     """Windows of one series, gathered a batch at a time.
 
-    An item is indexed by ``(epoch, number)``, and on subgraphs by ``(epoch, number, batch)``.
+    An item is indexed by ``(epoch, number)``, and on subgraphs by ``(epoch, number, optimiser step)``.
 
     Args:
         split: The series and its held-out entries.
@@ -152,7 +152,7 @@ class WindowDataset(Dataset[SeriesBatch]):
         horizon: Steps at the end of a window that are hidden, and scored in validation and test, instead of
             the held-out entries. With 0 nothing is hidden and every entry is scored. None for the held-out
             entries.
-        draws: Draws of the nodes of each training batch; all nodes if not given.
+        draws: Draws of the nodes of each optimiser step; all nodes if not given.
     """
 
     def __init__(
@@ -257,23 +257,24 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 class NumberedBatches(Sampler[list[tuple[int, ...]]]):
-    """Samples batches of windows, each window as (epoch, number, number of the batch in its epoch).
+    """Samples batches of windows, each window as (epoch, number, number of the optimiser step in its epoch).
 
     Args:
         sampler: The windows. The trainer finds it under this name to set the epoch.
         batch_size: Windows in a batch; the last batch of an epoch may hold fewer.
+        accumulated: Returns the number of batches of an optimiser step, which may differ between epochs.
     """
 
-    def __init__(self, sampler: EpochSampler, batch_size: int) -> None:
-        self.sampler, self.batch_size = sampler, batch_size
+    def __init__(self, sampler: EpochSampler, batch_size: int, accumulated: Callable[[], int]) -> None:
+        self.sampler, self.batch_size, self.accumulated = sampler, batch_size, accumulated
 
     def __len__(self) -> int:
         return math.ceil(len(self.sampler) / self.batch_size)
 
     def __iter__(self) -> Iterator[list[tuple[int, ...]]]:
-        windows = iter(self.sampler)
+        windows, accumulated = iter(self.sampler), self.accumulated()
         for number in range(len(self)):
-            yield [(*window, number) for window in islice(windows, self.batch_size)]
+            yield [(*window, number // accumulated) for window in islice(windows, self.batch_size)]
 
 
 class LazyLoader(DataLoader):
@@ -311,7 +312,8 @@ class SeriesDataModule(LightningDataModule):
             quarter of a window.
         subgraphs: Options for training batches with only some of the nodes, so that the cost of a step does
             not grow with the graph (see :mod:`tsgen.data.subgraphs`). All other stages use the whole graph.
-            All processes draw the same nodes at the same step. None trains on the whole graph.
+            All processes and all accumulated batches draw the same nodes at the same step. None trains on the
+            whole graph.
 
     Raises:
         ValueError: If a number is out of range, or an overlap is combined with a horizon.
@@ -453,6 +455,10 @@ class SeriesDataModule(LightningDataModule):
         check_undivided(self.trainer)
         return self.trainer.global_rank, self.trainer.world_size
 
+    def _accumulated(self) -> int:
+        """Returns the number of batches over which the trainer accumulates gradients."""
+        return getattr(self.trainer, "accumulate_grad_batches", 1)
+
     def _loader(self, stage: Stage) -> DataLoader:
         dataset = self.dataset(stage)
         world = self._world()
@@ -463,7 +469,9 @@ class SeriesDataModule(LightningDataModule):
                 "Use fewer processes."
             )
         if dataset.draws is not None:
-            batches: dict[str, Any] = {"batch_sampler": NumberedBatches(sampler, self.batch_size)}
+            batches: dict[str, Any] = {
+                "batch_sampler": NumberedBatches(sampler, self.batch_size, self._accumulated)
+            }
         else:
             batches = {"batch_size": self.batch_size, "sampler": sampler}
         return LazyLoader(
