@@ -184,3 +184,12 @@ def test_repeat_and_rows_cut_every_field(batch):
     assert twice.values.shape[0] == 6 and twice.position.shape == (6, 10) and twice.covariates.shape[0] == 6
     assert torch.equal(twice.rows(slice(3, 6)).context, batch.context)
     assert isinstance(twice, SeriesBatch) and twice.graph is batch.graph
+    assert torch.equal(batch.address, batch.position[:, 0])
+    assert torch.equal(twice.address[:3], batch.address)
+    nested = twice.repeat(3).steps(slice(2, 5)).rows(slice(1, 18))
+    assert len(nested.address.unique()) == 17
+
+
+def test_copies_are_numbered_by_window(batch, as_a_user):
+    with pytest.raises(ValueError, match=r"replicate must be int64 of shape \[3\]"):
+        dataclasses.replace(batch, replicate=torch.zeros(2, dtype=torch.int64))

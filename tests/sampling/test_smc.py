@@ -68,7 +68,7 @@ def scores(draws, mean, sd):
 def runs_of(batch, runs: int):
     """A window as many times over, at places of its own, so that the copies' draws are independent."""
     rows = batch.repeat(runs)
-    rows.position = rows.position + 1000 * torch.arange(runs)[:, None]
+    rows.position, rows.replicate = rows.position + 1000 * torch.arange(runs)[:, None], None
     return rows
 
 

@@ -84,6 +84,9 @@ class Sizes(NamedTuple):
     covariates: int = 0
 
 
+REPLICATE_BITS = 40
+"""Addresses of windows hold the number of the copy above this many bits, and the position below."""
+
 CHUNK_NUMBERS = 2**22
 """The maximum number of values and covariates in a chunk of :meth:`Series.chunks`."""
 
@@ -492,6 +495,7 @@ class SeriesBatch:
         position: Number of each step in the whole series.
         covariates: Quantities known in advance at every step and node, or None.
         nodes: Numbers of these nodes in the whole graph; None if the batch holds all nodes.
+        replicate: Number of each window among its copies, from :meth:`repeat`; None if there are none.
 
     Raises:
         ValueError: If a shape, a type or the graph does not fit, or a value inside a mask is not finite.
@@ -504,6 +508,7 @@ class SeriesBatch:
     position: Int64[Tensor, "batch time"]
     covariates: Float[Tensor, "batch time nodes covariates"] | None = None
     nodes: Int64[Tensor, "nodes"] | None = None
+    replicate: Int64[Tensor, "batch"] | None = None
 
     def __post_init__(self) -> None:
         axes = "batch time nodes channels"
@@ -527,6 +532,12 @@ class SeriesBatch:
                 f"nodes must be int64 of shape {list(shape[2:3])}, one number per node of the batch; it is "
                 f"{self.nodes.dtype} of shape {list(self.nodes.shape)}."
             )
+        replicate = self.replicate
+        if replicate is not None and (replicate.shape != shape[:1] or replicate.dtype != torch.int64):
+            raise ValueError(
+                f"replicate must be int64 of shape {list(shape[:1])}, one number per window; it is "
+                f"{replicate.dtype} of shape {list(replicate.shape)}."
+            )
         self.graph = check_graph(self.graph, shape[2])
 
     def _changed(self, **fields: Any) -> SeriesBatch:
@@ -537,8 +548,13 @@ class SeriesBatch:
         return new
 
     def repeat(self, times: int) -> SeriesBatch:
-        """Returns the batch repeated along the batch axis, one copy per sample or particle."""
-        return self._of_each(lambda value: value.repeat(times, *[1] * (value.dim() - 1)))
+        """Returns the batch repeated along the batch axis, one copy per sample or particle.
+
+        A sampler draws the first copy as it draws the window itself, and the others independently.
+        """
+        rows = self._of_each(lambda value: value.repeat(times, *[1] * (value.dim() - 1)))
+        number = torch.arange(times, device=self.position.device).repeat_interleave(len(self.position))
+        return rows._changed(replicate=number if rows.replicate is None else rows.replicate * times + number)
 
     def rows(self, chosen: slice) -> SeriesBatch:
         """Returns some of the windows."""
@@ -546,7 +562,7 @@ class SeriesBatch:
 
     def steps(self, chosen: slice) -> SeriesBatch:
         """Returns some of the time steps of every window."""
-        return self._of_each(lambda value: value[:, chosen])
+        return self._of_each(lambda value: value if value.dim() == 1 else value[:, chosen])
 
     def _of_each(self, change: Callable[[Tensor], Tensor]) -> SeriesBatch:
         """Returns the batch with ``change`` applied to every tensor whose first axis is the windows."""
@@ -566,7 +582,13 @@ class SeriesBatch:
         """
         empty = torch.zeros_like(self.context)
         position = torch.arange(self.position.numel(), device=empty.device).view_as(self.position)
-        return self._changed(context=empty, target=empty, position=position)
+        return self._changed(context=empty, target=empty, position=position, replicate=None)
+
+    @property
+    def address(self) -> Int64[Tensor, "batch"]:
+        """A number of each window for random streams: its first position, or one of its own for a copy."""
+        start = self.position[:, 0]
+        return start if self.replicate is None else start + (self.replicate << REPLICATE_BITS)
 
     @property
     def hidden(self) -> Bool[Tensor, "batch time nodes channels"]:

@@ -393,7 +393,7 @@ class VARProcess:
         if num_samples < 1:
             raise ValueError(f"num_samples must be at least 1; it is {num_samples}.")
         sample = torch.arange(num_samples, device=batch.position.device)[:, None]
-        return Samples(self.draw(batch, streams(seed, sample, batch.position[:, 0])), "posterior")
+        return Samples(self.draw(batch, streams(seed, sample, batch.address)), "posterior")
 
     def draw(
         self,

@@ -116,7 +116,7 @@ class AutoregressiveModel(NeuralModel):
         if not self.horizon:
             return self.objective.log_prob(self, batch)
         # a single pass would mark the future as missing, whereas sampling feeds back its draws
-        log_prob = particle_filter(self, batch, paths, streams(0, batch.position[:, 0])).log_prob
+        log_prob = particle_filter(self, batch, paths, streams(0, batch.address)).log_prob
         assert log_prob is not None
         return log_prob
 

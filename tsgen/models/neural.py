@@ -215,8 +215,8 @@ class NeuralModel(DensityModel):
         """
         # this stream has one more key than the one that hides entries in training, so that the two never
         # coincide, whatever the seeds
-        purpose, epoch = (torch.full_like(batch.position[:, 0], n) for n in (TRAINING, self.current_epoch))
-        stream = streams(torch.initial_seed(), purpose, epoch, batch.position[:, 0])
+        purpose, epoch = (torch.full_like(batch.address, n) for n in (TRAINING, self.current_epoch))
+        stream = streams(torch.initial_seed(), purpose, epoch, batch.address)
         with self._seeded(index):
             loss = self.objective.loss(self, batch, stream, self.global_step)
         name = "train/nll" if self.objective.is_nll else "train/loss"

@@ -93,7 +93,7 @@ class ParticleBound(Objective[ForwardModel]):
 
     def log_prob(self, model: ForwardModel, batch: SeriesBatch) -> Float[Tensor, "batch time nodes channels"]:
         """Returns the filter's log-density of each target entry given the slices before it, in nats."""
-        stream = streams(0, batch.position[:, 0])
+        stream = streams(0, batch.address)
         estimates = particle_filter(model, batch, self.particles, stream, self.ess_threshold)
         assert estimates.log_prob is not None
         return estimates.log_prob

@@ -42,8 +42,9 @@ def draws_per_portion(bytes_per_draw: int) -> int:
 class Sampler(ABC, Generic[ModelT]):
     """Draws the entries outside ``context`` jointly, in data units.
 
-    The draws of a window depend on the seed and on the window's position in its series, but neither on the
-    batch nor on the size of a portion.
+    The draws of a window depend on the seed and on the window's address (:attr:`SeriesBatch.address`: its
+    position in the series, and the number of its copy in a repeated batch), but neither on the batch nor on
+    the size of a portion.
 
     Attributes:
         num_samples: The number of draws per window.
@@ -199,7 +200,7 @@ class Sampler(ABC, Generic[ModelT]):
                         self.draw(
                             model,
                             windows,
-                            self._streams(windows.position[:, 0], numbers.start + samples[:, None]),
+                            self._streams(windows.address, numbers.start + samples[:, None]),
                             None if values is None else values[samples, rows],
                         )
                         for samples in offsets.split(max(1, max_draws // num_windows))
@@ -208,9 +209,9 @@ class Sampler(ABC, Generic[ModelT]):
             )
         return Samples(torch.cat(drawn, dim=1), self.conditioning)
 
-    def _streams(self, position: Int64[Tensor, "batch"], sample: Tensor) -> Int64[Tensor, "samples batch"]:
+    def _streams(self, address: Int64[Tensor, "batch"], sample: Tensor) -> Int64[Tensor, "samples batch"]:
         """Returns one random stream for each draw of each window."""
-        return streams(self.seed, position, sample)
+        return streams(self.seed, address, sample)
 
 
 def repeated(

@@ -55,6 +55,6 @@ class Exact(Sampler[ExactModel]):
         """Draws each window once for each of its random streams, from its posterior."""
         return model.process.draw(batch, stream, values)
 
-    def _streams(self, position: Int64[Tensor, "batch"], sample: Tensor) -> Int64[Tensor, "samples batch"]:
+    def _streams(self, address: Int64[Tensor, "batch"], sample: Tensor) -> Int64[Tensor, "samples batch"]:
         """Returns the same streams as :meth:`~tsgen.exact.linear.VARProcess.impute` uses."""
-        return streams(self.seed, sample, position)
+        return streams(self.seed, sample, address)

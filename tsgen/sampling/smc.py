@@ -202,7 +202,7 @@ class SMC(Sampler[ForwardModel]):
             minimum over blocks), and the log-evidence in nats (None with several blocks, for which the
             product of evidences is biased).
         """
-        stream = streams(self.seed, batch.position[:, 0])
+        stream = streams(self.seed, batch.address)
         block = partition(batch.graph, self.blocks).to(stream.device)
         portions = torch.arange(len(stream)).split(draws_per_portion(self.bytes_per_draw(model, batch)))
         results = [
