@@ -87,6 +87,9 @@ class EncoderModel(Model, Protocol):
     def draw(self, batch: SeriesBatch, h: Tensor, context: Tensor, uniforms: Tensor) -> Tensor:
         """Returns the slices in data units, with the entries outside the context drawn."""
 
+    def proposal(self, batch: SeriesBatch, h: Tensor, context: Tensor) -> Distribution:
+        """Returns the laws from which ``draw`` took the entries outside the context, in data units."""
+
     def law(self, batch: SeriesBatch, x: Tensor, context: Tensor) -> Distribution:
         """Returns the law of each entry in data units, for inputs that may differ from the batch's values."""
 

@@ -72,7 +72,8 @@ class Head(nn.Module, ABC):
 
     context_first: bool = False
     """Whether entries outside the context are drawn given all context entries of their slice. If False, each
-    entry is given only those that precede it in the head's order."""
+    entry is given only those that precede it in the head's order. If True, the head defines
+    :meth:`proposal`."""
 
     def __init__(self, hidden: int, sizes: Sizes) -> None:
         super().__init__()
@@ -152,6 +153,28 @@ class Head(nn.Module, ABC):
         """
         law = self(h, values, context, units, covariates)
         return torch.where(context, values, self.quantile(law, uniforms).to(values.dtype))
+
+    def proposal(
+        self,
+        h: Float[Tensor, "batch time nodes hidden"],
+        values: Float[Tensor, "batch time nodes channels"],
+        context: Bool[Tensor, "batch time nodes channels"],
+        units: Units,
+        covariates: Float[Tensor, "batch time nodes covariates"] | None = None,
+    ) -> Distribution:
+        """Returns the laws from which :meth:`draw` took the entries outside the context, in data units.
+
+        With ``context_first``, these laws are given the whole context and the draws before the entry. Their
+        product may differ from the head's joint law, whose order is fixed.
+
+        Args:
+            h: State of each node.
+            values: Values of the complete slices: the context and the draws.
+            context: The entries that were not drawn. Their own laws have no meaning here.
+            units: Mean and scale of the standard units.
+            covariates: Covariates of the slices.
+        """
+        return self(h, values, torch.ones_like(context), units, covariates)
 
 
 def full_precision(h: Tensor) -> torch.autocast:

@@ -85,6 +85,21 @@ class ConditionalHead(Head):
         """
         return self.head.draw(_with_covariates(h, covariates), values, context, units, uniforms, covariates)
 
+    def proposal(
+        self,
+        h: Float[Tensor, "batch time nodes hidden"],
+        values: Float[Tensor, "batch time nodes channels"],
+        context: Bool[Tensor, "batch time nodes channels"],
+        units: Units,
+        covariates: Float[Tensor, "batch time nodes covariates"] | None = None,
+    ) -> Distribution:
+        """Returns the laws from which :meth:`draw` took entries, those of the inner head, in data units.
+
+        Raises:
+            ValueError: If there are no covariates.
+        """
+        return self.head.proposal(_with_covariates(h, covariates), values, context, units, covariates)
+
 
 def _with_covariates(
     h: Float[Tensor, "batch time nodes hidden"],

@@ -179,15 +179,27 @@ class MixtureNADEHead(Head):
         """Returns the law of each entry given the context entries that ``order`` allows, in data units."""
         states = self._states(h)
         messages = self._messages(states, values, context, units)
-        # shifted, not subtracted: an entry's own value must not leave even a rounding error
-        sums = functional.pad(messages[..., self.sequence, :], (0, 0, 1, -1)).cumsum(dim=-2)
-        received = sums[..., self.place, :]
+        received = self._received(messages)
         if self.context_first:
             total = messages.sum(dim=-2, keepdim=True)
             received = torch.where(self._joint(context)[..., None], received, total)
-        numbers = self.numbers(self._features(states, received))
-        scales = None if self.log_scale is None else self.log_scale.unflatten(0, (-1, self.sizes.channels))
-        return InDataUnits(self._law(numbers.reshape(*values.shape, -1), scales), units)
+        return self._laws(states, received, units)
+
+    def proposal(
+        self,
+        h: Float[Tensor, "batch time nodes hidden"],
+        values: Float[Tensor, "batch time nodes channels"],
+        context: Bool[Tensor, "batch time nodes channels"],
+        units: Units,
+        covariates: Float[Tensor, "batch time nodes covariates"] | None = None,
+    ) -> Distribution:
+        """Returns the laws from which :meth:`draw` took the entries outside the context, in data units."""
+        states, everything = self._states(h), torch.ones_like(context)
+        messages, of_context = (self._messages(states, values, mask, units) for mask in (everything, context))
+        if not self.context_first:
+            return self._laws(states, self._received(messages), units)
+        received = of_context.sum(dim=-2, keepdim=True) + self._received(messages - of_context)
+        return self._laws(states, received, units)
 
     def quantile(
         self, law: InDataUnits, uniforms: Float[Tensor, "*entry uniforms"]
@@ -253,6 +265,21 @@ class MixtureNADEHead(Head):
             "...ei,ei->...e", states, self.expected
         )
         return torch.where(self._joint(context)[..., None], self.telling(deviation[..., None]), 0)
+
+    def _received(
+        self, messages: Float[Tensor, "batch time groups entries width"]
+    ) -> Float[Tensor, "batch time groups entries width"]:
+        """Returns the sum of the messages of all entries before each entry in the order."""
+        # shifted, not subtracted: an entry's own value must not leave even a rounding error
+        sums = functional.pad(messages[..., self.sequence, :], (0, 0, 1, -1)).cumsum(dim=-2)
+        return sums[..., self.place, :]
+
+    def _laws(self, states: Tensor, received: Tensor, units: Units) -> InDataUnits:
+        """Returns the law of each entry of the slices, given its state and the messages it has received."""
+        numbers = self.numbers(self._features(states, received))
+        scales = None if self.log_scale is None else self.log_scale.unflatten(0, (-1, self.sizes.channels))
+        by_entry = numbers.flatten(2, 3).unflatten(2, (-1, self.sizes.channels))
+        return InDataUnits(self._law(by_entry, scales), units)
 
     def _features(
         self, states: Float[Tensor, "*entry hidden"], received: Float[Tensor, "*entry width"]

@@ -207,6 +207,25 @@ class NeuralModel(DensityModel):
                 h.to(self.precision), batch.values, context, units, uniforms, self.covariates(batch)
             )
 
+    def proposal(
+        self,
+        batch: SeriesBatch,
+        h: Float[Tensor, "batch time nodes hidden"],
+        context: Bool[Tensor, "batch time nodes channels"],
+    ) -> Distribution:
+        """Returns the laws from which :meth:`draw` took the entries outside the context, in data units.
+
+        Args:
+            batch: The complete slices, the draws among their values.
+            h: The encoder's output.
+            context: The entries that were not drawn.
+        """
+        units = self.units(batch)
+        with full_precision(h):
+            return self.head.proposal(
+                h.to(units.loc.dtype), batch.values, context, units, self.covariates(batch)
+            )
+
     def training_step(self, batch: SeriesBatch, index: int) -> Tensor:
         """Returns the loss of a batch.
 

@@ -6,7 +6,14 @@ visible entries :math:`O_t` of each slice given the path so far,
 .. math:: w_t^k = \prod_{(v,c) \in O_t} p(x_{tvc} \mid x^k_{<t}, \ldots),
 
 where the dots stand for the earlier entries of the same slice, if the head makes entries depend on each
-other. When few paths carry most of the weight, paths are resampled in proportion to their weights. With
+other. If the head draws the unknown entries given all visible ones of their slice
+(``MixtureNADEHead(order="any")``), their law q is not a factor of the joint law of the slice, whose order is
+that of the indices, and the weight is the ratio
+
+.. math:: w_t^k = \frac{p(x^k_t \mid x^k_{<t})}
+          {q(x^k_{t,\text{unknown}} \mid x_{t,\text{visible}}, x^k_{<t})}.
+
+When few paths carry most of the weight, paths are resampled in proportion to their weights. With
 normalised weights :math:`W_{t-1}^k` before the step, equal to :math:`1/K` after resampling,
 
 .. math:: \hat p(x_O) = \prod_t \sum_k W_{t-1}^k w_t^k
@@ -108,8 +115,10 @@ class Step(NamedTuple):
         h: The encoder's output for the slice, given the slices before it.
         state: The encoder's carried state after the step.
         values: The slices in data units, with the unknown entries drawn.
-        log_prob: The log-density of each visible entry given its path, in nats; zero elsewhere. Its sum is
-            the logarithm of the factor by which the slice changes a path's weight.
+        log_factor: The log-density of each visible entry given its path, in nats. For each drawn entry, the
+            log-ratio of its density in the joint law of the slice to that in the law it was drawn from, which
+            is zero unless the head is ``context_first``. The sum is the logarithm of the factor by which the
+            slice changes a path's weight.
         law: The per-entry law used for drawing and weighting, or None if the head models entries jointly.
     """
 
@@ -117,7 +126,7 @@ class Step(NamedTuple):
     h: Float[Tensor, "rows 1 nodes hidden"]
     state: Any
     values: Float[Tensor, "rows 1 nodes channels"]
-    log_prob: Float[Tensor, "rows 1 nodes channels"]
+    log_factor: Float[Tensor, "rows 1 nodes channels"]
     law: Distribution | None
 
 
@@ -212,12 +221,15 @@ class ParticleFilter:
         if self.model.head.joint_entries == 1:
             return self._draw_each(now, h, state, t)
         values = self._with_retained(self.model.draw(now, h, now.context, self._uniforms(t)), t)
-        # context_first: visible entries do not depend on drawn ones; otherwise they are given all entries
-        # before them in the slice, visible or drawn
-        context = now.context if self.model.head.context_first else torch.ones_like(now.context)
-        law = self.model.predict(now._changed(values=values), h, context)
-        log_prob = masked_log_prob(law, now.values, now.context, self.model.units_of_nodes(now).loc)
-        return Step(now, h, state, values, log_prob, None)
+        whole, loc = now._changed(values=values), self.model.units_of_nodes(now).loc
+        law = self.model.predict(whole, h, torch.ones_like(now.context))
+        log_factor = masked_log_prob(law, values, now.context, loc)
+        if self.model.head.context_first:
+            # the head's joint law has one fixed order; the draw had another, with the visible entries first
+            proposal = self.model.proposal(whole, h, now.context)
+            log_factor = log_factor + masked_log_prob(law, values, ~now.context, loc)
+            log_factor = log_factor - masked_log_prob(proposal, values, ~now.context, loc)
+        return Step(now, h, state, values, log_factor, None)
 
     def _draw_each(self, now: SeriesBatch, h: Tensor, state: Any, t: int) -> Step:
         """Implements :meth:`draw` for independent entries: a single law draws, weights and predicts."""
@@ -225,8 +237,8 @@ class ParticleFilter:
         with full_precision(h):
             drawn = self.model.head.quantile(law, self._uniforms(t)).to(now.values.dtype)
         values = self._with_retained(torch.where(now.context, now.values, drawn), t)
-        log_prob = masked_log_prob(law, now.values, now.context, self.model.units_of_nodes(now).loc)
-        return Step(now, h, state, values, log_prob, law)
+        log_factor = masked_log_prob(law, now.values, now.context, self.model.units_of_nodes(now).loc)
+        return Step(now, h, state, values, log_factor, law)
 
     def _with_retained(self, values: Tensor, t: int) -> Float[Tensor, "rows 1 nodes channels"]:
         """Returns the drawn slices, with those of the first paths replaced by the retained path, if any."""
@@ -244,7 +256,7 @@ class ParticleFilter:
         Raises:
             ValueError: If no path has a finite weight in some window.
         """
-        new = step.log_prob.sum(dim=(1, 3))
+        new = step.log_factor.sum(dim=(1, 3))
         if self.num_blocks == 1:
             new = new.sum(dim=1)
         else:

@@ -90,11 +90,13 @@ class SMC(Sampler[ForwardModel]):
     r"""Draws whole paths from the POSTERIOR by a particle filter: unknown entries given all visible ones.
 
     Particles draw the unknown entries of a slice from the model and are weighted by the density of its
-    visible entries given their past. If the entries of a slice are independent, or the head conditions on the
-    visible entries first (``MixtureNADEHead(order="any")``), the unknown entries are drawn given the visible
-    ones of their slice, and the weight :math:`p(\text{visible} \mid \text{past})` does not depend on the
-    draw. This is the locally optimal proposal, so no other proposal is offered. With a NADE in a fixed order,
-    the weight depends on the draw.
+    visible entries given their past. If the entries of a slice are independent, the weight
+    :math:`p(\text{visible} \mid \text{past})` does not depend on the draw. This is the locally optimal
+    proposal, so no other proposal is offered. With a NADE in a given order, unknown entries are drawn given
+    those before them, and the weight depends on the draw. With ``MixtureNADEHead(order="any")`` they are
+    drawn given all visible entries of their slice, and weighted by the ratio of the joint density of the
+    slice to that of the draw. With every head, draws and evidence are those of one joint law: that of the
+    model's ``log_likelihood`` of complete windows.
 
     The draws of a window come from the same particles and are not independent of each other; ``sweeps``
     reduce their dependence. The draws are exact as ``particles`` grows, but the required number grows
@@ -168,11 +170,6 @@ class SMC(Sampler[ForwardModel]):
                 "backward simulation needs an encoder with a finite receptive field; "
                 f"{type(encoder).__name__} reads all the past. Use paths: genealogy, or "
                 "a WindowEncoder or ConvolutionEncoder."
-            )
-        if self.paths == "backward" and head.context_first and head.joint_entries > 1:
-            raise ValueError(
-                "backward simulation needs a head that gives the joint density of a slice in one pass, "
-                f"whatever the context; {type(head).__name__} with order: any does not. Use paths: genealogy."
             )
         if self.blocks > sizes.nodes:
             raise ValueError(
