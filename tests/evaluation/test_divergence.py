@@ -5,14 +5,15 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import directed_graph, make_model, make_series
+from conftest import ENCODERS, HEADS, TWO_WAY_ENCODERS, directed_graph, make_batch, make_model, make_series
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from tsgen.data.series import GraphSeries, SeriesBatch, SeriesSpec
-from tsgen.evaluation.divergence import monte_carlo_kl
+from tsgen.evaluation.divergence import _log_ratio, _paths, monte_carlo_kl
 from tsgen.exact.linear import VARProcess
 from tsgen.heads import GaussianHead
 from tsgen.models import GraphVAR
+from tsgen.sampling import SMC, AnyOrder
 
 NODES, STEPS = 5, 4
 
@@ -181,3 +182,58 @@ def test_each_window_keeps_its_own_covariates():
     error = sum(r.standard_error**2 for r in alone) ** 0.5 / 3
     assert max(r.value for r in alone) - min(r.value for r in alone) > 10 * error
     assert abs(together.value - mean) < 5 * (error**2 + together.standard_error**2) ** 0.5
+
+
+LAWS = {name: ("gru", head) for name, head in HEADS.items()}
+LAWS |= {
+    f"any order {name}": ("two-way recurrence", HEADS[name])
+    for name in ("gaussian", "mixture", "conditional")
+}
+
+
+def two_models(name, sampler=None):
+    """A model and one whose weights are almost the same, and empty windows of them."""
+    series = make_series(nodes=4)
+    encoder, head = LAWS[name]
+    p, q = (make_model(series, (ENCODERS | TWO_WAY_ENCODERS)[encoder], head).double() for _ in range(2))
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        for a, b in zip(p.parameters(), q.parameters(), strict=True):
+            a.add_(0.1 * torch.randn_like(a))
+            b.copy_(a + 0.003 * torch.randn_like(a))
+    p.sampler = sampler or p.sampler
+    batch = make_batch(series, 2, 3)
+    return p, q, batch._changed(values=batch.values.double(), covariates=batch.covariates.double())
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_paths_follow_the_density_that_scores_them(name):
+    """The mean of q / p over draws from p is one, if they are draws from p."""
+    p, q, windows = two_models(name)
+    paths = _paths(p, windows, 150, 0, 0)
+    with torch.no_grad():
+        ratio = (-_log_ratio(p, q, paths)).exp()
+    assert 1e-3 < float(ratio.std()) < 1
+    assert abs(float((ratio.mean() - 1) / (ratio.std() / len(ratio) ** 0.5))) < 5
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_sampler_of_p_has_no_say():
+    for name, samplers in (
+        ("gaussian", (SMC(5, 10), SMC(5, 10, blocks=2))),
+        ("any order gaussian", (AnyOrder(5), AnyOrder(5, groups=3, order="time"))),
+    ):
+        plain, *others = (monte_carlo_kl(*two_models(name, s), max_draws=16) for s in (None, *samplers))
+        assert all(other == plain for other in others)
+
+
+@pytest.mark.parametrize("count", [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, 40)), 300])
+def test_intervals_of_draws_that_stop_early_cover(spec, count):
+    p, q = make_var(spec, 1), make_var(spec, 2)
+    exact = float(kl_divergence(joint(p), joint(q)))
+    one = monte_carlo_kl(p, q, windows(spec, count), max_draws=max(2, 2000 // count))
+    wanted = one.standard_error * one.draws**0.5 / (400 / count) ** 0.5
+    estimate = partial(monte_carlo_kl, p, q, windows(spec, count), standard_error=wanted, max_draws=10_000)
+    results = [estimate(seed=seed) for seed in range(500)]
+    covered = sum(abs(r.value - exact) < 1.96 * r.standard_error for r in results)
+    assert 465 <= covered <= 487

@@ -31,7 +31,7 @@ from tsgen.heads import GaussianHead
 from tsgen.inference import SeriesPrediction
 from tsgen.inference.stitching import SeriesImputation
 from tsgen.models import AutoregressiveModel, GraphVAR
-from tsgen.sampling import Ancestral, AnyOrder, Exact, Sampler
+from tsgen.sampling import SMC, Ancestral, AnyOrder, Exact, Sampler
 from tsgen.storage.parts import Parts
 
 DRAWS = 3000
@@ -788,3 +788,15 @@ def test_predict_goes_on_where_it_was_killed(tmp_path, killer, capsys, monkeypat
     series = SyntheticDataModule(steps=300, num_nodes=6).split.series
     again = impute(loaded, series, 3)
     np.testing.assert_allclose(again["imputation"], straight["imputation"], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:with 30 particles")
+def test_the_effective_sample_sizes_of_a_series_are_kept(tmp_path):
+    series = make_series(steps=24, covariates=0)
+    model = make_model(series)
+    drawn = impute(model, series, method=SMC(3, 30, seed=2), window=8, overlap=0)
+    windows = series.windows(torch.tensor([0, 8, 16]), 8)
+    ess = SMC(3, 30, seed=2)(model, windows).ess
+    assert drawn.attrs["smallest_ess"] == pytest.approx(float(ess.min()), rel=1e-5)
+    assert drawn.attrs["median_ess"] == pytest.approx(float(np.median(ess)), rel=1e-5)
+    assert "smallest_ess" not in impute(model, series, 3, window=8).attrs

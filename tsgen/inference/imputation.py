@@ -108,7 +108,8 @@ def impute(
         For windows, the draws. For a series, a dataset with the labels of the series. It contains
         ``imputation (sample, time, node, channel)``, in which observed entries have the values of the data in
         every sample, and ``observed (time, node, channel)``. Its attributes include model, method,
-        conditioning and seed.
+        conditioning and seed; for :class:`~tsgen.sampling.SMC` also ``smallest_ess`` and ``median_ess``, of
+        the effective sample sizes of all steps as shares of the particles.
 
     Warns:
         FarDrawsWarning: If draws lie far outside the observed range; the attribute ``far_draws`` of a dataset

@@ -154,11 +154,12 @@ class SeriesImputation:
         missing = [self._missing(start, self.numbers) for start in starts]
         # samples missing from one window are drawn for all: the size of a batch affects how sums are rounded
         for numbers in _runs(set().union(*missing)):
-            values = self._drawn(model, batch, starts, numbers).values
+            drawn = self._drawn(model, batch, starts, numbers)
             for i, start in enumerate(starts):
+                ess = None if drawn.ess is None else drawn.ess[i]
                 for run in _runs(missing[i] & set(numbers)):
                     rows = slice(run.start - numbers.start, run.stop - numbers.start)
-                    self._keep(start, run, values[rows, i], batch.context[i])
+                    self._keep(start, run, drawn.values[rows, i], batch.context[i], ess)
         kept = np.stack([self.read(start, self.numbers)[0] for start in starts], axis=1)
         return Samples(torch.from_numpy(kept).to(batch.values.device), self.sampler.conditioning)
 
@@ -186,6 +187,7 @@ class SeriesImputation:
             "window": tiles.window,
             "overlap": tiles.overlap,
             "joint": self.joint,
+            **self._effective_sizes(),
         }
         far_draws = None
         if self._units is not None:
@@ -249,14 +251,33 @@ class SeriesImputation:
                 self._stored.setdefault(start, []).append(range(first, end))
         return self._stored
 
+    def _effective_sizes(self) -> dict[str, float]:
+        """Returns the smallest and the median effective sample size of a step, as shares of the particles."""
+        if self.sampler.extends:  # draws one by one, without weighted particles
+            return {}
+        sizes = [part["ess"] for part in self.parts if "ess" in part]
+        if not sizes:
+            return {}
+        every = np.concatenate(sizes)
+        return {"smallest_ess": float(every.min()), "median_ess": float(np.median(every))}
+
     def _missing(self, start: int, numbers: range) -> set[int]:
         """Returns the samples of a window that have no part file."""
         return set(numbers).difference(*self._drawn_before.get(start, ()))
 
-    def _keep(self, start: int, numbers: range, values: torch.Tensor, observed: torch.Tensor) -> None:
-        """Writes samples of a window to a part file."""
+    def _keep(
+        self,
+        start: int,
+        numbers: range,
+        values: torch.Tensor,
+        observed: torch.Tensor,
+        ess: torch.Tensor | None,
+    ) -> None:
+        """Writes samples of a window to a part file, with their effective sample sizes if there are any."""
         array = values.to("cpu", self.series.dtype).numpy()
-        self.parts.write(_name(start, numbers), {"values": array, "observed": observed.cpu().numpy()})
+        sizes = {} if ess is None else {"ess": ess.cpu().numpy()}
+        part = {"values": array, "observed": observed.cpu().numpy(), **sizes}
+        self.parts.write(_name(start, numbers), part)
         self._drawn_before.setdefault(start, []).append(numbers)
 
     def _drawn(self, model: Model, batch: SeriesBatch, starts: list[int], numbers: range) -> Samples:

@@ -22,7 +22,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from tsgen.counter_random import streams, uniforms
 from tsgen.data.interpolation import Nearest
 from tsgen.data.series import SeriesBatch, SeriesSpec, Sizes, Units
 from tsgen.encoders import ConvolutionEncoder, Encoder
@@ -32,6 +31,7 @@ from tsgen.models.density import OptimizerFactory, SchedulerFactory
 from tsgen.models.neural import NeuralModel
 from tsgen.objectives import MaskedNLL, Objective
 from tsgen.sampling import AnyOrder, Sampler
+from tsgen.sampling.any_order import order_of_entries
 from tsgen.sampling.base import TENSORS_PER_PASS, draws_per_portion
 
 INTERPOLATION_FEATURES = 5
@@ -39,9 +39,6 @@ INTERPOLATION_FEATURES = 5
 
 REACH = 24.0
 """Initial value of the range rho, in steps."""
-
-ORDER = 2
-"""Stream key that separates the order of a joint density from the random numbers of samplers and training."""
 
 
 class AnyOrderModel(NeuralModel):
@@ -215,7 +212,7 @@ class AnyOrderModel(NeuralModel):
 
     def _chain_rule(self, row: SeriesBatch) -> Float[Tensor, "1"]:
         """Returns the joint log-density of one window by the chain rule."""
-        order = uniforms(streams(ORDER, row.position[:, 0]), row.context.shape[1:], dtype=torch.float64)
+        order = order_of_entries(row)
         total = self.loc.new_zeros(1)
         width = TENSORS_PER_PASS * self.encoder.hidden * self.precision.itemsize
         for some in order[row.context].split(draws_per_portion(row.context[..., 0].numel() * width)):

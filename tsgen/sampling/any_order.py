@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from tsgen.counter_random import uniforms
+from tsgen.counter_random import streams, uniforms
 from tsgen.data.series import SeriesBatch
 from tsgen.heads.base import full_precision
 from tsgen.protocols import EncoderModel
@@ -18,8 +18,11 @@ from tsgen.sampling.base import TENSORS_PER_PASS, Sampler, repeated
 Sizes = Literal["even", "growing"]
 """How the sizes of the groups are chosen."""
 
-Order = Literal["random", "confidence", "time"]
+Order = Literal["random", "confidence", "time", "window"]
 """Which entries are drawn first."""
+
+ORDER = 2
+"""Stream key that separates the order of a joint density from the random numbers of samplers and training."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,9 @@ class AnyOrder(Sampler[EncoderModel]):
             entries in each group.
         order: ``random``: a new order for each draw. ``confidence``: entries whose law has the smallest
             standard deviation, in units of the node's, come first; recomputed for each group. ``time``: from
-            the first step to the last, in random order within a step.
+            the first step to the last, in random order within a step. ``window``: one random order per
+            window, the same for all draws: that in which ``AnyOrderModel.log_likelihood`` scores it. With one
+            group per entry, draws of a window without context have exactly this density.
 
     Raises:
         ValueError: If ``num_samples`` or ``groups`` is below 1, or an option is unknown.
@@ -72,8 +77,8 @@ class AnyOrder(Sampler[EncoderModel]):
             raise ValueError(f"groups must be at least 1; it is {self.groups}.")
         if self.sizes not in ("even", "growing"):
             raise ValueError(f"sizes must be one of even, growing; it is {self.sizes!r}.")
-        if self.order not in ("random", "confidence", "time"):
-            raise ValueError(f"order must be one of random, confidence, time; it is {self.order!r}.")
+        if self.order not in ("random", "confidence", "time", "window"):
+            raise ValueError(f"order must be one of random, confidence, time, window; it is {self.order!r}.")
 
     @property
     def joint(self) -> bool:
@@ -126,7 +131,7 @@ class AnyOrder(Sampler[EncoderModel]):
         visible = rows.context.sum(dim=(1, 2, 3))
         revealed_counts = visible[:, None] + self._drawn_counts(shape.numel() - visible)
         last = revealed_counts.shape[1] - 1
-        priority = self._priority(row_stream, rows.context) if last else torch.empty(0)
+        priority = self._priority(row_stream, rows) if last else torch.empty(0)
         for group in range(last + 1):
             # before anything is drawn, all draws of a window share the inputs: one pass, one law
             shared = group == 0 and values is None
@@ -157,13 +162,20 @@ class AnyOrder(Sampler[EncoderModel]):
         return torch.minimum(torch.maximum(grown, k), n)
 
     def _priority(
-        self, stream: Int64[Tensor, "rows"], context: Bool[Tensor, "rows time nodes channels"]
+        self, stream: Int64[Tensor, "rows"], rows: SeriesBatch
     ) -> Float[Tensor, "rows time nodes channels"]:
         """Returns the sort key of each entry, lowest first, for orders that do not depend on the draws."""
-        priority = uniforms(stream, context.shape[1:], dtype=torch.float64)
+        if self.order == "window":
+            return order_of_entries(rows)
+        priority = uniforms(stream, rows.context.shape[1:], dtype=torch.float64)
         if self.order == "time":
-            priority = priority + torch.arange(context.shape[1], device=priority.device)[:, None, None]
+            priority = priority + torch.arange(rows.context.shape[1], device=priority.device)[:, None, None]
         return priority
+
+
+def order_of_entries(batch: SeriesBatch) -> Float[Tensor, "batch time nodes channels"]:
+    """Returns a random order of the entries of each window, as numbers, which its position determines."""
+    return uniforms(streams(ORDER, batch.position[:, 0]), batch.context.shape[1:], dtype=torch.float64)
 
 
 def _first(
