@@ -178,7 +178,7 @@ class WindowDataset(Dataset[SeriesBatch]):
     def __getitem__(self, item: tuple[int, ...] | list[tuple[int, ...]]) -> SeriesBatch:
         return self.__getitems__(item if isinstance(item, list) else [item])
 
-    def __getitems__(self, items: list[tuple[int, ...]] | list[int]) -> SeriesBatch:
+    def __getitems__(self, items: Sequence[tuple[int, ...] | int]) -> SeriesBatch:
         """Returns the batch of these windows."""
         # trainer.overfit_batches samples plain numbers: the same windows and masks in every epoch
         numbered = [item if isinstance(item, tuple) else (0, item, 0) for item in items]

@@ -269,7 +269,7 @@ class ParticleFilter:
 
     def _impossible(self, step: Step) -> str:
         """Returns the error message for a slice whose visible entries have no finite density on any path."""
-        bad = ~torch.isfinite(step.log_prob) & step.now.context
+        bad = ~torch.isfinite(step.log_factor) & step.now.context
         where = ""
         if bad.any():
             row, _, node, channel = (int(i) for i in bad.nonzero()[0])
