@@ -13,6 +13,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -48,7 +49,7 @@ def streams(seed: int, *keys: Int64[Tensor, "..."]) -> Int64[Tensor, "..."]:
         keys: Integers that identify a row, such as window, epoch and sample. Their order matters.
     """
     stream = torch.full(
-        (), _signed(seed % (1 << 64)), dtype=torch.int64, device=keys[0].device if keys else None
+        (), _signed(int(seed) % (1 << 64)), dtype=torch.int64, device=keys[0].device if keys else None
     )
     stream = _mix(stream + _WEYL)
     for key in keys:
@@ -77,7 +78,9 @@ def uniforms(
         raise ValueError(
             f"dtype must be float32 or float64; it is {dtype}, in which a uniform number could round to 1."
         )
-    count = int(torch.Size(shape).numel())
+    count = math.prod(shape)
+    if not count * max(stream.numel(), 1) < 2**60:
+        raise MemoryError(f"not enough memory for {count} random numbers of {stream.numel()} streams")
     first = start[..., None] if isinstance(start, Tensor) else start
     counter = (torch.arange(1, count + 1, device=stream.device) + first) * _WEYL
     bits = 52 if dtype == torch.float64 else 23

@@ -34,6 +34,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -705,7 +706,7 @@ class Finding(NamedTuple):
     what: str
 
 
-class _TooLongError(BaseException):
+class TooLongError(BaseException):
     """A case took too long."""
 
 
@@ -741,7 +742,7 @@ def outcome(name: str, case: int, seed: int = SEED) -> tuple[str, str]:
             message = str(error)
             plain = type(error) is ValueError and message.isprintable() and len(message) < 1500
             return ("refused" if plain else "found"), f"{type(error).__name__}: {message[:300]!r}"
-        except (Exception, _TooLongError) as error:
+        except (Exception, TooLongError) as error:
             frames = traceback.extract_tb(error.__traceback__)
             place = next((f for f in reversed(frames) if "site-packages" not in f.filename), frames[-1])
             message = f"{type(error).__name__}: {str(error)[:200]!r}"
@@ -763,32 +764,49 @@ def run(name: str, cases: Sequence[int], seed: int = SEED) -> tuple[Counter[str]
     """
     counts: Counter[str] = Counter()
     findings: list[Finding] = []
-    rest = list(cases)
-    while rest:
-        batch = rest[:BATCH]
-        done = 0
-        for kind, message in _in_a_process(name, batch, seed):
-            counts[kind] += 1
-            if kind == "found":
-                findings.append(Finding(name, batch[done], message))
-            done += 1
-        rest = rest[done:]
+    outcomes = in_processes(partial(outcome, name, seed=seed), cases, SECONDS, MEMORY)
+    for case, (kind, message) in zip(cases, outcomes, strict=True):
+        counts[kind] += 1
+        if kind == "found":
+            findings.append(Finding(name, case, message))
     return counts, findings
 
 
-def _in_a_process(name: str, cases: Sequence[int], seed: int) -> Iterator[tuple[str, str]]:
+def in_processes(
+    outcome: Callable[[int], tuple[str, str]], cases: Sequence[int], seconds: float, memory: int
+) -> Iterator[tuple[str, str]]:
+    """Yields the outcome of each case, computed in child processes; a case that ends its process is found.
+
+    Args:
+        outcome: Runs a case; returns its kind and a message. It sets a timer that raises ``TooLongError``.
+        cases: The numbers of the cases.
+        seconds: The time limit of a case. A process that ignores the timer is killed after three times that.
+        memory: Bytes of address space that a process may use beyond those that it begins with.
+    """
+    rest = list(cases)
+    while rest:
+        done = 0
+        for answer in _in_a_process(outcome, rest[:BATCH], seconds, memory):
+            yield answer
+            done += 1
+        rest = rest[done:]
+
+
+def _in_a_process(
+    outcome: Callable[[int], tuple[str, str]], cases: Sequence[int], seconds: float, memory: int
+) -> Iterator[tuple[str, str]]:
     """Yields the outcome of each case, up to and including the first one that the process dies of."""
     receive, send = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(receive)
-        _work(name, cases, seed, send)
+        _work(outcome, cases, memory, send)
     os.close(send)
     left = len(cases)
     with open(receive, "rb") as answers:
         while left:
             # a C library that hangs does not let Python handle the alarm signal
-            ready, _, _ = select.select([answers], [], [], 3 * SECONDS)
+            ready, _, _ = select.select([answers], [], [], 3 * seconds)
             line = answers.readline() if ready else b""
             if not line:
                 os.kill(child, signal.SIGKILL)
@@ -801,22 +819,22 @@ def _in_a_process(name: str, cases: Sequence[int], seed: int) -> Iterator[tuple[
         yield "found", f"the process ended with {os.waitstatus_to_exitcode(status)}"
 
 
-def _work(name: str, cases: Sequence[int], seed: int, send: int) -> None:
+def _work(outcome: Callable[[int], tuple[str, str]], cases: Sequence[int], memory: int, send: int) -> None:
     """Runs the cases in the child process; does not return."""
 
     def stop(*_: object) -> None:
-        raise _TooLongError
+        raise TooLongError
 
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)
     os.dup2(silence, 2)
     signal.signal(signal.SIGALRM, stop)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY,) * 2)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + memory,) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         for case in cases:
-            os.write(send, json.dumps(outcome(name, case, seed)).encode() + b"\n")
+            os.write(send, json.dumps(outcome(case)).encode() + b"\n")
     finally:
         os._exit(0)
 

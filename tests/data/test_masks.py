@@ -234,7 +234,7 @@ def test_grin_masks_thin_no_windows():
 
 
 def test_failures_of_another_kind_are_refused(as_a_user):
-    with pytest.raises(ValueError, match="over must be one of entry, slice; it is 'node'"):
+    with pytest.raises(ValueError, match="over must be 'entry' or 'slice'; it is 'node'"):
         BlockMask(over="node")
 
 

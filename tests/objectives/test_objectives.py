@@ -204,7 +204,7 @@ def test_what_goes_forward_needs_a_model_that_does(objective, series):
         (partial(ScheduledSampling, k=math.inf), "k must lie"),
         (partial(ScheduledSampling, k=math.nan), "k must lie"),
         (partial(ScheduledSampling, "exponential"), "k must lie"),
-        (partial(ScheduledSampling, "cosine"), "decay must be one of"),
+        (partial(ScheduledSampling, "cosine"), "decay must be 'linear', 'exponential' or 'inverse_sigmoid'"),
     ],
 )
 def test_a_wrong_number_is_refused(make_it, message, as_a_user):

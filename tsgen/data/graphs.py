@@ -36,6 +36,8 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 from torch_geometric.data import Data
 
+from tsgen.argument_types import check_arguments
+
 logger = logging.getLogger(__name__)
 
 EARTH_RADIUS_KM = 6371.0088
@@ -117,7 +119,8 @@ def check_graph(graph: Data, num_nodes: int | None = None) -> Data:
     if not isinstance(edges, Tensor) or edges.dtype != torch.int64 or edges.dim() != 2 or len(edges) != 2:
         given = f"{edges.dtype} of shape {tuple(edges.shape)}" if isinstance(edges, Tensor) else "none"
         raise ValueError(f"graph.edge_index must be int64 of shape [2, edges]; it is {given}.")
-    if graph.num_nodes is None or (num_nodes is not None and graph.num_nodes != num_nodes):
+    whole = isinstance(graph.num_nodes, int) and 0 <= graph.num_nodes < 2**31
+    if not whole or (num_nodes is not None and graph.num_nodes != num_nodes):
         raise ValueError(
             f"the graph must have num_nodes={num_nodes}, one per node of the series; it has "
             f"num_nodes={graph.num_nodes}. Pass num_nodes when you build the graph."
@@ -226,6 +229,7 @@ def _per_edge(name: str, given: Any, edges: Int64[Tensor, "2 edges"]) -> Shaped[
     return numbers
 
 
+@check_arguments
 def from_edges(
     source: Sequence[int] | np.ndarray,
     target: Sequence[int] | np.ndarray,
@@ -247,7 +251,12 @@ def from_edges(
     Raises:
         ValueError: If lengths disagree, or :func:`check_graph` raises.
     """
-    edges = np.stack([node_numbers("source", source), node_numbers("target", target)])
+    ends = node_numbers("source", source), node_numbers("target", target)
+    if len(ends[0]) != len(ends[1]):
+        raise ValueError(
+            f"source and target must have one number per edge; they have {len(ends[0])} and {len(ends[1])}."
+        )
+    edges = np.stack(ends)
     weights = np.ones(edges.shape[1]) if weight is None else np.asarray(weight, dtype=np.float64)
     if weights.shape != edges.shape[1:]:
         raise ValueError(
@@ -297,6 +306,7 @@ def _both_ways(
     return edges[:, new], weights[new]
 
 
+@check_arguments
 def from_distances(
     distances: Float[np.ndarray, "nodes nodes"], scale: float | None = None, threshold: float = 0.1
 ) -> Data:
@@ -381,6 +391,7 @@ def great_circle(
     return 2 * EARTH_RADIUS_KM * np.arcsin(np.sqrt(chord.clip(0, 1)))
 
 
+@check_arguments
 def from_coordinates(
     latitude: np.ndarray, longitude: np.ndarray, scale: float | None = None, threshold: float = 0.1
 ) -> Data:
@@ -415,6 +426,7 @@ def from_coordinates(
     return with_positions(graph, latitude, longitude)
 
 
+@check_arguments
 def nearest_neighbours(latitude: np.ndarray, longitude: np.ndarray, k: int) -> Data:
     """Returns the directed graph with edges into every node from its k nearest nodes, all of weight 1.
 
@@ -477,6 +489,9 @@ def check_coordinates(
 ) -> tuple[Float[np.ndarray, "nodes"], Float[np.ndarray, "nodes"]]:
     """Returns latitude and longitude of the nodes in float64; raises ``ValueError`` unless every node has a
     latitude in -90..90 and a longitude in -180..360 degrees."""
+    for name, degrees in (("latitude", latitude), ("longitude", longitude)):
+        if np.asarray(degrees).dtype.kind not in "iuf":
+            raise ValueError(f"{name} must be real numbers; it is {np.asarray(degrees).dtype}.")
     latitude, longitude = np.asarray(latitude, dtype=np.float64), np.asarray(longitude, dtype=np.float64)
     if latitude.shape != longitude.shape or latitude.ndim != 1:
         raise ValueError(
@@ -522,6 +537,7 @@ def weighted_mean(
     )
 
 
+@check_arguments
 def partition(graph: Data, clusters: int) -> Int64[Tensor, "nodes"]:
     """Partitions the nodes into clusters with little edge weight between them; returns each node's cluster.
 
@@ -539,6 +555,7 @@ def partition(graph: Data, clusters: int) -> Int64[Tensor, "nodes"]:
     References:
         An efficient heuristic procedure for partitioning graphs (Kernighan & Lin, 1970).
     """
+    graph = check_graph(graph)
     nodes = int(graph.num_nodes)
     if not 1 <= clusters <= nodes:
         raise ValueError(f"clusters must lie in 1..{nodes}, the number of nodes; it is {clusters}.")

@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from tsgen.argument_types import check_shapes
 from tsgen.counter_random import streams, uniforms
 from tsgen.data.series import Series, SeriesBatch
 
@@ -30,7 +31,7 @@ Rate = float | tuple[float, float]
 
 def _check_rate(rate: Rate, name: str = "rate") -> Rate:
     """Returns the rate, with bounds as a tuple; raises unless it lies in 0..1."""
-    rate = rate if isinstance(rate, (int, float)) else (rate[0], rate[1])
+    rate = (rate[0], rate[1]) if isinstance(rate, (tuple, list)) else float(rate)
     for bound in _bounds(rate):
         if not 0 <= bound <= 1:
             raise ValueError(f"{name} must lie in 0..1; it is {bound}.")
@@ -61,6 +62,7 @@ def _draw_rate(rate: Rate, stream: Int64[Tensor, "batch"]) -> Float[Tensor, "bat
     return low + (high - low) * uniforms(streams(1, stream), (1, 1, 1))
 
 
+@check_shapes
 class Mask(ABC):
     """A random pattern of hidden entries."""
 
@@ -109,6 +111,7 @@ class Mask(ABC):
         return self
 
 
+@check_shapes
 @dataclass
 class PointMask(Mask):
     """Hides every entry independently.
@@ -131,10 +134,11 @@ class PointMask(Mask):
         values: Float[Tensor, "batch time nodes channels"],
         start: Int64[Tensor, "batch"] | None = None,
     ) -> Bool[Tensor, "batch time nodes channels"]:
-        drawn = uniforms(streams(2, stream), values.shape[1:], _first(start, values[0, 0].numel()))
+        drawn = uniforms(streams(2, stream), values.shape[1:], _first(start, values.shape[2:].numel()))
         return drawn < _draw_rate(self.rate, stream)
 
 
+@check_shapes
 @dataclass
 class BlockMask(Mask):
     """Hides runs of consecutive steps (failures) of one node and channel, or of all of them at once.
@@ -188,6 +192,7 @@ class BlockMask(Mask):
         return (end > step)[:, before:].expand(-1, *shape)
 
 
+@check_shapes
 @dataclass
 class NodeMask(Mask):
     """Hides whole nodes for the entire window, as at places without a sensor (virtual sensing).
@@ -215,6 +220,7 @@ class NodeMask(Mask):
         return nodes.expand(values.shape)
 
 
+@check_shapes
 @dataclass
 class ValueMask(Mask):
     r"""Hides entries depending on their values: missing not at random.
@@ -291,6 +297,7 @@ def _offset(
     return (low + high) / 2
 
 
+@check_shapes
 @dataclass
 class GRINMask(Mask):
     r"""Hides the entries that GRIN and its successors hide in METR-LA and PEMS-BAY, bit for bit.
@@ -335,7 +342,7 @@ class GRINMask(Mask):
         start: Int64[Tensor, "batch"] | None = None,
     ) -> Bool[Tensor, "batch time nodes channels"]:
         _require_whole(self, start)
-        steps, columns = values.shape[1], values[0, 0].numel()
+        steps, columns = values.shape[1], values.shape[2:].numel()
         # the same order of draws as in GRIN's code: starts, lengths, points
         random = np.random.default_rng(self.seed)
         starts = random.random((steps, columns)) < self.failure_rate
@@ -355,6 +362,7 @@ class GRINMask(Mask):
         )
 
 
+@check_shapes
 @dataclass
 class HistoricalMask(Mask):
     """Replays gaps of the data: hides the entries that were missing in another window of the same length.
@@ -403,6 +411,7 @@ class HistoricalMask(Mask):
         return ~self.series.observed_in(starts[chosen[:, 0]], window, self.nodes)
 
 
+@check_shapes
 @dataclass
 class AnyOf(Mask):
     """Hides an entry if any of several patterns hides it.
@@ -435,6 +444,7 @@ class AnyOf(Mask):
         return replace(self, masks=[mask.of_nodes(nodes) for mask in self.masks])
 
 
+@check_shapes
 @dataclass
 class OneOf(Mask):
     """Draws one of several patterns for each window.
@@ -484,6 +494,7 @@ class OneOf(Mask):
         return replace(self, masks=[mask.of_nodes(nodes) for mask in self.masks])
 
 
+@check_shapes
 @dataclass
 class PartOf(Mask):
     """Hides a random subset of the entries that another pattern hides, each independently.
@@ -512,7 +523,7 @@ class PartOf(Mask):
         values: Float[Tensor, "batch time nodes channels"],
         start: Int64[Tensor, "batch"] | None = None,
     ) -> Bool[Tensor, "batch time nodes channels"]:
-        drawn = uniforms(streams(7, stream), values.shape[1:], _first(start, values[0, 0].numel()))
+        drawn = uniforms(streams(7, stream), values.shape[1:], _first(start, values.shape[2:].numel()))
         kept = drawn < _draw_rate(self.share, stream)
         return self.mask.hidden(streams(10, stream), values, start) & kept
 

@@ -29,6 +29,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch_geometric.data import Data
 
+from tsgen.argument_types import check_arguments, check_shapes
 from tsgen.data.graphs import check_graph, node_numbers, same_graph
 from tsgen.data.moments import RunningMoments
 from tsgen.data.precision import floating
@@ -91,6 +92,7 @@ CHUNK_NUMBERS = 2**22
 """The maximum number of values and covariates in a chunk of :meth:`Series.chunks`."""
 
 
+@check_shapes
 class Series(ABC):
     """A whole multivariate series on a graph with its labels, in data units.
 
@@ -208,7 +210,7 @@ class Series(ABC):
             window: Length of a window, in steps.
             subgraph: The nodes to cut out; all nodes if not given.
         """
-        position = starts[:, None] + torch.arange(window)
+        position = self._position(starts, window)
         nodes, graph = (None, self.graph) if subgraph is None else (subgraph.nodes, subgraph.graph)
         values, observed, covariates = self._gathered(position, nodes)
         return SeriesBatch(
@@ -231,9 +233,21 @@ class Series(ABC):
             window: Length of a window, in steps.
             nodes: Numbers of the nodes; all nodes if not given.
         """
-        return self._gathered(starts[:, None] + torch.arange(window), nodes)[1]
+        return self._gathered(self._position(starts, window), nodes)[1]
+
+    def _position(self, starts: Int64[Tensor, "batch"], window: int) -> Int64[Tensor, "batch time"]:
+        """Returns the number of each step of some windows; raises unless all lie within the series."""
+        if window < 1:
+            raise ValueError(f"window must be at least 1; it is {window}.")
+        if not len(starts) or starts.min() < 0 or starts.max() > len(self) - window:
+            raise ValueError(
+                f"starts must be numbers from 0 to {len(self) - window}, for windows of {window} steps of a "
+                f"series of {len(self)}; they are {starts.tolist()!s:.60}."
+            )
+        return starts[:, None] + torch.arange(window)
 
 
+@check_arguments
 @dataclass
 class GraphSeries(Series):
     """A whole multivariate series on a graph with its labels, in memory and in data units.
@@ -338,10 +352,10 @@ class GraphSeries(Series):
         values = data["values"]
         if "channel" not in values.dims:
             values = values.expand_dims("channel", axis=-1)
-        missing = {"time", "node"} - set(values.dims)
-        if missing:
+        if set(values.dims) != {"time", "node", "channel"}:
             raise ValueError(
-                f"'values' must have dimensions time and node; it has {values.dims}. Rename its dimensions."
+                f"'values' must have dimensions time and node, and may have channel; it has {values.dims}. "
+                "Rename its dimensions."
             )
         order = ("time", "node", "channel")
         numbers = torch.from_numpy(floating(values.transpose(*order).values))
@@ -480,6 +494,7 @@ def _names(name: str, labels: Sequence[str], default: list[str]) -> list[str]:
     return names
 
 
+@check_arguments
 @dataclass
 class SeriesBatch:
     """Windows of a series: the input of a model.
@@ -552,6 +567,8 @@ class SeriesBatch:
 
         A sampler draws the first copy as it draws the window itself, and the others independently.
         """
+        if not 1 <= times < 2**31:
+            raise ValueError(f"times must be at least 1 and below 2**31; it is {times}.")
         rows = self._of_each(lambda value: value.repeat(times, *[1] * (value.dim() - 1)))
         number = torch.arange(times, device=self.position.device).repeat_interleave(len(self.position))
         return rows._changed(replicate=number if rows.replicate is None else rows.replicate * times + number)
@@ -629,6 +646,7 @@ class Units(NamedTuple):
         return self.loc + self.scale * values
 
 
+@check_arguments
 @dataclass
 class SeriesSpec:
     """What a model needs to know about its data when it is built, as plain data for a checkpoint.
@@ -761,6 +779,38 @@ def _abbreviated(names: list[str]) -> str:
     return f"{len(names)} ({', '.join(map(printable, names[:3]))}{', ...' if len(names) > 3 else ''})"
 
 
+def check_stream(batch: SeriesBatch, stream: Tensor) -> None:
+    """Raises ``ValueError`` unless there is one random stream per window.
+
+    Args:
+        batch: The windows.
+        stream: The streams.
+    """
+    if stream.shape != batch.values.shape[:1]:
+        raise ValueError(
+            f"stream must have one number per window, {len(batch.values)}; its shape is {list(stream.shape)}."
+        )
+
+
+def check_draws(batch: SeriesBatch, stream: Tensor, values: Tensor | None) -> None:
+    """Raises ``ValueError`` unless random streams and values of draws have the shapes of a batch.
+
+    Args:
+        batch: The windows.
+        stream: One random stream for each draw of each window.
+        values: The values of each draw, or None.
+    """
+    wanted = (len(stream), *batch.values.shape)
+    if stream.dim() != 2 or not len(stream) or stream.shape[1] != wanted[1]:
+        raise ValueError(
+            f"stream must be [samples, batch] with at least one sample of {wanted[1]} windows; its shape is "
+            f"{list(stream.shape)}."
+        )
+    if values is not None and tuple(values.shape) != wanted:
+        raise ValueError(f"values must have shape {list(wanted)}; their shape is {list(values.shape)}.")
+
+
+@check_arguments
 @dataclass
 class Samples:
     """Joint draws of whole windows, in data units.

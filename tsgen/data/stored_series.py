@@ -14,6 +14,7 @@ import xarray as xr
 from torch import Tensor
 from torch_geometric.data import Data
 
+from tsgen.argument_types import check_arguments
 from tsgen.data.graphs import check_graph
 from tsgen.data.precision import floating, floating_type
 from tsgen.data.series import LARGEST, GraphSeries, Series, check_labels, graph_in, labels_in, times_in
@@ -67,6 +68,7 @@ def _check_names(data: xr.Dataset) -> None:
         raise ValueError("the names of its nodes must be unique, and one occurs twice")
 
 
+@check_arguments
 class StoredSeries(Series):
     """A series in a netCDF file; only its labels and its graph are held in memory.
 
@@ -99,7 +101,8 @@ class StoredSeries(Series):
         graph: Data | Callable[[list[str]], Data | None] | None = None,
         units: Sequence[str] | None = None,
     ) -> None:
-        self.path, self.variables = Path(path), list(variables or ["values"])
+        self.path = Path(path)
+        self.variables = list(variables) if variables is not None and len(variables) else ["values"]
         self._file: xr.Dataset | None = None
         self._process = -1
         self._mask: Tensor | None = None

@@ -23,6 +23,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 from torch_geometric.data import Data
 
+from tsgen.argument_types import check_arguments
 from tsgen.counter_random import streams
 from tsgen.data.graphs import partition
 
@@ -44,6 +45,7 @@ class Subgraph(NamedTuple):
     graph: Data
 
 
+@check_arguments
 @dataclass(frozen=True)
 class Subgraphs:
     """Options for the subgraph that each optimiser step draws.

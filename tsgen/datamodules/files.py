@@ -37,6 +37,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch_geometric.data import Data
 
+from tsgen.argument_types import check_arguments
 from tsgen.data.graphs import (
     edge_quantity,
     from_coordinates,
@@ -68,6 +69,7 @@ from tsgen.readers.tables import (
 logger = logging.getLogger(__name__)
 
 
+@check_arguments
 class FilesDataModule(SeriesDataModule):
     """Windows of a user's own series, read from a table or a netCDF file, with a graph.
 

@@ -25,6 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch_geometric.data import Data
 
+from tsgen.argument_types import check_arguments
 from tsgen.counter_random import streams, uniforms
 from tsgen.data.graphs import check_graph, great_circle, nearest_neighbours, weighted_mean
 from tsgen.data.masks import AnyOf, BlockMask, Mask, PointMask, hold_out
@@ -97,6 +98,7 @@ def linear_process(graph: Data, seed: int) -> VARProcess:
     return VARProcess(coefficients, loc - coefficients.sum(dim=0) @ loc, torch.diag(scale**2))
 
 
+@check_arguments
 class SyntheticDataModule(SeriesDataModule):
     """Simulates a series from a known process.
 

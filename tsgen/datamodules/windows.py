@@ -12,7 +12,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +23,7 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from tsgen.argument_types import check_arguments
 from tsgen.counter_random import streams
 from tsgen.data.masks import HeldOut, Mask
 from tsgen.data.series import Series, SeriesBatch, SeriesSpec
@@ -34,6 +35,7 @@ from tsgen.exact.linear import VARProcess
 Stage = Literal["train", "val", "test", "predict"]
 
 
+@check_arguments
 @dataclass
 class Split:
     """A series and its division into training, validation and test stretches.
@@ -71,7 +73,7 @@ def split_in_time(steps: int, val: float, test: float) -> tuple[list[slice], lis
     Raises:
         ValueError: If a share is negative or no step remains for training.
     """
-    if val < 0 or test < 0 or val + test >= 1:
+    if not (val >= 0 and test >= 0 and val + test < 1):
         raise ValueError(
             "the shares val and test must not be negative and must sum to less than 1; they are "
             f"{val} and {test}."
@@ -289,6 +291,7 @@ class LazyLoader(DataLoader):
         yield from super().__iter__()
 
 
+@check_arguments
 class SeriesDataModule(LightningDataModule):
     """Provides windows of one series on a graph, for every stage.
 
@@ -502,7 +505,10 @@ class SeriesDataModule(LightningDataModule):
                 divided among the processes of the trainer.
         """
         dataset = self.dataset("predict")
-        numbers = self._predicted_windows() if batches is None else batches
+        numbers = list(self._predicted_windows() if batches is None else batches)
+        lists = all(isinstance(batch, list) for batch in numbers)
+        if not lists or not all(isinstance(n, int) and 0 <= n < len(dataset) for n in chain(*numbers)):
+            raise ValueError(f"batches must be lists of numbers from 0 to {len(dataset) - 1}, of windows.")
         # a batch is one item: the caller decides which windows may be drawn together
         return DataLoader(
             dataset,

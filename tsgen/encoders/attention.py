@@ -14,13 +14,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from tsgen.encoders.base import Encoder, refuse_state
+from tsgen.argument_types import check_arguments
+from tsgen.encoders.base import MAX_LAYERS, Encoder, check_count, refuse_state
 from tsgen.encoders.propagation import GraphConvolution, Messages, Propagation
 
 ROTARY_BASE = 10_000
 """The base theta of the rotary positions; the slowest pair rotates once in about 2 pi theta steps."""
 
 
+@check_arguments
 class AttentionEncoder(Encoder):
     r"""Blocks of attention over time and messages over the graph.
 
@@ -72,8 +74,7 @@ class AttentionEncoder(Encoder):
                 f"hidden must be a multiple of 2 * heads = {2 * heads}; it is {hidden}. "
                 f"Take {hidden + -hidden % (2 * heads)}."
             )
-        if layers < 1:
-            raise ValueError(f"layers must be at least 1; it is {layers}.")
+        check_count("layers", layers, most=MAX_LAYERS)
         self.causal = causal
         self.messages = Messages(convolution, in_features, hidden)
         self.entry = nn.Linear(self.messages.out_features, hidden)

@@ -13,9 +13,29 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tsgen.argument_types import check_arguments
 from tsgen.encoders.propagation import Propagation
 
+MAX_LAYERS = 1000
+"""The maximum number of layers of an encoder."""
 
+
+def check_count(name: str, number: int, least: int = 1, most: int | None = None) -> None:
+    """Raises ``ValueError`` unless a number lies in a range.
+
+    Args:
+        name: The name of the number.
+        number: The number.
+        least: The smallest number allowed.
+        most: The largest number allowed, if any.
+    """
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}; it is {number}.")
+    if most is not None and number > most:
+        raise ValueError(f"{name} must be at most {most}; it is {number}.")
+
+
+@check_arguments
 class Encoder(nn.Module, ABC):
     """Computes a state for each node and step from the inputs.
 
@@ -39,8 +59,8 @@ class Encoder(nn.Module, ABC):
 
     def __init__(self, in_features: int, hidden: int) -> None:
         super().__init__()
-        if hidden < 1:
-            raise ValueError(f"hidden must be at least 1; it is {hidden}.")
+        check_count("in_features", in_features)
+        check_count("hidden", hidden)
         self.in_features, self.hidden = in_features, hidden
 
     def carried(self, steps: int) -> int:

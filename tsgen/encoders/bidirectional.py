@@ -8,11 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tsgen.argument_types import check_arguments, check_made
 from tsgen.encoders.base import Encoder, refuse_state
 from tsgen.encoders.graph_gru import GraphGRUEncoder
 from tsgen.encoders.propagation import Propagation
 
 
+@check_arguments
 class BidirectionalEncoder(Encoder):
     """Two causal encoders, one that reads forwards in time and one that reads backwards.
 
@@ -40,6 +42,7 @@ class BidirectionalEncoder(Encoder):
 
     def __init__(self, in_features: int, encoder: Callable[[int], Encoder] = GraphGRUEncoder) -> None:
         forwards, backwards = encoder(in_features), encoder(in_features)
+        check_made("encoder", forwards, Encoder)
         if not forwards.causal:
             raise ValueError(
                 "the encoder of a BidirectionalEncoder must be causal; the given "

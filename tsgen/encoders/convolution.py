@@ -15,13 +15,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tsgen.encoders.base import Encoder, refuse_state
+from tsgen.argument_types import check_arguments
+from tsgen.encoders.base import MAX_LAYERS, Encoder, check_count, refuse_state
 from tsgen.encoders.propagation import GraphConvolution, Messages, Propagation
 
 MAX_STEPS = 2**30
 """The largest dilation in steps: no series that can be read is longer."""
 
 
+@check_arguments
 class ConvolutionEncoder(Encoder):
     r"""Residual blocks of a gated, dilated convolution over time and messages over the graph.
 
@@ -74,9 +76,8 @@ class ConvolutionEncoder(Encoder):
         super().__init__(in_features, hidden)
         if kernel_size < 2:
             raise ValueError(f"kernel_size must be at least 2; it is {kernel_size}.")
-        for name, number in (("layers", layers), ("repeats", repeats)):
-            if number < 1:
-                raise ValueError(f"{name} must be at least 1; it is {number}.")
+        check_count("layers", layers)
+        check_count("repeats", repeats, most=MAX_LAYERS)
         if layers > MAX_STEPS.bit_length() or kernel_size**layers > MAX_STEPS:
             raise ValueError(
                 f"kernel_size ** layers, the dilation after the last layer, must be at most {MAX_STEPS:,} "

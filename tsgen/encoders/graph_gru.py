@@ -8,10 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tsgen.argument_types import check_arguments
 from tsgen.encoders.base import Encoder
 from tsgen.encoders.propagation import GraphConvolution, Messages, Propagation
 
 
+@check_arguments
 class GraphGRUEncoder(Encoder):
     r"""A gated recurrent unit over the graph: :math:`h_t^v = \mathrm{GNN}(h_{t-1}^v, \{h_{t-1}^u : u \to
     v\})`, with the inputs :math:`x_t` of the node and of its neighbours.

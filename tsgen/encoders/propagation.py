@@ -29,6 +29,7 @@ from torch.nn.functional import scaled_dot_product_attention, softplus
 from torch_geometric.data import Data
 from torch_geometric.nn import MessagePassing
 
+from tsgen.argument_types import check_made, check_shapes
 from tsgen.data.graphs import weighted_mean
 
 DENSE_UP_TO = 100
@@ -42,7 +43,14 @@ class Propagation:
         graph: The graph; messages are computed on the device of its tensors.
     """
 
+    @check_shapes
     def __init__(self, graph: Data) -> None:
+        tensors = isinstance(graph.edge_index, Tensor) and isinstance(graph.edge_weight, Tensor)
+        if not tensors or graph.num_nodes is None:
+            raise ValueError(
+                "the graph must have edge_index, edge_weight and num_nodes; one is missing. Build it with "
+                "tsgen.data.from_edges."
+            )
         self.edge_index, self.edge_weight = graph.edge_index, graph.edge_weight
         self.num_nodes = int(graph.num_nodes)
         self._mean: Tensor | None = None
@@ -93,6 +101,8 @@ class Propagation:
         Args:
             copies: Number of copies; the result has ``copies * num_nodes`` nodes.
         """
+        if copies < 1:
+            raise ValueError(f"copies must be at least 1; it is {copies}.")
         if copies not in self._tiled:
             offset = torch.arange(copies, device=self.edge_index.device) * self.num_nodes
             edges = (self.edge_index[:, None] + offset[:, None]).flatten(1)
@@ -122,6 +132,14 @@ class SliceConvolution(MessagePassing):
         """Returns the messages that every node receives, for any number of slices."""
 
 
+def _check_channels(in_channels: int, out_channels: int) -> None:
+    if in_channels < 1 or out_channels < 1:
+        raise ValueError(
+            f"in_channels and out_channels must be at least 1; they are {in_channels} and {out_channels}."
+        )
+
+
+@check_shapes
 class GraphConvolution(SliceConvolution):
     """A linear map of the weighted mean over each node's in-neighbours, the node itself not included.
 
@@ -132,6 +150,7 @@ class GraphConvolution(SliceConvolution):
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
+        _check_channels(in_channels, out_channels)
         self.linear = nn.Linear(in_channels, out_channels, bias=False)
 
     def forward(
@@ -144,6 +163,7 @@ class GraphConvolution(SliceConvolution):
         return self.linear(propagation.average(x))
 
 
+@check_shapes
 class DiffusionConvolution(SliceConvolution):
     r"""Linear maps of diffusion over up to K steps, along the edges and against them.
 
@@ -167,6 +187,7 @@ class DiffusionConvolution(SliceConvolution):
 
     def __init__(self, in_channels: int, out_channels: int, hops: int = 2) -> None:
         super().__init__()
+        _check_channels(in_channels, out_channels)
         if hops < 1:
             raise ValueError(f"hops must be at least 1; it is {hops}.")
         self.hops = hops
@@ -185,6 +206,7 @@ class DiffusionConvolution(SliceConvolution):
         return self.linear(torch.cat(walks, dim=-1))
 
 
+@check_shapes
 class GraphAttention(SliceConvolution):
     r"""Attention of every node to all nodes of a slice, with a bias towards its in-neighbours.
 
@@ -213,6 +235,7 @@ class GraphAttention(SliceConvolution):
 
     def __init__(self, in_channels: int, out_channels: int, heads: int = 4) -> None:
         super().__init__()
+        _check_channels(in_channels, out_channels)
         if heads < 1:
             raise ValueError(f"heads must be at least 1; it is {heads}.")
         self.heads = heads
@@ -266,6 +289,7 @@ class Convolution(nn.Module):
     def __init__(self, make: Callable[[int, int], nn.Module], in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.inner = make(in_channels, out_channels)
+        check_made("convolution", self.inner, nn.Module)
         if any(getattr(module, "cached", False) for module in self.inner.modules()):
             raise ValueError(
                 f"{type(self.inner).__name__} must have cached: false, because its graph changes with the "

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tsgen.encoders.base import Encoder, refuse_state
+from tsgen.argument_types import check_arguments
+from tsgen.encoders.base import MAX_LAYERS, Encoder, check_count, refuse_state
 from tsgen.encoders.propagation import GraphConvolution, Messages, Propagation
 
 
+@check_arguments
 class RecurrentEncoder(Encoder):
     r"""Blocks of a bidirectional gated recurrence over time at each node, and of messages over the graph.
 
@@ -52,8 +54,7 @@ class RecurrentEncoder(Encoder):
         super().__init__(in_features, hidden)
         if hidden % 2:
             raise ValueError(f"hidden must be even, one half for each direction; it is {hidden}.")
-        if layers < 1:
-            raise ValueError(f"layers must be at least 1; it is {layers}.")
+        check_count("layers", layers, most=MAX_LAYERS)
         self.messages = Messages(convolution, in_features, hidden)
         self.entry = nn.Linear(self.messages.out_features, hidden)
         self.blocks = nn.ModuleList(_Block(hidden, convolution) for _ in range(layers))

@@ -13,10 +13,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tsgen.encoders.base import Encoder
+from tsgen.argument_types import check_arguments
+from tsgen.encoders.base import MAX_LAYERS, Encoder, check_count
 from tsgen.encoders.propagation import GraphConvolution, Messages, Propagation
 
 
+@check_arguments
 class WindowEncoder(Encoder):
     r"""The inputs of the last p steps, each with its messages :math:`m_t = \mathrm{conv}(x_t)`, read by
     hidden layers and, in parallel, a linear map,
@@ -56,6 +58,7 @@ class WindowEncoder(Encoder):
             raise ValueError(f"order must be at least 1, the present step; it is {order}.")
         if layers < 0:
             raise ValueError(f"layers must be 0 (the state is the vector of lags) or more; it is {layers}.")
+        check_count("layers", layers, 0, MAX_LAYERS)
         messages = Messages(convolution, in_features, in_features)
         lags = order * messages.out_features
         super().__init__(in_features, hidden if layers else lags)

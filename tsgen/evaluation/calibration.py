@@ -45,6 +45,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from tsgen.argument_types import check_arguments
 from tsgen.counter_random import streams, uniforms
 from tsgen.data.series import SeriesBatch
 from tsgen.evaluation.holm import holm
@@ -176,6 +177,7 @@ class RankTest:
         return min(self.adjusted.values()) >= level
 
 
+@check_arguments
 def simulation_based_calibration(
     model: DensityModel,
     windows: SeriesBatch,

@@ -43,6 +43,7 @@ import torch
 import xarray as xr
 from jaxtyping import Float, Int
 
+from tsgen.argument_types import check_arguments
 from tsgen.data.interpolation import GAPS, Nearest, gap_class
 
 AXES = ("window", "step", "node", "channel")
@@ -113,6 +114,7 @@ def conformal_quantile(
     return float(scores[order[index]]) if index < len(scores) else math.inf
 
 
+@check_arguments
 @dataclass(frozen=True)
 class ConformalIntervals:
     """Central intervals with adjustments that were estimated on the validation split.
@@ -128,6 +130,10 @@ class ConformalIntervals:
     level: float
     groups: tuple[Group, ...]
     relative: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.level < 1:
+            raise ValueError(f"level must lie between 0 and 1; it is {self.level}.")
 
     @classmethod
     def fit(
@@ -299,6 +305,11 @@ def interval(evaluation: xr.Dataset, level: float) -> tuple[np.ndarray, np.ndarr
         ValueError: If the evaluation lacks one of the two quantiles.
     """
     available = evaluation["quantile"].values
+    if set(evaluation["quantiles"].dims) != {"quantile", *AXES}:
+        raise ValueError(
+            f"quantiles must have the dimensions quantile, {', '.join(AXES)}; they have "
+            f"{', '.join(map(str, evaluation['quantiles'].dims))}."
+        )
     ends = []
     for probability in ((1 - level) / 2, (1 + level) / 2):
         matches = np.flatnonzero(np.isclose(available, probability))

@@ -34,6 +34,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, kl_divergence
 
+from tsgen.argument_types import check_arguments
 from tsgen.data.series import SeriesBatch
 from tsgen.heads import InDataUnits
 from tsgen.models import DensityModel
@@ -61,6 +62,7 @@ class KLEstimate(NamedTuple):
     draws: int
 
 
+@check_arguments
 def monte_carlo_kl(
     p: DensityModel,
     q: DensityModel,

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Normal
 from torchmetrics import MetricCollection, SumMetric
 
+from tsgen.argument_types import check_arguments
 from tsgen.counter_random import streams, uniforms
 from tsgen.data.interpolation import Nearest
 from tsgen.data.series import Samples, Series, SeriesBatch
@@ -275,6 +276,7 @@ class _Row:
         return row
 
 
+@check_arguments
 class Evaluation(Callback):
     """Scores the model and baselines in a test, and writes the files that the report is made from.
 

@@ -45,10 +45,12 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
 from torch.nn.functional import pad
 
+from tsgen.argument_types import check_arguments
 from tsgen.counter_random import streams
 from tsgen.exact.kalman import Smoothed, StateSpace, kalman_filter, posterior_samples, simulate, smooth
 
 
+@check_arguments
 class ARProcess:
     r"""The process :math:`y_t = c + \sum_i \phi_i y_{t-i} + \epsilon_t` with Gaussian noise, in float64.
 
@@ -136,9 +138,11 @@ class ARProcess:
         distance = (k[:, None] - k[1:]).abs()
         system = unit.scatter_add(1, distance, -self.coefficients.expand(p + 1, -1))
         gamma = torch.linalg.solve(system, self.variance * unit[0])
-        for _ in range(p, lags):
-            gamma = torch.cat([gamma, (self.coefficients @ gamma[-p:].flip(0))[None]])
-        return gamma[: lags + 1]
+        found = gamma.new_empty(max(lags, p) + 1)
+        found[: p + 1] = gamma
+        for lag in range(p + 1, lags + 1):
+            found[lag] = self.coefficients @ found[lag - p : lag].flip(0)
+        return found[: lags + 1]
 
     def stationary(self, steps: int | None = None) -> MultivariateNormal:
         """Returns the joint law of consecutive values of the stationary process, in time order.
@@ -167,10 +171,9 @@ class ARProcess:
         Raises:
             ValueError: If there are fewer than p values, or one of the last p is not finite.
         """
-        if history.shape[-1] < self.order:
-            raise ValueError(
-                f"history must hold at least order = {self.order} values; it holds {history.shape[-1]}."
-            )
+        held = history.shape[-1] if history.dim() else 0
+        if held < self.order:
+            raise ValueError(f"history must hold at least order = {self.order} values; it holds {held}.")
         lags = history[..., -self.order :].to(self.coefficients).flip(-1)
         if not lags.isfinite().all():
             raise ValueError(
@@ -370,6 +373,8 @@ class ARProcess:
     # --------------------------------------------------------------------------------------- internals
 
     def _read(self, y: Float[Tensor, "*batch time"]) -> tuple[Tensor, Tensor]:
+        if 0 in y.shape[:-1]:
+            raise ValueError(f"y must hold at least one series; its shape is {list(y.shape)}.")
         values, observed = _flat(y.to(self.coefficients))
         # fill first: where() alone leaves NaN in the gradient
         return torch.where(observed, values, 0), observed

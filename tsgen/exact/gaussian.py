@@ -41,7 +41,10 @@ from torch.distributions.kl import register_kl
 from torch.distributions.utils import lazy_property
 from torch.nn.functional import pad
 
+from tsgen.argument_types import check_arguments, check_shapes
 
+
+@check_arguments
 class Gaussian(Distribution):
     r"""The multivariate normal law :math:`N(m, \Sigma)`, closed under linear operations.
 
@@ -110,7 +113,16 @@ class Gaussian(Distribution):
 
         Args:
             batch_shape: The new batch dimensions.
+
+        Raises:
+            ValueError: If the law cannot be expanded to them.
         """
+        own, batch_shape = self.batch_shape, [int(size) for size in batch_shape]
+        fits = len(batch_shape) >= len(own) and all(
+            size >= 0 and has in (1, size) for has, size in zip(own[::-1], batch_shape[::-1], strict=False)
+        )
+        if not fits or min(batch_shape, default=0) < 0:
+            raise ValueError(f"batch_shape must expand {list(own)}; it is {list(batch_shape)!s:.60}.")
         return Gaussian._from_root(self.loc.expand(*batch_shape, -1), self._root, self._triangular)
 
     @property
@@ -155,6 +167,7 @@ class Gaussian(Distribution):
             )
         return MultivariateNormal(self.loc, scale_tril=_triangular(self._root))
 
+    @check_shapes
     def log_prob(self, value: Float[Tensor, "*values size"]) -> Float[Tensor, "..."]:
         r"""Returns the log-density in nats,
 
@@ -169,6 +182,14 @@ class Gaussian(Distribution):
         References:
             The Matrix Cookbook (Petersen & Pedersen, 2012), section 8.1.1.
         """
+        if value.shape[-1:] != self.loc.shape[-1:] or not value.numel():
+            raise ValueError(
+                f"value must hold points of {self._size} numbers each; its shape is {list(value.shape)}."
+            )
+        if value.isnan().any():
+            raise ValueError(
+                f"value must lie within the support, the real numbers; {int(value.isnan().sum())} are NaN."
+            )
         return self.distribution.log_prob(value)
 
     def entropy(self) -> Float[Tensor, "*batch"]:
@@ -427,7 +448,9 @@ class Gaussian(Distribution):
     def _positions(self, indices: Sequence[int] | Tensor) -> Tensor:
         index = torch.as_tensor(indices, device=self.loc.device)
         if index.dim() != 1 or (len(index) and (index.is_floating_point() or index.dtype == torch.bool)):
-            raise ValueError(f"indices must be a list of integers; they are {indices}.")
+            raise ValueError(
+                f"indices must be a list of integers; they are {index.dtype} of shape {list(index.shape)}."
+            )
         outside = index[(index < -self._size) | (index >= self._size)]
         if len(outside):
             raise ValueError(

@@ -256,6 +256,8 @@ def simulate(
         steps: Length of each series.
         stream: One random stream for each series.
     """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1; it is {steps}.")
     size = len(model.offset)
     normal = torch.special.ndtri(uniforms(stream, (steps, size), dtype=torch.float64)).to(model.offset)
     state = model.initial_mean + normal[..., 0, :] @ _factor(model.initial_covariance).mT

@@ -25,8 +25,9 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
 
+from tsgen.argument_types import check_arguments, check_shapes
 from tsgen.counter_random import streams
-from tsgen.data.series import Samples, SeriesBatch
+from tsgen.data.series import Samples, SeriesBatch, check_draws
 from tsgen.exact.kalman import (
     SecondMoments,
     StateSpace,
@@ -51,6 +52,7 @@ class Start(NamedTuple):
     covariance: Float[Tensor, "state state"]
 
 
+@check_arguments
 @dataclass(eq=False)
 class VARProcess:
     """A vector autoregression with Gaussian noise, in data units: stationary, or with a given start.
@@ -80,7 +82,7 @@ class VARProcess:
         self.covariance = self.covariance.double()
         nodes = self.intercept.numel()
         for name, x, shape in (
-            ("coefficients", self.coefficients, (max(len(self.coefficients), 1), nodes, nodes)),
+            ("coefficients", self.coefficients, (max(*self.coefficients.shape[:1], 1), nodes, nodes)),
             ("intercept", self.intercept, (nodes,)),
             ("covariance", self.covariance, (nodes, nodes)),
         ):
@@ -153,6 +155,7 @@ class VARProcess:
         )
 
     @classmethod
+    @check_shapes
     def fit(
         cls,
         values: Float[Tensor, "time nodes"],
@@ -181,6 +184,10 @@ class VARProcess:
             ValueError: If the series is too short, has infinite values, or a node is constant or observed
                 fewer than twice.
         """
+        if order < 1 or not values.shape[1]:
+            raise ValueError(
+                f"order and the number of nodes must be at least 1; they are {order} and {values.shape[1]}."
+            )
         values = values.double()
         observed = ~torch.isnan(values)
         loc, scale = _units(values, observed, order)
@@ -207,13 +214,24 @@ class VARProcess:
             process, iteration, converged = updated, iteration + 1, change < tolerance
         return VARFit(process.in_units(loc, scale), iteration, converged)
 
+    @check_shapes
     def in_units(self, loc: Float[Tensor, "nodes"], scale: Float[Tensor, "nodes"]) -> VARProcess:
         """Returns the process of loc + scale * x.
 
         Args:
             loc: The offset added to each node.
             scale: The positive factor that multiplies each node.
+
+        Raises:
+            ValueError: If there is not one number per node, or a factor is not positive.
         """
+        if not len(loc) == len(scale) == self.num_nodes:
+            raise ValueError(
+                f"loc and scale must have one number per node, {self.num_nodes}; they have {len(loc)} and "
+                f"{len(scale)}."
+            )
+        if not (scale > 0).all():
+            raise ValueError(f"scale must be positive; its smallest number is {float(scale.min())}.")
         coefficients = scale[:, None] * self.coefficients / scale
         intercept = scale * self.intercept + loc - coefficients.sum(dim=0) @ loc
         start = self.start
@@ -223,6 +241,7 @@ class VARProcess:
         return VARProcess(coefficients, intercept, scale[:, None] * self.covariance * scale, start)
 
     @classmethod
+    @check_shapes
     def white_noise(
         cls, order: int, loc: Float[Tensor, "nodes"], scale: Float[Tensor, "nodes"]
     ) -> VARProcess:
@@ -236,6 +255,7 @@ class VARProcess:
         coefficients = loc.new_zeros(order, len(loc), len(loc))
         return cls(coefficients, loc, torch.diag(scale.double().square()))
 
+    @check_shapes
     def expectation(
         self, values: Float[Tensor, "batch time nodes"], context: Bool[Tensor, "batch time nodes"]
     ) -> SecondMoments:
@@ -268,6 +288,7 @@ class VARProcess:
             start = Start(torch.cat([start.mean, start.mean[size - nodes :]]), covariance)
         return VARProcess(longer, self.intercept, self.covariance, start)
 
+    @check_shapes
     def maximisation(
         self, moments: SecondMoments, support: Bool[Tensor, "nodes nodes"], noise: Noise
     ) -> VARProcess:
@@ -285,6 +306,11 @@ class VARProcess:
             noise: Whether Q is diagonal or full.
         """
         nodes = self.num_nodes
+        if len(support) != nodes or len(moments.first) != nodes * (self.order + 1):
+            raise ValueError(
+                f"support and moments must be those of {nodes} nodes and order {self.order}; they have "
+                f"{len(support)} nodes and {len(moments.first)} moments."
+            )
         count = self.intercept.new_tensor([[float(moments.steps)]])
         past, now = moments.first[nodes:], moments.first[:nodes]
         gram = torch.cat(
@@ -318,18 +344,28 @@ class VARProcess:
         """
         return simulate(self.state_space(), steps, streams(seed))
 
+    @check_shapes
     def conditional_log_prob(self, values: Float[Tensor, "batch time nodes"]) -> Float[Tensor, "batch"]:
         """Returns the log-density of each window's slices given its first p slices, in nats.
 
         Args:
             values: Windows in data units, without missing values.
+
+        Raises:
+            ValueError: If the windows have other nodes or no step after the first p.
         """
+        if values.shape[-1] != self.num_nodes or values.shape[1] <= self.order or not len(values):
+            raise ValueError(
+                f"values must be [batch, time, {self.num_nodes}] with a window and more than {self.order} "
+                f"steps; their shape is {list(values.shape)}."
+            )
         values = values.to(self.intercept)
         past = [values[:, self.order - k : values.shape[1] - k] for k in range(1, self.order + 1)]
         mean = self.intercept + sum(x @ a.mT for x, a in zip(past, self.coefficients, strict=True))
         law = MultivariateNormal(mean, self.covariance)
         return law.log_prob(values[:, self.order :]).sum(dim=1)
 
+    @check_shapes
     def log_prob(
         self,
         values: Float[Tensor, "batch time nodes"],
@@ -395,6 +431,7 @@ class VARProcess:
         sample = torch.arange(num_samples, device=batch.position.device)[:, None]
         return Samples(self.draw(batch, streams(seed, sample, batch.address)), "posterior")
 
+    @check_shapes
     def draw(
         self,
         batch: SeriesBatch,
@@ -410,8 +447,9 @@ class VARProcess:
                 given.
 
         Raises:
-            ValueError: If the batch has other nodes or channels.
+            ValueError: If the batch has other nodes or channels, or a shape does not fit.
         """
+        check_draws(batch, stream, values)
         batch_values, context = self._slices(batch)
         given = batch_values if values is None else values.flatten(3).to(batch_values)
         drawn = posterior_samples(self.state_space(), given, context, stream.to(batch_values.device))

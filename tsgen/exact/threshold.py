@@ -20,12 +20,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, Normal
 from torch_geometric.data import Data
 
+from tsgen.argument_types import check_shapes
 from tsgen.counter_random import streams, uniforms
 from tsgen.data.graphs import check_graph, weighted_mean
 
@@ -33,6 +35,7 @@ BURN_IN = 500
 """Steps that are drawn and discarded before a simulated series begins."""
 
 
+@check_shapes
 @dataclass(eq=False)
 class ThresholdNetwork:
     """A two-regime autoregression on a graph with bimodal noise, in float64.
@@ -61,6 +64,9 @@ class ThresholdNetwork:
     scale: float = 0.3
 
     def __post_init__(self) -> None:
+        for name in ("threshold", "intercept", "distance", "scale"):
+            if not np.isfinite(getattr(self, name)).all():
+                raise ValueError(f"{name} must be finite; it is {getattr(self, name)}.")
         for phi, gamma in zip(self.persistence, self.coupling, strict=True):
             if not abs(phi) + abs(gamma) < 1:
                 raise ValueError(
@@ -103,7 +109,15 @@ class ThresholdNetwork:
 
         Args:
             previous: The slices at the previous step.
+
+        Raises:
+            ValueError: If a slice has another number of nodes.
         """
+        if previous.shape[-1] != self.num_nodes:
+            raise ValueError(
+                f"previous must be [..., {self.num_nodes}], one number per node; its shape is "
+                f"{list(previous.shape)}."
+            )
         expected = self._expected(previous.double())[..., None]
         loc = expected + expected.new_tensor(self._noise_means())
         probs = expected.new_tensor((self.weight, 1 - self.weight)).expand(loc.shape)
@@ -115,7 +129,12 @@ class ThresholdNetwork:
         Args:
             steps: Length of the series.
             seed: Fixes the draw.
+
+        Raises:
+            ValueError: If ``steps`` is below 1.
         """
+        if steps < 1:
+            raise ValueError(f"steps must be at least 1; it is {steps}.")
         shape = (BURN_IN + steps, self.num_nodes)
         component, uniform = uniforms(streams(seed), (2, *shape), dtype=torch.float64)
         lower, upper = self._noise_means()

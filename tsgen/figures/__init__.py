@@ -21,12 +21,13 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from tsgen.argument_types import check_arguments
 from tsgen.figures.calibration import calibration, central_coverage, rank_histogram
 from tsgen.figures.fans import Panel, choose_panels, fan_chart
 from tsgen.figures.groups import by_gap, by_lead, particles
 from tsgen.figures.missing import missingness
 from tsgen.figures.network import has_positions, network, network_difference, node_scores
-from tsgen.figures.scores import is_exact, number, read_curves, score_bars, training_curve
+from tsgen.figures.scores import is_exact, number, read_curves, rows_of, score_bars, training_curve
 from tsgen.figures.style import (
     BAND_50,
     BAND_90,
@@ -39,6 +40,7 @@ from tsgen.figures.style import (
     WIDTH_50,
     WIDTH_90,
     axes_grid,
+    check_evaluation,
     in_style,
     printable,
 )
@@ -47,6 +49,7 @@ MAX_CHANNELS = 4
 """The maximum number of channels whose fan charts are drawn."""
 
 
+@check_arguments
 def drawings(evaluation: xr.Dataset, scores: Mapping[str, Any]) -> dict[str, Callable[[int], Figure]]:
     """Returns the functions that draw the figures of an evaluation, by figure name.
 
@@ -57,7 +60,8 @@ def drawings(evaluation: xr.Dataset, scores: Mapping[str, Any]) -> dict[str, Cal
         scores: The content of ``scores.json``.
     """
     found: dict[str, Callable[[int], Figure]] = {}
-    rows = scores["rows"]
+    check_evaluation(evaluation)
+    rows = rows_of(scores, "rows")
     if any(np.isfinite(number(row.get(key))) for row in rows for key in ("crps", "mae")):
         found["score_bars"] = lambda n: score_bars(scores, n)
     for channel in range(min(evaluation.sizes["channel"], MAX_CHANNELS)):

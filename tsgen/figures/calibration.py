@@ -24,10 +24,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator, PercentFormatter
 
+from tsgen.argument_types import check_shapes
 from tsgen.figures.style import BAND_50, BLUE, INK, axes_grid, in_style
 from tsgen.metrics.ranks import rank_edges
 
 
+@check_shapes
 def rank_histogram(
     rank: Int[np.ndarray, "..."], num_samples: int, bins: int = 20
 ) -> tuple[Int[np.ndarray, " bins"], Int[np.ndarray, " edges"]]:
@@ -52,6 +54,7 @@ def rank_histogram(
     return np.add.reduceat(every, edges[:-1]), edges
 
 
+@check_shapes
 def central_coverage(
     rank: Int[np.ndarray, "..."], num_samples: int
 ) -> tuple[Float[np.ndarray, " levels"], Float[np.ndarray, " levels"]]:
@@ -128,6 +131,7 @@ def draw_coverage(ax: Axes, evaluations: Mapping[str, xr.Dataset], colours: Sequ
         axis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
 
 
+@check_shapes
 @in_style
 def calibration(evaluation: xr.Dataset, columns: int = 2) -> Figure:
     """Draws the histogram of ranks, and the coverage of central intervals against their level.

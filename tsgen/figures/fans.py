@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from tsgen.argument_types import check_arguments
 from tsgen.figures.style import (
     BAND_50,
     BAND_90,
@@ -22,6 +23,7 @@ from tsgen.figures.style import (
     PALE,
     VERMILLION,
     axes_grid,
+    check_evaluation,
     date_ticks,
     few_ticks,
     in_style,
@@ -139,6 +141,7 @@ def stretches(score: Float[np.ndarray, "window step node"], longest: int) -> Str
     return Stretches(starts, np.append(starts[1:], steps), entries, total / np.maximum(entries, 1))
 
 
+@check_arguments
 def choose_panels(evaluation: xr.Dataset, channel: int = 0, longest: int = 96) -> list[Panel]:
     """Chooses six panels at quantiles of the score, including the best, the median and the worst.
 
@@ -151,11 +154,21 @@ def choose_panels(evaluation: xr.Dataset, channel: int = 0, longest: int = 96) -
         channel: The index of the channel to show.
         longest: The maximum number of steps of a panel. Longer windows are cut into stretches, each a
             candidate.
+
+    Raises:
+        ValueError: If there is no such channel, or ``longest`` is below 1.
     """
+    check_evaluation(evaluation)
+    if not 0 <= channel < evaluation.sizes["channel"] or longest < 1:
+        raise ValueError(
+            f"channel must be below {evaluation.sizes['channel']}, the number of channels, and longest at "
+            f"least 1; they are {channel} and {longest}."
+        )
     places = {share: _QUANTILE_NAMES.get(share, f"{100 * share:.0f} % are better") for share in SHARES}
     return stretches(relative_crps(evaluation)[..., channel], longest).panels(channel, places)
 
 
+@check_arguments
 @in_style
 def fan_chart(evaluation: xr.Dataset, panels: Sequence[Panel] | None = None, columns: int = 3) -> Figure:
     """Draws median and bands of the samples, with the visible values and the hidden truths.
@@ -170,6 +183,8 @@ def fan_chart(evaluation: xr.Dataset, panels: Sequence[Panel] | None = None, col
         columns: The number of panels per row.
     """
     panels = choose_panels(evaluation) if panels is None else list(panels)
+    if not panels:
+        raise ValueError("panels must hold at least one panel; it is empty.")
     scale = deviation(evaluation)
     fans = [fan_of(evaluation, panel, float(scale[panel.node, panel.channel])) for panel in panels]
     return draw_fans(fans, of_channel(evaluation, panels[0].channel), columns)

@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator, PercentFormatter
 
-from tsgen.figures.scores import number
+from tsgen.argument_types import check_arguments
+from tsgen.figures.scores import number, rows_of
 from tsgen.figures.style import (
     BAND_50,
     BLUE,
@@ -48,11 +49,17 @@ def _nominal(ax: Axes, lowest: float) -> None:
     ax.grid(axis="y", color=PALE, lw=0.5)
 
 
+def _check_runs(name: str, runs: Mapping[str, Any]) -> None:
+    if not 1 <= len(runs) <= len(_RUN_LOOKS):
+        raise ValueError(f"{name} must hold one or two runs; it holds {len(runs)}.")
+
+
 def _legend(ax: Axes, names: Sequence[str]) -> None:
     if len(names) > 1:
         ax.legend(fontsize=8, loc="best")
 
 
+@check_arguments
 @in_style
 def by_gap(scores: Mapping[str, Mapping[str, Any]], evaluation: xr.Dataset, columns: int = 2) -> Figure:
     """Draws CRPS and coverage of the 90 % interval by gap length.
@@ -62,11 +69,12 @@ def by_gap(scores: Mapping[str, Mapping[str, Any]], evaluation: xr.Dataset, colu
         evaluation: The evaluation, for its unit.
         columns: The number of panels per row.
     """
+    _check_runs("scores", scores)
     figure, (left, right) = axes_grid(2, columns, 4.2, 3.2)
     lowest = 1.0
     width = 0.62 / len(scores)
     for i, (name, table) in enumerate(scores.items()):
-        rows = table["by_gap_length"]
+        rows = rows_of(table, "by_gap_length")
         place = np.arange(len(rows)) + (i - (len(scores) - 1) / 2) * width
         colour, marker = _RUN_LOOKS[i]
         crps, covered = column(rows, "crps"), column(rows, "coverage_90")
@@ -93,6 +101,7 @@ def _short(entries: float) -> str:
     return f"n = {entries:,.0f}" if np.isfinite(entries) else ""
 
 
+@check_arguments
 @in_style
 def by_lead(runs: Mapping[str, tuple[xr.Dataset, Mapping[str, Any]]], columns: int = 2) -> Figure:
     """Draws CRPS and coverage of the 90 % interval by the number of steps ahead.
@@ -102,10 +111,11 @@ def by_lead(runs: Mapping[str, tuple[xr.Dataset, Mapping[str, Any]]], columns: i
             posterior is drawn too if known.
         columns: The number of panels per row.
     """
+    _check_runs("runs", runs)
     figure, (left, right) = axes_grid(2, columns, 4.2, 3.2)
     lowest = 1.0
     for i, (name, (evaluation, scores)) in enumerate(runs.items()):
-        rows = scores["by_lead_time"]
+        rows = rows_of(scores, "by_lead_time")
         lead, covered = column(rows, "lead"), by_lead_time(evaluation, len(rows)).covered
         colour, marker = _RUN_LOOKS[i]
         look: dict[str, Any] = {"color": colour, "lw": 1.6, "marker": marker if len(rows) <= 50 else None}
@@ -131,6 +141,7 @@ def by_lead(runs: Mapping[str, tuple[xr.Dataset, Mapping[str, Any]]], columns: i
     return figure
 
 
+@check_arguments
 @in_style
 def particles(evaluation: xr.Dataset, columns: int = 1) -> Figure:
     """Draws the effective sample size by step: the median, the 10 to 90 % range and the minimum over windows.

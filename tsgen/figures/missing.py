@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 
+from tsgen.argument_types import check_arguments
 from tsgen.figures.style import (
     BAND_50,
     BLUE,
@@ -59,6 +60,7 @@ def _coarsened(x: np.ndarray, axis: int, most: int) -> np.ndarray:
     return np.add.reduceat(x, starts, axis=axis) / counts.reshape(shape)
 
 
+@check_arguments
 @in_style
 def missingness(evaluation: xr.Dataset, columns: int = 2) -> Figure:
     """Draws visible, hidden and unknown entries by time and node, and the share missing of each node.

@@ -14,6 +14,7 @@ from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from tsgen.argument_types import check_shapes
 from tsgen.figures.style import (
     BLUE,
     GREY,
@@ -27,6 +28,7 @@ from tsgen.figures.style import (
 )
 
 
+@check_shapes
 def node_scores(crps: Float[np.ndarray, "window step node channel"]) -> Float[np.ndarray, " node"]:
     """Returns the mean CRPS of each node; NaN if none of its entries is scored.
 
@@ -41,6 +43,7 @@ def node_scores(crps: Float[np.ndarray, "window step node channel"]) -> Float[np
     return np.where(count.sum(axis=1) > 0, total.sum(axis=1) / np.maximum(count.sum(axis=1), 1), np.nan)
 
 
+@check_shapes
 @in_style
 def network(evaluation: xr.Dataset, columns: int = 2) -> Figure:
     """Draws the graph, with nodes coloured by share never observed and, if any is scored, by CRPS.
@@ -76,6 +79,7 @@ def network(evaluation: xr.Dataset, columns: int = 2) -> Figure:
     return figure
 
 
+@check_shapes
 @in_style
 def network_difference(
     evaluation: xr.Dataset, difference: Float[np.ndarray, " node"], columns: int = 1
@@ -88,6 +92,10 @@ def network_difference(
             several channels it is relative to the node's standard deviation.
         columns: Unused: there is one panel.
     """
+    if len(difference) != evaluation.sizes["node"]:
+        raise ValueError(
+            f"difference must have one number per node, {evaluation.sizes['node']}; it has {len(difference)}."
+        )
     figure, (ax,) = axes_grid(1, 1, 5.2, 4.2)
     absolute = np.abs(difference[np.isfinite(difference)])
     limit = float(absolute.max(initial=0)) or 1e-12
@@ -148,6 +156,7 @@ def _draw_name(ax: Axes, name: Any, place: np.ndarray, outwards: np.ndarray, dis
     )
 
 
+@check_shapes
 def has_positions(evaluation: xr.Dataset) -> bool:
     """Returns whether every node has a known position in the plane."""
     known = "position" in evaluation and evaluation["position"].shape[1] >= 2

@@ -13,19 +13,39 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from tsgen.argument_types import check_arguments
 from tsgen.figures.style import BLUE, GREY, INK, PALE, STEPS, axes_grid, in_style, printable
 
 
+@check_arguments
 def is_exact(row: Mapping[str, Any]) -> bool:
     """Returns whether a row is that of an exact distribution, which no method beats except by chance."""
     return str(row.get("name", "")).lower().startswith("exact")
 
 
+@check_arguments
 def number(value: Any) -> float:
     """Returns a score as a float; NaN if it is not a number."""
     return float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else float("nan")
 
 
+def rows_of(scores: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+    """Returns the rows of a table of ``scores.json``.
+
+    Args:
+        scores: The content of ``scores.json``.
+        key: The table.
+
+    Raises:
+        ValueError: If there is no such table.
+    """
+    rows = scores.get(key)
+    if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
+        raise ValueError(f"scores must have a list of rows {key!r}, as scores.json has; it has none.")
+    return rows
+
+
+@check_arguments
 @in_style
 def score_bars(scores: Mapping[str, Any], columns: int = 2) -> Figure:
     """Draws CRPS and MAE of the model (the first row) and the other methods; hollow bars are exact.
@@ -34,7 +54,7 @@ def score_bars(scores: Mapping[str, Any], columns: int = 2) -> Figure:
         scores: The content of ``scores.json``.
         columns: The number of panels per row.
     """
-    rows = scores["rows"]
+    rows = rows_of(scores, "rows")
     names = [printable(row["name"], 26) for row in rows]
     figure, axes = axes_grid(2, columns, 4.2, 1.0 + 0.32 * len(rows))
     for i, (ax, key) in enumerate(zip(axes, ("crps", "mae"), strict=True)):
@@ -72,6 +92,7 @@ def _draw_bar(ax: Axes, y: int, value: float, exact: bool) -> None:
     )
 
 
+@check_arguments
 def read_curves(metrics: Path) -> dict[str, pd.Series]:
     """Returns the logged curves of a training run: ``"train, each step"``, ``"train"``, ``"validation"``.
 
@@ -111,6 +132,7 @@ def read_curves(metrics: Path) -> dict[str, pd.Series]:
     return {}
 
 
+@check_arguments
 @in_style
 def training_curve(metrics: Path) -> Figure:
     """Draws the negative log-likelihood, or the loss, of training and validation by step.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, ParamSpec
 
@@ -15,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
+from tsgen.argument_types import check_arguments
 from tsgen.storage.display import printable
 
 # the palette of Okabe and Ito, which colour-blind readers can distinguish
@@ -50,17 +52,36 @@ STEPS = [1, 2, 5, 10]  # between ticks, so that their labels are short
 _P = ParamSpec("_P")
 
 
+def check_evaluation(evaluation: xr.Dataset) -> None:
+    """Raises ``ValueError`` if an evaluation has no window, step, node or channel, or edges of other nodes.
+
+    Args:
+        evaluation: The evaluation.
+    """
+    empty = [name for name in ("window", "step", "node", "channel") if not evaluation.sizes.get(name)]
+    if empty:
+        raise ValueError(f"the evaluation must have at least one {empty[0]}; it has none.")
+    for end in {"edge_source", "edge_target"} & set(evaluation):
+        if not np.isin(evaluation[end].values, np.arange(evaluation.sizes["node"])).all():
+            raise ValueError(f"{end} of the evaluation must be numbers of nodes, counted from 0.")
+
+
+@check_arguments
 def in_style(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
-    """Returns the function with :data:`STYLE` in effect during the call."""
+    """Returns the function with :data:`STYLE` in effect during the call; its evaluations are not empty."""
 
     @functools.wraps(draw)
     def styled(*args: _P.args, **kwargs: _P.kwargs) -> Figure:
+        for value in (*args, *kwargs.values()):
+            if isinstance(value, xr.Dataset):
+                check_evaluation(value)
         with matplotlib.rc_context(STYLE):
             return draw(*args, **kwargs)
 
     return styled
 
 
+@check_arguments
 def axes_grid(panels: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
     """Returns a figure and its panels, filled row by row.
 
@@ -69,7 +90,15 @@ def axes_grid(panels: int, columns: int, width: float, height: float) -> tuple[F
         columns: The maximum number of panels per row.
         width: Width of a panel, in inches.
         height: Height of a panel, in inches.
+
+    Raises:
+        ValueError: If a number is not positive.
     """
+    for name, number in (("panels", panels), ("columns", columns)):
+        if number < 1:
+            raise ValueError(f"{name} must be at least 1; it is {number}.")
+    if not (0 < width < math.inf and 0 < height < math.inf):
+        raise ValueError(f"width and height must be positive numbers of inches; they are {width}, {height}.")
     columns = min(columns, panels)
     rows = -(-panels // columns)
     layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)

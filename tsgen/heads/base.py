@@ -29,6 +29,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
+from tsgen.argument_types import check_arguments
 from tsgen.data.precision import at_least
 from tsgen.data.series import Sizes, Units
 
@@ -36,6 +37,7 @@ SCALE_FLOOR = 1e-3
 """The smallest scale of a component, in standard units, so that no component collapses onto one value."""
 
 
+@check_arguments
 class Head(nn.Module, ABC):
     """The laws of the entries of a slice given the states of its nodes.
 
@@ -77,6 +79,12 @@ class Head(nn.Module, ABC):
 
     def __init__(self, hidden: int, sizes: Sizes) -> None:
         super().__init__()
+        numbers = {"hidden": hidden, "sizes.nodes": sizes.nodes, "sizes.channels": sizes.channels}
+        for name, number in numbers.items():
+            if number < 1:
+                raise ValueError(f"{name} must be at least 1; it is {number}.")
+        if sizes.covariates < 0:
+            raise ValueError(f"sizes.covariates must not be negative; it is {sizes.covariates}.")
         self.hidden, self.sizes = hidden, sizes
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Head:

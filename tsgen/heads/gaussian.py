@@ -10,11 +10,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.distributions import Distribution, Normal
 
+from tsgen.argument_types import check_arguments
 from tsgen.data.series import Sizes, Units
 from tsgen.heads.base import Head, positive
 from tsgen.heads.in_data_units import InDataUnits
 
 
+@check_arguments
 class GaussianHead(Head):
     r"""A Gaussian whose mean is affine in the state: :math:`x \sim N(v \cdot h + b, \sigma^2)`.
 

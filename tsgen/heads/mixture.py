@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, MixtureSameFamily, Normal
 
+from tsgen.argument_types import check_arguments
 from tsgen.data.series import Sizes, Units
 from tsgen.heads.base import Head, positive
 from tsgen.heads.in_data_units import InDataUnits
@@ -82,6 +83,7 @@ def initial_numbers(components: int) -> Float[Tensor, "3 components"]:
     return torch.stack([torch.zeros(components), mean, log_scale])
 
 
+@check_arguments
 class MixtureHead(Head):
     r"""A mixture of K Gaussians, :math:`p(x) = \sum_k \pi_k(h) N(x; \mu_k(h), \sigma_k(h)^2)`, with logits,
     means and log-scales that are affine in the state.

@@ -37,6 +37,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, MixtureSameFamily
 from torch.nn import functional
 
+from tsgen.argument_types import check_arguments
 from tsgen.data.series import Sizes, Units
 from tsgen.heads.base import Head
 from tsgen.heads.in_data_units import InDataUnits
@@ -69,6 +70,7 @@ class EntryLinear(nn.Module):
         return x @ self.weight[entry] + self.bias[entry]
 
 
+@check_arguments
 class MixtureNADEHead(Head):
     r"""Mixtures of K Gaussians whose parameters depend on the state and on other entries of the slice.
 

@@ -22,6 +22,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
+from tsgen.argument_types import check_arguments
 from tsgen.data.graphs import same_graph
 from tsgen.data.series import GraphSeries, Samples, Series, SeriesBatch
 from tsgen.data.tiles import Tiles
@@ -73,6 +74,7 @@ def impute(
 ) -> xr.Dataset: ...
 
 
+@check_arguments
 def impute(
     model: DensityModel,
     data: SeriesBatch | Series,
@@ -171,6 +173,7 @@ def forecast(
 ) -> xr.Dataset: ...
 
 
+@check_arguments
 def forecast(
     model: DensityModel,
     data: SeriesBatch | Series,
@@ -257,6 +260,7 @@ def generate(
 ) -> xr.Dataset: ...
 
 
+@check_arguments
 def generate(
     model: DensityModel,
     data: int | SeriesBatch | Series,

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import distributed
 from torch.utils.data import DataLoader
 
+from tsgen.argument_types import check_arguments
 from tsgen.data.series import Samples, SeriesBatch
 from tsgen.datamodules.windows import SeriesDataModule, check_undivided
 from tsgen.inference.stitching import SeriesImputation
@@ -21,6 +22,7 @@ DRAWING_TIMEOUT = timedelta(hours=6)
 """The longest time that a process which has drawn its share waits for the others."""
 
 
+@check_arguments
 class SeriesPrediction(LightningModule):
     """Imputes the windows that a data module predicts, and writes them to one netCDF file.
 

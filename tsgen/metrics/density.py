@@ -21,10 +21,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.distributions import Distribution, MixtureSameFamily, Normal
 
+from tsgen.argument_types import check_shapes
 from tsgen.heads.in_data_units import InDataUnits
 from tsgen.metrics.mean import Mean
 
 
+@check_shapes
 def has_closed_crps(law: Distribution) -> bool:
     """Returns whether :func:`law_crps` has a closed form for a law.
 
@@ -48,6 +50,7 @@ def _component(law: Any) -> Any:
     return law.component_distribution if isinstance(law, MixtureSameFamily) else law
 
 
+@check_shapes
 def law_crps(law: Distribution, truth: Float[Tensor, "*entries"]) -> Float[Tensor, "*entries"]:
     """Returns the exact CRPS of each entry, in data units.
 
@@ -58,6 +61,11 @@ def law_crps(law: Distribution, truth: Float[Tensor, "*entries"]) -> Float[Tenso
     Raises:
         ValueError: If the CRPS has no closed form (see :func:`has_closed_crps`).
     """
+    if truth.shape != law.batch_shape + law.event_shape:
+        raise ValueError(
+            f"truth must have the shape of the law, {list(law.batch_shape + law.event_shape)}; its shape is "
+            f"{list(truth.shape)}."
+        )
     if isinstance(law, InDataUnits):
         return law.units.scale * law_crps(law.law, law.units.standardise(truth))
     own = getattr(law, "crps", None)
@@ -89,12 +97,14 @@ def _mean_magnitude(mean: Tensor, scale: Tensor) -> Tensor:
     return mean * torch.erf(z / math.sqrt(2)) + 2 * scale * density
 
 
+@check_shapes
 class LawCRPS(Mean):
     """Mean exact CRPS of the laws that samples are drawn from, in data units: the CRPS of the samples without
     their Monte Carlo noise."""
 
     higher_is_better = False
 
+    @check_shapes
     def update(
         self, law: Distribution, truth: Float[Tensor, "*entries"], mask: Bool[Tensor, "*entries"]
     ) -> None:
@@ -108,11 +118,13 @@ class LawCRPS(Mean):
         self._add(law_crps(law, torch.where(mask, truth, 0))[mask], mask)
 
 
+@check_shapes
 class NLL(Mean):
     """Mean negative log-likelihood of the scored entries, in nats per entry. NaN if nothing was scored."""
 
     higher_is_better = False
 
+    @check_shapes
     def update(self, log_prob: Float[Tensor, "*entries"], mask: Bool[Tensor, "*entries"]) -> None:
         """Adds entries.
 

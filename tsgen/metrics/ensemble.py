@@ -39,18 +39,34 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
+from tsgen.argument_types import check_shapes
 from tsgen.data.series import SeriesBatch
 from tsgen.metrics.mean import Mean
 from tsgen.metrics.ranks import rank_edges
 
 
+@check_shapes
 def entries(
     samples: Float[Tensor, "samples batch time nodes channels"], batch: SeriesBatch
 ) -> tuple[Float[Tensor, "samples entries"], Float[Tensor, "entries"]]:
-    """Returns draws and truth of the hidden entries, which are scored."""
+    """Returns draws and truth of the hidden entries, which are scored.
+
+    Args:
+        samples: Draws of the windows.
+        batch: The windows.
+
+    Raises:
+        ValueError: If the draws do not have the shape of the windows.
+    """
+    if samples.shape[1:] != batch.values.shape:
+        raise ValueError(
+            f"after their first axis, samples must have the shape of the windows, "
+            f"{list(batch.values.shape)}; their shape is {list(samples.shape)}."
+        )
     return samples[:, batch.hidden], batch.values[batch.hidden]
 
 
+@check_shapes
 def empirical_quantiles(
     ordered: Float[Tensor, "samples *entries"], levels: Float[Tensor, "levels"]
 ) -> Float[Tensor, "levels *entries"]:
@@ -62,6 +78,11 @@ def empirical_quantiles(
         ordered: Draws, sorted along their first axis.
         levels: Probabilities, in [0, 1].
     """
+    if not len(ordered) or not ((levels >= 0) & (levels <= 1)).all():
+        raise ValueError(
+            f"there must be draws, and levels in [0, 1]; there are {len(ordered)} draws, and the levels are "
+            f"{levels.tolist()!s:.60}."
+        )
     place = levels.to(ordered) * (len(ordered) - 1)
     below = place.floor().long()
     above = (below + 1).clamp(max=len(ordered) - 1)
@@ -69,6 +90,7 @@ def empirical_quantiles(
     return torch.lerp(ordered[below], ordered[above], share)
 
 
+@check_shapes
 def calibrated_quantiles(
     ordered: Float[Tensor, "samples *entries"], levels: Sequence[float]
 ) -> Float[Tensor, "levels *entries"]:
@@ -109,6 +131,7 @@ def enough_samples(num_samples: int, level: float) -> bool:
     return (num_samples + 1) * (1 - level) / 2 > 1 - 1e-9
 
 
+@check_shapes
 def crps(
     samples: Float[Tensor, "samples *entries"], truth: Float[Tensor, "*entries"]
 ) -> Float[Tensor, "*entries"]:
@@ -124,6 +147,7 @@ def crps(
     return error - torch.tensordot(weight, ordered, dims=1) / (size * (size - 1))
 
 
+@check_shapes
 def interval_score(
     low: Float[Tensor, "*entries"],
     high: Float[Tensor, "*entries"],
@@ -140,11 +164,17 @@ def interval_score(
         high: The upper ends.
         truth: The true values.
         level: Nominal coverage of the intervals, in (0, 1).
+
+    Raises:
+        ValueError: If the level is out of range.
     """
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie between 0 and 1; it is {level}.")
     outside = (low - truth).clamp(min=0) + (truth - high).clamp(min=0)
     return high - low + 2 / (1 - level) * outside
 
 
+@check_shapes
 def ranks(
     samples: Float[Tensor, "samples *entries"],
     truth: Float[Tensor, "*entries"],
@@ -164,6 +194,7 @@ def ranks(
     return below + (noise * (equal + 1)).long()
 
 
+@check_shapes
 def entry_scores(
     samples: Float[Tensor, "samples *entries"],
     truth: Float[Tensor, "*entries"],
@@ -201,6 +232,7 @@ class _MeanScore(Mean):
         """Returns the weight of each entry; their sum divides the sum of the scores."""
         return torch.ones_like(truth)
 
+    @check_shapes
     def update(self, samples: Float[Tensor, "samples entries"], truth: Float[Tensor, "entries"]) -> None:
         """Adds entries.
 
@@ -224,6 +256,7 @@ class MAE(_MeanScore):
         return (_median(samples) - truth).abs()
 
 
+@check_shapes
 class RMSE(_MeanScore):
     """Root mean squared error of the median, in data units."""
 
@@ -279,6 +312,7 @@ class _CentralInterval(_MeanScore):
         ValueError: If the level is out of range.
     """
 
+    @check_shapes
     def __init__(self, level: float) -> None:
         super().__init__()
         if not 0 < level < 1:
@@ -320,6 +354,7 @@ class IntervalScore(_CentralInterval):
         return interval_score(low, high, truth, self.level)
 
 
+@check_shapes
 class RankHistogram(Metric):
     """Counts of the ranks of the true values among their draws, in at most 20 bins of whole ranks.
 
@@ -343,12 +378,20 @@ class RankHistogram(Metric):
         self.num_samples = num_samples
         self.add_state("counts", torch.zeros(num_samples + 1, dtype=torch.int64), dist_reduce_fx="sum")
 
+    @check_shapes
     def update(self, rank: Int64[Tensor, "*entries"]) -> None:
         """Adds entries.
 
         Args:
             rank: Ranks, from :func:`ranks`; negative where nothing is scored.
+
+        Raises:
+            ValueError: If a rank exceeds the number of samples.
         """
+        if rank.numel() and rank.max() > self.num_samples:
+            raise ValueError(
+                f"ranks must not exceed num_samples = {self.num_samples}; the highest is {int(rank.max())}."
+            )
         self.counts += torch.bincount(rank[rank >= 0], minlength=self.num_samples + 1)
 
     def compute(self) -> Int64[Tensor, "bins"]:
@@ -364,6 +407,7 @@ class RankHistogram(Metric):
         return {"counts": self.compute().tolist(), "ranks": np.diff(rank_edges(self.num_samples)).tolist()}
 
 
+@check_shapes
 def scores() -> MetricCollection:
     """Returns all scores of samples, by their short names."""
     return MetricCollection(

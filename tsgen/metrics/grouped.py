@@ -14,6 +14,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torchmetrics import Metric
 
+from tsgen.argument_types import check_shapes
 from tsgen.data.interpolation import GAPS, Nearest, gap_class
 from tsgen.data.series import Series, SeriesBatch
 from tsgen.metrics.rounding import rounded
@@ -37,6 +38,7 @@ class Grouping(NamedTuple):
     of: Callable[[SeriesBatch], Int64[Tensor, "batch time nodes channels"]]
 
 
+@check_shapes
 def groupings(series: Series, horizon: int = 0) -> list[Grouping]:
     """Returns all groupings of the windows of a series.
 
@@ -98,6 +100,7 @@ def _share_missing(batch: SeriesBatch) -> Tensor:
     return group.clamp(max=len(SHARES) - 1).expand(batch.values.shape)
 
 
+@check_shapes
 class GroupedScores(Metric):
     """Mean scores of the entries of each group.
 
@@ -118,6 +121,7 @@ class GroupedScores(Metric):
             zeros = torch.zeros(len(self.labels), len(self.NAMES), dtype=torch.float64)
             self.add_state(name, zeros, dist_reduce_fx="sum")
 
+    @check_shapes
     def update(self, scores: Mapping[str, Float[Tensor, "entries"]], group: Int64[Tensor, "entries"]) -> None:
         """Adds entries.
 

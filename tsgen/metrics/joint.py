@@ -30,6 +30,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from tsgen.argument_types import check_shapes
 from tsgen.metrics.mean import Mean
 
 NUMBERS_AT_ONCE = 2**22
@@ -40,6 +41,7 @@ PAIRED = 32
 slices cost no more per entry."""
 
 
+@check_shapes
 def energy_score(
     samples: Float[Tensor, "samples batch time nodes channels"],
     truth: Float[Tensor, "batch time nodes channels"],
@@ -71,6 +73,7 @@ def _energy(samples: Tensor, truth: Tensor, mask: Tensor) -> Float[Tensor, "batc
     return error - distance.triu(diagonal=1).sum(dim=(1, 2)) / (size * (size - 1))
 
 
+@check_shapes
 def variogram_score(
     samples: Float[Tensor, "samples batch time nodes channels"],
     truth: Float[Tensor, "batch time nodes channels"],
@@ -116,11 +119,13 @@ def _variogram(
     return biased if len(drawn) == 1 else biased - powers.var(dim=0) / len(drawn)
 
 
+@check_shapes
 class EnergyScore(Mean):
     """Mean fair energy score of the windows with scored entries, in data units."""
 
     higher_is_better = False
 
+    @check_shapes
     def update(
         self,
         samples: Float[Tensor, "samples batch time nodes channels"],
@@ -138,6 +143,7 @@ class EnergyScore(Mean):
         self._add(score[scored], scored)
 
 
+@check_shapes
 class VariogramScore(Mean):
     """Mean fair variogram score of the windows with scored pairs, in data units to the power 2p.
 
@@ -156,6 +162,7 @@ class VariogramScore(Mean):
             raise ValueError(f"order must be positive; it is {order}.")
         self.order = order
 
+    @check_shapes
     def update(
         self,
         samples: Float[Tensor, "samples batch time nodes channels"],

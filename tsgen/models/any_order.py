@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from tsgen.argument_types import check_arguments
 from tsgen.data.interpolation import Nearest
 from tsgen.data.series import SeriesBatch, SeriesSpec, Sizes, Units
 from tsgen.encoders import ConvolutionEncoder, Encoder
@@ -41,6 +42,7 @@ REACH = 24.0
 """Initial value of the range rho, in steps."""
 
 
+@check_arguments
 class AnyOrderModel(NeuralModel):
     r"""An encoder of the whole window, past and future, and a head for its hidden entries.
 
@@ -176,6 +178,7 @@ class AnyOrderModel(NeuralModel):
                 "Set it to null, or to a number of steps."
             )
 
+    @check_arguments
     def target(self, batch: SeriesBatch) -> Bool[Tensor, "batch time nodes channels"]:
         """Returns the hidden target entries; visible ones are inputs of the model and are not scored."""
         return batch.hidden
@@ -188,6 +191,7 @@ class AnyOrderModel(NeuralModel):
         """
         return None if self.sampler.joint else self(batch)
 
+    @check_arguments
     def slices(self, batch: SeriesBatch) -> torch.distributions.Distribution:
         """Raises ``ValueError``: this model does not factorise over time.
 
@@ -199,6 +203,7 @@ class AnyOrderModel(NeuralModel):
             "or a GraphVAR, or compare joint densities by log_likelihood."
         )
 
+    @check_arguments
     def log_likelihood(self, batch: SeriesBatch) -> Float[Tensor, "batch"]:
         """Returns the joint log-density of the visible entries of each window, in nats.
 

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution
 
+from tsgen.argument_types import check_arguments
 from tsgen.counter_random import streams
 from tsgen.data.series import SeriesBatch, SeriesSpec, Sizes
 from tsgen.encoders import Encoder, GraphGRUEncoder
@@ -29,6 +30,7 @@ VALIDATION_PATHS = 16
 """Number of paths over which validation averages the density of a forecast."""
 
 
+@check_arguments
 class AutoregressiveModel(NeuralModel):
     """An encoder of the past and a head for the next slice.
 

@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch_geometric.nn import MessagePassing
 
+from tsgen.argument_types import check_arguments
 from tsgen.data.precision import check_float64
 from tsgen.data.series import Samples, SeriesBatch, SeriesSpec, Units
 from tsgen.encoders import Encoder
@@ -39,6 +40,7 @@ OptimizerFactory = Callable[[Iterable], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
 
 
+@check_arguments
 class DensityModel(LightningModule, ABC):
     """A joint law of the entries of a window, with the steps that train and evaluate it.
 
@@ -137,20 +139,24 @@ class DensityModel(LightningModule, ABC):
         """Returns the location and scale that define standard units for each entry of a batch."""
         return self.units_of_nodes(batch)
 
+    @check_arguments
     def log_prob(self, batch: SeriesBatch) -> torch.Tensor:
         """Returns the log-density in nats, ``[B, T, N, C]``, of :meth:`target` entries; zero elsewhere."""
         loc = self.units_of_nodes(batch).loc
         return masked_log_prob(self(batch), batch.values, self.target(batch), loc)
 
+    @check_arguments
     def target(self, batch: SeriesBatch) -> Bool[torch.Tensor, "batch time nodes channels"]:
         """Returns the mask of the entries that :meth:`log_prob` scores."""
         return batch.target
 
+    @check_arguments
     def log_likelihood(self, batch: SeriesBatch) -> Float[torch.Tensor, "batch"]:
         """Returns the joint log-density of the visible entries of each window, in nats."""
         loc = self.units_of_nodes(batch).loc
         return masked_log_prob(self(batch), batch.values, batch.context, loc).sum(dim=(1, 2, 3))
 
+    @check_arguments
     def slices(self, batch: SeriesBatch) -> Distribution:
         """Returns the joint law of each slice given the visible entries before it; batch shape ``[B, T]``.
 
@@ -380,6 +386,7 @@ BUILDING_BLOCKS = (
 """The base classes of building blocks: a checkpoint may name subclasses of these alone."""
 
 
+@check_arguments
 def load(
     checkpoint: str | Path,
     device: str | torch.device = "cpu",
@@ -402,6 +409,12 @@ def load(
         ValueError: If the file does not exist, it is not a checkpoint of a model of this library, or ``spec``
             describes other nodes and the model has parameters that belong to single nodes.
     """
+    try:
+        device = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(
+            f"device must be one of torch, such as cpu or cuda:0; it is {device!r:.60}."
+        ) from error
     path = Path(checkpoint)
     state = read_checkpoint(path)
     rebuilt = _rebuild(path, state, trusted, spec)

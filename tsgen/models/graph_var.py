@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, Normal
 
+from tsgen.argument_types import check_arguments
 from tsgen.data.precision import at_least
 from tsgen.data.series import SeriesBatch, SeriesSpec
 from tsgen.exact.kalman import SecondMoments, kalman_filter
@@ -39,6 +40,7 @@ class IterationCount(torch.optim.Optimizer):
         return closure()
 
 
+@check_arguments
 class GraphVAR(DensityModel):
     """A vector autoregression on the graph, in float64.
 
@@ -137,10 +139,12 @@ class GraphVAR(DensityModel):
         all_channels = torch.ones(channels, channels, dtype=torch.bool)
         return torch.kron(connected, all_channels).bool().to(self.intercept.device)
 
+    @check_arguments
     def forward(self, batch: SeriesBatch) -> Normal:
         """Returns the law of each entry given the visible entries of the slices before it, in data units."""
         return self.process.predictive(batch)
 
+    @check_arguments
     def posterior(self, batch: SeriesBatch) -> Normal:
         """Returns the law of each entry given all visible entries, in data units."""
         return self.process.posterior(batch)
@@ -162,10 +166,12 @@ class GraphVAR(DensityModel):
             return self.log_prob(batch)
         return masked_log_prob(self.posterior(batch), batch.values, batch.target)
 
+    @check_arguments
     def log_likelihood(self, batch: SeriesBatch) -> Float[Tensor, "batch"]:
         """Returns the joint log-density of each window's visible entries in nats; others are marginalised."""
         return self.process.log_prob(batch.values.flatten(2), batch.context.flatten(2))
 
+    @check_arguments
     def slices(self, batch: SeriesBatch) -> MultivariateNormal:
         """Returns the joint law of each slice given the visible entries before it, over flattened entries."""
         values, context = batch.values.flatten(2), batch.context.flatten(2)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.optim import Optimizer
 
+from tsgen.argument_types import check_arguments
 from tsgen.counter_random import streams
 from tsgen.data.series import SeriesBatch, SeriesSpec, Sizes, Units
 from tsgen.encoders import Encoder
@@ -128,6 +129,7 @@ class NeuralModel(DensityModel):
             context: 1 for entries in the context, else 0.
         """
 
+    @check_arguments
     def forward(self, batch: SeriesBatch) -> Distribution:
         """Returns the law of each entry given the visible entries it may depend on, in data units."""
         return self.law(batch, *self.inputs(batch))

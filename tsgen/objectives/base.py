@@ -9,11 +9,13 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.distributions import Distribution
 
+from tsgen.argument_types import check_shapes
 from tsgen.data.series import SeriesBatch
 from tsgen.heads.likelihood import masked_log_prob
 from tsgen.protocols import ModelT
 
 
+@check_shapes
 class Objective(ABC, Generic[ModelT]):
     """The loss that training minimises, and the densities that validation reports.
 

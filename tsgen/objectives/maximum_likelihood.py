@@ -9,14 +9,16 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from tsgen.argument_types import check_shapes
 from tsgen.counter_random import uniforms
-from tsgen.data.series import SeriesBatch
+from tsgen.data.series import SeriesBatch, check_stream
 from tsgen.heads.likelihood import masked_nll, per_entry
 from tsgen.metrics import law_crps
 from tsgen.objectives.base import Objective
 from tsgen.protocols import EncoderModel
 
 
+@check_shapes
 @dataclass(frozen=True)
 class MaskedNLL(Objective[EncoderModel]):
     r"""The masked negative log-likelihood with the true values as inputs (teacher forcing).
@@ -65,6 +67,7 @@ class MaskedNLL(Objective[EncoderModel]):
         self, model: EncoderModel, batch: SeriesBatch, stream: Int64[Tensor, "batch"], step: int
     ) -> Float[Tensor, ""]:
         """Returns the negative log-likelihood in nats per entry, plus the weighted CRPS."""
+        check_stream(batch, stream)
         x, context = model.inputs(batch)
         if self.input_noise:
             noise = torch.special.ndtri(uniforms(stream, x.shape[1:]))

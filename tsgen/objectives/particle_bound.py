@@ -15,14 +15,16 @@ from typing import Any, ClassVar
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from tsgen.argument_types import check_shapes
 from tsgen.counter_random import streams
-from tsgen.data.series import SeriesBatch
+from tsgen.data.series import SeriesBatch, check_stream
 from tsgen.heads.likelihood import per_entry
 from tsgen.objectives.base import Objective
 from tsgen.protocols import EncoderModel, ForwardModel, check_forward
 from tsgen.sampling.particles import particle_filter
 
 
+@check_shapes
 @dataclass(frozen=True)
 class ParticleBound(Objective[ForwardModel]):
     """The negative particle bound of the visible entries of each window, in nats per visible entry.
@@ -77,6 +79,7 @@ class ParticleBound(Objective[ForwardModel]):
         self, model: ForwardModel, batch: SeriesBatch, stream: Int64[Tensor, "batch"], step: int
     ) -> Float[Tensor, ""]:
         """Returns the negative bound in nats per visible entry."""
+        check_stream(batch, stream)
         estimates = particle_filter(
             model, batch, self.particles, stream, self.ess_threshold, predictive=False
         )

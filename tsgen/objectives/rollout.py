@@ -34,8 +34,9 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from tsgen.argument_types import check_shapes
 from tsgen.counter_random import streams, uniforms
-from tsgen.data.series import SeriesBatch
+from tsgen.data.series import SeriesBatch, check_stream
 from tsgen.encoders.base import map_state
 from tsgen.encoders.propagation import Propagation
 from tsgen.heads.likelihood import masked_log_prob, per_entry
@@ -46,6 +47,7 @@ STARTS, PATHS = 1, 2
 """Stream keys that keep the random numbers of start steps and of paths distinct."""
 
 
+@check_shapes
 @dataclass(frozen=True)
 class Rollout(Objective[ForwardModel]):
     """The masked negative log-likelihood of K steps along the model's own paths and of all steps before.
@@ -77,6 +79,7 @@ class Rollout(Objective[ForwardModel]):
         self, model: ForwardModel, batch: SeriesBatch, stream: Int64[Tensor, "batch"], step: int
     ) -> Float[Tensor, ""]:
         """Returns the negative log-likelihood in nats per entry of the steps up to the end of the paths."""
+        check_stream(batch, stream)
         start, end = self._path_range(batch.values.shape[1], step)
         batch = batch.steps(slice(0, end))
         before, state, score = None, None, batch.values.new_zeros(())

@@ -29,8 +29,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from tsgen.argument_types import check_shapes
 from tsgen.counter_random import streams, uniforms
-from tsgen.data.series import SeriesBatch
+from tsgen.data.series import SeriesBatch, check_stream
 from tsgen.heads.likelihood import masked_nll
 from tsgen.objectives.base import Objective
 from tsgen.protocols import ForwardModel, check_forward
@@ -39,6 +40,7 @@ CHOICES, DRAWS = 1, 2
 """Stream keys that keep the choices of drawn slices and the draws themselves distinct."""
 
 
+@check_shapes
 @dataclass(frozen=True)
 class ScheduledSampling(Objective[ForwardModel]):
     r"""The masked negative log-likelihood with some of the visible inputs replaced by the model's own draws.
@@ -101,6 +103,7 @@ class ScheduledSampling(Objective[ForwardModel]):
         self, model: ForwardModel, batch: SeriesBatch, stream: Int64[Tensor, "batch"], step: int
     ) -> Float[Tensor, ""]:
         """Returns the negative log-likelihood in nats per entry, given the partly drawn inputs."""
+        check_stream(batch, stream)
         truth, context = model.inputs(batch)
         steps = truth.shape[1]
         keep = uniforms(streams(CHOICES, stream), (steps, 1, 1)) < self.probability(step)

@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 
 from tsgen import figures
+from tsgen.argument_types import check_arguments
 from tsgen.evaluation.comparison import OTHER_CONDITIONING, Difference, compare, other_conditioning
 from tsgen.figures.compared import compared_calibration, compared_fans, differing_panels
 from tsgen.metrics.breakdown import by_group
@@ -24,6 +25,7 @@ from tsgen.report.tables import MAX_NODES, Cell, Row, column, count, name
 from tsgen.storage.privacy import scrubbed_text
 
 
+@check_arguments
 def write_comparison(first: Path, second: Path, path: Path | None = None) -> Path:
     """Writes a page that compares two runs.
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tsgen.argument_types import check_arguments
 from tsgen.figures import read_curves, training_curve
 from tsgen.report.evaluation import evaluation_sections
 from tsgen.report.imputation import imputation_sections
@@ -23,6 +24,7 @@ from tsgen.report.tables import name
 from tsgen.storage.privacy import scrubbed_text
 
 
+@check_arguments
 def write_report(run: Path, path: Path | None = None) -> Path:
     """Writes the report of a tested run, of a run with a prediction, or of both, and returns its path.
 

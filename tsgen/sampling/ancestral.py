@@ -9,13 +9,15 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from tsgen.argument_types import check_shapes
 from tsgen.counter_random import uniforms
-from tsgen.data.series import SeriesBatch
+from tsgen.data.series import SeriesBatch, check_draws
 from tsgen.encoders.propagation import Propagation
 from tsgen.protocols import ForwardModel, check_forward
 from tsgen.sampling.base import OTHER_SAMPLERS, TENSORS_PER_PASS, Sampler, repeated
 
 
+@check_shapes
 @dataclass(frozen=True)
 class Ancestral(Sampler[ForwardModel]):
     r"""Draws each unknown entry given the slices before it.
@@ -62,6 +64,7 @@ class Ancestral(Sampler[ForwardModel]):
         values: Float[Tensor, "samples batch time nodes channels"] | None = None,
     ) -> Float[Tensor, "samples batch time nodes channels"]:
         """Draws each window once for each of its random streams, slice by slice."""
+        check_draws(batch, stream, values)
         rows, row_stream = repeated(batch, len(stream), values), stream.flatten()
         units, propagation = model.units(rows), Propagation(rows.graph)
         shape = (*rows.values.shape[2:], model.head.uniforms_per_entry)

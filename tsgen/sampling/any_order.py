@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from tsgen.argument_types import check_shapes
 from tsgen.counter_random import streams, uniforms
-from tsgen.data.series import SeriesBatch
+from tsgen.data.series import SeriesBatch, check_draws
 from tsgen.heads.base import full_precision
 from tsgen.protocols import EncoderModel
 from tsgen.sampling.base import TENSORS_PER_PASS, Sampler, repeated
@@ -25,6 +26,7 @@ ORDER = 2
 """Stream key that separates the order of a joint density from the random numbers of samplers and training."""
 
 
+@check_shapes
 @dataclass(frozen=True)
 class AnyOrder(Sampler[EncoderModel]):
     r"""Draws the unknown entries group by group, each group given the visible entries and the earlier groups.
@@ -123,6 +125,7 @@ class AnyOrder(Sampler[EncoderModel]):
         values: Float[Tensor, "samples batch time nodes channels"] | None = None,
     ) -> Float[Tensor, "samples batch time nodes channels"]:
         """Draws each window once for each of its random streams, group by group."""
+        check_draws(batch, stream, values)
         rows, row_stream = repeated(batch, len(stream), values), stream.flatten()
         shape, dtype = batch.values.shape[1:], model.node_units.precision
         noise = uniforms(

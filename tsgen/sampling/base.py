@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from tsgen.argument_types import check_shapes
 from tsgen.counter_random import streams
 from tsgen.data.series import Samples, SeriesBatch
 from tsgen.protocols import ModelT
@@ -39,6 +40,7 @@ def draws_per_portion(bytes_per_draw: int) -> int:
     return max(1, MAX_BYTES_PER_PORTION // max(1, bytes_per_draw))
 
 
+@check_shapes
 class Sampler(ABC, Generic[ModelT]):
     """Draws the entries outside ``context`` jointly, in data units.
 
@@ -176,6 +178,9 @@ class Sampler(ABC, Generic[ModelT]):
             drawn_steps: The steps that have been drawn already.
             numbers: The numbers of the samples; ``range(num_samples)`` if not given.
         """
+        wanted = (self.num_samples, *batch.values.shape)
+        if tuple(drawn.shape) != wanted:
+            raise ValueError(f"drawn must have shape {list(wanted)}; its shape is {list(drawn.shape)}.")
         context = batch.context | drawn_steps[:, :, None, None]
         values = torch.where(batch.context, batch.values, drawn.to(batch.values))
         return self._draw_in_portions(
@@ -187,6 +192,11 @@ class Sampler(ABC, Generic[ModelT]):
         self, model: ModelT, batch: SeriesBatch, values: Tensor | None, numbers: range
     ) -> Samples:
         """Draws in portions of bounded memory: all samples of several windows, or some samples of one."""
+        if not len(numbers) or numbers.step != 1 or numbers[0] < 0 or numbers[-1] >= self.num_samples:
+            raise ValueError(
+                f"numbers must be a contiguous range within range({self.num_samples}), not empty; it is "
+                f"{numbers}."
+            )
         max_draws = draws_per_portion(self.bytes_per_draw(model, batch))
         num_windows = min(len(batch.values), max(1, max_draws // len(numbers)))
         offsets = torch.arange(len(numbers), device=batch.position.device)

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from tsgen.argument_types import check_shapes
 from tsgen.counter_random import streams
 from tsgen.data.series import SeriesBatch
 from tsgen.protocols import ExactModel
 from tsgen.sampling.base import Sampler
 
 
+@check_shapes
 @dataclass(frozen=True)
 class Exact(Sampler[ExactModel]):
     r"""Draws the unknown entries jointly from :math:`p(x_{\text{unknown}} \mid x_{\text{visible}})`: the

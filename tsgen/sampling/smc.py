@@ -33,6 +33,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from tsgen.argument_types import check_shapes
 from tsgen.counter_random import streams, uniforms
 from tsgen.data.graphs import partition
 from tsgen.data.series import Samples, SeriesBatch
@@ -85,6 +86,7 @@ class History(NamedTuple):
         return index[::-1]
 
 
+@check_shapes
 @dataclass(frozen=True)
 class SMC(Sampler[ForwardModel]):
     r"""Draws whole paths from the POSTERIOR by a particle filter: unknown entries given all visible ones.

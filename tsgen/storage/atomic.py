@@ -39,6 +39,8 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: If it cannot be written, for example on a full disk. The earlier file is unchanged.
     """
+    if not path.name:
+        raise ValueError(f"a file to write must have a name; the path is {str(path)!r}.")
     _tidy(path.parent)
     # no leading dot: torch.save refuses one
     unfinished = path.with_name(f"{path.name}.{MACHINE}-{os.getpid()}-{secrets.token_hex(4)}.unfinished")

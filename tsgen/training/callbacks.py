@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.strategies import FSDPStrategy
 from matplotlib.figure import Figure
 
+from tsgen.argument_types import check_arguments
 from tsgen.data.series import Series, SeriesBatch
 from tsgen.evaluation.table import as_dataset, summarise
 from tsgen.figures import fan_chart
@@ -27,6 +28,7 @@ FIGURE_WINDOWS = 6
 """The number of validation windows in the figure."""
 
 
+@check_arguments
 class ImputationFigure(Callback):
     """Logs a fan chart of validation windows to W&B when training ends.
 
@@ -60,6 +62,7 @@ class ImputationFigure(Callback):
             logger.log_image("val/imputation", [fan_chart(data)])
 
 
+@check_arguments
 class GradientFlow(Callback):
     """Monitors how far back the loss of a slice reaches (see :mod:`tsgen.training.gradient_flow`).
 
@@ -133,6 +136,7 @@ class GradientFlow(Callback):
             figure.savefig(unfinished, dpi=150, format="png")
 
 
+@check_arguments
 class Compile(Callback):
     """Compiles the encoder with :func:`torch.compile`, in place: the format of checkpoints does not change.
 

@@ -12,9 +12,11 @@ from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
+from tsgen.argument_types import check_arguments
 from tsgen.storage.checkpoints import is_whole
 
 
+@check_arguments
 class Resumption(Callback):
     """Makes a resumed training identical to an uninterrupted one.
 
