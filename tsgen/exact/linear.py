@@ -352,13 +352,15 @@ class VARProcess:
             values: Windows in data units, without missing values.
 
         Raises:
-            ValueError: If the windows have other nodes or no step after the first p.
+            ValueError: If the windows have other nodes, no step after the first p, or missing values.
         """
         if values.shape[-1] != self.num_nodes or values.shape[1] <= self.order or not len(values):
             raise ValueError(
                 f"values must be [batch, time, {self.num_nodes}] with a window and more than {self.order} "
                 f"steps; their shape is {list(values.shape)}."
             )
+        if not values.isfinite().all():
+            raise ValueError(f"values must be finite; {int((~values.isfinite()).sum())} are not.")
         values = values.to(self.intercept)
         past = [values[:, self.order - k : values.shape[1] - k] for k in range(1, self.order + 1)]
         mean = self.intercept + sum(x @ a.mT for x, a in zip(past, self.coefficients, strict=True))

@@ -100,7 +100,7 @@ def describe(block: Any) -> Any:
     if callable(block):
         raise ValueError(
             "a building block of a model must be a class or functools.partial(class, argument=...), which a "
-            f"checkpoint can store; got {block!r}."
+            f"checkpoint can store; got {' '.join(repr(block).split())!s:.60}."
         )
     return block
 
