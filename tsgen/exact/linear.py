@@ -252,6 +252,8 @@ class VARProcess:
             loc: Mean of each node.
             scale: Standard deviation of each node.
         """
+        if order < 1:
+            raise ValueError(f"order must be at least 1; it is {order}.")
         coefficients = loc.new_zeros(order, len(loc), len(loc))
         return cls(coefficients, loc, torch.diag(scale.double().square()))
 

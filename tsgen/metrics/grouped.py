@@ -129,6 +129,11 @@ class GroupedScores(Metric):
             scores: The scores of each entry, by name; those that do not exist are left out.
             group: The group of each entry; -1 for none.
         """
+        groups = len(self.labels)
+        if group.numel() and group.max() >= groups:
+            raise ValueError(
+                f"group must be numbers below {groups}, the number of groups; it has {int(group.max())}."
+            )
         grouped = group >= 0
         for column, name in enumerate(self.NAMES):
             if name in scores:

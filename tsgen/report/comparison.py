@@ -57,7 +57,7 @@ def write_comparison(first: Path, second: Path, path: Path | None = None) -> Pat
     runs, tables = dict(zip(names, evaluations, strict=True)), dict(zip(names, scores, strict=True))
     stem = "_vs_".join(run.resolve().name for run in folders)
     return write_page(
-        path or folders[0].parent / f"{stem}.html",
+        Path(path or folders[0].parent / f"{stem}.html"),
         "comparison.html.j2",
         title=" and ".join(map(name, names)),
         names=[name(run, 32) for run in names],

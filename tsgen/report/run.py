@@ -47,7 +47,7 @@ def write_report(run: Path, path: Path | None = None) -> Path:
         title = scores.get("run") or data.attrs.get("run") or title
         evaluation = evaluation_sections(data, scores)
     return write_page(
-        path or run / "report.html",
+        Path(path or run / "report.html"),
         "report.html.j2",
         title=name(title),
         evaluation=evaluation,
