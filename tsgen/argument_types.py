@@ -144,7 +144,7 @@ def _checked(function: T, shapes: bool) -> T:
             ) from error
         except (MemoryError, RuntimeError, OverflowError, ValueError) as error:
             too_large = isinstance(error, MemoryError) or re.search(TOO_LARGE, str(error), re.IGNORECASE)
-            if isinstance(error, SizeError) or not too_large:
+            if "must be enough memory" in str(error) or not too_large:  # of an inner call
                 raise
             reason = " ".join(str(error).split())[:150]
             raise SizeError(

@@ -81,7 +81,7 @@ def test_undirected_edges_go_both_ways_once():
         (lambda: graphs.from_coordinates(np.array([np.nan]), np.array([40.0])), "latitude"),
         (lambda: graphs.nearest_neighbours(np.zeros(3), np.arange(3.0), k=3), "k must lie in"),
         (lambda: graphs.from_edges([0.5], [1], num_nodes=2), "source must hold the number of a node"),
-        (lambda: graphs.from_edges(["a"], [1], num_nodes=2), "source must hold the number of a node"),
+        (lambda: graphs.from_edges(["a"], [1], num_nodes=2), r"source must be Sequence\[float\]"),
         (lambda: graphs.from_edges([0, 0], [1, 1], num_nodes=2, undirected=True), "0 -> 1 is listed 2 times"),
         (lambda: graphs.from_edges([0], [1], [1e-60], num_nodes=2), "positive and finite"),
         (lambda: graphs.from_edges([0], [1], [1e60], num_nodes=2), "positive and finite"),

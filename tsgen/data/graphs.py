@@ -231,8 +231,8 @@ def _per_edge(name: str, given: Any, edges: Int64[Tensor, "2 edges"]) -> Shaped[
 
 @check_arguments
 def from_edges(
-    source: Sequence[int] | np.ndarray,
-    target: Sequence[int] | np.ndarray,
+    source: Sequence[float] | np.ndarray,
+    target: Sequence[float] | np.ndarray,
     weight: Sequence[float] | np.ndarray | None = None,
     *,
     num_nodes: int,
