@@ -339,6 +339,7 @@ ARGUMENTS: dict[str, Callable[[], Any]] = {
     "Propagation.tiled.copies": lambda: 3,
     "Evaluation.folder": run,
     "Evaluation.run": lambda: "run",
+    "FarDraws.units": lambda: model().node_units,
     "Split.held_out_of.windows": lambda: data().split.series.windows(torch.tensor([0, 3]), 12),
     "GraphVAR.sampler": lambda: tsgen.Exact(3),
     "axes_grid.panels": lambda: 3,

@@ -23,6 +23,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torchmetrics import Metric
 
+from tsgen.argument_types import check_arguments
 from tsgen.data.series import Series, Units
 from tsgen.storage.display import printable
 
@@ -33,6 +34,7 @@ FURTHEST = 20
 """A node is reported if a draw lies this many widths of the observed range outside it."""
 
 
+@check_arguments
 class FarDraws(Metric):
     """Counts draws far outside the observed range, by node and channel, over batches and processes.
 
