@@ -391,8 +391,8 @@ for room in (
 ):
     ARGUMENTS[f"{room}.hidden"] = lambda: 4
 
-INNER = ("Propagation.average", "Propagation.tiled")
-"""Methods that only convolutions call, in inner loops."""
+INNER = ("Propagation.average", "Propagation.tiled", "InDataUnits")
+"""Methods that only convolutions call, and the law that heads return: both in inner loops."""
 
 NOT_DEFINED = (
     *("number", "node_scores", "central_coverage", "energy_score", "variogram_score"),
@@ -441,7 +441,7 @@ def surface() -> dict[str, Public]:
 def _members(owner: type) -> Iterator[Public]:
     """Iterates over the constructor and the public methods of a class."""
     abstract = any(getattr(getattr(owner, name), "__isabstractmethod__", False) for name in dir(owner))
-    if abstract or issubclass(owner, (BaseException, tuple)):
+    if abstract or issubclass(owner, (BaseException, tuple)) or owner.__name__ in INNER:
         return
     yield Public(owner.__name__, owner, None, owner)
     if issubclass(owner, (Callback, LightningModule)) and not issubclass(owner, tsgen.DensityModel):
