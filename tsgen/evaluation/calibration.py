@@ -266,7 +266,10 @@ def _ranks(
     stream = streams(seed, torch.tensor(TIE_STREAM), batch.position[:, 0])
     result = []
     for number, (name, quantity) in enumerate(quantities.items()):
-        truth, draws = quantity(model, batch, batch.values[None])[0], quantity(model, batch, drawn)
+        truth, draws = quantity(model, batch, batch.values[None]), quantity(model, batch, drawn)
+        if not isinstance(truth, Tensor) or truth.dim() != 2:
+            raise ValueError(f"the test quantity {name!r} must return a tensor [samples, batch].")
+        truth = truth[0]
         if truth.isnan().any() or draws.isnan().any():
             raise ValueError(f"the test quantity {name!r} must be a number; it is NaN for some windows.")
         noise = uniforms(stream, (1,), start=number, dtype=torch.float64)[:, 0]

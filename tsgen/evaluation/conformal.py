@@ -159,8 +159,9 @@ class ConformalIntervals:
             ValueError: If the evaluation lacks the quantiles or has no hidden entries, or an option is out of
                 range.
         """
-        if list(gaps) != sorted(set(gaps)) or not gaps or gaps[0] != 1:
-            raise ValueError(f"gaps must increase from 1, the shortest gap; they are {list(gaps)}.")
+        gaps = [int(gap) for gap in gaps]
+        if gaps != sorted(set(gaps)) or not gaps or gaps[0] != 1:
+            raise ValueError(f"gaps must increase from 1, the shortest gap; they are {gaps}.")
         if unit not in ("window", "entry"):
             raise ValueError(f"unit must be one of window, entry; it is {unit!r}.")
         low, high = interval(validation, level)
