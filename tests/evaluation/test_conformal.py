@@ -188,7 +188,7 @@ def test_mistakes_are_refused(as_a_user):
         conformal(data, data, level=0.8)
     with pytest.raises(ValueError, match="gaps must increase from 1"):
         conformal(data, data, gaps=(2, 6))
-    with pytest.raises(ValueError, match="unit must be one of"):
+    with pytest.raises(ValueError, match="unit must be 'window' or 'entry'"):
         conformal(data, data, unit="node")
     with pytest.raises(ValueError, match="conditioning is posterior and filtering"):
         conformal(data, data.assign_attrs(conditioning="filtering"))
