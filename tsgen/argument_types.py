@@ -51,6 +51,10 @@ TOO_LARGE = (
 """What torch and numpy say if there is too little memory."""
 
 
+ADVICE = {"Dataset": " GraphSeries.from_xarray makes a series of a dataset."}
+"""What to do with values of some types instead."""
+
+
 class ArgumentTypeError(ValueError, TypeError):
     """An argument does not match its annotation."""
 
@@ -246,7 +250,9 @@ def _mismatch(name: str, value: Any, hint: Any) -> str:
     with jaxtyped("context"):
         alone = isinstance(value, Tensor | np.ndarray) and _fits(value, hint, shapes=True)
     rest = " An axis must have the same size in all arguments." * alone
-    return f"{name} must be {_in_words(hint)}; got {_shown(value)}.{rest}"
+    return (
+        f"{name} must be {_in_words(hint)}; got {_shown(value)}.{rest}{ADVICE.get(type(value).__name__, '')}"
+    )
 
 
 def _in_words(hint: Any) -> str:

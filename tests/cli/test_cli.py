@@ -16,9 +16,11 @@ import yaml
 from conftest import AQI36, METR_LA_10, PM10, RED_WINE
 from wandb_file import OfflineRun
 
+from tsgen.cli.arguments import parse
 from tsgen.cli.commands import Rehearsal
 from tsgen.cli.configs import find, fragments, read, shipped
 from tsgen.cli.main import main
+from tsgen.cli.variants import read_study
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--data.steps", "400", "--data.num_nodes", "6", "--model.encoder.hidden", "8"]
@@ -498,6 +500,7 @@ def test_a_configuration_is_written_out_with_its_defaults(model, tmp_path, monke
     Path("small.yaml").write_text(
         f"model: tsgen.models.{model}\ndata: tsgen.datamodules.SyntheticDataModule\n"
     )
-    made = Rehearsal(["fit", "--config", "small.yaml"], "small")
+    study = read_study(parse(["fit", "--config", "small.yaml"]))
+    made = Rehearsal(study.command(), study.name)
     written = made.parser.dump(made.config, skip_unset=False)
     assert "Unable to serialize" not in written and f"tsgen.models.{model}" in written

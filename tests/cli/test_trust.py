@@ -311,12 +311,6 @@ def test_yaml_that_is_too_large_or_no_plain_data(name, capsys):
     refused([*FIT, "--config", "own.yaml"], capsys)
 
 
-def test_the_parser_reads_within_the_same_bounds(parser):
-    start = time.monotonic()
-    assert told([*FIT, "--model", laughs(9)], parser)  # expanded, it would have a billion entries
-    assert time.monotonic() - start < 20
-
-
 def test_long_texts_are_read():
     text = "a word: " + "\n & another ' [ " * 1000
     assert load_yaml(within(text, 3)) == {"a": within(text, 2)}

@@ -288,9 +288,7 @@ def test_nor_for_a_linear_model(size):
         model = GraphVAR(SeriesSpec.of(there), order=2, sampler=Exact(20))
         for _ in range(3):
             observed = batch._changed(target=batch.context | batch.target)
-            values, context = observed.values.flatten(2), observed.target.flatten(2)
-            units = [x.flatten() for x in (model.loc, model.scale)]
-            model._moments = model._standard.expectation((values - units[0]) / units[1], context)
+            model._expect(observed.values.flatten(2), observed.target.flatten(2))
             model._maximise()
         law, jacobian = model.posterior(batch), math.log(b) * batch.context.sum(dim=(1, 2, 3))
         found.append(

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonargparse import ArgumentParser
 
+from tsgen.argument_types import ArgumentTypeError
 from tsgen.data.graphs import from_coordinates, from_edges, nearest_neighbours, same_graph
 from tsgen.data.masks import BlockMask, PointMask
 from tsgen.data.series import GraphSeries
@@ -623,7 +624,7 @@ def test_a_netcdf_without_labels_counts(tmp_path):
 
 def one_line(error: pytest.ExceptionInfo, *parts: str) -> None:
     message = str(error.value)
-    assert type(error.value) is ValueError
+    assert type(error.value) in (ValueError, ArgumentTypeError)
     assert "\n" not in message
     assert "\r" not in message
     assert len(message) < 500

@@ -187,7 +187,7 @@ def test_the_command_line_builds_it():
 
 
 def test_wrong_options_are_refused(as_a_user):
-    with pytest.raises(ValueError, match="process must be one of linear, threshold; it is 'quadratic'"):
+    with pytest.raises(ValueError, match="process must be 'linear' or 'threshold'; it is 'quadratic'"):
         SyntheticDataModule("quadratic")
     with pytest.raises(ValueError, match="steps must be at least 1"):
         SyntheticDataModule(steps=0)

@@ -157,8 +157,8 @@ def test_units_come_from_training_alone():
     ("options", "message"),
     [
         (dict(stride=0), "stride must be at least 1"),
-        (dict(predict_on="tset"), "must be one of"),
-        (dict(test_on="train"), "must be one of val, test"),
+        (dict(predict_on="tset"), "must be 'train', 'val', 'test' or 'all'"),
+        (dict(test_on="train"), "must be 'val' or 'test'"),
     ],
 )
 def test_bad_options_are_refused(as_a_user, options, message):

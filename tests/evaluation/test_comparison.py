@@ -533,7 +533,7 @@ MISTAKES = {
         ["compare", "runs/one", "runs/few"],
         "one and few: both runs must have scored the same",
     ),
-    "a damaged file": (["compare", "runs/damaged"], "damaged: it cannot be read as netCDF"),
+    "a damaged file": (["compare", "runs/damaged"], "damaged/evaluation.nc cannot be read as netCDF"),
     "an earlier version": (["compare", "runs/old"], "must have a variable 'nll'"),
     "a third that lacks a score": (
         ["compare", "runs/one", "runs/two", "runs/lacking"],

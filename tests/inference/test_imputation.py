@@ -379,13 +379,19 @@ def mistakes():
         "a window of windows": (lambda: impute(model, batch, window=3), "are for a series; windows were"),
         "no window": (lambda: impute(model, series, window=0), "window must be at least 1; it is 0"),
         "wide overlap": (lambda: impute(model, series, window=8, overlap=8), r"overlap must lie in 0..7"),
-        "half a step": (lambda: forecast(model, series, 2.5), "horizon must be at least 1; it is 2.5"),
-        "a dataset": (lambda: impute(model, series.to_xarray()), "or a GraphSeries; it is Dataset"),
+        "half a step": (lambda: forecast(model, series, 2.5), "horizon must be int; got 2.5"),
+        "a dataset": (
+            lambda: impute(model, series.to_xarray()),
+            "got Dataset. GraphSeries.from_xarray makes a series",
+        ),
         "no horizon": (lambda: forecast(model, series, 0), "horizon must be at least 1; it is 0"),
         "long horizon": (lambda: forecast(model, batch, 10), "horizon must be below the 10 steps"),
         "no future": (lambda: forecast(model, series, 4), "covariates of the 4 new steps must be given"),
         "another future": (lambda: forecast(model, series, 5, covariates=later), r"must be .*\[5, 5, 3\]"),
-        "not a number": (lambda: generate(model, True), "must be a number of steps, a series or windows"),
+        "not a number": (
+            lambda: generate(model, True),
+            r"data must be int \| SeriesBatch \| Series; got True",
+        ),
         "no steps": (lambda: generate(model, 0), "at least 1 step to generate; data is 0"),
     }
 

@@ -48,7 +48,7 @@ def test_far_draws_are_counted_and_the_furthest_is_named():
     unknown = torch.ones(50, 3, 2, dtype=torch.bool)
     unknown[40:] = False
     metric = far_draws(observed, draws, unknown)
-    assert metric.compute().tolist() == [[False, False], [False, True], [False, False]]
+    assert metric.compute().reported.tolist() == [[False, False], [False, True], [False, False]]
     assert metric.warning(["a", "b\x1b[2J", "c"], ["o3", "pm10"]) == (
         "120 of 4,000 draws at 1 of 3 nodes lie further outside the observed range than it is wide; the "
         "furthest is -631,876, at pm10 of node b\ufffd[2J, where 0 to 10 was observed. Do not trust these "
@@ -61,7 +61,7 @@ def test_a_single_path_that_explodes_is_reported():
     draws = torch.randn(100, 300, 4, 1)
     draws[7, 100:103, 2] = 1e4
     metric = far_draws(torch.randn(1000, 4, 1), draws)
-    assert metric.compute().flatten().tolist() == [False, False, True, False]
+    assert metric.compute().reported.flatten().tolist() == [False, False, True, False]
 
 
 def test_a_short_or_constant_record_has_a_range_too():
@@ -85,3 +85,8 @@ def test_impute_warns_and_the_file_says_it(tmp_path):
     missing = int((~series.observed).sum())
     assert data.attrs["far_draws"].startswith(f"{5 * missing:,} of {5 * missing:,} draws")
     assert entries == 10
+
+
+def test_the_only_node_of_a_series_is_named():
+    metric = far_draws(torch.zeros(10, 1, 1), torch.tensor([0.0, 500.0]).view(2, 1, 1, 1))
+    assert "the furthest is 500, at node v" in metric.warning(["v"], ["c"])

@@ -309,7 +309,8 @@ def test_the_evaluation_holds_what_comparisons_need(tmp_path):
 
 
 def test_without_densities_and_baselines_the_figures_still_have_their_windows(series, batch):
-    drawn = torch.where(batch.context, batch.values, batch.values + torch.randn(7, *batch.values.shape))
+    values = batch.values.nan_to_num()
+    drawn = torch.where(batch.context, values, values + torch.randn(7, *values.shape))
     plain = as_dataset(summarise(Samples(drawn, "filtering"), batch), series, conditioning="filtering")
     assert plain["nll"].isnull().all() and plain["quantiles"].dims == ("quantile", *plain["truth"].dims)
     assert not {"ess", "baseline_error"} & set(plain.variables)

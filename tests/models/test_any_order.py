@@ -114,7 +114,8 @@ def test_draws_do_not_depend_on_the_batch(groups):
     model, batch = exact(windows=5, num_samples=4, groups=groups, seed=4)
     batch.context[3] = True  # nothing to draw
     batch.context[4] = False  # everything
-    whole = model.sampler(model, batch._changed(values=batch.values.nan_to_num(1.0))).values
+    batch = batch._changed(values=batch.values.nan_to_num(1.0))
+    whole = model.sampler(model, batch).values
     assert torch.isfinite(whole).all() and not torch.equal(whole[0], whole[1])
     for window in range(5):
         alone = model.sampler(model, batch.rows(slice(window, window + 1))).values
@@ -300,7 +301,9 @@ def test_the_sampler_refuses_what_it_cannot_draw_from():
 def test_options_that_are_none_are_refused(as_a_user):
     with pytest.raises(ValueError, match="sizes must be one of even, growing; it is 'odd'"):
         AnyOrder(sizes="odd")
-    with pytest.raises(ValueError, match="order must be one of random, confidence, time; it is 'space'"):
+    with pytest.raises(
+        ValueError, match="order must be one of random, confidence, time, window; it is 'space'"
+    ):
         AnyOrder(order="space")
 
 

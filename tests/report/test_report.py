@@ -1036,10 +1036,10 @@ def test_pages_of_unusual_imputations(unpainted, tmp_path, case):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda run: (run / "imputation.nc").write_text("no"), "imputation.nc is damaged"),
+        (lambda run: (run / "imputation.nc").write_text("no"), "imputation.nc cannot be read as netCDF"),
         (
             lambda run: (run / "imputation.nc").write_bytes((run / "imputation.nc").read_bytes()[:9000]),
-            "imputation.nc is damaged",
+            "imputation.nc cannot be read as netCDF",
         ),
         (
             lambda run: written(run, make_imputation().drop_vars("observed")),

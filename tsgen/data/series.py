@@ -567,8 +567,8 @@ class SeriesBatch:
 
         A sampler draws the first copy as it draws the window itself, and the others independently.
         """
-        if not 1 <= times < 2**31:
-            raise ValueError(f"times must be at least 1 and below 2**31; it is {times}.")
+        if not 0 <= times < 2**31:
+            raise ValueError(f"times must be at least 0 and below 2**31; it is {times}.")
         rows = self._of_each(lambda value: value.repeat(times, *[1] * (value.dim() - 1)))
         number = torch.arange(times, device=self.position.device).repeat_interleave(len(self.position))
         return rows._changed(replicate=number if rows.replicate is None else rows.replicate * times + number)

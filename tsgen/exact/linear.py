@@ -184,10 +184,10 @@ class VARProcess:
             ValueError: If the series is too short, has infinite values, or a node is constant or observed
                 fewer than twice.
         """
-        if order < 1 or not values.shape[1]:
-            raise ValueError(
-                f"order and the number of nodes must be at least 1; they are {order} and {values.shape[1]}."
-            )
+        if order < 1:
+            raise ValueError(f"order must be at least 1; it is {order}.")
+        if not values.shape[1]:
+            raise ValueError("values must have at least one node; they have none.")
         values = values.double()
         observed = ~torch.isnan(values)
         loc, scale = _units(values, observed, order)

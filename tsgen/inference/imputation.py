@@ -293,9 +293,7 @@ def generate(
             raise ValueError("window is for a series; windows were given. Leave it out.")
         _check_joint(_sampler(model, method, num_samples, seed))
         return impute(model, data._changed(context=torch.zeros_like(data.context)), num_samples, method, seed)
-    if isinstance(data, bool) or not isinstance(data, (numbers.Integral, Series)):
-        raise ValueError(f"data must be a number of steps, a series or windows; it is {data!r:.80}.")
-    if isinstance(data, numbers.Integral):
+    if not isinstance(data, Series):
         if data < 1:
             raise ValueError(f"there must be at least 1 step to generate; data is {data}.")
         if model.spec.num_covariates:
@@ -352,11 +350,6 @@ def _length(model: DensityModel, window: int | None, steps: int) -> int:
 
 def _check_series(model: DensityModel, series: Series) -> None:
     """Raises ``ValueError`` unless the series has the model's nodes, channels, covariates and graph."""
-    if not isinstance(series, Series):
-        raise ValueError(
-            f"data must be windows or a GraphSeries; it is {type(series).__name__}. "
-            "GraphSeries.from_xarray converts a dataset."
-        )
     of_data = dataclasses.replace(
         model.spec,
         edge_index=series.graph.edge_index,

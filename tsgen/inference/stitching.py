@@ -191,7 +191,7 @@ class SeriesImputation:
         }
         far_draws = None
         if self._units is not None:
-            far_draws = FarDraws(self._units)
+            far_draws = FarDraws(self._units, sync_on_compute=False)  # one process merges the files of all
             far_draws.observe_series(self.series)
         warning = write_imputation(
             self.path,

@@ -61,11 +61,14 @@ def law_crps(law: Distribution, truth: Float[Tensor, "*entries"]) -> Float[Tenso
     Raises:
         ValueError: If the CRPS has no closed form (see :func:`has_closed_crps`).
     """
-    if truth.shape != law.batch_shape + law.event_shape:
+    shape = law.batch_shape + law.event_shape
+    try:
+        torch.broadcast_shapes(truth.shape, shape)
+    except RuntimeError as mismatch:
         raise ValueError(
-            f"truth must have the shape of the law, {list(law.batch_shape + law.event_shape)}; its shape is "
-            f"{list(truth.shape)}."
-        )
+            f"truth must have the shape of the law, {list(shape)}, or one that can be broadcast with it; its "
+            f"shape is {list(truth.shape)}."
+        ) from mismatch
     if isinstance(law, InDataUnits):
         return law.units.scale * law_crps(law.law, law.units.standardise(truth))
     own = getattr(law, "crps", None)

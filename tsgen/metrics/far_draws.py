@@ -17,6 +17,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -34,12 +35,31 @@ FURTHEST = 20
 """A node is reported if a draw lies this many widths of the observed range outside it."""
 
 
+class Counted(NamedTuple):
+    """What :class:`FarDraws` has counted in all processes, by node and channel.
+
+    Attributes:
+        reported: Whether draws are too far or too many of them are far.
+        lowest: The lowest draw.
+        highest: The highest draw.
+        far: The number of far draws.
+        draws: The number of draws.
+    """
+
+    reported: Bool[Tensor, "nodes channels"]
+    lowest: Float[Tensor, "nodes channels"]
+    highest: Float[Tensor, "nodes channels"]
+    far: Float[Tensor, "nodes channels"]
+    draws: Float[Tensor, "nodes channels"]
+
+
 @check_arguments
 class FarDraws(Metric):
     """Counts draws far outside the observed range, by node and channel, over batches and processes.
 
     Args:
         units: Mean and standard deviation of each node and channel in training.
+        options: Options of torchmetrics, such as ``sync_on_compute=False`` if one process counts all.
     """
 
     full_state_update = False
@@ -48,8 +68,8 @@ class FarDraws(Metric):
     lowest: Tensor
     highest: Tensor
 
-    def __init__(self, units: Units) -> None:
-        super().__init__()
+    def __init__(self, units: Units, **options: Any) -> None:
+        super().__init__(**options)
         self.low, self.high = (units.loc - units.scale).double(), (units.loc + units.scale).double()
         self.observed = torch.zeros_like(self.low)
         zero = torch.zeros_like(self.low)
@@ -105,11 +125,12 @@ class FarDraws(Metric):
         margin = widths * (self.high - self.low)
         return self.low - margin, self.high + margin
 
-    def compute(self) -> Bool[Tensor, "nodes channels"]:
-        """Returns the nodes and channels that are reported."""
+    def compute(self) -> Counted:
+        """Returns the counts of all processes, and which nodes and channels are reported."""
         low, high = self._limits(FURTHEST)
         furthest = (self.lowest < low.to(self.lowest)) | (self.highest > high.to(self.highest))
-        return furthest | (self.far * self.observed.to(self.far) > EXCEEDANCES * self.draws)
+        reported = furthest | (self.far * self.observed.to(self.far) > EXCEEDANCES * self.draws)
+        return Counted(reported, self.lowest, self.highest, self.far, self.draws)
 
     def warning(self, nodes: Sequence[str], channels: Sequence[str]) -> str | None:
         """Returns a sentence on the nodes that are reported, or None if there are none.
@@ -118,12 +139,11 @@ class FarDraws(Metric):
             nodes: The names of the nodes.
             channels: The names of the channels.
         """
-        reported = self.compute().cpu()
+        # torchmetrics squeezes tensors of one number
+        reported, lowest, highest, far, draws = (x.cpu().view(self.low.shape) for x in self.compute())
         if not reported.any():
             return None
-        low, high, lowest, highest, far, draws = (
-            x.cpu() for x in (self.low, self.high, self.lowest, self.highest, self.far, self.draws)
-        )
+        low, high = self.low.cpu(), self.high.cpu()
         below, above = (low - lowest) / (high - low), (highest - high) / (high - low)
         distance = torch.where(reported, torch.maximum(below, above), -torch.inf)
         node, channel = (int(i) for i in torch.unravel_index(distance.argmax(), distance.shape))

@@ -189,17 +189,21 @@ class GraphVAR(DensityModel):
 
     def training_step(self, batch: SeriesBatch, index: int) -> None:
         """Performs the E-step of a batch and, after the last batch of an epoch, the M-step."""
-        values, context = (x.flatten(2).to(self.intercept.device) for x in (batch.values, batch.target))
+        density, count = self._expect(batch.values.flatten(2), batch.target.flatten(2)), batch.target.sum()
+        self.log("train/nll", (-density / count).float(), prog_bar=True, batch_size=len(batch.values))
+        if self.trainer.is_last_batch:
+            counter: Any = self.optimizers()
+            counter.step(self._maximise)
+
+    def _expect(self, values: Tensor, context: Tensor) -> Tensor:
+        """Performs the E-step of a batch; returns the log-density of its values in nats, in data units."""
+        values, context = values.to(self.intercept.device), context.to(self.intercept.device)
         loc, scale = (x.flatten() for x in (self.loc, self.scale))
         standard = (values.double() - loc) / scale
         self._track_range(standard, context)
         moments = self._standard.expectation(standard, context)
         self._moments = moments if self._moments is None else _sum(self._moments, moments)
-        density = moments.log_likelihood - (context.sum(dim=(0, 1)) * scale.log()).sum()
-        self.log("train/nll", (-density / context.sum()).float(), prog_bar=True, batch_size=len(values))
-        if self.trainer.is_last_batch:
-            counter: Any = self.optimizers()
-            counter.step(self._maximise)
+        return moments.log_likelihood - (context.sum(dim=(0, 1)) * scale.log()).sum()
 
     @property
     def _standard(self) -> VARProcess:

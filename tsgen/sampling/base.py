@@ -178,14 +178,13 @@ class Sampler(ABC, Generic[ModelT]):
             drawn_steps: The steps that have been drawn already.
             numbers: The numbers of the samples; ``range(num_samples)`` if not given.
         """
-        wanted = (self.num_samples, *batch.values.shape)
+        numbers = numbers or range(self.num_samples)
+        wanted = (len(numbers), *batch.values.shape)
         if tuple(drawn.shape) != wanted:
             raise ValueError(f"drawn must have shape {list(wanted)}; its shape is {list(drawn.shape)}.")
         context = batch.context | drawn_steps[:, :, None, None]
         values = torch.where(batch.context, batch.values, drawn.to(batch.values))
-        return self._draw_in_portions(
-            model, batch._changed(context=context), values, numbers or range(self.num_samples)
-        )
+        return self._draw_in_portions(model, batch._changed(context=context), values, numbers)
 
     @torch.no_grad()
     def _draw_in_portions(

@@ -9,13 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from tsgen.argument_types import check_arguments
-
 JOINERS = "\u200c\u200d"
 """Characters without a width that the spelling of some languages needs."""
 
 
-@check_arguments
 def printable(text: Any, length: int | None = None) -> str:
     """Returns a text on one line, without control characters, cut to a length if one is given.
 
