@@ -1004,7 +1004,7 @@ BROKEN_OPTIONS = {
         {"edges": None, "coordinates": "{}/places.csv", "neighbours": 1, "kernel_scale_km": 1.0},
         ["give only one of them"],
     ),
-    "layout": ({"layout": "broad"}, ["layout must be one of long, wide; got 'broad'"]),
+    "layout": ({"layout": "broad"}, ["layout must be 'long' or 'wide'; it is 'broad'"]),
     "wide netCDF": ({"layout": "wide", "path": "{}/data.nc"}, ["layout is an option for tables", "data.nc"]),
     "wide with covariates": (
         {"layout": "wide", "covariate_columns": ["pm"]},

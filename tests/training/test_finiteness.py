@@ -165,3 +165,12 @@ def test_a_trainer_that_overfits_a_batch_sees_the_same_masks_in_every_epoch(tmp_
     windows = data.dataset("train")
     plain, numbered = windows.__getitems__([0, 3]), windows.__getitems__([(0, 0), (0, 3)])
     assert torch.equal(plain.context, numbered.context) and torch.equal(plain.position, numbered.position)
+
+
+@pytest.mark.parametrize(("lr", "epochs", "learned"), [(10.0, 2, False), (0.0, 1, False), (0.03, 8, True)])
+def test_a_training_that_learned_nothing_says_so(lr, epochs, learned, tmp_path, caplog):
+    model, data = small(lr)
+    with torch.no_grad():
+        model.head.linear.bias += 1.0  # without training it is worse than the mean of each node
+    trainer(tmp_path, max_epochs=epochs).fit(model, data)
+    assert ("learned nothing" in caplog.text) is not learned

@@ -171,8 +171,6 @@ class BlockMask(Mask):
                 "lengths must satisfy 1 <= min_length <= max_length; they are "
                 f"{self.min_length} and {self.max_length} steps."
             )
-        if self.over not in ("entry", "slice"):
-            raise ValueError(f"over must be one of entry, slice; it is {self.over!r}.")
 
     def hidden(
         self,

@@ -152,8 +152,6 @@ class FilesDataModule(SeriesDataModule):
         self._check_graph_options()
 
     def _check_layout(self) -> None:
-        if self.layout not in ("long", "wide"):
-            raise ValueError(f"layout must be one of long, wide; got {self.layout!r}.")
         if self.layout == "wide" and ends_in(self.path, (".nc",)):
             raise ValueError(f"layout is an option for tables, but {self.path} is netCDF; leave it out.")
         if self.layout == "wide" and self.columns.covariates:

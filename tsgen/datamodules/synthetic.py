@@ -133,8 +133,6 @@ class SyntheticDataModule(SeriesDataModule):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        if process not in ("linear", "threshold"):
-            raise ValueError(f"process must be one of linear, threshold; it is {process!r}.")
         if steps < 1:
             raise ValueError(f"steps must be at least 1; it is {steps}.")
         self.process, self.num_nodes, self.steps, self.process_seed = process, num_nodes, steps, process_seed

@@ -340,10 +340,6 @@ class SeriesDataModule(LightningDataModule):
         for name, number in (("window", window), ("stride", stride), ("batch_size", batch_size)):
             if number < 1:
                 raise ValueError(f"{name} must be at least 1; it is {number}.")
-        if predict_on not in ("train", "val", "test", "all"):
-            raise ValueError(f"predict_on must be one of train, val, test, all; it is {predict_on!r}.")
-        if test_on not in ("val", "test"):
-            raise ValueError(f"test_on must be one of val, test; it is {test_on!r}.")
         if horizon is not None and not 0 <= horizon <= window:
             raise ValueError(
                 f"horizon must lie in 0..{window}, the length of a window, or be null; it is {horizon}."

@@ -162,8 +162,6 @@ class ConformalIntervals:
         gaps = [int(gap) for gap in gaps]
         if gaps != sorted(set(gaps)) or not gaps or gaps[0] != 1:
             raise ValueError(f"gaps must increase from 1, the shortest gap; they are {gaps}.")
-        if unit not in ("window", "entry"):
-            raise ValueError(f"unit must be one of window, entry; it is {unit!r}.")
         low, high = interval(validation, level)
         truth, hidden = validation["truth"].values, validation["target"].values
         if not hidden.any():

@@ -341,8 +341,6 @@ class ARProcess:
                 where the method needs all values; if there are too few values, or all are equal; if the lags
                 determine the series without noise, or no maximum is found.
         """
-        if method not in _ESTIMATORS:
-            raise ValueError(f"method must be one of {', '.join(map(repr, _ESTIMATORS))}; it is {method!r}.")
         if order < 1:
             raise ValueError(f"order must be at least 1; it is {order}.")
         values, observed = _flat(y.detach().double())

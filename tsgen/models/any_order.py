@@ -88,8 +88,6 @@ class AnyOrderModel(NeuralModel):
         node_embedding: int = 0,
         units: Literal["node", "interpolation"] = "node",
     ) -> None:
-        if units not in ("node", "interpolation"):
-            raise ValueError(f"units must be one of node, interpolation; it is {units!r}.")
         super().__init__(
             spec,
             encoder or partial(ConvolutionEncoder, causal=False),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,7 +16,7 @@ from jaxtyping import Bool, Float
 from lightning import LightningModule, Trainer
 from lightning.pytorch.plugins.precision import HalfPrecision
 from lightning.pytorch.trainer.states import TrainerFn
-from torch.distributions import Distribution, Independent
+from torch.distributions import Distribution, Independent, Normal
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch_geometric.nn import MessagePassing
@@ -38,6 +39,8 @@ from tsgen.storage.display import printable
 
 OptimizerFactory = Callable[[Iterable], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
+
+logger = logging.getLogger(__name__)
 
 
 @check_arguments
@@ -82,6 +85,8 @@ class DensityModel(LightningModule, ABC):
         self.register_units("scale", spec.scale)
         self.window: int | None = None
         self.val_nll, self.val_crps = NLL(), LawCRPS()
+        self.val_constant = NLL()  # of a Gaussian with the mean and deviation of each node
+        self._best: tuple[float, float] | None = None  # lowest val_nll and its val_constant in this training
         self._extreme: str | None = None  # of the first validation batch whose density is not finite
         self.test_nll, self.test_scores = NLL(), scores()
 
@@ -234,6 +239,9 @@ class DensityModel(LightningModule, ABC):
         else:
             log_prob = masked_log_prob(law, batch.values, target, self.units_of_nodes(batch).loc)
         self.val_nll.update(log_prob, target)
+        units = self.units_of_nodes(batch)
+        constant = Normal(units.loc, units.scale, validate_args=False)
+        self.val_constant.update(masked_log_prob(constant, batch.values, target, units.loc), target)
         if self._extreme is None and not torch.isfinite(log_prob.sum()):
             self._extreme = extreme(self, batch)
         self.log("val/nll", self.val_nll, prog_bar=True, batch_size=len(batch.values))
@@ -288,6 +296,24 @@ class DensityModel(LightningModule, ABC):
                 )
             self._check_training(dict(self.named_parameters()))  # names the cause
             raise diverged(self, name, value, self._extreme)
+        found = float(self.val_nll.compute()), float(self.val_constant.compute())
+        self.val_constant.reset()
+        if not self.trainer.sanity_checking:
+            self._best = found if self._best is None else min(self._best, found)
+
+    def on_train_start(self) -> None:
+        """Forgets the validation scores of an earlier training."""
+        self._best = None
+
+    def on_train_end(self) -> None:
+        """Warns if no epoch was better than the mean and deviation of each node."""
+        if self._best is not None and self._best[0] >= self._best[1] and self.trainer.is_global_zero:
+            logger.warning(
+                "the model has learned nothing: the NLL of its best epoch, %.6g nats per entry of the "
+                "validation windows, is no better than the %.6g of a Gaussian with the mean and deviation of "
+                "each node. Lower the learning rate (model.optimizer.init_args.lr), or train longer.",
+                *self._best,
+            )
 
     def on_train_epoch_end(self) -> None:
         """Raises ``ValueError`` unless all weights are finite; Lightning saves checkpoints after this."""

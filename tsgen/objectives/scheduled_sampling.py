@@ -65,10 +65,6 @@ class ScheduledSampling(Objective[ForwardModel]):
     passes: int = 1
 
     def __post_init__(self) -> None:
-        if self.decay not in ("linear", "exponential", "inverse_sigmoid"):
-            raise ValueError(
-                f"decay must be one of linear, exponential, inverse_sigmoid; it is {self.decay!r}."
-            )
         valid = 0 < self.k < 1 if self.decay == "exponential" else 1 <= self.k < math.inf
         if not valid:
             raise ValueError(

@@ -77,10 +77,6 @@ class AnyOrder(Sampler[EncoderModel]):
         super().__post_init__()
         if self.groups < 1:
             raise ValueError(f"groups must be at least 1; it is {self.groups}.")
-        if self.sizes not in ("even", "growing"):
-            raise ValueError(f"sizes must be one of even, growing; it is {self.sizes!r}.")
-        if self.order not in ("random", "confidence", "time", "window"):
-            raise ValueError(f"order must be one of random, confidence, time, window; it is {self.order!r}.")
 
     @property
     def joint(self) -> bool:
