@@ -227,13 +227,17 @@ def test_the_sampler_of_p_has_no_say():
         assert all(other == plain for other in others)
 
 
-@pytest.mark.parametrize("count", [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, 40)), 300])
-def test_intervals_of_draws_that_stop_early_cover(spec, count):
+@pytest.mark.parametrize(
+    ("count", "seeds"),
+    [(300, 150), *(pytest.param(n, 500, marks=pytest.mark.slow) for n in (1, 40, 300))],
+)
+def test_intervals_of_draws_that_stop_early_cover(spec, count, seeds):
     p, q = make_var(spec, 1), make_var(spec, 2)
     exact = float(kl_divergence(joint(p), joint(q)))
     one = monte_carlo_kl(p, q, windows(spec, count), max_draws=max(2, 2000 // count))
     wanted = one.standard_error * one.draws**0.5 / (400 / count) ** 0.5
     estimate = partial(monte_carlo_kl, p, q, windows(spec, count), standard_error=wanted, max_draws=10_000)
-    results = [estimate(seed=seed) for seed in range(500)]
+    results = [estimate(seed=seed) for seed in range(seeds)]
     covered = sum(abs(r.value - exact) < 1.96 * r.standard_error for r in results)
-    assert 465 <= covered <= 487
+    tolerance = 0.022 if seeds == 500 else 0.05  # 500 seeds stray by 0.01
+    assert abs(covered / seeds - 0.952) <= tolerance
