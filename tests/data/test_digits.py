@@ -461,3 +461,12 @@ def test_a_device_without_float64_is_refused_in_one_line(series):
     assert "\n" not in str(error.value)
     with pytest.raises(TypeError, match="something else"):
         make_model(series)._apply(broken)
+
+
+def test_a_wild_value_of_one_node_leaves_the_units_of_the_others(series):
+    values = series.values.double()
+    values[7, 1] = 1e25
+    observed = series.observed.clone()
+    observed[7, 1] = True
+    wild = dataclasses.replace(series, values=values, observed=observed)
+    torch.testing.assert_close(SeriesSpec.of(wild).scale[[0, 2]], SeriesSpec.of(series).scale[[0, 2]])

@@ -702,7 +702,7 @@ class SeriesSpec:
         # the deviation of all values of the channel, each from the mean of its own node
         pooled = (entries.squares.sum(dim=0) / count.sum(dim=0)).sqrt().expand_as(scale)
         # values that differ by rounding errors only have no scale of their own
-        constant = entries.constant(torch.maximum(loc.abs(), pooled), scale)
+        constant = entries.constant(loc, scale)
         pooled = torch.where(entries.constant(channel.mean, pooled), 1.0, pooled)
         scale = torch.where(constant, pooled, scale)
         return cls(
