@@ -412,6 +412,13 @@ def test_the_evidence_is_the_integral_of_the_joint_density(name):
     assert 1e-4 < float(ratio.std()) < 2
 
 
+@pytest.mark.parametrize("name", EVERY_HEAD)
+def test_every_head_is_filtered_in_the_precision_of_its_network(name):
+    series = make_series(steps=20, nodes=4)
+    model = make_model(series, partial(WindowEncoder, order=2, hidden=4), EVERY_HEAD[name])
+    assert SMC(2, 8)(model, make_batch(series, 2, 3)).log_evidence.isfinite().all()
+
+
 @pytest.mark.parametrize("entry", [(0, 0), (-1, -1)])
 @pytest.mark.parametrize("name", HEADS)
 def test_a_scored_entry_is_given_nothing_of_its_slice(name, entry):

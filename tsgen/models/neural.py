@@ -225,7 +225,7 @@ class NeuralModel(DensityModel):
         units = self.units(batch)
         with full_precision(h):
             return self.head.proposal(
-                h.to(units.loc.dtype), batch.values, context, units, self.covariates(batch)
+                h.to(self.precision), batch.values, context, units, self.covariates(batch)
             )
 
     def training_step(self, batch: SeriesBatch, index: int) -> Tensor:
