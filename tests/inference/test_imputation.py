@@ -806,3 +806,18 @@ def test_the_effective_sample_sizes_of_a_series_are_kept(tmp_path):
     assert drawn.attrs["smallest_ess"] == pytest.approx(float(ess.min()), rel=1e-5)
     assert drawn.attrs["median_ess"] == pytest.approx(float(np.median(ess)), rel=1e-5)
     assert "smallest_ess" not in impute(model, series, 3, window=8).attrs
+
+
+@pytest.mark.filterwarnings("ignore:with 30 particles")
+def test_parts_with_effective_sample_sizes_are_not_taken_for_damaged(tmp_path, killer, capsys, monkeypatch):
+    monkeypatch.setattr("tsgen.inference.imputation.WINDOWS_AT_ONCE", 1)
+    series, sampler = make_series(steps=24, covariates=0), SMC(3, 30, seed=2)
+    model, path = make_model(series), tmp_path / "imputation.nc"
+    killer |= {"batches": 0, "after": 2}
+    with pytest.raises(Killed):
+        impute(model, series, method=sampler, window=8, overlap=0, path=path)
+    killer |= {"batches": 0, "after": None}
+    resumed = impute(model, series, method=sampler, window=8, overlap=0, path=path)
+    assert "damaged" not in capsys.readouterr().out
+    straight = impute(model, series, method=sampler, window=8, overlap=0)
+    assert same(resumed, straight) and resumed.attrs["smallest_ess"] == straight.attrs["smallest_ess"]

@@ -119,7 +119,7 @@ class SeriesImputation:
         if self.parts.mark != mark:
             self.parts.clear()
             self.parts.mark = mark
-        for damaged in self.parts.remove_damaged("values", "observed"):
+        for damaged in self.parts.remove_damaged("values", "observed", "ess"):
             print_line(f"Warning: {damaged}; it is drawn again.")
         self._stored, self._units = None, Units(*(x.detach().cpu() for x in model.node_units[:2]))
         every = range(self.sampler.num_samples)
@@ -255,10 +255,9 @@ class SeriesImputation:
         """Returns the smallest and the median effective sample size of a step, as shares of the particles."""
         if self.sampler.extends:  # draws one by one, without weighted particles
             return {}
-        sizes = [part["ess"] for part in self.parts if "ess" in part]
-        if not sizes:
+        every = np.concatenate([np.empty(0), *(part["ess"].ravel() for part in self.parts)])
+        if not every.size:
             return {}
-        every = np.concatenate(sizes)
         return {"smallest_ess": float(every.min()), "median_ess": float(np.median(every))}
 
     def _missing(self, start: int, numbers: range) -> set[int]:
@@ -275,8 +274,9 @@ class SeriesImputation:
     ) -> None:
         """Writes samples of a window to a part file, with their effective sample sizes if there are any."""
         array = values.to("cpu", self.series.dtype).numpy()
-        sizes = {} if ess is None else {"ess": ess.cpu().numpy()}
-        part = {"values": array, "observed": observed.cpu().numpy(), **sizes}
+        # every part has the same arrays, so that one which lost an array is found to be damaged
+        sizes = np.empty(0) if ess is None else ess.cpu().numpy()
+        part = {"values": array, "observed": observed.cpu().numpy(), "ess": sizes}
         self.parts.write(_name(start, numbers), part)
         self._drawn_before.setdefault(start, []).append(numbers)
 
