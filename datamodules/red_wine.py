@@ -15,7 +15,7 @@ from tsgen.data.graphs import from_edges
 from tsgen.data.masks import Mask
 from tsgen.data.series import GraphSeries
 from tsgen.datamodules.windows import SeriesDataModule, Split
-from tsgen.storage.hdf5 import check_contents
+from tsgen.storage.netcdf import check_netcdf
 
 FOLDS = 10
 TRAINING_FOLDS = 9
@@ -119,8 +119,8 @@ def _read(path: Path, fold: int) -> list[Float[np.ndarray, "cases channels"]]:
         )
     names = [f"training/{number}" for number in range(1, TRAINING_FOLDS + 1)] + ["tests/1"]
     try:
-        check_contents(path)
-        with netCDF4.Dataset(path) as file:
+        check_netcdf(path)
+        with netCDF4.Dataset(path.absolute()) as file:
             file.set_auto_mask(False)
             sets = [np.asarray(file[f"folds/{fold}/{name}/data"][:], dtype=np.float64) for name in names]
     # damage is an OSError or a RuntimeError, a missing item an IndexError or a KeyError
