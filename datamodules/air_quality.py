@@ -16,7 +16,7 @@ from tsgen.data.masks import AnyOf, BlockMask, Mask, PointMask, hold_out
 from tsgen.data.series import GraphSeries
 from tsgen.datamodules.windows import SeriesDataModule, Split, calendar
 from tsgen.readers.downloads import check_source, digest_of, fetch_missing
-from tsgen.readers.tables import quoted
+from tsgen.storage.display import quoted
 
 logger = logging.getLogger(__name__)
 

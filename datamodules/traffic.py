@@ -23,7 +23,8 @@ from tsgen.datamodules.windows import SeriesDataModule, Split, calendar, split_i
 from tsgen.readers.downloads import check_source, fetch_missing
 from tsgen.readers.pickles import read_pickle
 from tsgen.readers.regular_times import regular_grid
-from tsgen.readers.tables import first_line, name_list, quoted
+from tsgen.readers.tables import first_line, name_list
+from tsgen.storage.display import quoted
 from tsgen.storage.hdf5 import check_contents
 from tsgen.storage.unpacking import check_unpacked
 

@@ -18,6 +18,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from tsgen.storage.display import quoted
+
 INTEGER = r"[+-]?\d{1,18}"
 """An integer that fits into int64."""
 
@@ -131,7 +133,7 @@ def _check_zones(zoned: Sequence[bool], labels: Sequence, error_at: ErrorAt) -> 
     if any(zoned) and not all(zoned):
         label = list(zoned).index(False)
         what = "has no time zone while others have one. Give all times one, or none."
-        raise error_at(label, f"{_quoted(labels[label])} {what}")
+        raise error_at(label, f"{quoted(labels[label])} {what}")
 
 
 def _dates_of_calendar(objects: list, error_at: ErrorAt) -> np.ndarray:
@@ -156,7 +158,7 @@ def _text(objects: list[str], error_at: ErrorAt) -> np.ndarray:
     if text.str.fullmatch(INTEGER).all():
         dates = pd.to_datetime(text, format="%Y%m%d", errors="coerce")
         if text.str.fullmatch(r"(19|20)\d{6}").all() and dates.notna().all():
-            raise error_at(0, f"{_quoted(text[0])} is a date or a number. Write dates as 2024-01-31.")
+            raise error_at(0, f"{quoted(text[0])} is a date or a number. Write dates as 2024-01-31.")
         return text.astype(np.int64).to_numpy()
     if text.str.fullmatch(NUMBER).all():
         return _numbers(text.astype(np.float64).to_numpy(), error_at)
@@ -169,16 +171,11 @@ def _iso_dates(text: pd.Series, error_at: ErrorAt) -> pd.DatetimeIndex:
     if dates.isna().any():
         neither = dates.isna() & ~text.str.fullmatch(NUMBER).to_numpy(dtype=bool)
         label = int((neither if neither.any() else dates.isna()).argmax())
-        what = "is not a time. Write all times as 2024-01-31T13:00, or all as integers."
-        raise error_at(label, f"{_quoted(text[label])} {what}")
+        what = "is not a time. Write all times as 2024-01-31T13:00, or all as numbers."
+        raise error_at(label, f"{quoted(text[label])} {what}")
     zoned = text.str.contains(r"[T ].*(?:Z|[+-]\d{2}(?::?\d{2})?)$").to_numpy(dtype=bool)
     _check_zones(zoned.tolist(), list(text), error_at)
     return dates
-
-
-def _quoted(label: Any) -> str:
-    text = str(label)
-    return repr(text if len(text) <= 40 else text[:40] + "...")
 
 
 @contextmanager

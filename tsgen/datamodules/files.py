@@ -63,8 +63,8 @@ from tsgen.readers.tables import (
     ends_in,
     name_list,
     open_table,
-    quoted,
 )
+from tsgen.storage.display import quoted
 
 logger = logging.getLogger(__name__)
 

@@ -29,7 +29,8 @@ from tsgen.readers.regular_times import (
     format_time,
     regular_grid,
 )
-from tsgen.readers.tables import Columns, did_you_mean, first_line, name_list, quoted
+from tsgen.readers.tables import Columns, did_you_mean, first_line, name_list
+from tsgen.storage.display import quoted
 from tsgen.storage.netcdf import open_netcdf
 
 

@@ -28,7 +28,6 @@ from functools import cached_property
 from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -39,7 +38,7 @@ from pyarrow import csv as arrow_csv
 from pyarrow import parquet
 
 from tsgen.data.series import LARGEST
-from tsgen.storage.display import printable
+from tsgen.storage.display import printable, quoted
 from tsgen.storage.unpacking import check_unpacked
 
 CSV, PARQUET = (".csv", ".csv.gz"), (".parquet",)
@@ -80,19 +79,6 @@ def count_more(wrong: np.ndarray) -> str:
         A space and text in parentheses; empty if at most one entry is wrong.
     """
     return f" ({wrong.sum() - 1} more like it)" if wrong.sum() > 1 else ""
-
-
-def quoted(entry: Any) -> str:
-    """Returns an entry of a file in quotation marks, short and on one line, for a message.
-
-    Args:
-        entry: The entry.
-
-    Returns:
-        The text of the entry in quotation marks, cut after 40 characters.
-    """
-    text = str(entry)
-    return repr(text if len(text) <= 40 else text[:40] + "...")
 
 
 def did_you_mean(name: str, names: Sequence[str]) -> str:

@@ -32,6 +32,19 @@ def printable(text: Any, length: int | None = None) -> str:
     return plain if length is None or len(plain) <= length else plain[: length - 1].rstrip() + "…"
 
 
+def quoted(entry: Any) -> str:
+    """Returns an entry of a file in quotation marks, short and on one line, for a message.
+
+    Args:
+        entry: The entry.
+
+    Returns:
+        The text of the entry in quotation marks, cut after 40 characters.
+    """
+    text = str(entry)
+    return repr(text if len(text) <= 40 else text[:40] + "...")
+
+
 def has_controls(text: str) -> bool:
     """Returns whether a text has control characters, other than line breaks and tabs.
 
