@@ -2,7 +2,7 @@
 
     python -m experiments.benchmarks.calls --calls 10000 --seed 1
 
-The public surface is what ``tsgen`` and its rooms list in ``__all__``: functions, constructors, and the
+The public surface is what ``tsgen`` and its packages list in ``__all__``: functions, constructors, and the
 public methods of classes. Methods of torch modules that only other modules call, in inner loops, have no
 check and are not called; hooks are Lightning's to call. Each call begins with valid arguments
 (:data:`EXAMPLES`, :data:`ARGUMENTS`; an argument without a recipe is an error, so that no callable is
@@ -76,7 +76,7 @@ MEMORY = 3 * 2**30
 
 PACKAGE = str(Path(tsgen.__file__).parent)
 
-ROOMS = ("", *(f".{room}" for room in tsgen._ROOMS))
+MODULES = ("", *(f".{name}" for name in tsgen._ROOMS))
 
 # -------------------------------------------------------------------------------------------- valid arguments
 
@@ -329,7 +329,6 @@ ARGUMENTS: dict[str, Callable[[], Any]] = {
     "AnyOrder.num_samples": lambda: 3,
     "Exact.num_samples": lambda: 3,
     "chunk.steps": lambda: slice(3, 9),
-    "AttentionEncoder.hidden": lambda: 8,
     "FilesDataModule.window": lambda: 6,
     "ConformalIntervals.fit.level": lambda: 0.5,
     "ConformalIntervals.fit.validation": evaluation,
@@ -352,7 +351,6 @@ ARGUMENTS: dict[str, Callable[[], Any]] = {
     "node_scores.crps": lambda: evaluation()["crps"].values,
     "number.value": lambda: 0.5,
     "printable.text": lambda: "text",
-    "read_curves.metrics": lambda: run() / "logs" / "fit" / "metrics.csv",
     "NLL.update.log_prob": lambda: numbers(6),
     "NLL.update.mask": lambda: torch.ones(6, dtype=torch.bool),
     "LawCRPS.update.truth": lambda: batch().values,
@@ -366,7 +364,6 @@ ARGUMENTS: dict[str, Callable[[], Any]] = {
     "interval_score.high": lambda: numbers(6) + 1,
     "ranks.noise": lambda: torch.rand(6),
     "empirical_quantiles.levels": lambda: torch.tensor([0.1, 0.9]),
-    "metrics.entries.samples": lambda: numbers(3, 4, 12, 4, 1),
     "write_report.run": run,
     "write_report.path": lambda: Path("report.html"),
     "write_comparison.first": run,
@@ -382,14 +379,14 @@ for joint in ("energy_score", "variogram_score", "EnergyScore.update", "Variogra
         f"{joint}.mask": lambda: batch().target,
     }
 ARGUMENTS["entries.samples"] = ARGUMENTS["energy_score.samples"]
-for room in (
+for encoder in (
     "AttentionEncoder",
     "ConvolutionEncoder",
     "GraphGRUEncoder",
     "RecurrentEncoder",
     "WindowEncoder",
 ):
-    ARGUMENTS[f"{room}.hidden"] = lambda: 4
+    ARGUMENTS[f"{encoder}.hidden"] = lambda: 4
 
 INNER = ("Propagation.average", "Propagation.tiled", "InDataUnits")
 """Methods that only convolutions call, and the law that heads return: both in inner loops."""
@@ -427,8 +424,8 @@ class Public(NamedTuple):
 def surface() -> dict[str, Public]:
     """Returns everything that is public, by name."""
     found: dict[str, Public] = {}
-    for room in ROOMS:
-        module = import_module(f"tsgen{room}")
+    for module_name in MODULES:
+        module = import_module(f"tsgen{module_name}")
         for name in getattr(module, "__all__", ()):
             item = getattr(module, name)
             if inspect.isclass(item):
@@ -689,7 +686,7 @@ def is_finite(result: Any, depth: int = 0) -> bool:
     return True
 
 
-def _has_nan(arguments: Mapping[str, Any]) -> bool:
+def _overflows(arguments: Mapping[str, Any]) -> bool:
     """Returns whether an array among the arguments has a number, or a square, that is not finite."""
     tensors = [value for value in arguments.values() if isinstance(value, Tensor) and not value.is_meta]
     arrays = [value for value in arguments.values() if isinstance(value, np.ndarray)]
@@ -730,7 +727,7 @@ def outcome(number: int, seed: int) -> tuple[str, str]:
         result = made.function(**made.arguments)
         if inspect.isgenerator(result):
             result = [item for item, _ in zip(result, range(100), strict=False)]
-        nan_is_an_answer = made.public.name in NOT_DEFINED or _has_nan(made.arguments)
+        nan_is_an_answer = made.public.name in NOT_DEFINED or _overflows(made.arguments)
         if not nan_is_an_answer and not is_finite(result):
             return "found", f"not finite: {label} returned {_short(result)}"
         return "returned", ""

@@ -13,8 +13,8 @@ interval covers the true score of W windows:
   (log-normal), for equal weights.
 
 The last table compares, 400 times, two sets of results for 34 windows: the share of rows whose own interval
-excludes zero, of rows that would name a winner without adjustment, and of comparisons that do name one. In
-its last rows the second set is better by a share of the errors.
+excludes zero, of comparisons that would name a better run without adjustment, and of comparisons that name
+one. In its last rows the second set is better by a share of the errors.
 
 Everything is seeded.
 """
