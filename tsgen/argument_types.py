@@ -4,7 +4,7 @@
 itself, if an argument is of another type than its annotation. Without it the same mistake surfaces somewhere
 inside torch, numpy or pandas, or not at all.
 
-* Every item of a sequence or mapping is checked, not one at random as beartype does.
+* A sequence or mapping is checked as a whole, and not one item at random as beartype does.
 * numpy's scalars pass as Python's, an ``int`` as a ``float``, an array or an index as a ``Sequence``. A text
   does not pass as a sequence of texts: ``units="ppb"`` would be three units.
 * Whole numbers are below 2**63 and not ``True``, the parts of a slice are whole numbers and its step is
@@ -41,7 +41,6 @@ WIDER: dict[Any, tuple[type, ...]] = {
 }
 """What passes as a type, besides its subclasses."""
 
-
 LARGEST = 2**63
 """Whole numbers are below this, and at least minus this: those of torch and numpy."""
 
@@ -49,7 +48,6 @@ TOO_LARGE = (
     "can't allocate memory|not enough memory|size calculation overflow|array is too big|numel: .*overflow"
 )
 """What torch and numpy say if there is too little memory."""
-
 
 ADVICE = {"Dataset": " GraphSeries.from_xarray makes a series of a dataset."}
 """What to do with values of some types instead."""

@@ -79,7 +79,7 @@ def uniforms(
             f"dtype must be float32 or float64; it is {dtype}, in which a uniform number could round to 1."
         )
     count = math.prod(shape)
-    if not count * max(stream.numel(), 1) < 2**60:
+    if count * max(stream.numel(), 1) >= 2**60:
         raise MemoryError(f"not enough memory for {count} random numbers of {stream.numel()} streams")
     first = start[..., None] if isinstance(start, Tensor) else start
     counter = (torch.arange(1, count + 1, device=stream.device) + first) * _WEYL

@@ -69,8 +69,8 @@ def _outcome(words: list[str]) -> tuple[str, list[str]]:
     if command == "predict":
         from tsgen.storage.parts import Parts
 
-        drawn = sum(1 for _ in Parts.beside(folder / "imputation.nc").names())
-        return f"part files of {drawn:,} windows are kept in {folder}. To continue", words
+        parts = len(Parts.beside(folder / "imputation.nc").names())
+        return f"{parts:,} part files of draws are kept in {folder}. To continue", words
     if command == "test":
         return f"{folder} has no new scores. To start again", words
     last = folder / "checkpoints" / "last.ckpt"

@@ -144,7 +144,7 @@ def use_tolerant_wandb(loggers: Sequence[Logger]) -> None:
 
 def finish() -> None:
     """Finishes the W&B run, if one is open; a failing upload only causes a warning."""
-    # what an interrupted command prints is what it has kept
+    # an interrupted command prints only what it has kept
     silent = redirect_stderr(io.StringIO()) if is_interruption(sys.exception()) else nullcontext()
     try:
         with silent:

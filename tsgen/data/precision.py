@@ -1,4 +1,4 @@
-"""Precisions: which one numbers keep when they are read, and conversions that never fall below one.
+"""The precision of numbers that are read, and conversions that keep at least a given precision.
 
 Values, covariates and positions keep the precision of their source, float32 or float64; integers become
 float64. A model converts them to the precision of its network only after it has standardised them: a reading
@@ -8,7 +8,7 @@ of 2e8 with a swing of 1 has no digit of the swing in float32.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 def floating(numbers: np.ndarray) -> np.ndarray:
-    """Returns a copy of numbers in float32 if they have no higher precision, and in float64 otherwise.
+    """Returns a copy of numbers, in float32 if they have no higher precision and in float64 otherwise.
 
     Args:
         numbers: Numbers of any type.
@@ -54,7 +54,7 @@ def at_least(dtype: torch.dtype, convert: Callable[[Tensor], Tensor]) -> Callabl
     return converted
 
 
-def check_float64(error: Exception) -> Any:
+def raise_without_float64(error: Exception) -> NoReturn:
     """Raises ``ValueError`` if an error says that a device has no float64, and the error itself otherwise.
 
     Args:

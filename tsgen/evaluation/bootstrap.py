@@ -168,7 +168,7 @@ class WindowBootstrap:
         self.blocks = round(windows / self.block)
 
     def interval(self, ratio: Ratio) -> tuple[float, float] | None:
-        """Returns the confidence interval of a score; None if fewer than MIN_WINDOWS windows are scored."""
+        """Returns the confidence interval of a score, or None, as :meth:`estimate` does."""
         log = bool((ratio.total[ratio.weight != 0] > 0).all())
         estimate = self.estimate(ratio, log=log)
         if estimate is None:

@@ -22,7 +22,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch_geometric.nn import MessagePassing
 
 from tsgen.argument_types import check_arguments
-from tsgen.data.precision import check_float64
+from tsgen.data.precision import raise_without_float64
 from tsgen.data.series import Samples, SeriesBatch, SeriesSpec, Units
 from tsgen.encoders import Encoder
 from tsgen.heads import Head
@@ -105,7 +105,7 @@ class DensityModel(LightningModule, ABC):
         try:
             super()._apply(fn, recurse)
         except TypeError as error:
-            check_float64(error)
+            raise_without_float64(error)
         for name, before in units.items():
             moved = self._buffers[name]
             if before is not None and moved is not None and moved.dtype != before.dtype:

@@ -3,8 +3,7 @@ r"""The regular grid of a file's times, and the content of the file on that grid
 Times are dates or numbers (:mod:`tsgen.data.times`), in any order. With the first time :math:`t_0` and the
 step :math:`s`, the grid is :math:`t_0 + k s` for :math:`k = 0, 1, 2, \dots` up to the last time. Every time
 must lie on the grid; steps that the file leaves out are inserted. By default the step is the smallest
-difference between times.
-Floating-point times may be off the grid by rounding, and by a millionth of a step.
+difference between times. Floating-point times may be off the grid by rounding, and by a millionth of a step.
 
 Tables and netCDF files have the same content on the grid (:class:`Contents`) and pass the same checks.
 """
@@ -26,7 +25,7 @@ from torch_geometric.data import Data
 from tsgen.data.times import NUMBER, ErrorAt, resolution
 
 MAX_ENTRIES = 2**30
-"""Largest number of entries in a series (4 GiB): more are assumed to be a mistake in the times."""
+"""Largest number of entries in a series (8 GiB in float64): more are assumed to be a mistake in the times."""
 
 MAX_SPARSITY = 10
 """Largest number of grid steps per time in the file, unless the step is given: beyond it the times are

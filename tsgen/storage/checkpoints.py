@@ -24,7 +24,6 @@ from tsgen.storage.instructions import check_instructions
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 """The latest checkpoint of a training, and the one before it."""
 
-
 MAX_SHARED = 8
 """How often a checkpoint may use the bytes of its file: tied weights occur under several names."""
 

@@ -68,7 +68,11 @@ SOURCES = (
 
 
 SCALARS: dict[str, tuple[type, ...]] = {
-    **{"bool": (bool,), "int": (int,), "float": (int, float), "str": (str,), "None": (type(None),)}
+    "bool": (bool,),
+    "int": (int,),
+    "float": (int, float),
+    "str": (str,),
+    "None": (type(None),),
 }
 """Annotations of arguments that are plain values, and the types of their values."""
 
@@ -100,7 +104,7 @@ def describe(block: Any) -> Any:
     if callable(block):
         raise ValueError(
             "a building block of a model must be a class or functools.partial(class, argument=...), which a "
-            f"checkpoint can store; got {' '.join(repr(block).split())!s:.60}."
+            f"checkpoint can store; got {' '.join(repr(block).split()):.60}."
         )
     return block
 

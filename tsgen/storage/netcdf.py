@@ -1,4 +1,4 @@
-"""Opens netCDF files that may come from a stranger: every netCDF file that is read is opened here.
+"""Opens netCDF files that may come from a stranger; none is read without the checks of this module.
 
 The netCDF library opens more than files: addresses on the web, folders, and files in formats that name other
 files. Here a path is an existing regular file that begins as netCDF 3 or netCDF 4 (HDF5) does, and its
