@@ -203,7 +203,7 @@ def sentence(pair: Pair, row: Difference) -> str:
     elif row.better is not None:
         zero = "excludes zero"
     else:
-        zero = f"excludes zero, but so do some of many by chance (adjusted p = {row.adjusted:.2g})"
+        zero = f"excludes zero, but of many intervals some do so by chance (adjusted p = {row.adjusted:.2g})"
     return f"{score}: {verdict}; the interval {low:.3g} to {high:.3g} {zero}."
 
 

@@ -43,11 +43,12 @@ IMPORTABLE = importable() | _data_modules()
 
 
 NO_FILE = "fF"
-"""The mode of a path that must and must not be a file, in the words of the parser: there is none."""
+"""A mode that no path satisfies: the parser's letters for a path that is a file, and for one that is not."""
 
 
 def restrict_imports() -> None:
-    """Restricts the parser to importing :data:`IMPORTABLE`, to YAML of bounded size, and to ``--config``.
+    """Restricts the parser to importing :data:`IMPORTABLE`, to YAML of bounded size, and to files of options
+    that ``--config`` names.
 
     The parser would read the file that any option names, such as ``model: /etc/passwd``, as its value, and
     print what it found there.
