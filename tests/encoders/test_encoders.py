@@ -341,7 +341,7 @@ def test_an_encoder_is_remembered_as_plain_data(convolution):
     ("wrong", "message"),
     [
         (partial(WindowEncoder, order=0), "order must be at least 1"),
-        (partial(WindowEncoder, layers=-1), "layers must be 0"),
+        (partial(WindowEncoder, layers=-1), "layers must be at least 0; it is -1"),
         (partial(WindowEncoder, hidden=0), "hidden must be at least 1"),
         (partial(ConvolutionEncoder, kernel_size=1), "kernel_size must be at least 2; it is 1"),
         (partial(ConvolutionEncoder, layers=0), "layers must be at least 1"),

@@ -56,8 +56,6 @@ class WindowEncoder(Encoder):
     ) -> None:
         if order < 1:
             raise ValueError(f"order must be at least 1, the present step; it is {order}.")
-        if layers < 0:
-            raise ValueError(f"layers must be 0 (the state is the vector of lags) or more; it is {layers}.")
         check_count("layers", layers, 0, MAX_LAYERS)
         messages = Messages(convolution, in_features, in_features)
         lags = order * messages.out_features
