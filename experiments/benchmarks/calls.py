@@ -388,7 +388,7 @@ for encoder in (
 ):
     ARGUMENTS[f"{encoder}.hidden"] = lambda: 4
 
-INNER = ("Propagation.average", "Propagation.tiled", "InDataUnits")
+INNER = ("Propagation.average", "Propagation.tiled", "InDataUnits", "printable")
 """Methods that only convolutions call, and the law that heads return: both in inner loops."""
 
 NOT_DEFINED = (
@@ -430,7 +430,7 @@ def surface() -> dict[str, Public]:
             item = getattr(module, name)
             if inspect.isclass(item):
                 found |= {public.name: public for public in _members(item)}
-            elif callable(item):
+            elif callable(item) and name not in INNER:
                 found[name] = Public(name, None, None, item)
     return found
 

@@ -23,6 +23,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
+import operator
 import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -119,26 +120,32 @@ def check_graph(graph: Data, num_nodes: int | None = None) -> Data:
     if not isinstance(edges, Tensor) or edges.dtype != torch.int64 or edges.dim() != 2 or len(edges) != 2:
         given = f"{edges.dtype} of shape {tuple(edges.shape)}" if isinstance(edges, Tensor) else "none"
         raise ValueError(f"graph.edge_index must be int64 of shape [2, edges]; it is {given}.")
-    whole = isinstance(graph.num_nodes, int) and 0 <= graph.num_nodes < 2**31
-    if not whole or (num_nodes is not None and graph.num_nodes != num_nodes):
+    try:
+        count = operator.index(graph.num_nodes)
+    except TypeError:
+        count = -1
+    if not 0 <= count < 2**31 or (num_nodes is not None and count != num_nodes):
         raise ValueError(
             f"the graph must have num_nodes={num_nodes}, one per node of the series; it has "
             f"num_nodes={graph.num_nodes}. Pass num_nodes when you build the graph."
         )
-    if edges.numel() and (int(edges.min()) < 0 or int(edges.max()) >= graph.num_nodes):
+    if edges.numel() and (int(edges.min()) < 0 or int(edges.max()) >= count):
         raise ValueError(
-            f"graph.edge_index must lie in 0..{graph.num_nodes - 1}; it runs from {int(edges.min())} to "
+            f"graph.edge_index must lie in 0..{count - 1}; it runs from {int(edges.min())} to "
             f"{int(edges.max())}. Number the nodes from 0 in the order of the series."
         )
-    _check_listed_once(edges, graph.num_nodes)
+    _check_listed_once(edges, count)
     quantities = {*graph.keys()} - {"edge_index", "num_nodes", "pos"}
-    if quantities != {"edge_weight"}:  # checked graphs have no others, and batches are checked often
+    if "edge_weight" in quantities:
+        quantities = {"edge_weight"}  # PyG's own name for it
+    else:  # checked graphs have no others, and batches are checked often
         # edge_attrs() misses attributes without "edge" in their name if there are as many nodes as edges
         of_edges = {*graph.edge_attrs()}
         quantities = {name for name in quantities if name in of_edges or _plain(name) in WEIGHTS + DISTANCES}
     checked = copy.copy(graph)
     for name in quantities:
         del checked[name]
+    checked.num_nodes = count
     checked.edge_index, checked.edge_weight = _weighted(graph, edge_quantity(sorted(quantities)))
     return checked
 

@@ -239,7 +239,7 @@ class Series(ABC):
         """Returns the number of each step of some windows; raises unless all lie within the series."""
         if window < 1:
             raise ValueError(f"window must be at least 1; it is {window}.")
-        if not len(starts) or starts.min() < 0 or starts.max() > len(self) - window:
+        if len(starts) and (starts.min() < 0 or starts.max() > len(self) - window):
             raise ValueError(
                 f"starts must be numbers from 0 to {len(self) - window}, for windows of {window} steps of a "
                 f"series of {len(self)}; they are {starts.tolist()!s:.60}."
@@ -273,8 +273,8 @@ class GraphSeries(Series):
     graph: Data
     covariates: Float[Tensor, "time nodes covariates"] | None = None
     time: np.ndarray | pd.Index | Sequence = ()
-    nodes: Sequence[str] = ()
-    channels: Sequence[str] = ()
+    nodes: Sequence[Any] = ()
+    channels: Sequence[Any] = ()
     units: Sequence[str] = ()
     covariate_names: Sequence[str] = ()
 

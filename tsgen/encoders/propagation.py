@@ -29,7 +29,7 @@ from torch.nn.functional import scaled_dot_product_attention, softplus
 from torch_geometric.data import Data
 from torch_geometric.nn import MessagePassing
 
-from tsgen.argument_types import check_made, check_shapes
+from tsgen.argument_types import ArgumentTypeError, check_made, check_shapes
 from tsgen.data.graphs import weighted_mean
 
 DENSE_UP_TO = 100
@@ -288,7 +288,10 @@ class Convolution(nn.Module):
 
     def __init__(self, make: Callable[[int, int], nn.Module], in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.inner = make(in_channels, out_channels)
+        try:
+            self.inner = make(in_channels, out_channels)
+        except TypeError as error:
+            raise ArgumentTypeError(f"convolution must be made from two sizes: {error}.") from error
         check_made("convolution", self.inner, nn.Module)
         if any(getattr(module, "cached", False) for module in self.inner.modules()):
             raise ValueError(

@@ -179,6 +179,8 @@ class WindowBootstrap:
             above = high - estimate.value
             high = float(np.exp(estimate.value) * (np.exp(above) if above <= 1 else np.e * above))
             low = float(np.exp(low))
+        elif (ratio.total >= 0).all() and (ratio.weight >= 0).all():
+            low = max(low, 0.0)
         return low, min(high, ratio.largest)
 
     def estimate(self, ratio: Ratio, minus: Ratio | None = None, log: bool = False) -> Estimate | None:

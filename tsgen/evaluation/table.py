@@ -300,9 +300,9 @@ class Evaluation(Callback):
         exact: VARProcess | None = None,
         horizon: int | None = None,
     ) -> None:
-        self.folder, self.series, self.run, self.exact = folder, series, run, exact
+        self.folder, self.series, self.run, self.exact = Path(folder), series, run, exact
         self.nothing_hidden, self.horizon = horizon == 0, horizon or 0
-        self.parts = Parts(folder / "evaluation.parts")
+        self.parts = Parts(self.folder / "evaluation.parts")
         self.rows: dict[str, _Row] = {}
 
     def on_test_start(self, trainer: Trainer, module: LightningModule) -> None:

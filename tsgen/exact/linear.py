@@ -82,7 +82,7 @@ class VARProcess:
         self.covariance = self.covariance.double()
         nodes = self.intercept.numel()
         for name, x, shape in (
-            ("coefficients", self.coefficients, (max(*self.coefficients.shape[:1], 1), nodes, nodes)),
+            ("coefficients", self.coefficients, (max([*self.coefficients.shape[:1], 1]), nodes, nodes)),
             ("intercept", self.intercept, (nodes,)),
             ("covariance", self.covariance, (nodes, nodes)),
         ):
@@ -232,6 +232,7 @@ class VARProcess:
             )
         if not (scale > 0).all():
             raise ValueError(f"scale must be positive; its smallest number is {float(scale.min())}.")
+        loc, scale = loc.double(), scale.double()
         coefficients = scale[:, None] * self.coefficients / scale
         intercept = scale * self.intercept + loc - coefficients.sum(dim=0) @ loc
         start = self.start

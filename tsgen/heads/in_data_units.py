@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Normal, constraints, kl_divergence, register_kl
 
 from tsgen.data.series import Units
 
@@ -33,6 +33,7 @@ class InDataUnits(Distribution):
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
+    support = constraints.real
 
     def __init__(self, law: Distribution, units: Units) -> None:
         self.law, self.units = law, units
@@ -42,6 +43,10 @@ class InDataUnits(Distribution):
     def has_rsample(self) -> bool:  # type: ignore[override]
         """Whether draws are differentiable in the parameters of the law."""
         return self.law.has_rsample
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> InDataUnits:
+        """Returns the law expanded to a batch shape."""
+        return InDataUnits(self.law.expand(batch_shape), self.units)
 
     @property
     def mean(self) -> Tensor:
@@ -82,3 +87,13 @@ class InDataUnits(Distribution):
     def entropy(self) -> Tensor:
         """Returns the differential entropy, in nats."""
         return self.law.entropy() + self.units.scale.log()
+
+
+@register_kl(InDataUnits, InDataUnits)
+def _kl(p: InDataUnits, q: InDataUnits) -> Tensor:
+    """Returns the KL divergence in nats: that in standard units if both have the same, else of Gaussians."""
+    if all(torch.equal(*pair) for pair in zip(p.units[:2], q.units[:2], strict=True)):
+        return kl_divergence(p.law, q.law)
+    if isinstance(p.law, Normal) and isinstance(q.law, Normal):
+        return kl_divergence(Normal(p.mean, p.stddev), Normal(q.mean, q.stddev))
+    raise NotImplementedError("the KL divergence of mixtures in different units has no closed form.")

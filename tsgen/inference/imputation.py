@@ -131,7 +131,7 @@ def impute(
             samples = sampler(model, _moved(model, data))
         # visible entries keep the data's values, whatever the model's precision
         drawn = samples.values.to(data.values)
-        far_draws = FarDraws(model.node_units).to(data.values.device)
+        far_draws = FarDraws(model.node_units, sync_on_compute=False).to(data.values.device)
         far_draws.observe(data.values, data.context)
         far_draws.update(drawn, ~data.context)
         _warn(far_draws.warning(model.spec.nodes, model.spec.channels))

@@ -182,6 +182,7 @@ class DensityModel(LightningModule, ABC):
         if data is not None:
             self.check_data(data, stage)
         if stage == "fit":
+            self._best = None
             self.window = getattr(data, "window", None)
             self.hparams["window"] = self.window
         else:
@@ -281,13 +282,16 @@ class DensityModel(LightningModule, ABC):
 
     def on_validation_epoch_end(self) -> None:
         """Raises ``ValueError`` unless the scores are finite: others would select the best checkpoint."""
+        if is_searching_rate(self.trainer):
+            return
         for name, metric in (("val/nll", self.val_nll), ("val/crps", self.val_crps)):
             value = float(metric.compute()) if metric.update_called else 0.0
             if math.isfinite(value):
                 continue
             # the few windows of the sanity check may have no entry to score
             unscored = self.trainer.strategy.reduce_boolean_decision(not metric.weight.any(), all=True)
-            if unscored and self.trainer.sanity_checking:
+            # without hidden entries there is no CRPS, and the NLL of visible entries is enough
+            if unscored and (self.trainer.sanity_checking or metric is self.val_crps):
                 continue
             if unscored:
                 raise ValueError(
@@ -301,17 +305,13 @@ class DensityModel(LightningModule, ABC):
         if not self.trainer.sanity_checking:
             self._best = found if self._best is None else min(self._best, found)
 
-    def on_train_start(self) -> None:
-        """Forgets the validation scores of an earlier training."""
-        self._best = None
-
     def on_train_end(self) -> None:
         """Warns if no epoch was better than the mean and deviation of each node."""
         if self._best is not None and self._best[0] >= self._best[1] and self.trainer.is_global_zero:
             logger.warning(
                 "the model has learned nothing: the NLL of its best epoch, %.6g nats per entry of the "
                 "validation windows, is no better than the %.6g of a Gaussian with the mean and deviation of "
-                "each node. Lower the learning rate (model.optimizer.init_args.lr), or train longer.",
+                "each node. Train longer, with a lower learning rate, or another model.",
                 *self._best,
             )
 
@@ -325,6 +325,11 @@ class DensityModel(LightningModule, ABC):
             self._check_training(checkpoint["state_dict"])
         else:
             self.check_weights(checkpoint["state_dict"])
+        checkpoint["best_validation"] = self._best
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restores the validation score of the best epoch."""
+        self._best = checkpoint.get("best_validation")
 
     def _check_training(self, state: Mapping[str, Any]) -> None:
         """Ends the training, on all processes alike, if weights in a state are not finite."""

@@ -231,7 +231,8 @@ class GraphVAR(DensityModel):
         """Raises ``ValueError`` with the names of nodes whose values are constant in the training windows."""
         assert self._range is not None
         low, high = self._range[0], -self._range[1]
-        constant = (high - low).abs() <= 1e-6 * (1 + high.abs())
+        # an entry without a value has the range inf..-inf
+        constant = (high >= low) & (high - low <= 1e-6 * (1 + high.abs()))
         names = [self.spec.nodes[int(n)] for n in constant.view(self.loc.shape).any(dim=1).nonzero()]
         self._range = None
         if names:
