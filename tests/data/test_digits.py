@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 from conftest import ENCODERS, NADE, TWO_WAY_ENCODERS, directed_graph, make_batch, make_model, make_series
 from lightning import Trainer, seed_everything
-from torch.distributions import Categorical, MixtureSameFamily, Normal
+from torch.distributions import Categorical, MixtureSameFamily, Normal, kl_divergence
 
 import tsgen
 from tsgen import AnyOrder, GraphVAR
@@ -470,3 +470,15 @@ def test_a_wild_value_of_one_node_leaves_the_units_of_the_others(series):
     observed[7, 1] = True
     wild = dataclasses.replace(series, values=values, observed=observed)
     torch.testing.assert_close(SeriesSpec.of(wild).scale[[0, 2]], SeriesSpec.of(series).scale[[0, 2]])
+
+
+def test_the_divergence_of_laws_in_data_units_is_that_of_the_laws():
+    sizes = torch.tensor([[5.0, 2.0], [1.0, 4.0]]).double()[..., None]
+    units = [Units(*pair) for pair in sizes]
+    p, q = Normal(torch.tensor([0.5]), torch.tensor([2.0])), Normal(torch.tensor([-1.0]), torch.tensor([3.0]))
+    same = kl_divergence(InDataUnits(p, units[0]), InDataUnits(q, units[0]))
+    torch.testing.assert_close(same, kl_divergence(p, q))
+    other = kl_divergence(InDataUnits(p, units[0]), InDataUnits(q, units[1]))
+    in_data = Normal(torch.tensor([6.0]).double(), 4.0), Normal(torch.tensor([-3.0]).double(), 12.0)
+    torch.testing.assert_close(other, kl_divergence(*in_data))
+    assert InDataUnits(p, units[0]).expand((3, 1)).sample((2,)).shape == (2, 3, 1)

@@ -409,3 +409,16 @@ def test_parts_must_be_possible():
             ValueError, match=rf"clusters must lie in 1\.\.3, the number of nodes; it is {parts}"
         ):
             graphs.partition(graph, parts)
+
+
+@pytest.mark.parametrize("number", [np.int64(3), torch.tensor(3)])
+def test_a_number_of_nodes_may_be_of_any_library(number):
+    graph = Data(edge_index=torch.tensor([[0], [1]]), num_nodes=number)
+    assert graphs.check_graph(graph, 3).num_nodes == 3
+
+
+def test_the_name_of_pyg_for_weights_comes_first():
+    graph = Data(edge_index=torch.tensor([[0], [1]]), num_nodes=3)
+    graph.edge_weight, graph.edge_attr = torch.tensor([2.0]), torch.ones(1, 4)
+    checked = graphs.check_graph(graph)
+    assert float(checked.edge_weight) == 2.0

@@ -193,3 +193,8 @@ def test_repeat_and_rows_cut_every_field(batch):
 def test_copies_are_numbered_by_window(batch, as_a_user):
     with pytest.raises(ValueError, match=r"replicate must be int64 of shape \[3\]"):
         dataclasses.replace(batch, replicate=torch.zeros(2, dtype=torch.int64))
+
+
+def test_numbers_are_names_too(series):
+    nodes = len(series.nodes)
+    assert list(dataclasses.replace(series, nodes=range(nodes)).nodes) == [str(v) for v in range(nodes)]

@@ -561,3 +561,10 @@ def test_a_mistake_is_one_line(case, runs, capsys, monkeypatch):
 def test_without_words_the_usage_is_shown(capsys):
     assert main(["compare"]) == 2 and main(["compare", "--help"]) == 0
     assert "usage: tsgen compare RUN" in capsys.readouterr().out
+
+
+def test_an_interval_of_what_is_not_negative_begins_at_zero():
+    total = np.zeros(30)
+    total[3] = 1.0
+    low, _ = WindowBootstrap(30).interval(Ratio(total, np.ones(30), rooted=False, largest=1.0))
+    assert low == 0

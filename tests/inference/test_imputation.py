@@ -821,3 +821,11 @@ def test_parts_with_effective_sample_sizes_are_not_taken_for_damaged(tmp_path, k
     assert "damaged" not in capsys.readouterr().out
     straight = impute(model, series, method=sampler, window=8, overlap=0)
     assert same(resumed, straight) and resumed.attrs["smallest_ess"] == straight.attrs["smallest_ess"]
+
+
+def test_impute_waits_for_no_other_process(monkeypatch):
+    """One process of several may impute, in a callback of the first process."""
+    series = make_series(covariates=0)
+    monkeypatch.setattr("torchmetrics.metric.jit_distributed_available", lambda: True)
+    monkeypatch.setattr("torchmetrics.metric.gather_all_tensors", lambda *_: pytest.fail("it waits"))
+    impute(make_model(series), make_batch(series))

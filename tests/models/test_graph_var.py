@@ -384,3 +384,13 @@ def test_a_stuck_sensor_is_named(noise):
     trainer = Trainer(max_epochs=2, **QUIET)
     with pytest.raises(ValueError, match=r"those of 3 are constant.*stuck sensor"):
         trainer.fit(model, DataLoader([batch], batch_size=None))
+
+
+def test_a_node_without_values_is_not_taken_for_a_stuck_sensor():
+    series = make_series(steps=120, covariates=0)
+    series.observed[:, 3] = False
+    batch = series.windows(10 * torch.arange(11), 10)
+    loader = DataLoader([batch._changed(target=batch.context)], batch_size=None)
+    model = GraphVAR(SeriesSpec.of(series), noise="diagonal")
+    Trainer(max_epochs=1, **QUIET).fit(model, loader)
+    assert torch.isfinite(model.coefficients).all()

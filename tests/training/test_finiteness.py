@@ -7,6 +7,8 @@ import torch
 from conftest import make_batch, make_series
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.tuner import Tuner
+from torch.utils.data import DataLoader
 
 import tsgen
 from tsgen.data.series import Samples, SeriesSpec
@@ -174,3 +176,34 @@ def test_a_training_that_learned_nothing_says_so(lr, epochs, learned, tmp_path, 
         model.head.linear.bias += 1.0  # without training it is worse than the mean of each node
     trainer(tmp_path, max_epochs=epochs).fit(model, data)
     assert ("learned nothing" in caplog.text) is not learned
+
+
+def test_windows_without_hidden_entries_are_validated_by_their_nll(tmp_path):
+    series = make_series(covariates=0)
+    batch = make_batch(series)
+    batch = batch._changed(context=batch.context | batch.target)
+    loader = DataLoader([batch._changed(target=batch.context)], batch_size=None)
+    model = AutoregressiveModel(SeriesSpec.of(series), partial(GraphGRUEncoder, hidden=4))
+    fitted = trainer(tmp_path)
+    fitted.fit(model, loader, loader)
+    assert torch.isfinite(fitted.callback_metrics["val/nll"])
+
+
+def test_the_search_for_a_learning_rate_goes_past_the_first_divergence(tmp_path):
+    model, data = small()
+    model.lr = 1e-6
+    quiet = trainer(tmp_path, max_epochs=100, num_sanity_val_steps=0)
+    found = Tuner(quiet).lr_find(model, data, max_lr=1e12, num_training=60, attr_name="lr", update_attr=False)
+    assert len(found.results["loss"]) > 20
+
+
+def test_a_resumed_training_is_judged_by_its_best_epoch(tmp_path):
+    model, data = small()
+    trainer(tmp_path).fit(model, data)
+    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert checkpoint["best_validation"] == model._best
+    torch.save(checkpoint | {"best_validation": (-100.0, 1.0)}, tmp_path / "earlier.ckpt")
+    resumed, _ = small()
+    later = trainer(tmp_path, max_epochs=3)
+    later.fit(resumed, data, ckpt_path=tmp_path / "earlier.ckpt", weights_only=True)
+    assert resumed._best == (-100.0, 1.0)

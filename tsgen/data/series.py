@@ -441,8 +441,8 @@ def labels_in(data: xr.Dataset) -> dict[str, Any]:
 def check_labels(
     sizes: tuple[int, int, int, int],
     time: np.ndarray | pd.Index | Sequence,
-    nodes: Sequence[str],
-    channels: Sequence[str],
+    nodes: Sequence[Any],
+    channels: Sequence[Any],
     units: Sequence[str],
     covariate_names: Sequence[str],
 ) -> tuple[np.ndarray, list[str], list[str], list[str], list[str]]:
@@ -483,7 +483,7 @@ def _time_error(label: int, what: str) -> ValueError:
     return ValueError(f"time, label {label} (counted from 0): {what}")
 
 
-def _names(name: str, labels: Sequence[str], default: list[str]) -> list[str]:
+def _names(name: str, labels: Sequence[Any], default: list[str]) -> list[str]:
     if not len(labels):
         return default
     names = _labels(name, [str(label) for label in labels], len(default))
