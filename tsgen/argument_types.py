@@ -31,6 +31,7 @@ import numpy as np
 from jaxtyping import AbstractArray, jaxtyped
 from torch import Tensor, nn
 
+M = TypeVar("M")
 T = TypeVar("T", bound=Callable)
 
 WIDER: dict[Any, tuple[type, ...]] = {
@@ -78,19 +79,27 @@ def check_shapes(target: T) -> T:
     return _changed(target, shapes=True)
 
 
-def check_made(name: str, made: object, kind: type) -> None:
-    """Raises unless a factory among the arguments made an object of the right class.
+def made(name: str, kind: type, factory: Callable[..., M], *arguments: Any) -> M:
+    """Returns what a factory among the arguments makes, after checking its class.
 
     Args:
         name: The name of the argument.
-        made: What the factory made.
         kind: The class.
+        factory: The factory.
+        arguments: What it is called with.
 
     Raises:
-        ArgumentTypeError: If it made something else.
+        ArgumentTypeError: If it makes something else, or cannot be called like this.
     """
-    if not isinstance(made, kind):
-        raise ArgumentTypeError(f"{name} must make a {kind.__name__}; it made {_shown(made)}.")
+    try:
+        result = factory(*arguments)
+    except (TypeError, ValueError) as error:
+        if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
+            raise  # the factory itself ran
+        raise ArgumentTypeError(f"{name} must make a {kind.__name__}: {error}.") from error
+    if not isinstance(result, kind):
+        raise ArgumentTypeError(f"{name} must make a {kind.__name__}; it made {_shown(result)}.")
+    return result
 
 
 def _changed(target: T, shapes: bool) -> T:

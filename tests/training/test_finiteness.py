@@ -193,7 +193,15 @@ def test_the_search_for_a_learning_rate_goes_past_the_first_divergence(tmp_path)
     model, data = small()
     model.lr = 1e-6
     quiet = trainer(tmp_path, max_epochs=100, num_sanity_val_steps=0)
-    found = Tuner(quiet).lr_find(model, data, max_lr=1e12, num_training=60, attr_name="lr", update_attr=False)
+    found = Tuner(quiet).lr_find(
+        model,
+        data,
+        max_lr=1e30,
+        num_training=60,
+        early_stop_threshold=None,
+        attr_name="lr",
+        update_attr=False,
+    )
     assert len(found.results["loss"]) > 20
 
 

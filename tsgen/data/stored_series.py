@@ -14,7 +14,7 @@ import xarray as xr
 from torch import Tensor
 from torch_geometric.data import Data
 
-from tsgen.argument_types import check_arguments
+from tsgen.argument_types import check_arguments, made
 from tsgen.data.graphs import check_graph
 from tsgen.data.precision import floating, floating_type
 from tsgen.data.series import LARGEST, GraphSeries, Series, check_labels, graph_in, labels_in, times_in
@@ -131,7 +131,9 @@ class StoredSeries(Series):
             lengths, **labels
         )
         # a Data object is callable, too
-        given = graph if graph is None or isinstance(graph, Data) else graph(list(self.nodes))
+        given = (
+            graph if graph is None or isinstance(graph, Data) else made("graph", Data, graph, [*self.nodes])
+        )
         if given is None and not {"edge_source", "edge_target"} <= set(rest.variables):
             raise ValueError(
                 f"{self.path} must hold a graph in edge_source and edge_target, because no graph was passed; "

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tsgen.argument_types import check_arguments, check_made
+from tsgen.argument_types import check_arguments, made
 from tsgen.encoders.base import Encoder, refuse_state
 from tsgen.encoders.graph_gru import GraphGRUEncoder
 from tsgen.encoders.propagation import Propagation
@@ -41,8 +41,7 @@ class BidirectionalEncoder(Encoder):
     causal = False
 
     def __init__(self, in_features: int, encoder: Callable[[int], Encoder] = GraphGRUEncoder) -> None:
-        forwards, backwards = encoder(in_features), encoder(in_features)
-        check_made("encoder", forwards, Encoder)
+        forwards, backwards = (made("encoder", Encoder, encoder, in_features) for _ in range(2))
         if not forwards.causal:
             raise ValueError(
                 "the encoder of a BidirectionalEncoder must be causal; the given "

@@ -29,7 +29,7 @@ from torch.nn.functional import scaled_dot_product_attention, softplus
 from torch_geometric.data import Data
 from torch_geometric.nn import MessagePassing
 
-from tsgen.argument_types import ArgumentTypeError, check_made, check_shapes
+from tsgen.argument_types import check_shapes, made
 from tsgen.data.graphs import weighted_mean
 
 DENSE_UP_TO = 100
@@ -288,11 +288,7 @@ class Convolution(nn.Module):
 
     def __init__(self, make: Callable[[int, int], nn.Module], in_channels: int, out_channels: int) -> None:
         super().__init__()
-        try:
-            self.inner = make(in_channels, out_channels)
-        except TypeError as error:
-            raise ArgumentTypeError(f"convolution must be made from two sizes: {error}.") from error
-        check_made("convolution", self.inner, nn.Module)
+        self.inner = made("convolution", nn.Module, make, in_channels, out_channels)
         if any(getattr(module, "cached", False) for module in self.inner.modules()):
             raise ValueError(
                 f"{type(self.inner).__name__} must have cached: false, because its graph changes with the "

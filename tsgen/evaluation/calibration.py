@@ -212,6 +212,8 @@ def simulation_based_calibration(
     Raises:
         ValueError: If a window hides nothing, the sampler does not accept the model, or a quantity is NaN.
     """
+    if not quantities:
+        raise ValueError("quantities must name at least one test quantity; there are none.")
     sampler = sampler or model.sampler
     sampler.check(model)
     batch = simulated(truth or model, windows, seed)

@@ -535,6 +535,11 @@ def _cholesky(covariance: Float[Tensor, "*batch size size"]) -> Float[Tensor, "*
 def _rank(root: Float[Tensor, "*batch size columns"]) -> int:
     """Returns the smallest rank in the batch, with entries in units of their standard deviations."""
     scale = root.detach().norm(dim=-1, keepdim=True)
+    if not torch.isfinite(scale).all():
+        raise ValueError(
+            f"entries must be finite, and so must their squares, in {root.dtype}; the largest is "
+            f"{float(root.detach().abs().max())}."
+        )
     rank = torch.linalg.matrix_rank(root.detach() / torch.where(scale > 0, scale, 1))
     return int(rank.min()) if rank.numel() else root.shape[-2]
 

@@ -111,13 +111,15 @@ class ThresholdNetwork:
             previous: The slices at the previous step.
 
         Raises:
-            ValueError: If a slice has another number of nodes.
+            ValueError: If a slice has another number of nodes, or values that are not finite.
         """
         if previous.shape[-1] != self.num_nodes:
             raise ValueError(
                 f"previous must be [..., {self.num_nodes}], one number per node; its shape is "
                 f"{list(previous.shape)}."
             )
+        if not torch.isfinite(previous).all():
+            raise ValueError("previous must be finite, because the next slice depends on all of it.")
         expected = self._expected(previous.double())[..., None]
         loc = expected + expected.new_tensor(self._noise_means())
         probs = expected.new_tensor((self.weight, 1 - self.weight)).expand(loc.shape)

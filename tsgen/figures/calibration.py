@@ -46,6 +46,8 @@ def rank_histogram(
     Raises:
         ValueError: If a rank exceeds the number of samples.
     """
+    if num_samples < 1:
+        raise ValueError(f"num_samples must be at least 1; it is {num_samples}.")
     ranks = rank[rank >= 0]
     if ranks.size and ranks.max() > num_samples:
         raise ValueError(f"ranks must lie in 0 to num_samples = {num_samples}; got {ranks.max()}.")

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.distributions import Distribution
 
-from tsgen.argument_types import check_arguments, check_made
+from tsgen.argument_types import check_arguments, made
 from tsgen.data.series import Sizes, Units
 from tsgen.heads.base import Head
 from tsgen.heads.gaussian import GaussianHead
@@ -36,8 +36,7 @@ class ConditionalHead(Head):
             raise ValueError(
                 "a ConditionalHead needs data with covariates; the data has none. Use its inner head instead."
             )
-        self.head = head(hidden + sizes.covariates, sizes)
-        check_made("head", self.head, Head)
+        self.head = made("head", Head, head, hidden + sizes.covariates, sizes)
         self.uniforms_per_entry = self.head.uniforms_per_entry
         self.support, self.has_mean = self.head.support, self.head.has_mean
         self.has_cdf, self.has_icdf = self.head.has_cdf, self.head.has_icdf

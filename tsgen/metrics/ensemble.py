@@ -136,9 +136,11 @@ def crps(
     samples: Float[Tensor, "samples *entries"], truth: Float[Tensor, "*entries"]
 ) -> Float[Tensor, "*entries"]:
     """Returns the fair CRPS of each entry, in data units; for a single draw, its absolute error."""
+    size = len(samples)
+    if not size:
+        raise ValueError("samples must have at least one draw of each entry; they have none.")
     errors = samples - truth
     error = errors.abs().mean(dim=0)
-    size = len(samples)
     if size == 1:
         return error
     ordered = errors.sort(dim=0).values

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.optim import Optimizer
 
-from tsgen.argument_types import check_arguments
+from tsgen.argument_types import check_arguments, made
 from tsgen.counter_random import streams
 from tsgen.data.series import SeriesBatch, SeriesSpec, Sizes, Units
 from tsgen.encoders import Encoder
@@ -88,8 +88,9 @@ class NeuralModel(DensityModel):
         loc, scale = spec.covariate_loc, spec.covariate_scale
         self.register_units("covariate_loc", torch.zeros(sizes.covariates) if loc is None else loc)
         self.register_units("covariate_scale", torch.ones(sizes.covariates) if scale is None else scale)
-        self.encoder = encoder(numbers_per_entry * sizes.channels + sizes.covariates + node_embedding)
-        self.head = head(self.encoder.hidden, sizes)
+        features = numbers_per_entry * sizes.channels + sizes.covariates + node_embedding
+        self.encoder = made("encoder", Encoder, encoder, features)
+        self.head = made("head", Head, head, self.encoder.hidden, sizes)
         self.embedding = nn.Parameter(torch.randn(sizes.nodes, node_embedding)) if node_embedding else None
         self.objective = objective
         self._counts: list[int] = []  # target entries of the batches accumulated since the last step
