@@ -79,12 +79,12 @@ def check_shapes(target: T) -> T:
     return _changed(target, shapes=True)
 
 
-def made(name: str, kind: type, factory: Callable[..., M], *arguments: Any) -> M:
+def made(name: str, kind: Any, factory: Callable[..., M], *arguments: Any) -> M:
     """Returns what a factory among the arguments makes, after checking its class.
 
     Args:
         name: The name of the argument.
-        kind: The class.
+        kind: The class, or a union of classes.
         factory: The factory.
         arguments: What it is called with.
 
@@ -96,9 +96,9 @@ def made(name: str, kind: type, factory: Callable[..., M], *arguments: Any) -> M
     except (TypeError, ValueError) as error:
         if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
             raise  # the factory itself ran
-        raise ArgumentTypeError(f"{name} must make a {kind.__name__}: {error}.") from error
+        raise ArgumentTypeError(f"{name} must make a {_in_words(kind)}: {error}.") from error
     if not isinstance(result, kind):
-        raise ArgumentTypeError(f"{name} must make a {kind.__name__}; it made {_shown(result)}.")
+        raise ArgumentTypeError(f"{name} must make a {_in_words(kind)}; it made {_shown(result)}.")
     return result
 
 

@@ -172,7 +172,7 @@ def test_a_weight_counts_before_a_distance_and_anything_else():
             r"graph\.edge_attr must have one number per edge, 3; its shape is",
         ),
         (dict(edge_speed=torch.ones(3)), r"a weight \(weight, .*\) or a distance \(distance, .*'edge_speed'"),
-        (dict(edge_weight=WEIGHT, edge_attr=WEIGHT), "'edge_attr' and 'edge_weight' both do"),
+        (dict(edge_weight=WEIGHT, weight=WEIGHT), "'edge_weight' and 'weight' both do"),
         (dict(distance=WEIGHT, cost=WEIGHT), "'cost' and 'distance' both do"),
         (dict(weight=-WEIGHT), r"graph\.weight must be positive"),
         (dict(weight=WEIGHT * 0), r"graph\.weight must be positive"),
@@ -421,4 +421,4 @@ def test_the_name_of_pyg_for_weights_comes_first():
     graph = Data(edge_index=torch.tensor([[0], [1]]), num_nodes=3)
     graph.edge_weight, graph.edge_attr = torch.tensor([2.0]), torch.ones(1, 4)
     checked = graphs.check_graph(graph)
-    assert float(checked.edge_weight) == 2.0
+    assert float(checked.edge_weight) == 2.0 and "edge_attr" not in checked

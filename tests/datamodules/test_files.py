@@ -663,7 +663,7 @@ BROKEN_CSV = {
     "infinite": (row("1,a,inf"), ["line 4", "column 'pm'", "'inf' is infinite"]),
     "overflow": (row("1,a,1e39"), ["line 4", "column 'pm'", "'1e39' is infinite or beyond"]),
     "bad time": (row("soon,a,3"), ["line 4", "column 'time'", "'soon' is not a time", "2024-01-31T13:00"]),
-    "numbers and dates": (row("2024-01-01,a,3"), ["line 2", "column 'time'", "'0'", "all as integers"]),
+    "numbers and dates": (row("2024-01-01,a,3"), ["line 2", "column 'time'", "'0'", "all as numbers"]),
     "german date": (
         "time,node,pm\n2024-01-01,a,1\n31.01.2024,b,2\n",
         ["line 3", "column 'time'", "'31.01.2024' is not a time"],

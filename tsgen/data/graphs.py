@@ -136,14 +136,15 @@ def check_graph(graph: Data, num_nodes: int | None = None) -> Data:
         )
     _check_listed_once(edges, count)
     quantities = {*graph.keys()} - {"edge_index", "num_nodes", "pos"}
-    if "edge_weight" in quantities:
-        quantities = {"edge_weight"}  # PyG's own name for it
-    else:  # checked graphs have no others, and batches are checked often
+    # as PyG has them, features beside the weights
+    features = quantities & {"edge_attr"} if "edge_weight" in quantities else set()
+    quantities -= features
+    if quantities != {"edge_weight"}:  # checked graphs have no others, and batches are checked often
         # edge_attrs() misses attributes without "edge" in their name if there are as many nodes as edges
         of_edges = {*graph.edge_attrs()}
         quantities = {name for name in quantities if name in of_edges or _plain(name) in WEIGHTS + DISTANCES}
     checked = copy.copy(graph)
-    for name in quantities:
+    for name in quantities | features:
         del checked[name]
     checked.num_nodes = count
     checked.edge_index, checked.edge_weight = _weighted(graph, edge_quantity(sorted(quantities)))

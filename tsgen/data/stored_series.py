@@ -132,7 +132,9 @@ class StoredSeries(Series):
         )
         # a Data object is callable, too
         given = (
-            graph if graph is None or isinstance(graph, Data) else made("graph", Data, graph, [*self.nodes])
+            graph
+            if graph is None or isinstance(graph, Data)
+            else made("graph", Data | None, graph, [*self.nodes])
         )
         if given is None and not {"edge_source", "edge_target"} <= set(rest.variables):
             raise ValueError(
