@@ -667,7 +667,7 @@ def test_what_is_no_run_is_not_set_aside(tmp_path):
 @pytest.mark.parametrize(
     ("only", "kills", "rows"),
     [
-        ("SIGKILL", 1, 4),
+        pytest.param("SIGKILL", 1, 4, marks=pytest.mark.slow),
         pytest.param("SIGKILL", 4, 5, marks=pytest.mark.slow),
         pytest.param("inside an epoch", 8, 2, marks=pytest.mark.slow),
     ],
