@@ -110,8 +110,8 @@ def test_filter_smoother_and_likelihood_equal_dense_conditioning(order, seed):
 
 
 @pytest.mark.parametrize("order", [1, 2])
-def test_moments_of_states_are_sums_of_dense_conditionals(order):
-    """A state is NODES * order entries, for t >= order - 1 all of the series itself."""
+def test_moments_of_slices_and_states_are_sums_of_dense_conditionals(order):
+    """A slice and the state before it are NODES * (order + 1) entries of the series, for t >= order."""
     steps, skip, model = 7, order, make_model(order)
     values, context = make_windows(steps)
     moments = smoothed_moments(model, values, context, skip)
@@ -121,7 +121,7 @@ def test_moments_of_states_are_sums_of_dense_conditionals(order):
         x, known = values[b].flatten().numpy(), context[b].flatten().numpy()
         m, c = dense_conditional(mean, covariance, known, x)
         for t in range(skip, steps):
-            state = np.concatenate([np.arange((t - k) * NODES, (t - k + 1) * NODES) for k in range(order)])
+            state = np.concatenate([np.arange((t - k) * NODES, (t - k + 1) * NODES) for k in range(order + 1)])
             first = first + m[state]
             second = second + np.outer(m[state], m[state]) + c[np.ix_(state, state)]
     log_likelihood = float(kalman_filter(model, values, context).log_likelihood.sum())
@@ -143,7 +143,7 @@ def test_moments_of_states_are_sums_of_dense_conditionals(order):
     halves = [
         smoothed_moments(model, values[part], context[part], skip) for part in (slice(0, 2), slice(2, 5))
     ]
-    np.testing.assert_allclose(halves[0].second + halves[1].second, moments.second, rtol=0, atol=1e-9)
+    np.testing.assert_allclose((halves[0] + halves[1]).second, moments.second, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("order", [1, 2])

@@ -162,59 +162,89 @@ def smooth(
 
 
 class SecondMoments(NamedTuple):
-    """First and second posterior moments of the states, summed over steps and windows.
+    """First and second posterior moments of slices and the states before them, summed over steps and windows.
 
-    They are sufficient for a regression on the states.
+    They are sufficient for a regression of a slice on the state before it. The vectors are a slice and the
+    state of the step before, :math:`(x_t, s_{t-1})`.
 
     Attributes:
-        first: Sum of the states' posterior means.
-        second: Sum of the posterior means of each state's outer product with itself.
-        steps: The number of states summed.
+        first: Sum of the vectors' posterior means.
+        second: Sum of the posterior means of each vector's outer product with itself.
+        steps: The number of vectors summed.
         log_likelihood: The log-density of the context of all windows, in nats.
     """
 
-    first: Float[Tensor, "state"]
-    second: Float[Tensor, "state state"]
+    first: Float[Tensor, "size"]
+    second: Float[Tensor, "size size"]
     steps: int
     log_likelihood: Float[Tensor, ""]
+
+    def __add__(self, other: SecondMoments) -> SecondMoments:  # type: ignore[override]
+        """Returns the moments of both sets of windows together."""
+        return SecondMoments(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
 
 
 def smoothed_moments(
     model: StateSpace,
     values: Float[Tensor, "batch time observed"],
     context: Bool[Tensor, "batch time observed"],
-    skip: int = 0,
+    skip: int = 1,
 ) -> SecondMoments:
-    """Returns the summed first and second moments of the states given the whole context.
+    r"""Returns the summed moments of each slice and the state before it, given the whole context.
 
-    This is the E-step of an EM algorithm.
+    This is the E-step of an EM algorithm. The covariance of neighbouring states given everything is
+    :math:`P_t L_t^\top (I - N_t P_{t+1})`.
 
     Args:
         model: The state-space model of the series.
         values: Measurements in the model's units; anything, NaN included, outside the context.
         context: Which entries were measured.
-        skip: Steps at the start of each window whose states are left out of the sums.
+        skip: Steps at the start of each window whose slices are left out of the sums; at least 1.
 
     Raises:
-        ValueError: If a shape does not fit.
+        ValueError: If a shape does not fit, or no step is left.
     """
+    if not 1 <= skip < context.shape[1]:
+        raise ValueError(f"skip must be from 1 to {context.shape[1] - 1}; it is {skip}.")
     values = _filled(model, values, context)
     updates = _updates(model, context)
     predicted = _predicted(model, updates, values[..., None]).squeeze(-1)
     size, lags = model.observed_size, len(model.offset) - model.observed_size
     innovation = torch.where(context, values - predicted[..., :size], 0)
     adjoint = torch.zeros_like(predicted[:, 0])
-    first, second = torch.zeros_like(model.offset), torch.zeros_like(model.transition)
-    for t, closed_loop, whitening, information in _backward(model, updates, skip):
+    count, windows = size + len(model.offset), len(values)
+    first, second = values.new_zeros(count), values.new_zeros(count, count)
+    information = torch.zeros_like(model.transition)
+    now = None  # mean and covariance of the next slice, and its covariance with the state before
+    for t, closed_loop, whitening, with_step in _backward(model, updates, skip - 1):
+        covariance = updates[t].covariance
         whitened = whitening.mT @ (whitening @ innovation[:, t, :, None])
         adjoint = (closed_loop.mT @ adjoint[..., None]).squeeze(-1) + pad(whitened.squeeze(-1), (0, lags))
-        covariance = updates[t].covariance
         mean = predicted[:, t] + (covariance @ adjoint[..., None]).squeeze(-1)
-        posterior = covariance - covariance @ information @ covariance
-        first = first + mean.sum(dim=0)
-        second = second + mean.mT @ mean + posterior.expand(len(mean), -1, -1).sum(dim=0)
-    steps = len(values) * (len(updates) - skip)
+        spread = covariance - covariance @ with_step @ covariance
+        if now is not None:
+            next_rows, next_mean, next_spread = now
+            # rows of (I - P_{t+1} N_t) L_t P_t that belong to the slice
+            own = pad(torch.eye(size).to(values), (0, lags))
+            cross = (own - next_rows @ information) @ closed_loop @ covariance
+            vector = torch.cat([next_mean, mean], dim=1)
+            first = first + vector.sum(dim=0)
+            spreads = torch.cat(
+                [
+                    torch.cat([_total(next_spread, windows), _total(cross, windows)], dim=1),
+                    torch.cat([_total(cross, windows).mT, _total(spread, windows)], dim=1),
+                ]
+            )
+            second = second + vector.mT @ vector + spreads
+        now = (updates[t].rows, mean[:, :size], spread[:, :size, :size])
+        information = with_step
+    steps = windows * (len(updates) - skip)
     return SecondMoments(first, (second + second.mT) / 2, steps, _log_likelihood(updates, innovation).sum())
+
+
+def _total(covariance: Float[Tensor, "rows size other"], windows: int) -> Float[Tensor, "size other"]:
+    """Returns the sum over windows, of which all share the covariance if it has a single row."""
+    return covariance.sum(dim=0) * (windows // len(covariance))
 
 
 def posterior_samples(

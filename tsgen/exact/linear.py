@@ -277,19 +277,7 @@ class VARProcess:
             raise ValueError(
                 f"a window must be longer than the order, {self.order}; it has {values.shape[1]} steps."
             )
-        return smoothed_moments(self._one_lag_more().state_space(), values, context, skip=self.order)
-
-    def _one_lag_more(self) -> VARProcess:
-        """Returns the same process with one more lag of coefficient zero, so that a state holds x_t and the p
-        slices before it."""
-        longer = torch.cat([self.coefficients, torch.zeros_like(self.coefficients[:1])])
-        start = self.start
-        if start is not None:
-            # the slice before the start needs some distribution; its coefficient is zero, so any will do
-            size, nodes = len(start.mean), self.num_nodes
-            covariance = torch.block_diag(start.covariance, start.covariance[size - nodes :, size - nodes :])
-            start = Start(torch.cat([start.mean, start.mean[size - nodes :]]), covariance)
-        return VARProcess(longer, self.intercept, self.covariance, start)
+        return smoothed_moments(self.state_space(), values, context, skip=self.order)
 
     @check_shapes
     def maximisation(

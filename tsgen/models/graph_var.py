@@ -202,7 +202,7 @@ class GraphVAR(DensityModel):
         standard = (values.double() - loc) / scale
         self._track_range(standard, context)
         moments = self._standard.expectation(standard, context)
-        self._moments = moments if self._moments is None else _sum(self._moments, moments)
+        self._moments = moments if self._moments is None else self._moments + moments
         return moments.log_likelihood - (context.sum(dim=(0, 1)) * scale.log()).sum()
 
     @property
@@ -245,10 +245,3 @@ class GraphVAR(DensityModel):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Returns a counter of iterations, since each fit has a closed form."""
         return IterationCount(self.parameters())
-
-
-def _sum(a: SecondMoments, b: SecondMoments) -> SecondMoments:
-    """Returns the second moments of two batches together."""
-    return SecondMoments(
-        a.first + b.first, a.second + b.second, a.steps + b.steps, a.log_likelihood + b.log_likelihood
-    )
