@@ -22,7 +22,10 @@ with :math:`s_t = (x_t, \dots, x_{t-p+1})`, its companion matrix F and a singula
             L = F (I - K H),
 
   which start from :math:`r = 0, N = 0` after the last step. The mean is :math:`a + P r`, the covariance
-  :math:`P - P N P`. P is singular wherever a lag was measured, and is never inverted.
+  :math:`P - P N P`. P is singular wherever a lag was measured, and is never inverted. The same recursions
+  give the law of each measurement given all others: its precision is an entry of the diagonal of
+  :math:`D = S^{-1} + K^\top F^\top N F K`, and its difference from the mean is :math:`(S^{-1} v - K^\top
+  F^\top r) / D`.
 * :func:`posterior_samples`: joint draws given the whole context. A path :math:`x^+` drawn from the model is
   corrected by the smoothed mean of its error on the context, :math:`x^+ + E[x - x^+ \mid x_O - x^+_O]`. Gains
   depend only on the pattern of the context, so all draws share them and each draw costs only the recursions
@@ -86,15 +89,18 @@ class FilteredStates(NamedTuple):
 
 
 class Smoothed(NamedTuple):
-    """Mean and variance of every entry given the whole context.
+    """Mean and variance of every entry given the whole context, and how surprising each measurement is.
 
     Attributes:
         mean: The posterior mean; within ``context`` the value itself.
         variance: The posterior variance; zero within ``context``.
+        surprise: The difference of each measurement from its mean given all *other* measurements, in
+            standard deviations of that law: of unit variance under the model. Zero outside ``context``.
     """
 
     mean: Float[Tensor, "batch time observed"]
     variance: Float[Tensor, "batch time observed"]
+    surprise: Float[Tensor, "batch time observed"]
 
 
 class _Update(NamedTuple):
@@ -156,9 +162,10 @@ def smooth(
     """
     values = _filled(model, values, context)
     updates = _updates(model, context)
-    mean = _smoothed_mean(model, updates, values[..., None]).squeeze(-1)
-    variance = _smoothed_variance(model, updates)
-    return Smoothed(torch.where(context, values, mean), variance.expand_as(values))
+    mean, error = (x.squeeze(-1) for x in _smoothed_mean(model, updates, values[..., None]))
+    variance, precision = (x.expand_as(values) for x in _smoothed_variance(model, updates))
+    surprise = torch.where(context, error / precision.clamp(min=1e-300).sqrt(), 0)
+    return Smoothed(torch.where(context, values, mean), variance, surprise)
 
 
 class SecondMoments(NamedTuple):
@@ -272,7 +279,7 @@ def posterior_samples(
     )
     # the draws are columns, so that one product with a gain serves them all
     error = torch.where(context, values - drawn, 0).movedim(0, -1)
-    correction = _smoothed_mean(centred, _updates(model, context), error).movedim(-1, 0)
+    correction = _smoothed_mean(centred, _updates(model, context), error)[0].movedim(-1, 0)
     return torch.where(context, values, drawn + correction)
 
 
@@ -376,27 +383,40 @@ def _predicted(
 
 def _smoothed_mean(
     model: StateSpace, updates: list[_Update], values: Float[Tensor, "batch time observed draws"]
-) -> Float[Tensor, "batch time observed draws"]:
+) -> tuple[Float[Tensor, "batch time observed draws"], Float[Tensor, "batch time observed draws"]]:
+    r"""Returns the smoothed means, and the smoothing errors :math:`u = S^{-1} v - K^\top F^\top r`."""
     predicted = _predicted(model, updates, values)[:, :, : model.observed_size]
-    smoothed = []
+    smoothed, errors = [], []
     adjoint = values.new_zeros(len(values), len(model.offset), values.shape[-1])
     for t in reversed(range(len(updates))):
         _, _, rows, cholesky, gain = update = updates[t]
         innovation = (values[:, t] - predicted[:, t]) * update.context[..., None]
         adjoint = model.transition.mT @ adjoint
-        change = torch.cholesky_solve(innovation, cholesky) - gain.mT @ adjoint
-        adjoint = adjoint + pad(change, (0, 0, 0, len(model.offset) - model.observed_size))
+        error = torch.cholesky_solve(innovation, cholesky) - gain.mT @ adjoint
+        adjoint = adjoint + pad(error, (0, 0, 0, len(model.offset) - model.observed_size))
         smoothed.append(predicted[:, t] + rows @ adjoint)
-    return torch.stack(smoothed[::-1], dim=1)
+        errors.append(error)
+    return torch.stack(smoothed[::-1], dim=1), torch.stack(errors[::-1], dim=1)
 
 
-def _smoothed_variance(model: StateSpace, updates: list[_Update]) -> Float[Tensor, "batch time observed"]:
-    variance = []
-    for t, _, _, information in _backward(model, updates):
-        rows = updates[t].rows
+def _smoothed_variance(
+    model: StateSpace, updates: list[_Update]
+) -> tuple[Float[Tensor, "batch time observed"], Float[Tensor, "batch time observed"]]:
+    r"""Returns the smoothed variances, and the variances of the smoothing errors.
+
+    The latter, the diagonal of :math:`S^{-1} + K^\top F^\top N F K`, are the precisions of the measurements
+    given all others.
+    """
+    variance, precision = [], []
+    later = torch.zeros_like(model.transition)
+    for t, _, whitening, information in _backward(model, updates):
+        context, _, rows, _, gain = updates[t]
         posterior = rows.diagonal(dim1=-2, dim2=-1) - ((rows @ information) * rows).sum(dim=-1)
-        variance.append(torch.where(updates[t].context, 0, posterior.clamp(min=0)))
-    return torch.stack(variance[::-1], dim=1)
+        variance.append(torch.where(context, 0, posterior.clamp(min=0)))
+        moved = model.transition @ gain
+        precision.append(whitening.square().sum(dim=-2) + ((later @ moved) * moved).sum(dim=-2))
+        later = information
+    return torch.stack(variance[::-1], dim=1), torch.stack(precision[::-1], dim=1)
 
 
 def _backward(
