@@ -1,0 +1,15 @@
+"""Simulated series on random networks: a prior of known laws, from which models are trained.
+
+* :mod:`~tsgen.simulate.networks`: random places, distances and graphs.
+* :mod:`~tsgen.simulate.components`: random processes on a network, each with its law.
+* :mod:`~tsgen.simulate.measurements`: marginal laws, resolution, units, channels and sensor faults.
+* :mod:`~tsgen.simulate.gaps`: which entries are hidden.
+* :mod:`~tsgen.simulate.choices`: the random choice of all these.
+* :mod:`~tsgen.simulate.prior`: :class:`NetworkPrior`, which draws all of it.
+"""
+
+from tsgen.simulate.gaps import Gaps
+from tsgen.simulate.networks import Network, draw_network
+from tsgen.simulate.prior import NetworkPrior, Simulation
+
+__all__ = ["Gaps", "Network", "NetworkPrior", "Simulation", "draw_network"]
