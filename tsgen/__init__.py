@@ -44,7 +44,8 @@ _HOMES = {
 
 _ROOMS = (
     *("data", "datamodules", "encoders", "evaluation", "exact", "figures", "heads", "inference", "metrics"),
-    *("models", "objectives", "protocols", "readers", "report", "sampling", "storage", "training"),
+    *("models", "objectives", "protocols", "readers", "report", "sampling", "simulate", "storage"),
+    "training",
 )
 """Packages that ``tsgen.NAME`` finds without an import of their own."""
 

@@ -1,8 +1,8 @@
 """Batches of simulated networks, each of a different graph, for training a model on a prior.
 
-Every training step has a draw of its own from a :class:`~tsgen.simulate.prior.NetworkPrior`, numbered by epoch
-and step, so that nothing is seen twice and a resumed training continues with the same draws. The draws of
-validation are fixed and have other numbers.
+Every training step has a draw of its own from a :class:`~tsgen.simulate.prior.NetworkPrior`, numbered by
+epoch and step, so that nothing is seen twice and a resumed training continues with the same draws. The draws
+of validation are fixed and have other numbers.
 """
 
 from __future__ import annotations

@@ -156,6 +156,11 @@ def regimes(rng: Generator) -> Regimes:
     )
 
 
+def random_walk(rng: Generator) -> RandomWalk:
+    """Draws a random walk, of all nodes in common or not."""
+    return RandomWalk(Kernel(common=1.0) if rng.random() < 0.5 else kernel(rng), rng.uniform(0, 0.5))
+
+
 def component(rng: Generator) -> Component:
     """Draws a component of any kind."""
     return _one_of(
@@ -165,7 +170,7 @@ def component(rng: Generator) -> Component:
         (0.13, wave),
         (0.07, rush_hours),
         (0.07, travelling),
-        (0.05, lambda g: RandomWalk(Kernel(common=1.0) if g.random() < 0.5 else kernel(g), g.uniform(0, 0.5))),
+        (0.05, random_walk),
         (0.02, lambda g: LinearTrend(kernel(g))),
         (0.06, regimes),
     )
@@ -233,7 +238,7 @@ def units(rng: Generator, law: Transform) -> Units:
     if isinstance(law, Counts):
         return Units(1.0, 0.0, 0.0, 0.0)
     contrast = rng.uniform(1, 2) if rng.random() < 0.1 else rng.uniform(0, 1) * (rng.random() < 0.8)
-    scale, shift, spread = 10 ** rng.uniform(-1, 2), rng.normal(0, 3), rng.uniform(0, 4)
+    scale, shift, spread = 10 ** rng.uniform(-1, 2), rng.normal(0, 3), log_uniform(rng, 0.05, 5)
     if law.anchored and (isinstance(law, Censored) or rng.random() < 0.7):
         shift = spread = 0.0
     return Units(scale, contrast, shift, spread)

@@ -72,10 +72,11 @@ class Kernel:
 
     With relative distances d, range :math:`\ell`, common share c and correlation
 
-    .. math:: \rho(d) = e^{-d / \ell} \quad\text{or (smooth)}\quad (1 + \sqrt 3 d / \ell) e^{-\sqrt 3 d / \ell},
+    .. math:: \rho(d) = e^{-d / \ell} \quad\text{or, if smooth,}\quad
+              \rho(d) = (1 + \sqrt 3 d / \ell)\, e^{-\sqrt 3 d / \ell},
 
-    the covariance is :math:`c\, l l^\top + (1 - c)\, \rho(d)`, plus a nugget. The loadings l are ones, or random
-    signs if the network has two groups of opposite sign. A range of 0 makes nodes independent.
+    the covariance is :math:`c\, l l^\top + (1 - c)\, \rho(d)`, plus a nugget. The loadings l are ones, or
+    random signs if the network has two groups of opposite sign. A range of 0 makes nodes independent.
 
     Args:
         range: The range of correlation, relative to the mean distance of the nodes.
@@ -360,16 +361,17 @@ class Wave(Component):
     r"""A wave of one period whose phase and amplitude vary by place and whose amplitude varies in time.
 
     .. math:: x_{tv} = a_v (1 + m_{tv})\, \frac{\sin \omega_{tv} + h \sin(2 \omega_{tv} + \psi)}
-              {\sqrt{(1 + h^2) / 2}}, \qquad \omega_{tv} = 2 \pi (t + u) / P + \delta_v,
+              {\sqrt{(1 + h^2) (1 + s^2) / 2}}, \qquad \omega_{tv} = 2 \pi (t + u) / P + \delta_v,
 
-    with phases :math:`\delta_v` and log-amplitudes :math:`\log a_v` Gaussian with the kernel's covariance, a
-    start u that is uniform over the period for each window, and modulation m a slow AR(1).
+    with phases :math:`\delta_v` and log-amplitudes :math:`\log a_v` Gaussian with the kernel's correlation,
+    :math:`E[a_v^2] = 1`, a start u that is uniform over the period for each window, and modulation m an AR(1)
+    of deviation s whose memory is a period.
 
     Args:
         period: The period P in steps.
         delay: Standard deviation of the phases, in radians.
         harmonic: Relative amplitude h of the first harmonic.
-        modulation: Standard deviation of m.
+        modulation: Standard deviation s of m.
         contrast: Standard deviation of the log-amplitudes.
         kernel: How alike the phases and amplitudes of neighbours are.
 
@@ -388,7 +390,8 @@ class Wave(Component):
         phase, strength = rng.standard_normal((2, 1, network.num_nodes)) @ self.kernel.root(rng, network).T
         angle = _angle(rng, self.period, windows, steps) + self.delay * phase
         wave = np.sin(angle) + self.harmonic * np.sin(2 * angle + rng.uniform(0, 2 * np.pi))
-        wave *= np.exp(self.contrast * strength) / np.sqrt((1 + self.harmonic**2) / 2)
+        wave *= np.exp(self.contrast * strength - self.contrast**2)
+        wave /= np.sqrt((1 + self.harmonic**2) * (1 + self.modulation**2) / 2)
         return wave * _modulation(rng, self.modulation, self.period, windows, steps, network.num_nodes)
 
 
@@ -452,11 +455,11 @@ def _modulation(rng: Generator, spread: float, memory: float, windows: int, step
 class Travelling(Component):
     r"""Fronts: one series that crosses the network at constant speed, so that nodes see it one after another.
 
-    .. math:: x_{tv} = b_v\, g(t - d_v), \qquad d_v = \tau\, p_v \cdot w, \qquad \log b_v \sim N(0, s^2),
+    .. math:: x_{tv} = b_v\, g(t - d_v), \qquad d_v = \tau\, p_v \cdot w, \qquad \log b_v \sim N(-s^2, s^2),
 
     where w is a random direction and p the position. The series g is a level that is drawn anew, N(0, 1), at
     each quarter of a step with probability r / 4, smoothed by an exponential kernel of the given length and
-    scaled to unit variance.
+    scaled so that the mean variance is 1.
 
     Args:
         crossing: Steps :math:`\tau` that a front takes to cross the network.
@@ -483,7 +486,8 @@ class Travelling(Component):
         series = _smoothed(level, decay)
         series /= np.sqrt((1 - decay) / (1 + decay) * (1 + kept * decay) / (1 - kept * decay))
         fine = before + 4 * np.arange(steps)[:, None] - delay
-        return series[:, fine] * np.exp(self.contrast * rng.standard_normal(network.num_nodes))
+        strength = self.contrast * rng.standard_normal(network.num_nodes) - self.contrast**2
+        return series[:, fine] * np.exp(strength)
 
 
 def _held(rng: Generator, rate: float, windows: int, steps: int) -> Float[np.ndarray, "windows steps"]:
@@ -504,7 +508,7 @@ def _smoothed(level: Float[np.ndarray, "windows steps"], decay: float) -> np.nda
 
 @dataclass(frozen=True)
 class RandomWalk(Component):
-    r"""A random walk whose innovations have the covariance of the kernel, and a different start for each node.
+    r"""A random walk whose innovations have the covariance of the kernel, and a start for each node.
 
     .. math:: x_{tv} = \sqrt{c}\, \mu_v + \sqrt{(1 - c)\, 2 / T} \sum_{s \le t} e_{sv},
 
@@ -592,7 +596,5 @@ class Regimes(Component):
             self.ratio * self.wild.draw(rng, network, windows, steps),
             self.calm.draw(rng, network, windows, steps),
         )
-        variance = (
-            self.gap**2 * self.share * (1 - self.share) + 1 - self.share + self.ratio**2 * self.share
-        )
+        variance = self.gap**2 * self.share * (1 - self.share) + 1 - self.share + self.ratio**2 * self.share
         return (self.gap * (wild - self.share) + noise) / np.sqrt(variance)

@@ -38,6 +38,7 @@ class Gaps:
         silent: Nodes that are silent for the whole window, up to half of them.
         forecast: A gap at the end of up to half of the window: of the whole network, or of half of the nodes.
         regions: A disk of nodes that is silent, for the whole window or for part of it.
+        unmeasured: Probability that nodes are silent in all windows of a draw, up to 30 % of them.
         by_value: Probability that gaps of a whole draw depend on the values; see :func:`by_value`.
     """
 
@@ -47,6 +48,7 @@ class Gaps:
     silent: float = 0.3
     forecast: float = 0.12
     regions: float = 0.12
+    unmeasured: float = 0.08
     by_value: float = 0.1
 
     def draw(
@@ -73,6 +75,8 @@ class Gaps:
         ):
             present = rng.random((windows, 1, 1, 1)) < level * probability
             hidden |= present & kind()
+        if rng.random() < self.unmeasured:
+            hidden |= (rng.random(nodes) < rng.uniform(0, 0.3))[:, None]
         if rng.random() < self.by_value:
             hidden |= by_value(rng, values)
         return ~_never_all_or_nothing(rng, hidden)

@@ -197,7 +197,9 @@ class Units:
         return scale * (self.loc + self.spread * rng.standard_normal(nodes)), scale
 
 
-def mixed(rng: Generator, latent: Float[np.ndarray, "windows steps nodes channels"], own: float) -> np.ndarray:
+def mixed(
+    rng: Generator, latent: Float[np.ndarray, "windows steps nodes channels"], own: float
+) -> Float[np.ndarray, "windows steps nodes channels"]:
     r"""Returns channels that are linear mixtures of independent latent series.
 
     Row c of the mixing matrix is proportional to :math:`a\, e_c + (1 - a) z_c` with z standard normal, and

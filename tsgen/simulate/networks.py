@@ -1,7 +1,8 @@
 r"""Random networks: places of nodes, distances between them, and a graph.
 
-The number of nodes is log-uniform: mostly within 6..40, else above, or over the whole range. Places are uniform in a square, in clusters, or along a bent line (a road or a river). Correlation falls with a
-distance that may include a coordinate which the graph does not show, such as altitude.
+The number of nodes is log-uniform: mostly within 6..40, else above, or over the whole range. Places are
+uniform in a square, in clusters, or along a bent line (a road or a river). Correlation falls with a distance
+that may include a coordinate which the graph does not show, such as altitude.
 
 The graph is drawn from the places in one of five ways: a Gaussian kernel with a threshold, as
 :mod:`tsgen.data.graphs` makes of coordinates; the nearest neighbours, with weights or without; links between

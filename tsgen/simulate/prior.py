@@ -34,10 +34,10 @@ from tsgen.argument_types import check_arguments
 from tsgen.data.series import SeriesBatch
 from tsgen.exact.kalman import StateSpace
 from tsgen.simulate import choices
-from tsgen.simulate.components import Component, GraphInfluence, Linear, NodeNoise, SpatialNoise, draw_linear
+from tsgen.simulate.components import Component, Linear, draw_linear
 from tsgen.simulate.gaps import Gaps
 from tsgen.simulate.measurements import Faults, Transform, Units, mixed
-from tsgen.simulate.networks import Network, draw_network, draw_size
+from tsgen.simulate.networks import Network, draw_network, draw_size, log_uniform
 
 
 @dataclass
@@ -230,7 +230,7 @@ def _linear(
         _loaded(component.linear(rng, network), amplitude * choices.loadings(rng, network.num_nodes))
         for amplitude, component in chosen
     ]
-    units = Units(10 ** rng.uniform(-1, 2), rng.uniform(0, 1), rng.normal(0, 3), rng.uniform(0, 4))
+    units = Units(10 ** rng.uniform(-1, 2), rng.uniform(0, 1), rng.normal(0, 3), log_uniform(rng, 0.05, 5))
     loc, scale = units.of_nodes(rng, network.num_nodes)
     total = np.zeros((windows, steps, network.num_nodes))
     for law in laws:
