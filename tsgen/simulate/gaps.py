@@ -76,7 +76,7 @@ class Gaps:
             present = rng.random((windows, 1, 1, 1)) < level * probability
             hidden |= present & kind()
         if rng.random() < self.unmeasured:
-            hidden |= (rng.random(nodes) < rng.uniform(0, 0.3))[:, None]
+            hidden |= rng.random((nodes, 1)) < rng.uniform(0, 0.3)
         if rng.random() < self.by_value:
             hidden |= by_value(rng, values)
         return ~_never_all_or_nothing(rng, hidden)
@@ -136,7 +136,8 @@ def outages(rng: Generator, windows: int, steps: int) -> Hidden:
     length = np.exp(rng.uniform(0, np.log(max(8, steps // 4) + 1), start.shape)).astype(np.int64)
     count = rng.integers(1, 4, size=(windows, 1, 1))
     step = np.arange(steps)[:, None]
-    return ((step >= start) & (step < start + length) & (np.arange(3) < count)).any(axis=-1)[..., None, None]
+    during = (step >= start) & (step < start + length) & (np.arange(3) < count)
+    return during.any(axis=-1).reshape(windows, steps, 1, 1)
 
 
 def silent(rng: Generator, windows: int, nodes: int) -> Hidden:

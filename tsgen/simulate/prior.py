@@ -263,10 +263,10 @@ def state_space(laws: Sequence[Linear], loc: Float[np.ndarray, "nodes"]) -> Stat
             covariance[0, :, k] = covariance[k, :, 0] = covariance[k, :, k] = part
     size = count * nodes
     mean = np.concatenate([loc, np.zeros(size - nodes)])
-    transition = transition.reshape(size, size)
+    matrix = transition.reshape(size, size)
     return StateSpace(
-        transition=torch.from_numpy(transition),
-        offset=torch.from_numpy(mean - transition @ mean),
+        transition=torch.from_numpy(matrix),
+        offset=torch.from_numpy(mean - matrix @ mean),
         noise_covariance=torch.from_numpy(noise.reshape(size, size)),
         initial_mean=torch.from_numpy(mean),
         initial_covariance=torch.from_numpy(start.reshape(size, size)),
