@@ -245,7 +245,7 @@ class TsgenCLI(LightningCLI):
         }
         use_tolerant_wandb(self.trainer.loggers)
         attached: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
-        if self.subcommand in callbacks:
+        if self.subcommand == "test" or (self.subcommand == "fit" and self.datamodule.one_series):
             attached.append(callbacks[self.subcommand]())
         attached.append(Tracking(series, imputation))
         if self.subcommand == "fit":

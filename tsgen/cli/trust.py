@@ -27,11 +27,11 @@ from tsgen.storage.components import SOURCES, classes_of, importable
 
 
 def _data_modules() -> frozenset[str]:
-    """Returns the paths of the data modules that a configuration may name.
+    """Returns the paths of the data modules, and of priors of simulated data, that a configuration may name.
 
     They are imported, so that the parser also knows them by their bare names.
     """
-    found = classes_of("tsgen.datamodules")
+    found = classes_of("tsgen.datamodules") | classes_of("tsgen.simulate")
     if has_datamodules():
         names = import_module("datamodules").__all__
         found |= classes_of("datamodules") | {f"datamodules.{name}" for name in names}
@@ -39,7 +39,7 @@ def _data_modules() -> frozenset[str]:
 
 
 IMPORTABLE = importable() | _data_modules()
-"""The paths that configurations may name: those that checkpoints may name, and data modules."""
+"""The paths that configurations may name: those that checkpoints may name, and data."""
 
 
 NO_FILE = "fF"

@@ -9,6 +9,10 @@ ROUNDING = 8
 """Values whose standard deviation is at most this many units in the last place of their mean are constant."""
 
 
+PRIOR_VALUES = 2
+"""The typical variance of a column counts as much as this many values in :meth:`RunningMoments.shrunk`."""
+
+
 class RunningMoments:
     """Count, mean and squared deviations of each column, accumulated chunk by chunk in float64.
 
@@ -78,3 +82,25 @@ class RunningMoments:
             scale: Scales.
         """
         return scale <= ROUNDING * self._resolution * loc.abs()
+
+    def shrunk(self) -> tuple[Tensor, Tensor]:
+        r"""Returns locations and scales that rely on the other rows of the columns where a column has few values.
+
+        With n values of mean m and deviation s in a column, the location is the posterior mean
+        :math:`(n m / v + M / \tau^2) / (n / v + 1 / \tau^2)`, v being the typical variance of a column and M,
+        :math:`\tau` the mean and deviation of the columns' means. The squared scale is
+        :math:`(n s^2 + k v) / (n + k)`, k = :data:`PRIOR_VALUES`. The scale is 1 where no value varies.
+        """
+        there = self.count > 0
+        columns = there.sum(dim=0).clamp(min=1)
+        many = self.count > 1
+        variance = self.squares / self.count.clamp(min=1)
+        typical = torch.where(many, variance, torch.nan).nanmedian(dim=0).values.nan_to_num()
+        centre = torch.where(there, self.mean, 0).sum(dim=0) / columns
+        spread = torch.where(there, self.mean - centre, 0).square().sum(dim=0) / columns
+        typical = torch.where(typical > 0, typical, spread)
+        typical = torch.where(typical > 0, typical, 1.0)
+        weight = self.count * spread / (self.count * spread + typical)
+        loc = centre + weight * torch.where(there, self.mean - centre, 0)
+        scale = ((self.squares + PRIOR_VALUES * typical) / (self.count + PRIOR_VALUES)).sqrt()
+        return loc, scale

@@ -7,16 +7,16 @@ of validation are fixed and have other numbers.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
 import torch
-from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from tsgen.argument_types import check_arguments
-from tsgen.data.series import SeriesBatch, SeriesSpec
-from tsgen.datamodules.windows import LazyLoader, check_undivided
+from tsgen.data.series import GraphSeries, SeriesBatch
+from tsgen.datamodules.windows import LazyLoader, SeriesDataModule, Split, Stage, split_in_time
 from tsgen.simulate.prior import NetworkPrior
 
 FIRST_VALIDATION = 2**62
@@ -29,13 +29,20 @@ class SimulatedBatches(Dataset[SeriesBatch]):
     Args:
         prior: The prior.
         seed: Identifies the sequence of draws.
+        context: See :class:`SimulatedDataModule`.
     """
 
-    def __init__(self, prior: NetworkPrior, seed: int) -> None:
-        self.prior, self.seed = prior, seed
+    def __init__(self, prior: NetworkPrior, seed: int, context: int = 1) -> None:
+        self.prior, self.seed, self.context = prior, seed, context
+        more = {"rows": context * prior.rows, "entries": context * prior.entries}
+        self.longer = prior if prior.windows is not None else dataclasses.replace(prior, **more)
 
     def __getitem__(self, number: int) -> SeriesBatch:
-        return self.prior.draw(self.seed, number).batch()
+        if self.context == 1 or number % 2:
+            return self.prior.draw(self.seed, number).batch()
+        batch = self.longer.draw(self.seed, number).batch()
+        scored = torch.arange(len(batch.values)) % self.context == 0
+        return dataclasses.replace(batch, target=batch.target & scored[:, None, None, None])
 
 
 class DrawSampler(Sampler[int]):
@@ -64,16 +71,19 @@ class DrawSampler(Sampler[int]):
 
 
 @check_arguments
-class SimulatedDataModule(LightningDataModule):
+class SimulatedDataModule(SeriesDataModule):
     """Provides simulated networks: in training a new one for each step, in validation always the same.
 
     The visible entries of a batch are its context and all entries are target, of which an any-order model
-    scores the hidden ones.
+    scores the hidden ones. Test and prediction are those of a single further network.
 
     Args:
         prior: The prior; by default all networks with one channel. The number of channels must be fixed.
         steps_per_epoch: Training steps in an epoch, per process.
         val_draws: The number of networks in validation.
+        context: In every other draw, one window in this many is scored; the others only tell a model that
+            adapts what the network is like. 1 to score all windows.
+        window: Length of the windows of test and prediction, in steps.
         seed: Identifies the sequence of draws.
         num_workers: Worker processes that simulate; 0 simulates in the main process.
 
@@ -81,78 +91,73 @@ class SimulatedDataModule(LightningDataModule):
         ValueError: If a number is out of range, or the number of channels is not fixed.
     """
 
+    one_series = False
+
     def __init__(
         self,
         prior: NetworkPrior | None = None,
         steps_per_epoch: int = 500,
         val_draws: int = 32,
+        context: int = 1,
+        window: int = 36,
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(window=window, seed=seed, num_workers=num_workers)
         self.prior = NetworkPrior(channels=(1, 1)) if prior is None else prior
         if self.prior.channels[0] != self.prior.channels[1]:
             raise ValueError(
                 "prior.channels must be two equal numbers, because a model has a fixed number of channels; "
                 f"they are {self.prior.channels}."
             )
-        for name, number in (("steps_per_epoch", steps_per_epoch), ("val_draws", val_draws)):
+        for name, number in (
+            ("steps_per_epoch", steps_per_epoch),
+            ("val_draws", val_draws),
+            ("context", context),
+        ):
             if number < 1:
                 raise ValueError(f"{name} must be at least 1; it is {number}.")
         for name, number in (("seed", seed), ("num_workers", num_workers)):
             if number < 0:
                 raise ValueError(f"{name} must be at least 0; it is {number}.")
-        self.steps_per_epoch, self.val_draws, self.seed, self.num_workers = (
-            steps_per_epoch,
-            val_draws,
-            seed,
-            num_workers,
-        )
+        self.steps_per_epoch, self.val_draws, self.context = steps_per_epoch, val_draws, context
 
-    @property
-    def spec(self) -> SeriesSpec:
-        """The spec of the first network of validation, in units of 1: every batch has nodes of its own."""
-        batch = SimulatedBatches(self.prior, self.seed)[FIRST_VALIDATION]
-        nodes, channels = batch.values.shape[2:]
-        return SeriesSpec(
-            loc=torch.zeros(nodes, channels),
-            scale=torch.ones(nodes, channels),
-            edge_index=batch.graph.edge_index,
-            edge_weight=batch.graph.edge_weight,
-            num_covariates=0,
+    def load(self) -> Split:
+        """Simulates one long series, whose hidden entries are held out."""
+        prior = dataclasses.replace(self.prior, consecutive=1.0, windows=12, steps=(self.window,))
+        drawn = prior.draw(self.seed, FIRST_VALIDATION - 1)
+        nodes, channels = drawn.series.shape[2:]
+        values = drawn.series.flatten(0, 1)
+        series = GraphSeries(
+            values=values,
+            observed=torch.ones(values.shape, dtype=torch.bool),
+            graph=drawn.graph,
             nodes=[str(node) for node in range(nodes)],
             channels=[f"channel {channel}" for channel in range(channels)],
         )
+        return Split(series, *split_in_time(len(values), 0.25, 0.25), ~drawn.visible.flatten(0, 1))
 
-    def _loader(self, sampler: DrawSampler) -> DataLoader:
-        return LazyLoader(
-            SimulatedBatches(self.prior, self.seed),
-            batch_size=None,
-            sampler=sampler,
-            collate_fn=_identity,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-        )
+    def dataset(self, stage: Stage) -> Any:
+        """Returns the draws by number, or the windows of test and prediction.
 
-    def _world(self) -> tuple[int, int]:
-        """Returns the rank of this process and the number of processes."""
-        if not self.trainer:
-            return 0, 1
-        check_undivided(self.trainer)
-        return self.trainer.global_rank, self.trainer.world_size
+        Args:
+            stage: The stage.
+        """
+        if stage in ("train", "val"):
+            return SimulatedBatches(self.prior, self.seed, self.context)
+        return super().dataset(stage)
 
-    def train_dataloader(self) -> DataLoader:
-        """Returns the draws of training, new ones in each epoch."""
-        return self._loader(DrawSampler(self.steps_per_epoch, 0, *self._world()))
-
-    def val_dataloader(self) -> DataLoader:
-        """Returns the draws of validation, the same in each epoch, divided among the processes."""
+    def _loader(self, stage: Stage) -> DataLoader:
+        """Returns the draws of training, new ones in each epoch, or of validation, the same in each."""
+        if stage not in ("train", "val"):
+            return super()._loader(stage)
         rank, world_size = self._world()
-        numbers = range(FIRST_VALIDATION + rank, FIRST_VALIDATION + self.val_draws, world_size)
-        return DataLoader(
-            SimulatedBatches(self.prior, self.seed),
+        validation = range(FIRST_VALIDATION + rank, FIRST_VALIDATION + self.val_draws, world_size)
+        training = DrawSampler(self.steps_per_epoch, 0, rank, world_size)
+        return LazyLoader(
+            self.dataset(stage),
             batch_size=None,
-            sampler=numbers,
+            sampler=training if stage == "train" else validation,
             collate_fn=_identity,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,

@@ -361,6 +361,9 @@ class SeriesDataModule(LightningDataModule):
         self._split: Split | None = None
         self._spec: SeriesSpec | None = None
 
+    one_series = True
+    """Whether the windows of training and validation are those of the series in :attr:`split`."""
+
     @abstractmethod
     def load(self) -> Split:
         """Returns the data, read from its source or simulated."""

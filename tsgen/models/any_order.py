@@ -13,22 +13,28 @@ References:
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch_geometric.data import Data
 
 from tsgen.argument_types import check_arguments
 from tsgen.data.interpolation import Nearest
-from tsgen.data.series import SeriesBatch, SeriesSpec, Sizes, Units
+from tsgen.data.moments import RunningMoments
+from tsgen.data.series import Series, SeriesBatch, SeriesSpec, Sizes, Units
 from tsgen.encoders import ConvolutionEncoder, Encoder
 from tsgen.encoders.propagation import Propagation
+from tsgen.exact.shrinkage import ITERATIONS
 from tsgen.heads import Head, MixtureHead
 from tsgen.models.density import OptimizerFactory, SchedulerFactory
+from tsgen.models.linear_posterior import Linear, LinearPosterior
 from tsgen.models.neural import NeuralModel
 from tsgen.objectives import MaskedNLL, Objective
 from tsgen.sampling import AnyOrder, Sampler
@@ -37,6 +43,30 @@ from tsgen.sampling.base import TENSORS_PER_PASS, draws_per_portion
 
 INTERPOLATION_FEATURES = 5
 """How many more numbers per entry the encoder reads with ``units="interpolation"``; see ``features``."""
+
+LINEAR_FEATURES = 4
+"""How many more numbers per entry than these the encoder reads with ``units="linear"``."""
+
+FEATURES = {
+    "node": 0,
+    "interpolation": INTERPOLATION_FEATURES,
+    "linear": INTERPOLATION_FEATURES + LINEAR_FEATURES,
+}
+
+SMALLEST_DEVIATION = 0.01
+"""The scale of an entry with ``units="linear"``, in deviations of its node, at least."""
+
+FAR = 8.0
+"""Features in posterior deviations are limited to this size."""
+
+FITTED_STEPS = 72
+"""The length of the windows to which the linear process is fitted, in steps, at most."""
+
+FITTED_ENTRIES = 2**21
+"""The number of entries to which the linear process is fitted, at most, in windows spread over the series."""
+
+TRAINING_ITERATIONS = 1
+"""Iterations of EM in each step of a training in which the model adapts to every batch."""
 
 REACH = 24.0
 """Initial value of the range rho, in steps."""
@@ -69,7 +99,15 @@ class AnyOrderModel(NeuralModel):
             :math:`\rho` a learned number of steps. In short gaps the scale grows with the square root of the
             gap length; where nothing is visible it is the node's standard deviation. The encoder also reads
             the line, the distances to its ends, and the mean and fraction of the visible entries of the
-            slice.
+            slice. ``linear``: the mean and deviation of each entry given all visible entries of the window
+            under a linear-Gaussian process of the whole network, fitted to the training data
+            (:mod:`tsgen.models.linear_posterior`). On linear-Gaussian data the law is thus nearly exact
+            before any training. The encoder also reads what it reads with ``interpolation``, this mean and
+            deviation, the line's distance from the mean, and how surprising each visible entry is given all
+            others.
+        adapts: Take units and linear process from the visible entries of whatever the model is given: of each
+            batch in training, of the series in :func:`tsgen.impute`. The weights then belong to no data set.
+            Needs ``units="linear"`` and no ``node_embedding``.
 
     Raises:
         ValueError: If the encoder is causal, ``units`` is unknown, or building blocks are incompatible; in
@@ -86,7 +124,8 @@ class AnyOrderModel(NeuralModel):
         sampler: Sampler = AnyOrder(),
         objective: Objective = MaskedNLL(),
         node_embedding: int = 0,
-        units: Literal["node", "interpolation"] = "node",
+        units: Literal["node", "interpolation", "linear"] = "node",
+        adapts: bool = False,
     ) -> None:
         super().__init__(
             spec,
@@ -97,10 +136,22 @@ class AnyOrderModel(NeuralModel):
             sampler,
             objective,
             node_embedding,
-            numbers_per_entry=2 if units == "node" else 2 + INTERPOLATION_FEATURES,
+            numbers_per_entry=2 + FEATURES[units],
             units=units,
+            adapts=adapts,
         )
-        self.of_entries = units == "interpolation"
+        self.of_entries, self.adapts = units == "interpolation", adapts
+        self.linear: LinearPosterior | None = None
+        self._last: tuple[SeriesBatch, Linear] | None = None
+        if units == "linear":
+            self.linear = LinearPosterior(spec.graph, len(spec.channels), persistent=not adapts)
+            # at first the laws are those of the head's bias, in units of the linear posterior
+            nn.init.zeros_(self.head.linear.weight)
+        if adapts:
+            self._check_adaptable()
+            for name in ("loc", "scale"):
+                # the units are those of the data at hand, not of any training data
+                self.register_buffer(name, getattr(self, name), persistent=False)
         if self.head.joint_entries > 1:
             raise ValueError(
                 "an any-order model needs a head for single entries, since its sampler draws them jointly in "
@@ -129,15 +180,29 @@ class AnyOrderModel(NeuralModel):
 
     def units(self, batch: SeriesBatch) -> Units:
         """Returns the location and scale that define standard units for each entry of a batch."""
+        node = self.units_of_nodes(batch)
+        if self.linear is not None:
+            law = self._linear_law(batch)
+            scale = node.scale * law.deviation.clamp(min=SMALLEST_DEVIATION)
+            return Units(node.loc + node.scale * law.mean, scale, batch.nodes, self.precision)
         if not self.of_entries:
-            return self.units_of_nodes(batch)
-        node, nearest = self.units_of_nodes(batch), Nearest.of(batch.context)
+            return node
+        nearest = Nearest.of(batch.context)
         loc = nearest.line(batch.values, node.loc)
         # lower bound: a visible entry is its own nearest one; its law is never scored, but needs a positive
         # scale. Upper bound: infinity, where nothing is visible, would give no valid gradient
         steps = nearest.walked().clamp(min=0.5, max=1e6).to(self.precision)
         scale = node.scale * (-torch.expm1(-steps / self.log_reach.exp())).sqrt()
         return Units(loc, scale, batch.nodes, self.precision)
+
+    def _linear_law(self, batch: SeriesBatch) -> Linear:
+        """Returns the linear posterior of a batch, computed once for features and units."""
+        assert self.linear is not None
+        if self._last is None or self._last[0] is not batch:
+            units = self.units_of_nodes(batch)
+            values = torch.where(batch.context, (batch.values - units.loc) / units.scale, 0)
+            self._last = batch, self.linear(values, batch.context, batch.nodes)
+        return self._last[1]
 
     def features(
         self, batch: SeriesBatch, x: Tensor, context: Tensor
@@ -146,10 +211,11 @@ class AnyOrderModel(NeuralModel):
 
         With ``units="interpolation"`` this adds, per entry, the line between the nearest visible values, the
         logarithms of one plus the distances to its ends, and the mean and the fraction of the slice's visible
-        entries.
+        entries. With ``units="linear"`` it adds these and, per entry, mean and log-deviation of the linear
+        posterior, the distance of the line from its mean in deviations, and the surprise of visible entries.
         """
         features = super().features(batch, x, context)
-        if not self.of_entries:
+        if not self.of_entries and self.linear is None:
             return features
         nearest, length = Nearest.of(batch.context), x.shape[1]
         since, until = (d.clamp(max=length).log1p().to(x.dtype) for d in nearest.distances())
@@ -157,7 +223,112 @@ class AnyOrderModel(NeuralModel):
         share = context.mean(dim=2, keepdim=True)
         mean = x.mean(dim=2, keepdim=True) / share.clamp(min=0.5 / x.shape[2])
         more = [line, since, until, mean.expand_as(x), share.expand_as(x)]
+        if self.linear is not None:
+            law = self._linear_law(batch)
+            deviation = law.deviation.clamp(min=SMALLEST_DEVIATION)
+            apart = torch.where(batch.context, 0, (line - law.mean) / deviation).clamp(-FAR, FAR)
+            more += [law.mean, deviation.log(), apart, law.surprise.clamp(-FAR, FAR)]
         return torch.cat([features, *(x.to(features.dtype) for x in more)], dim=-1)
+
+    def _check_adaptable(self) -> None:
+        """Raises ``ValueError`` unless no parameter belongs to single nodes and units are linear."""
+        if self.linear is None:
+            raise ValueError('adapts needs units "linear", which are taken from the data at hand.')
+        if self.knows_its_nodes:
+            raise ValueError(
+                "a model that adapts must have no parameters of single nodes: set node_embedding to 0, and "
+                "use a head without scales of nodes."
+            )
+
+    @check_arguments
+    def adapted(self, data: Series | SeriesBatch) -> AnyOrderModel:
+        """Returns a model with the same weights for other data, with units and linear process of that data.
+
+        Only what is visible is read: the observed entries of a series, the context of windows.
+
+        Args:
+            data: The series or windows that the model is to run on.
+
+        Raises:
+            ValueError: If the model does not adapt, or the data has other channels or covariates.
+        """
+        if not self.adapts:
+            raise ValueError(
+                "the model must be one that adapts (adapts=True); this one belongs to its training data. Use "
+                "tsgen.load(checkpoint, spec=...)."
+            )
+        new = self._for_spec(_spec_of(self.spec, data))
+        if isinstance(data, Series):
+            new.fit_units(data, [slice(0, len(data))])
+        else:
+            new._fit_to_windows(data, ITERATIONS)
+        return new
+
+    def _for_spec(self, spec: SeriesSpec) -> AnyOrderModel:
+        """Returns a model with the same weights and a linear process to be fitted."""
+        new = copy.copy(self)
+        new._buffers, new._modules, new._last = dict(self._buffers), dict(self._modules), None
+        new.spec = spec
+        new.linear = LinearPosterior(spec.graph, len(spec.channels), persistent=False).to(self.device)
+        return new
+
+    def fit_units(self, series: Series, stretches: Sequence[slice]) -> None:
+        """Fits the linear process to the observed entries of some stretches; if the model adapts, units too.
+
+        Args:
+            series: The series.
+            stretches: The stretches.
+        """
+        assert self.linear is not None
+        if self.adapts:
+            moments = RunningMoments()
+            for chunk in series.chunks(stretches):
+                moments.add(chunk.values, chunk.observed)
+            self._set_units(*moments.shrunk())
+        batch = series.windows(*_fitted_windows(series, stretches))
+        self._fit_linear(batch, ITERATIONS)
+
+    def _fit_to_windows(self, batch: SeriesBatch, iterations: int) -> None:
+        """Takes units and linear process from the visible entries of windows."""
+        moments = RunningMoments()
+        moments.add(batch.values.flatten(0, 1), batch.context.flatten(0, 1))
+        self._set_units(*moments.shrunk())
+        self._fit_linear(batch, iterations)
+
+    def _fit_linear(self, batch: SeriesBatch, iterations: int) -> None:
+        assert self.linear is not None
+        values = (batch.values.to(self.loc.device) - self.loc) / self.scale
+        self.linear.fit(values, batch.context.to(self.loc.device), batch.graph, iterations)
+        self._last = None
+
+    def _set_units(self, loc: Tensor, scale: Tensor) -> None:
+        for name, numbers in (("loc", loc), ("scale", scale)):
+            self.register_buffer(name, numbers.to(self.device, torch.float64), persistent=False)
+
+    def at_hand(self, batch: SeriesBatch) -> tuple[NeuralModel, SeriesBatch]:
+        """Returns the model and the batch with which a loss is computed.
+
+        A model that adapts does so to the context of all windows, and the windows without target are then
+        left out. The batch is in standard units, so that losses on different networks are comparable.
+        """
+        if not self.adapts:
+            return self, batch
+        new = self._for_spec(_spec_of(self.spec, batch))
+        new._fit_to_windows(batch, TRAINING_ITERATIONS)
+        values = torch.where(batch.context | batch.target, (batch.values - new.loc) / new.scale, 0)
+        scored = batch.target.flatten(1).any(dim=1)
+        batch = batch._changed(values=values)._of_each(lambda x: x if scored.all() else x[scored])
+        new._set_units(torch.zeros_like(new.loc), torch.ones_like(new.scale))
+        return new, batch
+
+    def setup(self, stage: str) -> None:
+        """Checks building blocks and data; fits the linear process to the data at hand."""
+        super().setup(stage)
+        split = getattr(getattr(self.own_trainer, "datamodule", None), "split", None)
+        if self.linear is None or split is None:
+            return
+        if stage == "fit" and not self.adapts or not self.linear.fitted:
+            self.fit_units(split.series, split.train)
 
     def check_data(self, data: Any, stage: str) -> None:
         """Raises ``ValueError`` unless the model can be used with the data, which must hide some entries.
@@ -165,7 +336,7 @@ class AnyOrderModel(NeuralModel):
         Without hidden entries there would be nothing to learn or to score.
         """
         super().check_data(data, stage)
-        if stage == "fit" and getattr(data, "thinning", self) is None:
+        if stage == "fit" and getattr(data, "thinning", self) is None and not self.adapts:
             raise ValueError(
                 "an any-order model learns from hidden entries; data.thinning is null and hides none. "
                 "Set it to a pattern, such as tsgen.data.PointMask with rate: [0.0, 1.0]."
@@ -223,3 +394,52 @@ class AnyOrderModel(NeuralModel):
             rows = rows._changed(context=rows.context & (order < current), target=order == current)
             total = total + self.log_prob(rows).sum()
         return total
+
+
+def _spec_of(spec: SeriesSpec, data: Series | SeriesBatch) -> SeriesSpec:
+    """Returns a spec of other data, its units to be fitted, for a model with this spec."""
+    if isinstance(data, Series):
+        nodes, channels, covariates = list(data.nodes), list(data.channels), data.sizes.covariates
+    else:
+        nodes, channels = [str(node) for node in range(data.values.shape[2])], spec.channels
+        channels = channels if len(channels) == data.values.shape[-1] else [""] * data.values.shape[-1]
+        covariates = 0 if data.covariates is None else data.covariates.shape[-1]
+    if len(channels) != len(spec.channels) or covariates != spec.num_covariates:
+        raise ValueError(
+            f"the data must have {len(spec.channels)} channels and {spec.num_covariates} covariates, as in "
+            f"the model's training; it has {len(channels)} and {covariates}."
+        )
+    return dataclasses.replace(
+        spec,
+        loc=torch.zeros(len(nodes), len(channels)),
+        scale=torch.ones(len(nodes), len(channels)),
+        edge_index=data.graph.edge_index,
+        edge_weight=data.graph.edge_weight,
+        nodes=nodes,
+        channels=channels,
+    )
+
+
+def _fitted_windows(series: Series, stretches: Sequence[slice]) -> tuple[Tensor, int]:
+    """Returns the first steps and the length of the windows to which a linear process is fitted.
+
+    The windows cover the stretches if these have at most :data:`FITTED_ENTRIES` entries; else they are spread
+    over them.
+    """
+    ends = [stretch.indices(len(series))[:2] for stretch in stretches]
+    longest = max(stop - start for start, stop in ends)
+    length = max(1, min(FITTED_STEPS, longest if longest < 2 * FITTED_STEPS else FITTED_STEPS))
+    if longest <= FITTED_STEPS and longest >= 8:
+        length = longest // 2  # two windows, so that options can be chosen
+    starts = [
+        torch.arange(start, stop - length + 1, length)
+        for start, stop in ends
+        if stop - start >= length
+    ]
+    last = [torch.tensor([stop - length]) for start, stop in ends if stop - start >= length]
+    every = torch.cat([*starts, *last]).unique()
+    nodes, channels, _ = series.sizes
+    most = max(2, FITTED_ENTRIES // (length * nodes * channels))
+    if len(every) > most:
+        every = every[torch.linspace(0, len(every) - 1, most).long()]
+    return every, length

@@ -233,23 +233,26 @@ class DensityModel(LightningModule, ABC):
 
     def validation_step(self, batch: SeriesBatch, index: int) -> None:
         """Updates the NLL and, if it has a closed form, the CRPS of the hidden entries."""
-        law = self.validation_law(batch)
-        target = self.target(batch)
+        model, batch = self.at_hand(batch)
+        law, target, units = model.validation_law(batch), model.target(batch), model.units_of_nodes(batch)
         if law is None:
-            log_prob = self.validation_log_prob(batch)
+            log_prob = model.validation_log_prob(batch)
         else:
-            log_prob = masked_log_prob(law, batch.values, target, self.units_of_nodes(batch).loc)
+            log_prob = masked_log_prob(law, batch.values, target, units.loc)
         self.val_nll.update(log_prob, target)
-        units = self.units_of_nodes(batch)
         constant = Normal(units.loc, units.scale, validate_args=False)
         self.val_constant.update(masked_log_prob(constant, batch.values, target, units.loc), target)
         if self._extreme is None and not torch.isfinite(log_prob.sum()):
-            self._extreme = extreme(self, batch)
+            self._extreme = extreme(model, batch)
         self.log("val/nll", self.val_nll, prog_bar=True, batch_size=len(batch.values))
         # both conditions depend on model and data, not on the batch: all processes must log the same metrics
         if law is not None and has_closed_crps(law) and self.horizon != 0:
             self.val_crps.update(law, batch.values, batch.hidden)
             self.log("val/crps", self.val_crps, batch_size=len(batch.values))
+
+    def at_hand(self, batch: SeriesBatch) -> tuple[DensityModel, SeriesBatch]:
+        """Returns the model and the batch with which losses of training and validation are computed."""
+        return self, batch
 
     def validation_law(self, batch: SeriesBatch) -> Distribution | None:
         """Returns the per-entry laws used for validation, in data units, if one forward pass gives them.

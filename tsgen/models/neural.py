@@ -237,20 +237,21 @@ class NeuralModel(DensityModel):
         """
         # this stream has one more key than the one that hides entries in training, so that the two never
         # coincide, whatever the seeds
+        model, batch = self.at_hand(batch)
         purpose, epoch = (torch.full_like(batch.address, n) for n in (TRAINING, self.current_epoch))
         stream = streams(torch.initial_seed(), purpose, epoch, batch.address)
         with self._seeded(index):
-            loss = self.objective.loss(self, batch, stream, self.global_step)
+            loss = self.objective.loss(model, batch, stream, self.global_step)
         name = "train/nll" if self.objective.is_nll else "train/loss"
         mean = self._mean_over_processes(loss.detach())
         self.log(name, mean, prog_bar=True, batch_size=len(batch.values))
         if not torch.isfinite(mean) and not is_searching_rate(self.own_trainer):
-            raise diverged(self, name, float(mean), extreme(self, batch))
+            raise diverged(self, name, float(mean), extreme(model, batch))
         if getattr(self.own_trainer, "accumulate_grad_batches", 1) == 1:
             return loss
         # the total is known only after the last batch: until then, weights are relative to the first batch,
         # and on_before_optimizer_step rescales the gradients
-        self._counts.append(int(count(self.objective.target(self, batch, self.global_step))))
+        self._counts.append(int(count(self.objective.target(model, batch, self.global_step))))
         return loss * (self._counts[-1] / max(1, self._counts[0]))
 
     def _mean_over_processes(self, loss: Tensor) -> Tensor:
@@ -295,6 +296,10 @@ class NeuralModel(DensityModel):
         if every and (self.global_step + 1) % every == 0 and gradients:
             self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
             self.log("train/lr", optimizer.param_groups[0]["lr"])
+
+    def at_hand(self, batch: SeriesBatch) -> tuple[NeuralModel, SeriesBatch]:
+        """Returns the model and the batch with which losses of training and validation are computed."""
+        return self, batch
 
     def validation_law(self, batch: SeriesBatch) -> Distribution | None:
         """Returns the objective's per-entry laws for validation, in data units, or None."""
