@@ -23,13 +23,21 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tsgen.argument_types import check_arguments
+from tsgen.data.channels import (
+    channels_as_nodes,
+    dataset_of_channels,
+    samples_of_channels,
+    without_covariates,
+)
 from tsgen.data.graphs import same_graph
 from tsgen.data.series import GraphSeries, Samples, Series, SeriesBatch
 from tsgen.data.tiles import Tiles
 from tsgen.inference.stitching import SeriesImputation
 from tsgen.metrics import FarDraws
+from tsgen.models.any_order import AnyOrderModel
 from tsgen.models.density import DensityModel
 from tsgen.sampling import SMC, Ancestral, AnyOrder, Exact, Sampler
+from tsgen.storage.atomic import replacing
 
 Method = Literal["ancestral", "smc", "any_order", "exact"]
 """Names of the samplers for unknown entries."""
@@ -123,6 +131,9 @@ def impute(
     """
     sampler = _sampler(model, method, num_samples, seed)
     model.check_weights(model.state_dict())
+    if adapts(model):
+        options = {"method": sampler, "window": window, "overlap": overlap}
+        return _adapted(impute, model, data, path, **options)
     if isinstance(data, SeriesBatch):
         if (window, overlap, path) != (None, None, None):
             raise ValueError("window, overlap and path are for a series; windows were given. Leave them out.")
@@ -146,6 +157,37 @@ def impute(
     with TemporaryDirectory() as folder:
         _draw(model, sampler, data, tiles, Path(folder) / "imputation.nc")
         return xr.load_dataset(Path(folder) / "imputation.nc")
+
+
+def adapts(model: DensityModel) -> bool:
+    """Returns whether a model must adapt to data before it draws."""
+    return isinstance(model, AnyOrderModel) and model.adapts
+
+
+def _adapted(
+    function: Any, model: Any, data: SeriesBatch | Series, path: Any = None, **options: Any
+) -> Samples | xr.Dataset:
+    """Calls a function with a model that has adapted to the data.
+
+    A model of one channel takes further channels for further nodes. Covariates that it does not read are left
+    out.
+    """
+    options = {name: value for name, value in options.items() if value is not None}
+    channels = data.values.shape[-1] if isinstance(data, SeriesBatch) else len(data.channels)
+    apart = channels > 1 == len(model.spec.channels)
+    shown = channels_as_nodes(data) if apart else without_covariates(data, model.spec.num_covariates)
+    own = model.adapted(shown)
+    if not apart:
+        return function(own, shown, **options, **({} if path is None else {"path": path}))
+    drawn = function(own, shown, **options)
+    if isinstance(data, SeriesBatch):
+        return samples_of_channels(drawn, channels)
+    drawn = dataset_of_channels(drawn, data)
+    if path is None:
+        return drawn
+    with replacing(Path(path)) as unfinished:
+        drawn.to_netcdf(unfinished)
+    return xr.open_dataset(path)
 
 
 @overload
@@ -216,6 +258,9 @@ def forecast(
     """
     if isinstance(horizon, bool) or not isinstance(horizon, numbers.Integral) or horizon < 1:
         raise ValueError(f"horizon must be at least 1; it is {horizon}.")
+    if adapts(model):
+        options = {"num_samples": num_samples, "method": method, "seed": seed, "window": window}
+        return _adapted(forecast, model, data, horizon=horizon, **options)
     if isinstance(data, SeriesBatch):
         if covariates is not None or window is not None:
             raise ValueError("covariates and window are for a series; windows were given. Leave them out.")
@@ -288,6 +333,10 @@ def generate(
         ValueError: If there are no steps, the model reads covariates and none are given, the sampler does not
             draw entries jointly, or for the reasons of :func:`impute`.
     """
+    if adapts(model):
+        raise ValueError(
+            "a model that adapts must know a network before it generates: pass model.adapted(series) instead."
+        )
     if isinstance(data, SeriesBatch):
         if window is not None:
             raise ValueError("window is for a series; windows were given. Leave it out.")

@@ -242,9 +242,10 @@ class AnyOrderModel(NeuralModel):
 
     @check_arguments
     def adapted(self, data: Series | SeriesBatch) -> AnyOrderModel:
-        """Returns a model with the same weights for other data, with units and linear process of that data.
+        """Returns a model with the same weights that belongs to other data: its units and linear process.
 
-        Only what is visible is read: the observed entries of a series, the context of windows.
+        Only what is visible is read: the observed entries of a series, the context of windows. The weights
+        are shared, not copied.
 
         Args:
             data: The series or windows that the model is to run on.
@@ -262,6 +263,7 @@ class AnyOrderModel(NeuralModel):
             new.fit_units(data, [slice(0, len(data))])
         else:
             new._fit_to_windows(data, ITERATIONS)
+        new.adapts = False
         return new
 
     def _for_spec(self, spec: SeriesSpec) -> AnyOrderModel:

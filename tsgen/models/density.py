@@ -406,6 +406,9 @@ def _unchanged(batch: SeriesBatch) -> SeriesBatch:
     return batch
 
 
+PRETRAINED = "pretrained"
+"""The name of the weights that come with the package."""
+
 BUILDING_BLOCKS = (
     DensityModel,
     Encoder,
@@ -427,13 +430,14 @@ def load(
     trusted: Sequence[str] = (),
     spec: SeriesSpec | None = None,
 ) -> DensityModel:
-    """Returns the model in a checkpoint, in evaluation mode.
+    """Returns the model in a checkpoint, or the pre-trained one, in evaluation mode.
 
     The checkpoint alone is enough. None of its code is executed: it is read as plain data, and it may only
     name classes that are building blocks of models and come from known packages.
 
     Args:
-        checkpoint: A file that training wrote.
+        checkpoint: A file that training wrote; or ``"pretrained"`` for the weights that come with the
+            package, a model of any network (:mod:`tsgen.models.pretrained`).
         device: The device to move the model to.
         trusted: Names of your own packages, from which the checkpoint may use encoders, heads and so on.
         spec: Spec of other data to run the model on, with its graph and units; that of the training data if
@@ -449,6 +453,10 @@ def load(
         raise ValueError(
             f"device must be one of torch, such as cpu or cuda:0; it is {device!r:.60}."
         ) from error
+    if checkpoint == PRETRAINED:
+        from tsgen.models.pretrained import load_pretrained  # it imports this module
+
+        return load_pretrained(device=device, spec=spec)
     path = Path(checkpoint)
     state = read_checkpoint(path)
     rebuilt = _rebuild(path, state, trusted, spec)
@@ -523,7 +531,9 @@ def moved_weights(path: Path, model: DensityModel) -> dict[str, Any]:
             f"the model in {path} must have no parameters of single nodes to run on other nodes; it has "
             "some. Train a model without node_embedding, scales of nodes or a head over the slice."
         )
-    moved = {**state["state_dict"], "loc": expected["loc"], "scale": expected["scale"]}
+    # units, and a linear process in them, are those of the other data
+    own = {name for name in expected if name in ("loc", "scale") or name.startswith("linear.")}
+    moved = {**state["state_dict"], **{name: expected[name] for name in own}}
     if moved.keys() != expected.keys():
         name = sorted(moved.keys() ^ expected.keys())[0]
         raise ValueError(
