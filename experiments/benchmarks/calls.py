@@ -127,7 +127,7 @@ def run() -> Path:
     """Returns the folder of a tested run."""
     folder = Path(tempfile.mkdtemp())
     series = data().split.series
-    evaluation = Evaluation(folder, series, "run", data().exact, horizon=4)
+    evaluation = Evaluation(folder, series, "run", data().split.train, data().exact, horizon=4)
     with warnings.catch_warnings(), redirect_stdout(StringIO()):
         warnings.simplefilter("ignore")
         tested = AutoregressiveModel(data().spec, WindowEncoder, GaussianHead, sampler=SMC(3, particles=8))

@@ -220,7 +220,7 @@ def evaluated(folder, horizon: int | None) -> tuple[dict, SyntheticDataModule]:
     torch.manual_seed(1)
     encoder = partial(GraphGRUEncoder, hidden=4)
     model = AutoregressiveModel(data.spec, encoder, GaussianHead, sampler=Ancestral(40))
-    evaluation = Evaluation(folder, data.split.series, "run", data.exact, data.horizon)
+    evaluation = Evaluation(folder, data.split.series, "run", data.split.train, data.exact, data.horizon)
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "use_distributed_sampler": False}
     trainer = Trainer(accelerator="cpu", logger=False, callbacks=[evaluation], **quiet)
     trainer.test(model, data, verbose=False)

@@ -239,6 +239,7 @@ class TsgenCLI(LightningCLI):
                 self.results,
                 series,
                 self._options.name,
+                self.datamodule.split.train,
                 self.datamodule.exact,
                 self.datamodule.horizon,
             ),

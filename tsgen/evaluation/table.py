@@ -27,7 +27,7 @@ from tsgen.argument_types import check_arguments
 from tsgen.counter_random import streams, uniforms
 from tsgen.data.interpolation import Nearest
 from tsgen.data.series import Samples, Series, SeriesBatch
-from tsgen.evaluation.baselines import linear_interpolation, node_mean
+from tsgen.evaluation.baselines import Baseline, fit_baselines
 from tsgen.evaluation.bootstrap import MIN_WINDOWS
 from tsgen.evaluation.columns import COLUMNS, format_number, printed_columns
 from tsgen.evaluation.comparison import intervals
@@ -51,13 +51,13 @@ from tsgen.metrics import (
     entry_scores,
     groupings,
     has_closed_crps,
+    law_crps,
     ranks,
     scores,
     variogram_score,
 )
 from tsgen.metrics.rounding import rounded
 from tsgen.models import DensityModel
-from tsgen.sampling import Sampler
 from tsgen.storage.atomic import replacing, write_text
 from tsgen.storage.parts import Parts
 
@@ -66,9 +66,6 @@ MODEL = "model"
 
 TIE_STREAM = 3
 """Separates the random streams that break ties of ranks from those of samplers and masks."""
-
-BASELINES = {"node mean": node_mean, "linear interpolation": linear_interpolation}
-"""The baselines by name; they need no training."""
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 """The levels of the quantiles in ``evaluation.nc``."""
@@ -82,7 +79,9 @@ ENTRY = ("window", "step", "node", "channel")
 AXES = {
     **dict.fromkeys(("truth", "context", "target", "rank", "crps", "nll", "covered_90", "gap_length"), ENTRY),
     "quantiles": ("quantile", *ENTRY),
-    "baseline_error": ("baseline", *ENTRY),
+    **dict.fromkeys(
+        ("baseline_error", "baseline_crps", "baseline_nll", "baseline_covered_90"), ("baseline", *ENTRY)
+    ),
     "energy_score": ENTRY[:1],
     "variogram_score": ENTRY[:1],
     "ess": ENTRY[:2],
@@ -94,7 +93,7 @@ def summarise(
     samples: Samples,
     batch: SeriesBatch,
     log_prob: Tensor | None = None,
-    baselines: Mapping[str, Tensor] | None = None,
+    baselines: Mapping[str, Distribution] | None = None,
 ) -> dict[str, np.ndarray]:
     """Returns quantiles, ranks and scores of a batch, for figures and comparisons (see :func:`as_dataset`).
 
@@ -102,7 +101,7 @@ def summarise(
         samples: Draws of the batch.
         batch: The windows.
         log_prob: Log-density of each entry in nats, if known.
-        baselines: Baselines of one draw each, by name.
+        baselines: The laws of each entry under the baselines, by name.
     """
     ordered = samples.values.sort(dim=0).values
     scored = batch.hidden
@@ -132,9 +131,21 @@ def summarise(
     if samples.ess is not None:
         arrays["ess"] = samples.ess
     if baselines:
-        errors = [(draws[0] - truth).abs().where(scored, torch.nan) for draws in baselines.values()]
-        arrays["baseline_error"] = torch.stack(errors, dim=1).to(truth.dtype)
+        found = [_of_law(law, truth, scored) for law in baselines.values()]
+        arrays |= {
+            f"baseline_{name}": torch.stack([scores[name] for scores in found], dim=1) for name in found[0]
+        }
     return {name: array.cpu().numpy() for name, array in arrays.items()}
+
+
+def _of_law(law: Distribution, truth: Tensor, scored: Tensor) -> dict[str, Tensor]:
+    """Returns the absolute error of a law's median and its other scores of each scored entry."""
+    safe = torch.where(scored, truth, law.mean)
+    below = law.cdf(safe)
+    scores = {"error": (law.icdf(torch.tensor(0.5).to(safe)) - safe).abs(), "crps": law_crps(law, safe)}
+    scores["nll"] = -law.log_prob(safe)
+    found = {name: score.where(scored, torch.nan).to(truth.dtype) for name, score in scores.items()}
+    return found | {"covered_90": scored & (below >= 0.05) & (below <= 0.95)}
 
 
 def as_dataset(
@@ -145,7 +156,9 @@ def as_dataset(
     It has ``truth``, the masks ``context`` and ``target``, ``quantiles``, the ``rank`` of the truth among the
     samples, and ``gap_length`` in steps (zero where not scored). The scores per entry are ``crps``, ``nll``
     and, with 19 samples or more, ``covered_90``; the scores per window are ``energy_score`` and
-    ``variogram_score``. ``baseline_error`` exists if there are baselines, and ``ess`` for weighted particles.
+    ``variogram_score``. If there are baselines, ``baseline_error``, ``baseline_crps``, ``baseline_nll`` and
+    ``baseline_covered_90`` are the scores of their laws in closed form; ``baseline_error`` is the absolute
+    error of the median. ``ess`` exists for weighted particles.
 
     Args:
         arrays: The arrays that :func:`summarise` returned, windows in order.
@@ -186,7 +199,7 @@ class _Row:
 
     Args:
         name: The name of the method.
-        conditioning: ``"filtering"`` or ``"posterior"``; None for a baseline, which has no density.
+        conditioning: ``"filtering"`` or ``"posterior"``; None for a baseline.
         groupings: Groups of entries that are also scored separately.
         module: The tested model.
         is_model: Whether the method is the tested model, which accumulates its own entry scores and NLL.
@@ -251,6 +264,12 @@ class _Row:
             for grouping, metric in zip(self.groupings, self.grouped, strict=True):
                 metric.update(each, grouping.of(batch)[batch.hidden])
 
+    def add_distance(self, batch: SeriesBatch, samples: Tensor, posterior: Normal) -> None:
+        """Adds the distance of the median of the draws to the exact posterior mean."""
+        standard, _ = entries((samples - posterior.mean) / posterior.stddev, batch)
+        self.from_exact.update(standard, torch.zeros_like(standard[0]))
+        self.exact_is_known = True
+
     def tables(self) -> dict[str, list[dict[str, Any]]]:
         """Returns the scores by groups of entries."""
         return {g.key: metric.table() for g, metric in zip(self.groupings, self.grouped, strict=True)}
@@ -263,16 +282,13 @@ class _Row:
             computed = dict(self.scores.compute())
             computed |= {"crps_law": self.law_crps.compute()} if self.law_is_known else {}
             computed |= self.joint_scores.compute() if self.joint_scores else {}
-        if self.conditioning is not None:
-            computed["nll"] = self.nll.compute()
+        computed["nll"] = self.nll.compute()
         if self.exact_is_known:
             computed["from_exact"] = self.from_exact.compute()
         row: dict[str, Any] = {"name": self.name, "conditioning": self.conditioning}
         for key in COLUMNS:
             value = float(computed.get(key, torch.nan))
-            # a point estimate has no intervals
-            undefined = self.conditioning is None and key.startswith(("coverage", "width", "interval"))
-            row[key] = None if undefined or not math.isfinite(value) else rounded(value)
+            row[key] = rounded(value) if math.isfinite(value) else None
         return row
 
 
@@ -286,6 +302,7 @@ class Evaluation(Callback):
         folder: The folder for ``scores.json`` and ``evaluation.nc``.
         series: The series that the windows are cut from.
         run: The run's name.
+        train: The stretches of the series that the baselines are fitted on: those of the training split.
         exact: The process that the data was drawn from, if known. Its exact filtering and posterior
             distributions are two more rows of the table.
         horizon: The number of steps at the end of a window that are forecast, for scores by lead time; 0 if
@@ -297,21 +314,24 @@ class Evaluation(Callback):
         folder: Path,
         series: Series,
         run: str,
+        train: Sequence[slice],
         exact: VARProcess | None = None,
         horizon: int | None = None,
     ) -> None:
+        self.train, self.baselines, self.remarks = train, dict[str, Baseline](), list[str]()
         self.folder, self.series, self.run, self.exact = Path(folder), series, run, exact
         self.nothing_hidden, self.horizon = horizon == 0, horizon or 0
         self.parts = Parts(self.folder / "evaluation.parts")
         self.rows: dict[str, _Row] = {}
 
     def on_test_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Creates the rows of the table and removes part files of an earlier test."""
+        """Fits the baselines, creates the rows of the table and removes part files of an earlier test."""
         if not isinstance(module, DensityModel):
             raise ValueError(f"Evaluation needs a DensityModel; got {type(module).__name__}.")
         names: dict[str, str | None] = {}
         if not self.nothing_hidden:
-            names |= dict.fromkeys(BASELINES)
+            self.baselines, self.remarks = fit_baselines(self.series, self.train)
+            names |= dict.fromkeys(self.baselines)
         if self.exact is not None:
             names |= {"exact filtering": "filtering"}
             names |= {} if self.nothing_hidden else {"exact posterior": "posterior"}
@@ -320,8 +340,8 @@ class Evaluation(Callback):
         self.rows = {MODEL: _Row(type(module).__name__, "filtering", of_model, module, is_model=True)}
         for name, conditioning in names.items():
             of_exact = leads if name == "exact posterior" else []
-            # exact filtering draws entries independently, so that joint scores do not apply
-            self.rows[name] = _Row(name, conditioning, of_exact, module, joint=name != "exact filtering")
+            # the others draw entries independently, so that joint scores do not apply
+            self.rows[name] = _Row(name, conditioning, of_exact, module, joint=name == "exact posterior")
         self.ranks = RankHistogram(module.sampler.num_samples).to(module.device)
         self.far_draws = FarDraws(module.node_units).to(module.device)
         if not self.nothing_hidden:
@@ -344,36 +364,29 @@ class Evaluation(Callback):
             return
         samples: Samples = outputs["samples"]
         self.rows[MODEL].conditioning = samples.conditioning
-        baselines = {name: baseline(batch, module.node_units) for name, baseline in BASELINES.items()}
-        drawn = {MODEL: samples.values, **baselines}
+        baselines = {name: baseline.law(batch) for name, baseline in self.baselines.items()}
+        laws |= baselines
+        drawn = {MODEL: samples.values}
         if self.exact is not None:
-            self._add_exact(batch, laws, drawn, module.sampler)
+            laws["exact posterior"] = self.exact.posterior(batch)
+            exact_draws = self.exact.impute(batch, module.sampler.num_samples, module.sampler.seed)
+            drawn["exact posterior"] = exact_draws.values
         densities = {name: masked_log_prob(law, batch.values, batch.target) for name, law in laws.items()}
         densities[MODEL] = outputs["log_prob"]
         laws[MODEL] = module.drawn_law(batch)
         self.far_draws.update(samples.values, ~batch.context)
-        for name, values in drawn.items():
-            self.rows[name].update(batch, values, densities.get(name), laws.get(name))
+        for name, row in self.rows.items():
+            values = drawn.get(name)
+            if values is None:
+                values = independent_draws(laws[name], batch, module.sampler.num_samples, module.sampler.seed)
+            row.update(batch, values, densities.get(name), laws.get(name))
+            if self.exact is not None:
+                row.add_distance(batch, values, laws["exact posterior"])
         arrays = summarise(samples, batch, densities[MODEL], baselines) | {
             "conditioning": np.array(samples.conditioning)
         }
         self.ranks.update(torch.from_numpy(arrays["rank"]).to(self.ranks.device).long())
         self.parts.write(f"{trainer.global_rank:04d}-{batch_idx:06d}", arrays)
-
-    def _add_exact(
-        self, batch: SeriesBatch, laws: dict[str, Any], drawn: dict[str, Tensor], sampler: Sampler
-    ) -> None:
-        """Adds the exact laws and draws, and measures the distance of every method to the exact posterior."""
-        assert self.exact is not None
-        size, seed = sampler.num_samples, sampler.seed
-        filtering = laws["exact filtering"]
-        posterior = laws["exact posterior"] = self.exact.posterior(batch)
-        drawn["exact filtering"] = independent_draws(filtering, batch, size, seed)
-        drawn["exact posterior"] = self.exact.impute(batch, size, seed).values
-        for name, values in drawn.items():
-            standard, _ = entries((values - posterior.mean) / posterior.stddev, batch)
-            self.rows[name].from_exact.update(standard, torch.zeros_like(standard[0]))
-            self.rows[name].exact_is_known = True
 
     def on_test_epoch_end(self, trainer: Trainer, module: Any) -> None:
         """Computes the table (all processes), writes the files and prints the table (the first process)."""
@@ -413,7 +426,7 @@ class Evaluation(Callback):
         arrays = self.parts.read()
         conditioning = str(arrays.pop("conditioning"))
         attributes = {**attributes, "conditioning": conditioning}
-        data = as_dataset(arrays, self.series, list(BASELINES), **attributes)
+        data = as_dataset(arrays, self.series, list(self.baselines), **attributes)
         with replacing(self.folder / "evaluation.nc") as unfinished:
             data.to_netcdf(unfinished)
         self.parts.clear()
