@@ -16,6 +16,7 @@ from tsgen.data.interpolation import GAPS, Nearest
 from tsgen.data.series import Samples
 from tsgen.datamodules import SyntheticDataModule
 from tsgen.encoders import GraphGRUEncoder
+from tsgen.evaluation.baselines import BASELINES
 from tsgen.evaluation.table import Evaluation, as_dataset, summarise
 from tsgen.heads import GaussianHead
 from tsgen.heads.likelihood import masked_log_prob
@@ -295,12 +296,19 @@ def test_the_evaluation_holds_what_comparisons_need(tmp_path):
         assert float(windows[score].mean()) == pytest.approx(row[score], rel=1e-5)
     assert windows["gap_length"].dtype == np.int32
     assert ((windows["gap_length"] > 0) == scored).all() and not windows["nll"].where(~scored).notnull().any()
-    for row in table["rows"][1:3]:
-        error = windows["baseline_error"].sel(baseline=row["name"])
-        assert error.dtype == np.float32
-        assert float(error.where(scored).mean()) == pytest.approx(row["mae"], rel=1e-5)
-        assert row["energy_score"] > 0 and row["coverage_90"] is None and row["interval_90"] is None
-    filtering, posterior = table["rows"][3:]
+    assert [row["name"] for row in table["rows"][1:-2]] == list(BASELINES)
+    for row in table["rows"][1:-2]:
+        of_law = windows.sel(baseline=row["name"])
+        for variable, score in (("error", "mae"), ("crps", "crps"), ("nll", "nll")):
+            found = of_law[f"baseline_{variable}"]
+            assert found.dtype == np.float32 and (found.isnull().values == ~scored.values).all(), variable
+            assert float(found.mean()) == pytest.approx(row[score], rel=1e-5), (row["name"], score)
+        covered = float(of_law["baseline_covered_90"].where(scored).mean())
+        # the interval of 40 draws is that of the law but for their noise
+        assert covered == pytest.approx(row["coverage_90"], abs=0.02) and row["interval_90"] > 0
+        # independent draws of each entry have no joint law
+        assert row["energy_score"] is None and row["crps"] == row["crps_law"] < row["mae"]
+    filtering, posterior = table["rows"][-2:]
     assert filtering["energy_score"] is None and posterior["energy_score"] < table["rows"][0]["energy_score"]
     # the law's own score is that of its draws, but for their noise
     for exact in (filtering, posterior):

@@ -115,8 +115,10 @@ def _pairs(names: Sequence[str], data: Sequence[xr.Dataset], bootstrap: WindowBo
     """Compares each run with the first, or a single one with its baselines."""
     if len(names) == 1:
         baselines = data[0]["baseline"].values.tolist() if "baseline" in data[0] else []
+        others = [(name, baseline(data[0], name)) for name in baselines]
         return [
-            Pair(name, names[0], compare(baseline(data[0], name), data[0], bootstrap)) for name in baselines
+            Pair(name, names[0], compare(other, data[0], bootstrap), other_conditioning(other, data[0]))
+            for name, other in others
         ]
     pairs = []
     for name, other in zip(names[1:], data[1:], strict=True):

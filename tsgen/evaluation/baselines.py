@@ -25,9 +25,9 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
-from torch.distributions import Normal
+from torch.distributions import Distribution, Normal
 
 from tsgen.argument_types import check_arguments
 from tsgen.data.interpolation import Nearest
@@ -359,7 +359,7 @@ class GaussianRegression(Baseline):
         lags = next((lags for lags in (2, 1) if (2 * lags + 1) * columns <= MAX_ENTRIES), 0)
         if not lags:
             raise ValueError(
-                f"a Gaussian regression needs slices of at most {MAX_ENTRIES // 3} entries (nodes times "
+                f"it needs slices of at most {MAX_ENTRIES // 3} entries (nodes times "
                 f"channels); they have {columns}."
             )
         fitted = Fitted(series, stretches)
@@ -425,6 +425,35 @@ def _best_weight(law: StackedGaussian, stacks: Stacks, scale: Float[Tensor, "nod
         deviation = variance[scored].sqrt().clamp(min=SMALLEST_DEVIATION)
         found.append(float((importance * law_crps(Normal(mean[scored], deviation), truth)).sum()))
     return WEIGHTS[int(np.argmin(found))]
+
+
+def median(law: Distribution) -> Float[Tensor, "*entries"]:
+    """Returns the median of each entry.
+
+    Args:
+        law: One law per entry.
+    """
+    return law.icdf(torch.tensor(0.5).to(law.mean))
+
+
+def law_scores(
+    law: Distribution, truth: Float[Tensor, "*entries"], scored: Bool[Tensor, "*entries"]
+) -> dict[str, Tensor]:
+    """Returns the scores of each entry under its law, without draws.
+
+    They are ``error`` (of the median), ``crps`` and ``nll``, NaN where nothing is scored, and ``covered_90``,
+    whether the truth lies in the central 90 % interval.
+
+    Args:
+        law: One law per entry, in data units.
+        truth: The true values; anything where nothing is scored.
+        scored: The entries to score.
+    """
+    safe = torch.where(scored, truth, law.mean)
+    below = law.cdf(safe)
+    scores = {"error": (median(law) - safe).abs(), "crps": law_crps(law, safe), "nll": -law.log_prob(safe)}
+    found = {name: score.where(scored, torch.nan).to(truth.dtype) for name, score in scores.items()}
+    return found | {"covered_90": scored & (below >= 0.05) & (below <= 0.95)}
 
 
 BASELINES: dict[str, type[Baseline]] = {

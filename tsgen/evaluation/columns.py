@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 COLUMNS = {
@@ -44,6 +44,21 @@ def printed_columns(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     """
     present = {key for row in rows for key, value in row.items() if value is not None}
     return {key: heading for key, heading in COLUMNS.items() if key in present and key not in NOT_PRINTED}
+
+
+def lowest_crps(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """Returns a sentence that names the method with the lowest CRPS, or None if fewer than two have one.
+
+    Exact distributions do not count: they are bounds, not methods.
+
+    Args:
+        rows: The scores of each row by name.
+    """
+    known = [row for row in rows if row.get("crps") is not None and not row["name"].startswith("exact")]
+    if len(known) < 2:
+        return None
+    best = min(known, key=lambda row: row["crps"])
+    return f"Lowest CRPS: {best['name']} ({format_number(best['crps'])})."
 
 
 def format_number(value: float | None, sign: str = "") -> str:

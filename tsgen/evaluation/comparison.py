@@ -167,7 +167,9 @@ def difference(a: xr.Dataset, b: xr.Dataset) -> str | None:
 def baseline(evaluation: xr.Dataset, name: str) -> xr.Dataset:
     """Returns the evaluation of a baseline that was scored together with a run.
 
-    A baseline is a point estimate, so that its absolute error is also its CRPS.
+    The law of a baseline is conditional on the whole window (``"posterior"``), so that its NLL is not ranked
+    with that of a model that filters. In files of earlier versions a baseline is a point estimate, whose CRPS
+    is its absolute error.
 
     Args:
         evaluation: The run's evaluation.
@@ -179,10 +181,16 @@ def baseline(evaluation: xr.Dataset, name: str) -> xr.Dataset:
     names = evaluation["baseline"].values.tolist() if "baseline" in evaluation else []
     if name not in names:
         raise ValueError(f"the baseline must be one of {', '.join(names) or 'none'}; it is {name!r}.")
-    error = evaluation["baseline_error"].sel(baseline=name, drop=True)
+    scores = {
+        score: evaluation[f"baseline_{score}"].sel(baseline=name, drop=True)
+        for score in ("error", "crps", "nll", "covered_90")
+        if f"baseline_{score}" in evaluation
+    }
+    error = scores.pop("error")
     kept = evaluation[["truth", "context", "target", *({"gap_length"} & set(evaluation))]]
     attributes = {"run": name, "model": name, "horizon": evaluation.attrs.get("horizon", 0)}
-    return kept.assign(absolute_error=error, crps=error).assign_attrs(attributes)
+    attributes |= {"conditioning": "posterior"} if "nll" in scores else {}
+    return kept.assign({"absolute_error": error, "crps": error, **scores}).assign_attrs(attributes)
 
 
 def intervals(evaluation: xr.Dataset, bootstrap: WindowBootstrap | None = None) -> dict[str, list[float]]:

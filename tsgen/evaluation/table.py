@@ -27,15 +27,17 @@ from tsgen.argument_types import check_arguments
 from tsgen.counter_random import streams, uniforms
 from tsgen.data.interpolation import Nearest
 from tsgen.data.series import Samples, Series, SeriesBatch
-from tsgen.evaluation.baselines import Baseline, fit_baselines
+from tsgen.evaluation.baselines import Baseline, fit_baselines, law_scores, median
 from tsgen.evaluation.bootstrap import MIN_WINDOWS
-from tsgen.evaluation.columns import COLUMNS, format_number, printed_columns
+from tsgen.evaluation.columns import COLUMNS, format_number, lowest_crps, printed_columns
 from tsgen.evaluation.comparison import intervals
 from tsgen.evaluation.terminal import print_table
 from tsgen.exact.linear import VARProcess
 from tsgen.figures import drawings
 from tsgen.heads.likelihood import masked_log_prob
 from tsgen.metrics import (
+    MAE,
+    MRE,
     NLL,
     RMSE,
     EnergyScore,
@@ -51,11 +53,11 @@ from tsgen.metrics import (
     entry_scores,
     groupings,
     has_closed_crps,
-    law_crps,
     ranks,
     scores,
     variogram_score,
 )
+from tsgen.metrics.breakdown import BetterBaseline, better_baselines
 from tsgen.metrics.rounding import rounded
 from tsgen.models import DensityModel
 from tsgen.storage.atomic import replacing, write_text
@@ -131,21 +133,11 @@ def summarise(
     if samples.ess is not None:
         arrays["ess"] = samples.ess
     if baselines:
-        found = [_of_law(law, truth, scored) for law in baselines.values()]
+        found = [law_scores(law, truth, scored) for law in baselines.values()]
         arrays |= {
             f"baseline_{name}": torch.stack([scores[name] for scores in found], dim=1) for name in found[0]
         }
     return {name: array.cpu().numpy() for name, array in arrays.items()}
-
-
-def _of_law(law: Distribution, truth: Tensor, scored: Tensor) -> dict[str, Tensor]:
-    """Returns the absolute error of a law's median and its other scores of each scored entry."""
-    safe = torch.where(scored, truth, law.mean)
-    below = law.cdf(safe)
-    scores = {"error": (law.icdf(torch.tensor(0.5).to(safe)) - safe).abs(), "crps": law_crps(law, safe)}
-    scores["nll"] = -law.log_prob(safe)
-    found = {name: score.where(scored, torch.nan).to(truth.dtype) for name, score in scores.items()}
-    return found | {"covered_90": scored & (below >= 0.05) & (below <= 0.95)}
 
 
 def as_dataset(
@@ -204,6 +196,7 @@ class _Row:
         module: The tested model.
         is_model: Whether the method is the tested model, which accumulates its own entry scores and NLL.
         joint: Whether its draws are joint, so that scores of whole windows apply.
+        by_law: Whether the errors of the median and the CRPS are those of the law rather than of the draws.
     """
 
     def __init__(
@@ -214,6 +207,7 @@ class _Row:
         module: DensityModel,
         is_model: bool = False,
         joint: bool = True,
+        by_law: bool = False,
     ) -> None:
         self.name, self.conditioning, self.is_model, device = name, conditioning, is_model, module.device
         self.scores = module.test_scores if is_model else scores().to(device)
@@ -225,6 +219,8 @@ class _Row:
         self.from_exact, self.window_nll = RMSE().to(device), NLL().to(device)
         self.counts = {name: SumMetric().to(device) for name in ("windows", "entries")}
         self.exact_is_known = False
+        errors = {"mae": MAE(), "rmse": RMSE(), "mre": MRE()} if by_law else {}
+        self.errors = MetricCollection(dict(errors), compute_groups=False).to(device)
 
     def update(
         self,
@@ -252,6 +248,8 @@ class _Row:
         if law is not None and has_closed_crps(law):
             self.law_crps.update(law, batch.values, batch.hidden)
             self.law_is_known = True
+        if law is not None and self.errors:
+            self.errors.update(*entries(median(law)[None], batch))
 
     def _update_draws(self, batch: SeriesBatch, samples: Tensor, log_prob: Tensor | None) -> None:
         drawn, truth = entries(samples, batch)
@@ -282,6 +280,8 @@ class _Row:
             computed = dict(self.scores.compute())
             computed |= {"crps_law": self.law_crps.compute()} if self.law_is_known else {}
             computed |= self.joint_scores.compute() if self.joint_scores else {}
+            if self.errors:
+                computed |= {**self.errors.compute(), "crps": computed["crps_law"]}
         computed["nll"] = self.nll.compute()
         if self.exact_is_known:
             computed["from_exact"] = self.from_exact.compute()
@@ -341,7 +341,8 @@ class Evaluation(Callback):
         for name, conditioning in names.items():
             of_exact = leads if name == "exact posterior" else []
             # the others draw entries independently, so that joint scores do not apply
-            self.rows[name] = _Row(name, conditioning, of_exact, module, joint=name == "exact posterior")
+            joint, by_law = name == "exact posterior", name in self.baselines
+            self.rows[name] = _Row(name, conditioning, of_exact, module, joint=joint, by_law=by_law)
         self.ranks = RankHistogram(module.sampler.num_samples).to(module.device)
         self.far_draws = FarDraws(module.node_units).to(module.device)
         if not self.nothing_hidden:
@@ -414,6 +415,7 @@ class Evaluation(Callback):
         table = {**attributes, **count, "rows": rows}
         if data is not None:
             table["far_draws"] = far_draws
+            table["baselines"] = [*self.remarks, *map(_warning, better_baselines(data))]
             table |= {"intervals": intervals(data), "rank_histogram": histogram, **grouped[MODEL]}
         if "exact posterior" in grouped:
             table["by_lead_time_exact"] = grouped["exact posterior"]["by_lead_time"]
@@ -442,9 +444,10 @@ def print_scores(table: Mapping[str, Any]) -> None:
         remarks.append(_interval_remark(table["intervals"]))
         if "filtering" in {row["conditioning"] for row in table["rows"]}:
             remarks.append(
-                "Filtering uses only earlier observations; interpolation and the posterior also use later "
-                "ones."
+                "Filtering uses only earlier observations; baselines and the posterior also use later ones."
             )
+        remarks += [remark] if (remark := lowest_crps(table["rows"])) else []
+        remarks += table.get("baselines", [])
     if table["entries"] and table["rows"][0]["nll"] is None:
         remarks.append(
             "Warning: the model's NLL is not finite: some scored entries have no density under it. Look at "
@@ -454,6 +457,15 @@ def print_scores(table: Mapping[str, Any]) -> None:
         remarks.append(f"Warning: {table['far_draws']}")
     title = f"{table['run']}: {table['entries']:,} {hidden}entries in {table['windows']:,} windows"
     print_table(title, ["", *columns.values()], rows, remarks=remarks)
+
+
+def _warning(better: BetterBaseline) -> str:
+    """Returns the warning that a baseline is better than the model."""
+    lower, higher = format_number(better.baseline), format_number(better.model)
+    return (
+        f"Warning: {better.name} has a lower CRPS than the model ({lower} < {higher}): train longer, or "
+        "choose another model."
+    )
 
 
 def _label(row: Mapping[str, Any]) -> str:

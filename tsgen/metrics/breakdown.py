@@ -174,34 +174,55 @@ def doubts(evaluation: xr.Dataset, scores: Mapping[str, Any]) -> list[Doubt]:
 def _judge_all(evaluation: xr.Dataset, overall: Groups) -> list[Doubt]:
     """Returns a doubt about all entries, or none, in a list.
 
-    The model is doubted if it misses as :func:`_judge` says or if a baseline has a lower CRPS, which is its
-    absolute error.
+    The model is doubted if it misses as :func:`_judge` says or if a baseline has a lower CRPS.
     """
     group = Groups(*(x[0] for x in overall))
     doubt = _judge("all", "entries", group, float(group.relative), 0.0)
-    reasons = (doubt.reasons if doubt else []) + _better_baselines(evaluation)
+    reasons = doubt.reasons if doubt else []
+    reasons += [
+        f"CRPS is {better.model / better.baseline:.3g} times that of the baseline {better.name}"
+        for better in better_baselines(evaluation)
+    ]
     # first: it concerns every group
     weight = float("inf")
     all_entries = Doubt("all", "entries", int(group.entries), float(group.covered), 1.0, reasons, weight)
     return [all_entries] if reasons else []
 
 
-def _better_baselines(evaluation: xr.Dataset) -> list[str]:
-    """Returns one reason for each baseline whose mean absolute error is lower than the model's mean CRPS.
+class BetterBaseline(NamedTuple):
+    """A baseline with a lower CRPS than the model.
 
-    As for groups, there must be at least 50 entries, and the difference must exceed two standard errors.
+    Attributes:
+        name: The name of the baseline.
+        baseline: Its mean CRPS.
+        model: The mean CRPS of the model.
     """
-    target, reasons = evaluation["target"].values.astype(bool), list[str]()
+
+    name: str
+    baseline: float
+    model: float
+
+
+def better_baselines(evaluation: xr.Dataset) -> list[BetterBaseline]:
+    """Returns the baselines whose mean CRPS is lower than the model's, the lowest first.
+
+    As for groups, there must be at least 50 entries, and the difference must exceed two standard errors. In
+    files of earlier versions a baseline is a point estimate, whose CRPS is its absolute error.
+
+    Args:
+        evaluation: The evaluation.
+    """
+    target, found = evaluation["target"].values.astype(bool), list[BetterBaseline]()
     crps = evaluation["crps"].values[target].astype(np.float64)
-    if "baseline_error" not in evaluation or "baseline" not in evaluation.coords or len(crps) < MIN_ENTRIES:
+    score = "baseline_crps" if "baseline_crps" in evaluation else "baseline_error"
+    if score not in evaluation or "baseline" not in evaluation.coords or len(crps) < MIN_ENTRIES:
         return []
-    for i, baseline in enumerate(evaluation["baseline"].values):
-        error = evaluation["baseline_error"].isel(baseline=i).transpose(*evaluation["target"].dims)
-        excess = crps - error.values[target]
+    for i, name in enumerate(evaluation["baseline"].values):
+        of_baseline = evaluation[score].isel(baseline=i).transpose(*evaluation["target"].dims)
+        excess = crps - of_baseline.values[target]
         if excess.mean() > 2 * excess.std(ddof=1) / np.sqrt(len(excess)):
-            ratio = crps.mean() / (crps - excess).mean()
-            reasons.append(f"CRPS is {ratio:.3g} times that of the baseline {baseline}")
-    return reasons
+            found.append(BetterBaseline(str(name), (crps - excess).mean(), crps.mean()))
+    return sorted(found, key=lambda better: better.baseline)
 
 
 def _groupings(evaluation: xr.Dataset, scores: Mapping[str, Any]) -> list[tuple[str, list[str], Groups, Any]]:

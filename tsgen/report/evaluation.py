@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from tsgen import figures
+from tsgen.evaluation.columns import lowest_crps
 from tsgen.metrics import breakdown
 from tsgen.report.pictures import Draw, Picture, picture
 from tsgen.report.scores import PERCENT, SCORES, best
@@ -84,6 +85,8 @@ def _scores(evaluation: xr.Dataset, scores: Mapping[str, Any]) -> dict[str, Any]
         "rows": _score_rows(rows, used),
         "unit": name(units.pop()) if len(units) == 1 else "",
         "exact": any(figures.is_exact(row) for row in rows),
+        "lowest": name(lowest_crps(rows) or "", 200),
+        "baselines": [name(remark, 300) for remark in scores.get("baselines", [])],
         "meanings": [(SCORES[key].heading, SCORES[key].meaning) for key in used],
         "bars": picture(lambda columns: figures.score_bars(scores, columns), 2) if bars else None,
     }
