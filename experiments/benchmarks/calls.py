@@ -280,6 +280,8 @@ ARGUMENTS: dict[str, Callable[[], Any]] = {
     "rank": lambda: evaluation()["rank"].values,
     "runs": lambda: {"a": (evaluation(), scores()), "b": (evaluation(), scores())},
     # of one callable
+    "Evaluation.train": lambda: data().split.train,
+    "self_check.impute": lambda: lambda visible: numbers(20, *visible.values.shape),
     "check_data.data": data,
     "impute.data": batch,
     "forecast.data": EXAMPLES[GraphSeries],

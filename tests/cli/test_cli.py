@@ -21,6 +21,7 @@ from tsgen.cli.commands import Rehearsal
 from tsgen.cli.configs import find, fragments, read, shipped
 from tsgen.cli.main import main
 from tsgen.cli.variants import read_study
+from tsgen.evaluation.baselines import BASELINES
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--data.steps", "400", "--data.num_nodes", "6", "--model.encoder.hidden", "8"]
@@ -84,15 +85,16 @@ def test_the_table_compares_on_the_same_entries(run):
     rows = {row["name"]: row for row in table["rows"]}
     assert list(rows) == [
         "AutoregressiveModel",
-        "node mean",
-        "linear interpolation",
+        *BASELINES,
         "exact filtering",
         "exact posterior",
     ]
     assert rows["AutoregressiveModel"]["conditioning"] == "filtering"
     for score in ("mae", "crps", "nll"):
         assert rows["exact posterior"][score] < rows["AutoregressiveModel"][score]
-    assert rows["node mean"]["nll"] is None and rows["node mean"]["mae"] > 0
+    for name in BASELINES:
+        assert all(rows[name][score] is not None for score in ("mae", "crps", "nll", "width_50")), name
+    assert rows["exact posterior"]["crps"] < min(rows[name]["crps"] for name in BASELINES)
     data = xr.open_dataset(run / "evaluation.nc")
     assert int(data["target"].sum()) == table["entries"] == sum(node["entries"] for node in table["by_node"])
     assert not (data["target"] & data["context"]).any()

@@ -390,6 +390,23 @@ def test_a_baseline_is_an_answer():
         baseline(a, "spline")
 
 
+def test_a_baseline_with_a_law_has_all_its_scores():
+    a = make_evaluation()
+    error = a["baseline_error"]
+    a = a.assign(baseline_crps=0.6 * error, baseline_nll=error - 5, baseline_covered_90=error < 3)
+    of_baseline = baseline(a, "linear interpolation")
+    rows = compare(of_baseline, a)
+    assert {"mae", "crps", "nll", "coverage_90"} <= {row.score for row in rows}
+    crps, mae = found(rows, "crps"), found(rows, "mae")
+    assert crps.a == pytest.approx(0.6 * mae.a, rel=1e-6)
+    assert found(rows, "nll").a == pytest.approx(mae.a - 5, rel=1e-5)
+    # its law is given the whole window: a model that filters has another NLL
+    assert of_baseline.attrs["conditioning"] == "posterior"
+    filtering = compare(of_baseline, a.assign_attrs(conditioning="filtering"))
+    assert found(filtering, "nll").adjusted is None and found(filtering, "crps").adjusted is not None
+    assert found(compare(of_baseline, a.assign_attrs(conditioning="posterior")), "nll").adjusted is not None
+
+
 def spoilt(name, change):
     def spoil(data):
         data[name] = (data[name].dims, change(data[name].values.copy()))

@@ -120,10 +120,10 @@ def test_mistakes_are_named(data, series):
         hide_part(series, 2.0)
     with pytest.raises(ValueError, match="all of them observed; it has 0"):
         who_wins(series, torch.zeros_like(series.observed), draws)
-    with pytest.raises(ValueError, match="of which 1,150 were not observed"):
+    with pytest.raises(ValueError, match="of which 1133 were not observed"):
         who_wins(series, ~series.observed, draws)
     with pytest.raises(ValueError, match="must have the shape of the series"):
         who_wins(series, hide_part(series), draws[:, 1:])
     few = series.chunk(slice(0, 1))
-    with pytest.raises(ValueError, match="enough observed entries to hide some; it has 6"):
+    with pytest.raises(ValueError, match="enough observed entries to hide some; it has 4"):
         hide_part(few)

@@ -341,3 +341,18 @@ def test_only_a_law_that_draws_follow_is_scored_in_closed_form(series):
     exact, sampled = law_crps(law, batch.values.nan_to_num())[batch.hidden], crps(drawn.float(), truth)
     assert float(sampled.mean()) == pytest.approx(float(exact.mean()), rel=0.02)
     assert make_model(series).drawn_law(batch) is None
+
+
+def test_the_table_says_who_wins_and_warns_of_a_better_baseline(tmp_path, capsys):
+    table, _ = evaluated(tmp_path, None)  # an untrained model
+    shown = capsys.readouterr().out
+    rows = {row["name"]: row for row in table["rows"]}
+    best = min(BASELINES, key=lambda name: rows[name]["crps"])
+    assert best == "Gaussian regression"
+    assert f"Lowest CRPS: {best} ({rows[best]['crps']:.4g})." in shown
+    (first, *_), model = table["baselines"], table["rows"][0]
+    assert first == (
+        f"Warning: {best} has a lower CRPS than the model ({rows[best]['crps']:.4g} < {model['crps']:.4g}): "
+        "train longer, or choose another model."
+    )
+    assert first in " ".join(shown.split())

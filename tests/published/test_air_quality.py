@@ -8,8 +8,7 @@ import torch
 from conftest import AQI36, needs_aqi36
 
 from datamodules import AirQualityDataModule
-from tsgen.data.series import Units
-from tsgen.evaluation.baselines import linear_interpolation, node_mean
+from tsgen.evaluation.baselines import fit_baselines, law_scores
 from tsgen.metrics import MAE, entries
 
 
@@ -56,11 +55,22 @@ def test_no_split_touches_another(data):
 
 @needs_aqi36
 def test_baselines_score_as_published(data):
-    test, units = whole(data, "test"), Units(data.spec.loc, data.spec.scale)
-    for answer, published in ((linear_interpolation, 15.38), (node_mean, 54.5)):
-        score = MAE()
-        score.update(*entries(answer(test, units), test))
-        assert float(score.compute()) == pytest.approx(published, abs=0.01)
+    test, (fitted, _) = whole(data, "test"), fit_baselines(data.split.series, data.split.train)
+    expected = {
+        "climatology": (54.3, 37.8, 0.966),
+        "linear interpolation": (15.38, 12.48, 0.949),
+        "network mean": (30.6, 22.8, 0.945),
+        "Gaussian regression": (16.2, 12.6, 0.946),
+    }
+    for name, (mae, crps, covered) in expected.items():
+        scores, hidden = law_scores(fitted[name].law(test), test.values, test.hidden), test.hidden
+        assert float(scores["error"][hidden].mean()) == pytest.approx(mae, abs=0.1), name
+        assert float(scores["crps"][hidden].mean()) == pytest.approx(crps, abs=0.1), name
+        assert float(scores["covered_90"][hidden].double().mean()) == pytest.approx(covered, abs=0.005), name
+    # the line itself is the published one
+    score = MAE()
+    score.update(*entries(fitted["linear interpolation"].law(test).mean[None], test))
+    assert float(score.compute()) == pytest.approx(15.38, abs=0.01)
 
 
 @needs_aqi36

@@ -22,9 +22,10 @@ from tsgen.evaluation.comparison import compare
 from tsgen.figures.compared import differing_panels
 from tsgen.figures.missing import states
 from tsgen.metrics import breakdown
-from tsgen.metrics.breakdown import by_group, deviation, doubts
+from tsgen.metrics.breakdown import better_baselines, by_group, deviation, doubts
 from tsgen.metrics.ensemble import central_interval
 from tsgen.report import write_comparison, write_report
+from tsgen.report.evaluation import evaluation_sections
 from tsgen.report.gaps import find_gaps, gap_fans, read_imputation
 from tsgen.report.run import training
 from tsgen.report.scores import best as best_of
@@ -501,6 +502,18 @@ def test_doubts_find_what_was_planted():
     assert ("lead time", "step 3") in [(d.kind, d.name) for d in doubts(evaluation, newer_scores(leads=3))]
 
 
+def test_the_report_says_who_wins(tmp_path):
+    evaluation = make_evaluation()
+    scores = make_scores(evaluation)
+    found = evaluation_sections(evaluation, scores)["scores"]
+    assert found["lowest"] == "" and not found["laws"] and not found["baselines"]  # of an earlier version
+    scores["rows"].insert(1, scores["rows"][0] | {"name": "network mean", "crps": 3.4, "nll": 2.0})
+    warning = "Warning: network mean has a lower CRPS than the model (3.4 < 3.5)"
+    found = evaluation_sections(evaluation, scores | {"baselines": [warning]})["scores"]
+    assert found["lowest"] == "Lowest CRPS: network mean (3.4)." and found["laws"]
+    assert found["baselines"] == [warning]
+
+
 def test_a_model_that_is_bad_everywhere_stands_out():
     evaluation = newer(calm())
     error = np.where(evaluation["target"], evaluation["crps"] / 2, np.nan)[None]
@@ -511,6 +524,11 @@ def test_a_model_that_is_bad_everywhere_stands_out():
     assert found.reasons == ["CRPS is 2 times that of the baseline linear interpolation"]
     evaluation["covered_90"][:] = False
     first = doubts(evaluation, {})[0]
+    # with a law, the CRPS of a baseline is below its absolute error
+    lower = evaluation["baseline_error"] / 2
+    assert better_baselines(evaluation.assign(baseline_crps=lower))[0].baseline == pytest.approx(
+        float(lower[1].mean()), rel=1e-6
+    )
     assert first.name == "entries" and first.reasons[0].startswith("the truth lies outside the 90 % interval")
     noise = np.random.default_rng(0).normal(size=error.shape)
     evaluation = newer(calm()).assign_coords(baseline=["node mean"])

@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from tsgen import figures
+from tsgen.evaluation.baselines import BASELINES
 from tsgen.evaluation.columns import lowest_crps
 from tsgen.metrics import breakdown
 from tsgen.report.pictures import Draw, Picture, picture
@@ -85,6 +86,7 @@ def _scores(evaluation: xr.Dataset, scores: Mapping[str, Any]) -> dict[str, Any]
         "rows": _score_rows(rows, used),
         "unit": name(units.pop()) if len(units) == 1 else "",
         "exact": any(figures.is_exact(row) for row in rows),
+        "laws": any(row["name"] in BASELINES and row.get("nll") is not None for row in rows),
         "lowest": name(lowest_crps(rows) or "", 200),
         "baselines": [name(remark, 300) for remark in scores.get("baselines", [])],
         "meanings": [(SCORES[key].heading, SCORES[key].meaning) for key in used],
