@@ -106,20 +106,20 @@ class _Portion(NamedTuple):
     Attributes:
         rows: Numbers of the rows.
         pattern: Number of each row's pattern in this portion.
-        index: The factorised entries of each pattern, filled up with zeros.
+        places: The factorised entries of each pattern, filled up with zeros.
         used: Which of these are not filled up.
         by_observed: Whether the factorised entries are the observed ones.
     """
 
     rows: Int64[Tensor, "rows"]
     pattern: Int64[Tensor, "rows"]
-    index: Int64[Tensor, "patterns size"]
+    places: Int64[Tensor, "patterns size"]
     used: Bool[Tensor, "patterns size"]
     by_observed: bool
 
     def block(self, matrix: Tensor) -> Float[Tensor, "patterns size size"]:
         """Returns each pattern's block of a matrix, with the unit matrix where it is filled up."""
-        blocks = matrix[self.index[:, :, None], self.index[:, None, :]]
+        blocks = matrix[self.places[:, :, None], self.places[:, None, :]]
         blocks = blocks * (self.used[:, :, None] & self.used[:, None, :])
         return blocks + torch.diag_embed((~self.used).to(blocks))
 
@@ -132,7 +132,7 @@ class _Portion(NamedTuple):
         self, inverse: Tensor, values: Float[Tensor, "rows columns"]
     ) -> Float[Tensor, "rows columns"]:
         """Returns the product of each row's inverse with its factorised entries, zero elsewhere."""
-        index, result = self.index[self.pattern], torch.zeros_like(values)
+        index, result = self.places[self.pattern], torch.zeros_like(values)
         given = values.gather(1, index) * self.used[self.pattern]
         product = torch.cat(
             [
@@ -144,7 +144,7 @@ class _Portion(NamedTuple):
         return result.scatter_add_(1, index, product)
 
     def _step(self) -> int:
-        return max(1, NUMBERS_AT_ONCE // max(1, self.index.shape[1] ** 2))
+        return max(1, NUMBERS_AT_ONCE // max(1, self.places.shape[1] ** 2))
 
 
 def _patterns(observed: Bool[Tensor, "rows entries"]) -> tuple[Tensor, Tensor]:
@@ -321,13 +321,13 @@ class StackedGaussian:
             if portion.by_observed:
                 inverse = portion.inverse(self.covariance)
                 mean[portion.rows] = portion.weighed(inverse, x) @ across
-                cross = across[portion.index] * portion.used[..., None]
+                cross = across[portion.places] * portion.used[..., None]
                 left = self.covariance.diagonal()[middle] - ((inverse @ cross) * cross).sum(dim=1)
             else:
                 inverse = portion.inverse(self._precision)
                 mean[portion.rows] = (x - portion.weighed(inverse, x @ self._precision))[:, middle]
                 left = torch.zeros_like(x[:1]).repeat(len(inverse), 1)
-                left = left.scatter_add_(1, portion.index, inverse.diagonal(dim1=1, dim2=2))[:, middle]
+                left = left.scatter_add_(1, portion.places, inverse.diagonal(dim1=1, dim2=2))[:, middle]
             variance[portion.rows] = left[portion.pattern]
         seen = stacks.observed[:, middle]
         mean = torch.where(seen, stacks.values[:, middle], self.mean + mean)
@@ -350,7 +350,7 @@ class StackedGaussian:
             else:
                 completed[portion.rows] = x - portion.weighed(inverse, x @ self._precision)
             count = torch.bincount(portion.pattern, minlength=len(inverse)).to(inverse)
-            place = portion.index[:, :, None] * size + portion.index[:, None, :]
+            place = portion.places[:, :, None] * size + portion.places[:, None, :]
             sums[kind].scatter_add_(0, place.flatten(), (inverse * count[:, None, None]).flatten())
         explained, left = (sums[kind].view(size, size) for kind in (True, False))
         # the first form for rows of the one kind, the second for those of the other
