@@ -350,9 +350,12 @@ def test_the_table_says_who_wins_and_warns_of_a_better_baseline(tmp_path, capsys
     best = min(BASELINES, key=lambda name: rows[name]["crps"])
     assert best == "Gaussian regression"
     assert f"Lowest CRPS: {best} ({rows[best]['crps']:.4g})." in shown
-    (first, *_), model = table["baselines"], table["rows"][0]
+    (first,), model = table["baselines"], table["rows"][0]
     assert first == (
         f"Warning: {best} has a lower CRPS than the model ({rows[best]['crps']:.4g} < {model['crps']:.4g}): "
-        "train longer, or choose another model."
+        "it also uses later observations, as a posterior sampler or an AnyOrderModel would."
     )
     assert first in " ".join(shown.split())
+    # in a forecast nothing is observed later
+    (first,) = evaluated(tmp_path, HORIZON)[0]["baselines"]
+    assert first.endswith("train longer, or choose another model.")

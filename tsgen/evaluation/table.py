@@ -57,7 +57,7 @@ from tsgen.metrics import (
     scores,
     variogram_score,
 )
-from tsgen.metrics.breakdown import BetterBaseline, better_baselines
+from tsgen.metrics.breakdown import better_baselines
 from tsgen.metrics.rounding import rounded
 from tsgen.models import DensityModel
 from tsgen.storage.atomic import replacing, write_text
@@ -415,7 +415,7 @@ class Evaluation(Callback):
         table = {**attributes, **count, "rows": rows}
         if data is not None:
             table["far_draws"] = far_draws
-            table["baselines"] = [*self.remarks, *map(_warning, better_baselines(data))]
+            table["baselines"] = [*self.remarks, *_warnings(data)]
             table |= {"intervals": intervals(data), "rank_histogram": histogram, **grouped[MODEL]}
         if "exact posterior" in grouped:
             table["by_lead_time_exact"] = grouped["exact posterior"]["by_lead_time"]
@@ -459,13 +459,18 @@ def print_scores(table: Mapping[str, Any]) -> None:
     print_table(title, ["", *columns.values()], rows, remarks=remarks)
 
 
-def _warning(better: BetterBaseline) -> str:
-    """Returns the warning that a baseline is better than the model."""
-    lower, higher = format_number(better.baseline), format_number(better.model)
-    return (
-        f"Warning: {better.name} has a lower CRPS than the model ({lower} < {higher}): train longer, or "
-        "choose another model."
-    )
+def _warnings(data: xr.Dataset) -> list[str]:
+    """Returns a warning that names the best of the baselines that are better than the model, if any."""
+    better = better_baselines(data)
+    if not better:
+        return []
+    lower, higher = format_number(better[0].baseline), format_number(better[0].model)
+    advice = "train longer, or choose another model."
+    if data.attrs["conditioning"] == "filtering" and not data.attrs["horizon"]:
+        advice = "it also uses later observations, as a posterior sampler or an AnyOrderModel would."
+    return [
+        f"Warning: {better[0].name} has a lower CRPS than the model ({lower} < {higher}): {advice}",
+    ]
 
 
 def _label(row: Mapping[str, Any]) -> str:
