@@ -166,6 +166,14 @@ def test_the_spread_of_an_interpolation_is_at_most_that_of_the_node():
     torch.testing.assert_close(fitted.step_variance, torch.full((2, 1), 2.0).double(), rtol=0.05, atol=0)
 
 
+def test_a_node_without_consecutive_values_has_the_steps_of_the_network():
+    series = random_series()
+    observed = series.observed.clone()
+    observed[::2, 3] = False
+    variance = LinearInterpolation.fit(replace(series, observed=observed)).step_variance
+    torch.testing.assert_close(variance[3], variance[:3].mean(dim=0), rtol=0.03, atol=0)
+
+
 def test_the_network_mean_is_a_regression_on_the_other_nodes():
     g = torch.Generator().manual_seed(6)
     common, own = torch.randn(8000, 1, 1, generator=g), torch.randn(8000, 3, 1, generator=g)

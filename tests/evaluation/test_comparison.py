@@ -401,8 +401,10 @@ def test_a_baseline_with_a_law_has_all_its_scores():
     assert crps.a == pytest.approx(0.6 * mae.a, rel=1e-6)
     assert found(rows, "nll").a == pytest.approx(mae.a - 5, rel=1e-5)
     # its law is given the whole window: a model that filters has another NLL
+    run = a.assign_attrs(conditioning="filtering")
+    of_baseline = baseline(run, "linear interpolation")
     assert of_baseline.attrs["conditioning"] == "posterior"
-    filtering = compare(of_baseline, a.assign_attrs(conditioning="filtering"))
+    filtering = compare(of_baseline, run)
     assert found(filtering, "nll").adjusted is None and found(filtering, "crps").adjusted is not None
     assert found(compare(of_baseline, a.assign_attrs(conditioning="posterior")), "nll").adjusted is not None
 

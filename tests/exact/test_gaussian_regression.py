@@ -112,17 +112,24 @@ def test_em_finds_the_law_of_a_stationary_process_from_half_of_its_entries():
     assert found.mean.abs().max() < 0.1
 
 
+def correlations(law: StackedGaussian) -> torch.Tensor:
+    deviation = law.covariance.diagonal().sqrt()
+    return (law.covariance / deviation[:, None] / deviation).view(SLICES, COLUMNS, SLICES, COLUMNS)
+
+
 def test_shrinkage_keeps_variances_and_ends_at_an_exchangeable_network(law):
     whole = law.shrunk(1.0).covariance
     torch.testing.assert_close(whole.diagonal(), law.covariance.diagonal())
-    deviation = whole.diagonal().sqrt()
-    blocks = (whole / deviation[:, None] / deviation).view(SLICES, COLUMNS, SLICES, COLUMNS)
+    blocks = correlations(law.shrunk(1.0))
     for a in range(SLICES):
         for b in range(SLICES):
             block = blocks[a, :, b]
             torch.testing.assert_close(block.diagonal(), block[0, 0].expand(COLUMNS))
             off = block[~torch.eye(COLUMNS, dtype=torch.bool)]
             torch.testing.assert_close(off, off[0].expand_as(off))
+            before = correlations(law)[a, :, b]
+            torch.testing.assert_close(off[0], before[~torch.eye(COLUMNS, dtype=torch.bool)].mean())
+            torch.testing.assert_close(block[0, 0], before.diagonal().mean())
     torch.testing.assert_close(law.shrunk(0.0).covariance, law.covariance)
     assert torch.linalg.eigvalsh(whole).min() > 0
 
