@@ -18,10 +18,9 @@ An empty cell or an absent row is a missing value. Times lie on a regular grid; 
 inserted, unobserved. The order of the rows does not matter: the nodes are sorted by name. The graph comes
 from a second table, of edges or of coordinates; a netCDF file may contain it.
 
-This module assembles the series and the graph; it places whole columns at once (numpy), never row by row.
-:mod:`tsgen.readers.tables` reads the columns of a table, :mod:`tsgen.readers.netcdf` reads a netCDF file, and
-:mod:`tsgen.readers.regular_times` finds the grid. A mistake in a file raises a ``ValueError`` of one line
-that names file, row and column.
+:mod:`tsgen.readers.layouts` reads the series in a table, :mod:`tsgen.readers.netcdf` that in a netCDF file,
+and :mod:`tsgen.readers.node_graphs` the graph. A mistake in a file raises a ``ValueError`` of one line that
+names file, row and column.
 """
 
 from __future__ import annotations
@@ -29,42 +28,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-import pandas as pd
-import torch
-from jaxtyping import Float, Int64
 from torch_geometric.data import Data
 
 from tsgen.argument_types import check_arguments
-from tsgen.data.graphs import (
-    edge_quantity,
-    from_coordinates,
-    from_edges,
-    nearest_neighbours,
-    weighted_by_distance,
-)
 from tsgen.data.masks import HeldOut, Mask, PointMask, hold_out
 from tsgen.data.series import GraphSeries
 from tsgen.data.stored_series import StoredSeries
-from tsgen.data.times import parse_times
 from tsgen.datamodules.windows import SeriesDataModule, Split, split_in_time
+from tsgen.readers.layouts import Layout, on_graph, read_long, read_wide
 from tsgen.readers.netcdf import read_netcdf
-from tsgen.readers.regular_times import Contents, check_complete, check_values, regular_grid
-from tsgen.readers.tables import (
-    CSV,
-    PARQUET,
-    Columns,
-    Table,
-    checked_path,
-    count_more,
-    did_you_mean,
-    ends_in,
-    name_list,
-    open_table,
-)
-from tsgen.storage.display import quoted
+from tsgen.readers.node_graphs import graph_of_coordinates, graph_of_edges
+from tsgen.readers.regular_times import Contents
+from tsgen.readers.tables import CSV, PARQUET, Columns, checked_path, ends_in, name_list, open_table
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +100,7 @@ class FilesDataModule(SeriesDataModule):
         path: str | Path,
         edges: str | Path | None = None,
         coordinates: str | Path | None = None,
-        layout: Literal["long", "wide"] = "long",
+        layout: Layout = "long",
         time_column: str = "time",
         node_column: str = "node",
         value_columns: list[str] | None = None,
@@ -219,25 +196,21 @@ class FilesDataModule(SeriesDataModule):
 
     def _in_memory(self, path: Path) -> GraphSeries:
         """Returns the whole series of a file."""
-        read = _read_long if self.layout == "long" else _read_wide
-        contents = (read_netcdf if ends_in(path, (".nc",)) else read)(path, self.columns, self.step)
+        contents = self._contents(path)
         graph = self._graph(contents.nodes) or contents.graph
         if graph is None:
             raise ValueError(
                 f"{path} contains no graph; give edges, a table of source and target, or coordinates, "
                 "a table of node, latitude and longitude."
             )
-        return GraphSeries(
-            values=torch.from_numpy(contents.values),
-            observed=torch.from_numpy(np.isfinite(contents.values)),
-            graph=graph,
-            covariates=None if contents.covariates is None else torch.from_numpy(contents.covariates),
-            time=contents.time,
-            nodes=contents.nodes,
-            channels=contents.channels,
-            units=self._units(path, contents),
-            covariate_names=contents.covariate_names,
-        )
+        return on_graph(contents._replace(units=self._units(path, contents)), graph)
+
+    def _contents(self, path: Path) -> Contents:
+        """Returns the content of a file."""
+        if ends_in(path, (".nc",)):
+            return read_netcdf(path, self.columns, self.step)
+        read = read_long if self.layout == "long" else read_wide
+        return read(open_table(path), self.columns, self.step).contents
 
     def _stored(self, path: Path) -> StoredSeries:
         """Returns the series of a file whose windows are read on request."""
@@ -246,10 +219,10 @@ class FilesDataModule(SeriesDataModule):
     def _graph(self, nodes: list[str]) -> Data | None:
         """Returns the graph of the table of edges or coordinates; None if neither is given."""
         if self.edges is not None:
-            return _graph_of_edges(self.edges, nodes, self.undirected, self.threshold)
+            return graph_of_edges(self.edges, nodes, self.undirected, self.threshold)
         if self.coordinates is None:
             return None
-        return _graph_of_coordinates(
+        return graph_of_coordinates(
             self.coordinates,
             self.columns.node,
             nodes,
@@ -267,234 +240,3 @@ class FilesDataModule(SeriesDataModule):
                 f"({name_list(contents.channels)}); got {len(self.units)}."
             )
         return self.units
-
-
-# ------------------------------------------------------------------------------------------ assembly
-
-
-def _read_long(path: Path, columns: Columns, step: str | int | float | None) -> Contents:
-    """Returns the series in a long table."""
-    table = open_table(path)
-    channels = columns.values or _rest(table, columns.named)
-    table.read([columns.time, columns.node, *channels, *columns.covariates])
-    node, nodes = table.names(columns.node)
-    width = len(nodes) * (len(channels) + len(columns.covariates))
-    position, time = _grid(table, columns.time, step, width)
-    place = position * len(nodes) + node
-    _check_unique(table, [columns.time, columns.node], place, len(time) * len(nodes))
-
-    def spread(names: list[str], needed: str | None = None) -> Float[np.ndarray, "time nodes columns"]:
-        filled = np.full((len(time) * len(nodes), len(names)), np.nan)
-        for c, name in enumerate(names):
-            filled[place, c] = table.numbers(name, needed)
-        return filled.reshape(len(time), len(nodes), len(names))
-
-    values = spread(channels)
-    check_values(path, values, channels)
-    covariates = None
-    if columns.covariates:
-        covariates = spread(columns.covariates, "a covariate must be known at every time and node")
-        check_complete(path, covariates, columns.covariates, time, nodes)
-    return Contents(time, nodes, channels, values, covariates, columns.covariates)
-
-
-def _read_wide(path: Path, columns: Columns, step: str | int | float | None) -> Contents:
-    """Returns the series in a wide table."""
-    table = open_table(path)
-    nodes = sorted(columns.values or _rest(table, [columns.time]))
-    table.read([columns.time, *nodes])
-    position, time = _grid(table, columns.time, step, len(nodes))
-    _check_unique(table, [columns.time], position, len(time))
-    values = np.full((len(time), len(nodes), 1), np.nan)
-    for v, name in enumerate(nodes):
-        values[position, v, 0] = table.numbers(name)
-    channel = path.name.split(".")[0]
-    check_values(path, values, [channel])
-    return Contents(time, nodes, [channel], values, None)
-
-
-def _rest(table: Table, named: list[str]) -> list[str]:
-    """Returns the columns of a table that no option names."""
-    for name in named:
-        table.check_column(name)
-    known = set(named)
-    rest = [name for name in table.header if name not in known]
-    if "" in rest:
-        raise ValueError(
-            f"{table.path}: column {table.header.index('') + 1} has no name. Name it, leave it out (pandas: "
-            "index=False), or list the columns to read in value_columns."
-        )
-    if not rest:
-        raise ValueError(
-            f"{table.path} has no value column besides {name_list(named)}; add one per quantity."
-        )
-    return rest
-
-
-def _grid(
-    table: Table, column: str, step: str | int | float | None, width: int
-) -> tuple[Int64[np.ndarray, "rows"], np.ndarray]:
-    """Returns the step of each row of a table on the regular grid of times, and the times of the grid."""
-    codes, labels = table.distinct(column)
-
-    def error_at(label: int, what: str) -> ValueError:
-        return table.error_at(column, int((codes == label).argmax()), what)
-
-    position, time = regular_grid(parse_times(labels, error_at), step, width, error_at)
-    return position[codes], time
-
-
-def _check_unique(table: Table, names: list[str], place: Int64[np.ndarray, "rows"], places: int) -> None:
-    """Raises if two rows have the same entries in these columns, and therefore the same place."""
-    taken = np.zeros(places, dtype=bool)
-    taken[place] = True
-    if np.count_nonzero(taken) < len(place):
-        second = int(pd.Series(place).duplicated().to_numpy().argmax())
-        first = int((place == place[second]).argmax())
-        entries = " and ".join(table.entry(name, second) for name in names)
-        columns = f"column{'s' * (len(names) > 1)} {' and '.join(map(repr, names))}"
-        raise ValueError(
-            f"{table.path}, {table.where(second)}, {columns}: duplicate row for {entries}, which "
-            f"{table.where(first)} has too. Keep one."
-        )
-
-
-# -------------------------------------------------------------------------------------------- graphs
-
-
-SOURCES, TARGETS = ("source", "from", "src"), ("target", "to", "dst")
-"""Names of the columns of the two ends of an edge."""
-
-
-def _graph_of_edges(path: str | Path, nodes: list[str], undirected: bool, threshold: float) -> Data:
-    """Returns the graph in a table of edges."""
-    table = open_table(path)
-    ends = [_end_column(table, names) for names in (SOURCES, TARGETS)]
-    quantity = _quantity(table, [name for name in table.header if name not in ends])
-    table.read([*ends, *([quantity[0]] if quantity else [])])
-    edges = np.stack([_numbered(table, column, nodes) for column in ends])
-    weight = np.ones(edges.shape[1])
-    if quantity is not None:
-        weight = _positive(table, *quantity)
-    _check_edges(table, ends, edges, weight, undirected)
-    if quantity is not None and quantity[1]:
-        edges, weight = weighted_by_distance(edges, weight.astype(np.float64), threshold)
-    return from_edges(edges[0], edges[1], weight, num_nodes=len(nodes), undirected=undirected)
-
-
-def _end_column(table: Table, names: tuple[str, ...]) -> str:
-    """Returns the column of one end of the edges."""
-    found = [name for name in table.header if name.strip().lower() in names]
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        table.check_column(names[0], " Write one row per edge, not a matrix.")
-    raise ValueError(f"{table.path} has the columns {name_list(found)} for one end of an edge; keep one.")
-
-
-def _quantity(table: Table, columns: list[str]) -> tuple[str, bool] | None:
-    """Returns the column that defines the weights, and whether it holds distances; None if there is none."""
-    try:
-        return edge_quantity(columns)
-    except ValueError as error:
-        raise ValueError(f"{table.path}: {error}") from error
-
-
-def _positive(table: Table, column: str, is_distance: bool) -> Float[np.ndarray, "rows"]:
-    """Returns a column of weights, which are positive, or of distances, which may be zero."""
-    kind = "distance" if is_distance else "weight"
-    numbers = table.numbers(column, needed=f"give every edge a finite {kind}")
-    # weights are kept in float32, where 1e-50 is zero
-    wrong = numbers < 0 if is_distance else numbers.astype(np.float32) <= 0
-    if wrong.any():
-        row = int(wrong.argmax())
-        what = (
-            f"a distance must not be negative; got {table.entry(column, row)}."
-            if is_distance
-            else f"a weight must be positive; got {table.entry(column, row)}. Delete edges of weight 0."
-        )
-        raise table.error_at(column, row, what)
-    return numbers
-
-
-def _check_edges(
-    table: Table, columns: list[str], edges: np.ndarray, weight: np.ndarray, undirected: bool
-) -> None:
-    """Raises if an edge is listed twice, or an undirected edge both ways with different weights."""
-    source, target = edges
-    ends = pd.DataFrame({"source": source, "target": target, "weight": weight})
-    repeated, what = ends.duplicated(["source", "target"]).to_numpy(), "listed twice"
-    if undirected and not repeated.any():
-        ends["low"], ends["high"] = np.minimum(source, target), np.maximum(source, target)
-        repeated = (ends.duplicated(["low", "high"]) & ~ends.duplicated(["low", "high", "weight"])).to_numpy()
-        what = "undirected, but listed both ways with different weights"
-    if repeated.any():
-        row = int(repeated.argmax())
-        edge = " to ".join(table.entry(column, row) for column in columns)
-        raise ValueError(
-            f"{table.path}, {table.where(row)}, columns {' and '.join(map(repr, columns))}: the edge {edge} "
-            f"is {what}. Keep one."
-        )
-
-
-def _graph_of_coordinates(
-    path: str | Path,
-    column: str,
-    nodes: list[str],
-    scale: float | None,
-    threshold: float,
-    neighbours: int | None,
-) -> Data:
-    """Returns the graph of the positions in a table; the nodes are in column ``node``, else in ``column``."""
-    table = open_table(path)
-    column = "node" if "node" in table.header else column
-    table.read([column, "latitude", "longitude"])
-    number = _numbered(table, column, nodes)
-    repeated = pd.Series(number).duplicated().to_numpy()
-    if repeated.any():
-        row = int(repeated.argmax())
-        raise table.error_at(column, row, f"the node {table.entry(column, row)} is listed twice. Keep one.")
-    missing = np.isin(np.arange(len(nodes)), number, invert=True)
-    if missing.any():
-        name = quoted(nodes[int(missing.argmax())])
-        what = f"the node {name} of the data is not listed{count_more(missing)}. Add it."
-        raise table.error_at(column, None, what)
-    order = np.argsort(number)
-    latitude = _degrees(table, "latitude", -90, 90)[order]
-    longitude = _degrees(table, "longitude", -180, 360)[order]
-    if neighbours is not None:
-        if neighbours >= len(nodes):
-            raise ValueError(
-                f"neighbours must be less than the number of nodes, {len(nodes)}; got {neighbours}."
-            )
-        return nearest_neighbours(latitude, longitude, neighbours)
-    if scale is None and not (np.ptp(latitude) or np.ptp(longitude)):
-        raise ValueError(f"{table.path}: all nodes have the same position. Set kernel_scale_km.")
-    try:
-        return from_coordinates(latitude, longitude, scale, threshold)
-    except ValueError as error:
-        raise ValueError(
-            f"{table.path}: {error} The scale is kernel_scale_km; see also neighbours."
-        ) from error
-
-
-def _numbered(table: Table, column: str, nodes: list[str]) -> Int64[np.ndarray, "rows"]:
-    """Returns for each row the index of the node that it names."""
-    codes, names = table.names(column)
-    number = pd.Index(nodes, dtype=object).get_indexer(pd.Index(names, dtype=object))
-    if (number < 0).any():
-        row = int((number[codes] < 0).argmax())
-        name = names[codes[row]]
-        what = f"the data has no node {quoted(name)}{count_more(number < 0)}; it has {name_list(nodes)}."
-        raise table.error_at(column, row, f"{what}{did_you_mean(name, nodes)}")
-    return number[codes]
-
-
-def _degrees(table: Table, column: str, low: int, high: int) -> Float[np.ndarray, "rows"]:
-    degrees = table.numbers(column, needed="give every node a position")
-    wrong = (degrees < low) | (degrees > high)
-    if wrong.any():
-        row = int(wrong.argmax())
-        what = f"{table.entry(column, row)} is not in {low}..{high} degrees. Are the two columns swapped?"
-        raise table.error_at(column, row, what)
-    return degrees.astype(np.float64)

@@ -66,7 +66,7 @@ def regular_grid(
         at, what = _irregularity(ordered, ticks, given)
         raise error_at(int(first[at]), what)
     if steps * width > MAX_ENTRIES:
-        span = f"{steps} steps of {_length(spacing, times.dtype)}"
+        span = f"{steps} steps of {format_spacing(spacing, times.dtype)}"
         what = f"too large for memory: the times span {span}, each of {width} numbers."
         raise error_at(int(first[-1]), f"{what} Give a larger step, or leave out nodes or columns.")
     grid = ordered[0] + (spacing * np.arange(steps)).astype(np.diff(ordered).dtype)
@@ -103,7 +103,7 @@ def _irregularity(
     usual = given or _most_frequent(np.diff(ticks))
     source = "as given" if given else "the most frequent difference"
     position, off = _on_grid(ticks, usual, resolution(ordered))
-    length = _length(usual, ordered.dtype)
+    length = format_spacing(usual, ordered.dtype)
     if off.any():
         at = int(off.argmax())
         irregular = f"irregular time: {format_time(ordered[at])}"
@@ -122,7 +122,13 @@ def _most_frequent(gaps: Shaped[np.ndarray, "gaps"]) -> int | float:
     return int(values[counts.argmax()])
 
 
-def _length(spacing: int | float, kind: np.dtype) -> str:
+def format_spacing(spacing: int | float, kind: np.dtype) -> str:
+    """Returns a difference of times as text, for messages: a duration such as ``01:00:00``, or a number.
+
+    Args:
+        spacing: The difference: a number, or an integer in the unit of the dates.
+        kind: The type of the times.
+    """
     if kind.kind != "M":
         return str(spacing)
     length = pd.Timedelta(np.timedelta64(int(spacing), cast("Any", np.datetime_data(kind)[0])))
@@ -191,7 +197,9 @@ class Contents(NamedTuple):
     graph: Data | None = None
 
 
-def check_values(path: Path, values: Float[np.ndarray, "time nodes channels"], channels: list[str]) -> None:
+def check_values(
+    path: Path | str, values: Float[np.ndarray, "time nodes channels"], channels: list[str]
+) -> None:
     """Raises unless every channel has at least one value.
 
     Args:
@@ -211,7 +219,7 @@ def check_values(path: Path, values: Float[np.ndarray, "time nodes channels"], c
 
 
 def check_complete(
-    path: Path,
+    path: Path | str,
     covariates: Float[np.ndarray, "time nodes covariates"],
     names: list[str],
     time: np.ndarray,

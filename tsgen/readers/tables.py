@@ -210,17 +210,22 @@ class Columns:
 
 
 class Table(ABC):
-    """A CSV or Parquet file of which selected columns are read.
+    """A CSV or Parquet file, or a data frame, of which selected columns are read.
 
     Attributes:
-        path: The file.
+        path: The file; for a data frame, what messages call it.
         header: Names of all columns.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | str) -> None:
         self.path = path
         self.header: list[str] = []
         self._entries = pa.table({})
+
+    @property
+    def name(self) -> str:
+        """The name of the file without its endings."""
+        return Path(self.path).name.split(".")[0]
 
     @abstractmethod
     def where(self, row: int) -> str:
@@ -229,6 +234,10 @@ class Table(ABC):
     @abstractmethod
     def _load(self, names: list[str]) -> pa.Table:
         """Returns the columns of these names, unchanged."""
+
+    @abstractmethod
+    def frame(self) -> pd.DataFrame:
+        """Returns all columns as they are in the file; those of a CSV as text."""
 
     def read(self, names: list[str]) -> None:
         """Reads these columns.
@@ -258,16 +267,20 @@ class Table(ABC):
             return
         if self._counts[name]:
             raise ValueError(f"{self.path} has {self._counts[name]} columns {name!r}; keep one.")
-        for separator, word in ((";", "semicolons"), ("\t", "tabs")):
-            if any(separator in other for other in self.header):
-                raise ValueError(
-                    f"{self.path} seems to be separated by {word}: its header is "
-                    f"{quoted(','.join(self.header))}. Save it with commas between cells and decimal points."
-                )
+        self.check_separator()
         raise ValueError(
             f"{self.path} has no column {name!r}; its columns are {name_list(self.header)}."
             f"{did_you_mean(name, self.header)}{advice}"
         )
+
+    def check_separator(self) -> None:
+        """Raises if the header seems to be separated by something else than commas."""
+        for separator, word in ((";", "semicolons"), ("\t", "tabs")):
+            if any(separator in name for name in self.header):
+                raise ValueError(
+                    f"{self.path} seems to be separated by {word}: its header is "
+                    f"{quoted(','.join(self.header))}. Save it with commas between cells and decimal points."
+                )
 
     def error_at(self, column: str, row: int | None, what: str) -> ValueError:
         """Returns the error for a mistake in a column, or in one row of the column."""
@@ -373,6 +386,10 @@ class _CsvTable(Table):
             table = arrow_csv.read_csv(file, parse_options=parse, convert_options=convert)
         return table.rename_columns(names)
 
+    def frame(self) -> pd.DataFrame:
+        with _reading(self.path), _open_csv(self.path) as file:
+            return pd.read_csv(file, dtype=str, keep_default_na=False, header=0, names=self.header)
+
 
 class _ParquetTable(Table):
     """A table in a Parquet file."""
@@ -405,12 +422,53 @@ class _ParquetTable(Table):
                 batches.append(pa.record_batch(columns, names=batch.schema.names))
         return pa.Table.from_batches(batches) if batches else pa.table({name: [] for name in names})
 
+    def frame(self) -> pd.DataFrame:
+        with _reading(self.path), parquet.ParquetFile(self.path) as file:
+            # times and nodes may be in pandas' index, which is a column of the file
+            return file.read(columns=self.header).to_pandas(ignore_metadata=True)
 
-def open_table(path: str | Path) -> Table:
-    """Returns the table in a file after reading its header.
+
+class _FrameTable(Table):
+    """A table in a data frame; an index with names is its first columns."""
+
+    def __init__(self, frame: pd.DataFrame, name: str) -> None:
+        super().__init__(name)
+        named = any(level is not None for level in frame.index.names)
+        self._frame = frame.reset_index() if named else frame
+        self.header = [str(column) for column in self._frame.columns]
+
+    @property
+    def name(self) -> str:
+        return "value"
+
+    def where(self, row: int) -> str:
+        return f"row {row} (counted from 0)"
+
+    def frame(self) -> pd.DataFrame:
+        return self._frame
+
+    def _load(self, names: list[str]) -> pa.Table:
+        columns = [self._frame.iloc[:, self.header.index(name)] for name in names]
+        arrays = [_arrow(self, name, column) for name, column in zip(names, columns, strict=True)]
+        return pa.Table.from_arrays(arrays, names)
+
+
+def _arrow(table: Table, name: str, column: pd.Series) -> pa.ChunkedArray:
+    """Returns a column of a data frame in pyarrow's form."""
+    if isinstance(column.dtype, pd.PeriodDtype):
+        column = column.dt.to_timestamp()
+    try:
+        return pa.chunked_array([_plain(pa.array(column, from_pandas=True))])
+    except (pa.ArrowException, OverflowError) as error:
+        raise table.error_at(name, None, f"it must be of one kind: {first_line(error)}.") from error
+
+
+def open_table(source: str | Path | pd.DataFrame, name: str = "the data frame") -> Table:
+    """Returns the table in a file after reading its header, or the table in a data frame.
 
     Args:
-        path: A file that ends in ``.csv``, ``.csv.gz`` or ``.parquet``.
+        source: A file that ends in ``.csv``, ``.csv.gz`` or ``.parquet``, or a data frame.
+        name: What messages call a data frame.
 
     Returns:
         The table; :meth:`Table.read` reads its columns.
@@ -418,7 +476,9 @@ def open_table(path: str | Path) -> Table:
     Raises:
         ValueError: If there is no such file, or it is not well formed.
     """
-    path = checked_path(path, (*CSV, *PARQUET))
+    if isinstance(source, pd.DataFrame):
+        return _FrameTable(source, name)
+    path = checked_path(source, (*CSV, *PARQUET))
     return _CsvTable(path) if ends_in(path, CSV) else _ParquetTable(path)
 
 
