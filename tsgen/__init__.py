@@ -34,6 +34,7 @@ _HOMES = {
     "Exact": "tsgen.sampling",
     "SMC": "tsgen.sampling",
     "load": "tsgen.models",
+    "Imputer": "tsgen.imputer",
     "impute": "tsgen.inference.imputation",
     "forecast": "tsgen.inference.imputation",
     "generate": "tsgen.inference.imputation",

@@ -1,9 +1,9 @@
 """The :mod:`argparse` parser of the command line.
 
-It parses all arguments of ``report``, ``compare`` and ``conformal``. Of those of ``fit``, ``test`` and
-``predict`` it parses only the options that are needed before Lightning's parser can run; the others go to
-Lightning's parser unchanged (:class:`~tsgen.cli.commands.TsgenCLI`). This module does not import torch, so
-that ``tsgen --help`` is fast.
+It parses all arguments of ``impute``, ``report``, ``compare`` and ``conformal``. Of those of ``fit``,
+``test`` and ``predict`` it parses only the options that are needed before Lightning's parser can run; the
+others go to Lightning's parser unchanged (:class:`~tsgen.cli.commands.TsgenCLI`). This module does not import
+torch, so that ``tsgen --help`` is fast.
 """
 
 from __future__ import annotations
@@ -36,6 +36,13 @@ RUN_EPILOG = (
     "lets options name the classes of a package of yours. See `tsgen --help`."
 )
 """The end of the help of ``fit``, ``test`` and ``predict``, which Lightning's parser prints."""
+
+
+IMPUTE_EXAMPLES = """examples:
+  tsgen impute pm25.csv                                  a wide table; the graph from correlations
+  tsgen impute pm25.csv --coordinates stations.csv       columns node, latitude, longitude
+  tsgen impute traffic.parquet --edges roads.csv         columns source, target, weight
+  tsgen impute long.csv --node_column station --out filled --num_samples 200"""
 
 
 class Parser(ArgumentParser):
@@ -96,6 +103,20 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(
         dest="command", metavar="COMMAND", title="commands", prog="tsgen", required=True
     )
+    _add_impute(
+        commands.add_parser(
+            "impute",
+            help="fill the missing values of a table, without a configuration",
+            usage="tsgen impute TABLE [--coordinates FILE | --edges FILE] [--out FOLDER] [options]",
+            description=_filled(
+                "Fill the missing values of a table of time series, CSV or Parquet, with a pre-trained "
+                "model. The table is wide (one row per time, one column per node) or long (one row per time and "
+                "node). The folder of the results has the completed table, intervals.csv, the draws in "
+                "imputation.nc and report.html."
+            ),
+            epilog=IMPUTE_EXAMPLES,
+        )
+    )
     for name, text in RUN_COMMANDS.items():
         # Lightning's parser answers --help: it knows the options
         command = commands.add_parser(name, help=text, add_help=False)
@@ -136,6 +157,44 @@ def _parser() -> Parser:
         )
     )
     return parser
+
+
+def _add_impute(parser: ArgumentParser) -> None:
+    parser.add_argument("table", type=Path, metavar="TABLE", help="a .csv, .csv.gz or .parquet file")
+    graph = parser.add_mutually_exclusive_group()
+    graph.add_argument(
+        "--coordinates", type=Path, metavar="FILE", help="table of node, latitude and longitude"
+    )
+    graph.add_argument(
+        "--edges", type=Path, metavar="FILE", help="table of source, target and optionally weight"
+    )
+    parser.add_argument(
+        "--layout",
+        choices=("wide", "long"),
+        help="by default long if there is a column of nodes, otherwise wide",
+    )
+    parser.add_argument(
+        "--time_column", metavar="NAME", help="the column of times; by default time, or the first column"
+    )
+    parser.add_argument(
+        "--node_column", metavar="NAME", help="the column of nodes of a long table; by default node"
+    )
+    parser.add_argument(
+        "--value_columns", nargs="+", metavar="NAME", help="the columns to impute; by default all others"
+    )
+    parser.add_argument("--step", help="the time between rows, such as 1h; by default the smallest one")
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="the folder of the results; by default TABLE_imputed"
+    )
+    parser.add_argument("--num_samples", type=int, default=100, metavar="N", help="draws; by default 100")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="fixes the draws; by default 0")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=0,
+        metavar="M",
+        help="train on the table for so long first; by default 0: the pre-trained model as it is",
+    )
 
 
 def _add_report(parser: ArgumentParser) -> None:

@@ -66,7 +66,7 @@ def _outcome(words: list[str]) -> tuple[str, list[str]]:
     if not _run:
         return "nothing has changed. To start again", words
     command, folder = words[0], _run[0]
-    if command == "predict":
+    if command in ("predict", "impute"):
         from tsgen.storage.parts import Parts
 
         parts = len(Parts.beside(folder / "imputation.nc").names())

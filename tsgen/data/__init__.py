@@ -1,6 +1,13 @@
 """Containers for series on graphs and their windows, graph construction, and patterns of hidden entries."""
 
-from tsgen.data.graphs import from_coordinates, from_distances, from_edges, nearest_neighbours, partition
+from tsgen.data.graphs import (
+    from_coordinates,
+    from_correlations,
+    from_distances,
+    from_edges,
+    nearest_neighbours,
+    partition,
+)
 from tsgen.data.masks import (
     AnyOf,
     BlockMask,
@@ -38,6 +45,7 @@ __all__ = [
     "Units",
     "ValueMask",
     "from_coordinates",
+    "from_correlations",
     "from_distances",
     "from_edges",
     "nearest_neighbours",

@@ -55,6 +55,9 @@ MAX_EDGES = 2**26
 MAX_NODES_FOR_SCALE = 2**14
 """Largest number of nodes whose distances are all computed, for their standard deviation (some seconds)."""
 
+MAX_PRODUCTS = 2**38
+"""Largest number of products of two values that one moment of all pairs of nodes may take (some seconds)."""
+
 TIES = 16
 """Candidates besides the k nearest nodes, so that nodes at equal distances are chosen by their numbers."""
 
@@ -461,6 +464,90 @@ def nearest_neighbours(latitude: np.ndarray, longitude: np.ndarray, k: int) -> D
     nearest = np.lexsort((near, distances))[:, :k]
     source = np.take_along_axis(near, nearest, axis=1).ravel()
     return with_positions(from_edges(source, np.repeat(np.arange(n), k), num_nodes=n), latitude, longitude)
+
+
+@check_arguments
+def from_correlations(
+    values: Float[Tensor, "time nodes channels"],
+    observed: Bool[Tensor, "time nodes channels"],
+    neighbours: int = 8,
+    threshold: float = 0.3,
+    common: int = 30,
+) -> Data:
+    r"""Returns the directed graph with edges into every node from the nodes that it correlates with most.
+
+    The weight of an edge is :math:`|r|`, where r is the correlation over the steps at which both nodes are
+    observed. Of several channels the largest :math:`|r|` counts. Very large series are thinned to evenly
+    spaced steps. Rows of the matrix of correlations are computed in blocks of bounded memory.
+
+    Args:
+        values: The values of the nodes.
+        observed: Where a value was observed; no other is read.
+        neighbours: The largest number of edges into a node.
+        threshold: The smallest :math:`|r|` of an edge.
+        common: The smallest number of steps at which both nodes are observed.
+
+    Raises:
+        ValueError: If shapes differ, ``neighbours`` or ``common`` is below 1, or the threshold is not in
+            0..1.
+    """
+    if values.dim() != 3 or values.shape != observed.shape:
+        raise ValueError(
+            "values and observed must be [time, nodes, channels]; their shapes are "
+            f"{list(values.shape)} and {list(observed.shape)}."
+        )
+    if neighbours < 1 or common < 1 or not 0 < threshold <= 1:
+        raise ValueError(
+            "neighbours and common must be at least 1 and threshold must lie in 0..1, above 0; they are "
+            f"{neighbours}, {common} and {threshold}."
+        )
+    steps, n, channels = values.shape
+    thinned = slice(None, None, max(1, math.ceil(steps * n * n / MAX_PRODUCTS)))
+    moments = [_of_pairs(values[thinned, :, c], observed[thinned, :, c]) for c in range(channels)]
+    edges, weights = [], []
+    for rows in torch.arange(n).split(max(1, 2**22 // max(n, 1))):
+        strength = torch.zeros(len(rows), n)
+        for z, seen in moments:
+            strength = torch.maximum(strength, _correlations(z, seen, rows, common).abs())
+        strength[torch.arange(len(rows)), rows] = 0
+        weight, source = strength.topk(min(neighbours, n), dim=1)
+        kept = weight >= threshold
+        edges.append(torch.stack([source, rows[:, None].expand_as(source)])[:, kept])
+        weights.append(weight[kept])
+    if not edges:
+        return Data(edge_index=torch.empty(2, 0, dtype=torch.int64), edge_weight=torch.empty(0), num_nodes=n)
+    return check_graph(Data(edge_index=torch.cat(edges, 1), edge_weight=torch.cat(weights), num_nodes=n))
+
+
+def _of_pairs(
+    values: Float[Tensor, "time nodes"], observed: Bool[Tensor, "time nodes"]
+) -> tuple[Float[Tensor, "time nodes"], Float[Tensor, "time nodes"]]:
+    """Returns standardised values, zero where nothing was observed, and the mask as numbers."""
+    count = observed.sum(0).clamp(min=1)
+    centred = torch.where(observed, values, 0).double()
+    centred = torch.where(observed, centred - centred.sum(0) / count, 0)
+    deviation = (centred.square().sum(0) / count).sqrt()
+    # values that differ by rounding errors only have no correlation
+    constant = deviation <= 1e-9 * torch.where(observed, values, 0).abs().amax(0)
+    return torch.where(constant, 0, centred / deviation).float(), observed.float()
+
+
+def _correlations(
+    z: Float[Tensor, "time nodes"],
+    seen: Float[Tensor, "time nodes"],
+    rows: Int64[Tensor, "rows"],
+    common: int,
+) -> Float[Tensor, "rows nodes"]:
+    """Returns the correlations of some nodes with all; zero where they are not defined or too uncertain."""
+    own, own_seen = z[:, rows].T, seen[:, rows].T
+    count = (own_seen @ seen).clamp(min=1)
+    mean, other_mean = own @ seen / count, own_seen @ z / count
+    variance = own.square() @ seen / count - mean.square()
+    other_variance = own_seen @ z.square() / count - other_mean.square()
+    covariance = own @ z / count - mean * other_mean
+    defined = (count >= common) & (variance > 1e-4) & (other_variance > 1e-4)
+    deviation = (variance * other_variance).clamp(min=1e-8).sqrt()
+    return torch.where(defined, covariance / deviation, 0).clamp(-1, 1)
 
 
 def _on_unit_sphere(latitude: np.ndarray, longitude: np.ndarray) -> Float[np.ndarray, "nodes 3"]:

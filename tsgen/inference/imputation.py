@@ -79,6 +79,7 @@ def impute(
     window: int | None = None,
     overlap: int | None = None,
     path: str | Path | None = None,
+    continued: bool = True,
 ) -> xr.Dataset: ...
 
 
@@ -93,6 +94,7 @@ def impute(
     window: int | None = None,
     overlap: int | None = None,
     path: str | Path | None = None,
+    continued: bool = True,
 ) -> Samples | xr.Dataset:
     """Draws the unobserved entries of windows or of a whole series.
 
@@ -113,6 +115,9 @@ def impute(
             each window is drawn independently.
         path: A netCDF file to write the result of a series to, window by window. Memory is then bounded, and
             the same call after an interruption resumes. If not given, the result stays in memory.
+        continued: Whether each window of a series continues the draws of the one before. If not, each is
+            drawn independently and its middle is kept. For an :class:`~tsgen.sampling.AnyOrder` of one group,
+            whose draws then share a single forward pass, this is as many times faster as there are draws.
 
     Returns:
         For windows, the draws. For a series, a dataset with the labels of the series. It contains
@@ -152,10 +157,10 @@ def impute(
     length = _length(model, window, steps)
     tiles = Tiles.over([slice(0, steps)], length, overlap if length < steps else 0)
     if path is not None:
-        _draw(model, sampler, data, tiles, Path(path))
+        _draw(model, sampler, data, tiles, Path(path), continued)
         return xr.open_dataset(path)
     with TemporaryDirectory() as folder:
-        _draw(model, sampler, data, tiles, Path(folder) / "imputation.nc")
+        _draw(model, sampler, data, tiles, Path(folder) / "imputation.nc", continued)
         return xr.load_dataset(Path(folder) / "imputation.nc")
 
 
@@ -428,10 +433,12 @@ def _check_windows(model: DensityModel, batch: SeriesBatch) -> None:
         raise ValueError("the windows must have the model's graph; their graph has other edges or weights.")
 
 
-def _draw(model: DensityModel, sampler: Sampler, series: Series, tiles: Tiles, path: Path) -> None:
+def _draw(
+    model: DensityModel, sampler: Sampler, series: Series, tiles: Tiles, path: Path, continued: bool
+) -> None:
     """Draws a series into a file; resumes from the part files of an interrupted call."""
-    imputation = SeriesImputation(sampler, series, tiles, path)
-    imputation.begin(model)
+    imputation = SeriesImputation(sampler, series, tiles, path, continued=continued)
+    imputation.begin(model, continued)
     imputation.lock()
     starts = torch.tensor(tiles.starts)
     try:

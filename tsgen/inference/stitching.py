@@ -61,6 +61,8 @@ class SeriesImputation:
         path: The netCDF file; part files lie beside it.
         rank: Number of this process.
         world_size: Number of processes.
+        continued: Whether windows continue each other, if the sampler can; otherwise each is drawn
+            independently.
 
     Attributes:
         numbers: Numbers of the samples that this process draws.
@@ -77,12 +79,13 @@ class SeriesImputation:
         path: Path,
         rank: int = 0,
         world_size: int = 1,
+        continued: bool = True,
     ) -> None:
         self.sampler, self.series, self.tiles, self.path = sampler, series, tiles, path
         self.parts = Parts.beside(path)
         ahead = 0 if sampler.conditioning == "filtering" else tiles.overlap // 2
         self.kept, self.before = tiles.kept(ahead), tiles.before
-        self.continued = sampler.extends and bool(tiles.overlap)
+        self.continued = continued and sampler.extends and bool(tiles.overlap)
         self.rank, self.world_size, samples = rank, world_size, sampler.num_samples
         self.shares_samples = len(tiles.chains if self.continued else tiles.starts) < world_size
         if self.shares_samples and not (sampler.extends and samples >= world_size):

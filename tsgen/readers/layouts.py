@@ -71,6 +71,48 @@ def on_graph(contents: Contents, graph: Data) -> GraphSeries:
     )
 
 
+def read_table(
+    table: Table,
+    layout: Layout | None = None,
+    time_column: str | None = None,
+    node_column: str | None = None,
+    value_columns: list[str] | None = None,
+    step: str | int | float | None = None,
+) -> Reading:
+    """Returns the series in a table, whose layout is recognised by its columns.
+
+    Args:
+        table: The table.
+        layout: The layout; if not given, long if the table has the column of the nodes, else wide.
+        time_column: The column of the times; ``time`` if not given, or the first column if there is none of
+            that name.
+        node_column: The column of the nodes in a long table; ``node`` if not given.
+        value_columns: The columns to read, which are the nodes of a wide table; all others if not given.
+        step: The step of the grid; the smallest difference between times if not given.
+
+    Raises:
+        ValueError: If something in the table is wrong: one line that says where and what to do.
+    """
+    if len(table.header) == 1:
+        table.check_separator()
+    node = node_column or "node"
+    kind = layout or ("long" if node in table.header or node_column is not None else "wide")
+    others = [name for name in table.header if kind == "wide" or name != node]
+    time = "time" if "time" in table.header or not others else others[0]
+    columns = Columns(time if time_column is None else time_column, node, value_columns, [])
+    if kind == "long":
+        return read_long(table, columns, step)
+    try:
+        return read_wide(table, columns, step)
+    except ValueError as error:
+        if layout is not None:
+            raise
+        raise ValueError(
+            f"{error} The table was read as wide, with times in column {columns.time!r} and one column per "
+            f"node, because it has no column {node!r}. If it has one row per time and node, give node_column."
+        ) from error
+
+
 def read_long(table: Table, columns: Columns, step: str | int | float | None = None) -> Reading:
     """Returns the series in a long table: one row per time and node, one column per quantity.
 

@@ -1,0 +1,97 @@
+"""``tsgen impute``: fills the missing values of a table, without a configuration."""
+
+from __future__ import annotations
+
+import warnings
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+
+from tsgen.cli import interruption
+from tsgen.imputer import check_steps, draw, fitted_model, graph_of
+from tsgen.inference.completion import LEVELS, complete, intervals, quantiles, write_table
+from tsgen.inference.imputation import FarDrawsWarning
+from tsgen.readers.layouts import Reading, read_table
+from tsgen.readers.regular_times import format_spacing
+from tsgen.readers.tables import CSV, Table, ends_in, open_table
+from tsgen.report import write_report
+from tsgen.storage.display import print_line
+
+
+def main(given: Namespace) -> None:
+    """Reads the table, draws its missing values and writes the results.
+
+    Args:
+        given: ``table``, ``coordinates``, ``edges``, ``layout``, ``time_column``, ``node_column``,
+            ``value_columns``, ``step``, ``out``, ``num_samples``, ``seed`` and ``minutes``.
+
+    Raises:
+        ValueError: If an option or something in a file is wrong.
+    """
+    _check_numbers(given)
+    table = open_table(given.table)
+    reading = read_table(
+        table, given.layout, given.time_column, given.node_column, given.value_columns, given.step
+    )
+    check_steps(str(table.path), reading.contents)
+    graph, origin = graph_of(reading.contents, given.coordinates, given.edges)
+    print_line(f"Read {table.path}: {_size(reading)}; {origin}.")
+    folder = given.out or Path(f"{table.name}_imputed")
+    _prepare(folder, table)
+    completed = folder / _completed(table)
+    if not np.isnan(reading.contents.values).any():
+        write_table(complete(table, reading, reading.contents.values), completed)
+        print_line(f"No value is missing, so nothing was imputed. The same table: {completed}")
+        return
+    interruption.begin(folder)
+    series = reading.series(graph)
+    model = fitted_model(series, given.minutes, given.seed)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", FarDrawsWarning)
+        draw(model, series, given.num_samples, given.seed, folder / "imputation.nc").close()
+    levels = quantiles(folder / "imputation.nc", LEVELS)
+    write_table(complete(table, reading, levels[LEVELS.index(0.5)]), completed)
+    write_table(intervals(table, reading, levels), folder / "intervals.csv")
+    report = write_report(folder)
+    for warning in caught:
+        print_line(f"Warning: {warning.message}")
+    print_line(f"Completed table: {completed}")
+    print_line(f"Median and 90 % interval of each value that was missing: {folder / 'intervals.csv'}")
+    print_line(f"Draws: {folder / 'imputation.nc'}")
+    print_line(f"Report: {report}")
+
+
+def _check_numbers(given: Namespace) -> None:
+    """Raises ``ValueError`` unless the numbers among the options are in their ranges."""
+    if given.num_samples < 1:
+        raise ValueError(f"--num_samples must be at least 1; got {given.num_samples}.")
+    if not 0 <= given.minutes < float("inf"):
+        raise ValueError(f"--minutes must be 0 or more; got {given.minutes}.")
+
+
+def _size(reading: Reading) -> str:
+    """Returns the size of a series, its step and its share of missing values as text."""
+    contents = reading.contents
+    time = contents.time
+    ticks = time.astype(np.int64) if time.dtype.kind == "M" else time
+    step = format_spacing((ticks[1] - ticks[0]).item(), time.dtype)
+    channels = f" x {len(contents.channels)} quantities" * (len(contents.channels) > 1)
+    nodes = f"{len(contents.nodes):,} node{'s' * (len(contents.nodes) > 1)}"
+    share = 100 * np.isnan(contents.values).mean()
+    return f"a {reading.layout} table of {len(time):,} steps of {step} x {nodes}{channels}, {share:.3g} % missing"
+
+
+def _completed(table: Table) -> str:
+    """Returns the name of the completed table: that of a file of the same kind."""
+    endings = [ending for ending in (*CSV, ".parquet") if ends_in(table.path, (ending,))]
+    return f"completed{max(endings, key=len)}"
+
+
+def _prepare(folder: Path, table: Table) -> None:
+    """Creates the folder of the results; raises ``ValueError`` if they would replace the table."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--out must be a folder; {folder} is a file.")
+    if (folder / _completed(table)).resolve() == Path(table.path).resolve():
+        raise ValueError(f"the results would replace {table.path}; give another folder with --out.")
+    folder.mkdir(parents=True, exist_ok=True)
