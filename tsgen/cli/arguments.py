@@ -110,9 +110,9 @@ def _parser() -> Parser:
             usage="tsgen impute TABLE [--coordinates FILE | --edges FILE] [--out FOLDER] [options]",
             description=_filled(
                 "Fill the missing values of a table of time series, CSV or Parquet, with a pre-trained "
-                "model. The table is wide (one row per time, one column per node) or long (one row per time and "
-                "node). The folder of the results has the completed table, intervals.csv, the draws in "
-                "imputation.nc and report.html."
+                "model. The table is wide (one row per time, one column per node) or long (one row per "
+                "time and node). The folder of the results has the completed table, intervals.csv, the draws "
+                "in imputation.nc and report.html."
             ),
             epilog=IMPUTE_EXAMPLES,
         )

@@ -41,7 +41,7 @@ def main(given: Namespace) -> None:
     _prepare(folder, table)
     completed = folder / _completed(table)
     if not np.isnan(reading.contents.values).any():
-        write_table(complete(table, reading, reading.contents.values), completed)
+        _write(table, reading, reading.contents.values, completed)
         print_line(f"No value is missing, so nothing was imputed. The same table: {completed}")
         return
     interruption.begin(folder)
@@ -51,7 +51,7 @@ def main(given: Namespace) -> None:
         warnings.simplefilter("always", FarDrawsWarning)
         draw(model, series, given.num_samples, given.seed, folder / "imputation.nc").close()
     levels = quantiles(folder / "imputation.nc", LEVELS)
-    write_table(complete(table, reading, levels[LEVELS.index(0.5)]), completed)
+    _write(table, reading, levels[LEVELS.index(0.5)], completed)
     write_table(intervals(table, reading, levels), folder / "intervals.csv")
     report = write_report(folder)
     for warning in caught:
@@ -78,14 +78,20 @@ def _size(reading: Reading) -> str:
     step = format_spacing((ticks[1] - ticks[0]).item(), time.dtype)
     channels = f" x {len(contents.channels)} quantities" * (len(contents.channels) > 1)
     nodes = f"{len(contents.nodes):,} node{'s' * (len(contents.nodes) > 1)}"
-    share = 100 * np.isnan(contents.values).mean()
-    return f"a {reading.layout} table of {len(time):,} steps of {step} x {nodes}{channels}, {share:.3g} % missing"
+    size = f"{len(time):,} steps of {step} x {nodes}{channels}"
+    return f"a {reading.layout} table of {size}, {100 * np.isnan(contents.values).mean():.3g} % missing"
 
 
 def _completed(table: Table) -> str:
     """Returns the name of the completed table: that of a file of the same kind."""
     endings = [ending for ending in (*CSV, ".parquet") if ends_in(table.path, (ending,))]
     return f"completed{max(endings, key=len)}"
+
+
+def _write(table: Table, reading: Reading, values: np.ndarray, path: Path) -> None:
+    """Writes the completed table."""
+    like = None if ends_in(path, CSV) else Path(table.path)
+    write_table(complete(table, reading, values), path, like)
 
 
 def _prepare(folder: Path, table: Table) -> None:

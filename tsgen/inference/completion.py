@@ -14,8 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import torch
 from jaxtyping import Float, Int64
+from pyarrow import parquet
 
 from tsgen.metrics import calibrated_quantiles
 from tsgen.readers.layouts import Reading
@@ -242,16 +244,20 @@ def quantiles(path: Path, levels: Sequence[float]) -> Float[np.ndarray, "levels 
     return found
 
 
-def write_table(frame: pd.DataFrame, path: Path) -> None:
+def write_table(frame: pd.DataFrame, path: Path, like: Path | None = None) -> None:
     """Writes a table as CSV or, if the name of the file ends so, as Parquet.
 
     Args:
         frame: The table.
         path: The file.
+        like: A Parquet file whose metadata is copied, by which pandas finds the index among the columns.
     """
     with replacing(path) as unfinished:
         if ends_in(path, CSV):
             compression = "gzip" if ends_in(path, (".gz",)) else None
             frame.to_csv(unfinished, index=False, compression=compression, float_format="%.6g")
-        else:
-            frame.to_parquet(unfinished, index=False)
+            return
+        table = pa.Table.from_pandas(frame, preserve_index=False)
+        if like is not None:
+            table = table.replace_schema_metadata(parquet.read_schema(like).metadata)
+        parquet.write_table(table, unfinished)

@@ -98,19 +98,32 @@ def read_table(
     node = node_column or "node"
     kind = layout or ("long" if node in table.header or node_column is not None else "wide")
     others = [name for name in table.header if kind == "wide" or name != node]
-    time = "time" if "time" in table.header or not others else others[0]
-    columns = Columns(time if time_column is None else time_column, node, value_columns, [])
-    if kind == "long":
-        return read_long(table, columns, step)
+    guessed = time_column is None and "time" not in table.header
+    time = time_column if time_column is not None else others[0] if guessed and others else "time"
     try:
-        return read_wide(table, columns, step)
+        return _READERS[kind](table, Columns(time, node, value_columns, []), step)
     except ValueError as error:
-        if layout is not None:
+        advice = ""
+        if layout is None and kind == "wide" and _times_repeat(table, time):
+            advice = (
+                f" The table has no column {node!r} and was read as wide; if it has one row per time and "
+                "node, name the column of nodes in node_column."
+            )
+        elif guessed and f"column {time!r}" in str(error):
+            advice = (
+                " The first column was taken for the times, because no column is called 'time'; name the "
+                "right one in time_column."
+            )
+        if not advice:
             raise
-        raise ValueError(
-            f"{error} The table was read as wide, with times in column {columns.time!r} and one column per "
-            f"node, because it has no column {node!r}. If it has one row per time and node, give node_column."
-        ) from error
+        raise ValueError(f"{error}{advice}") from error
+
+
+def _times_repeat(table: Table, column: str) -> bool:
+    """Returns whether several rows of a table have the same time."""
+    table.read([column])
+    codes, labels = table.distinct(column)
+    return len(labels) < len(codes)
 
 
 def read_long(table: Table, columns: Columns, step: str | int | float | None = None) -> Reading:
@@ -168,6 +181,9 @@ def read_wide(table: Table, columns: Columns, step: str | int | float | None = N
         values[position, v, 0] = table.numbers(name)
     check_values(table.path, values, [table.name])
     return Reading(Contents(time, nodes, [table.name], values, None), columns, "wide", position, None)
+
+
+_READERS = {"long": read_long, "wide": read_wide}
 
 
 def _rest(table: Table, named: list[str]) -> list[str]:
