@@ -6,6 +6,7 @@ can be used at once; a few minutes of training on the series are optional.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -107,6 +108,7 @@ def draw(
 
 
 @check_arguments
+@dataclass(eq=False)
 class Imputer:
     """Fills the missing values of a data frame of time series, with draws that show how certain they are.
 
@@ -133,12 +135,15 @@ class Imputer:
         ValueError: If ``minutes`` is negative or not finite, or ``num_samples`` below 1.
     """
 
-    def __init__(self, minutes: float = 0, num_samples: int = 100, seed: int = 0) -> None:
-        if not 0 <= minutes < float("inf"):
-            raise ValueError(f"minutes must be 0 or more; it is {minutes}.")
-        if num_samples < 1:
-            raise ValueError(f"num_samples must be at least 1; it is {num_samples}.")
-        self.minutes, self.num_samples, self.seed = minutes, num_samples, seed
+    minutes: float = 0
+    num_samples: int = 100
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.minutes < float("inf"):
+            raise ValueError(f"minutes must be 0 or more, and finite; it is {self.minutes}.")
+        if self.num_samples < 1:
+            raise ValueError(f"num_samples must be at least 1; it is {self.num_samples}.")
 
     def fit(
         self,
@@ -263,7 +268,7 @@ def _read(frame: pd.DataFrame) -> tuple[Table, Reading]:
             "Unstack the others, so that each column is a node."
         )
     table = open_table(frame.rename_axis(index=TIME))
-    reading = read_wide(table, Columns(TIME, "", table.header[1:] or None, []))
+    reading = read_wide(table, Columns(TIME, "node", None, []))
     check_steps(str(table.path), reading.contents)
     return table, reading
 

@@ -189,6 +189,20 @@ def checkpoint() -> Path:
     return path
 
 
+@cache
+def frame() -> pd.DataFrame:
+    """Returns a data frame of measurements, with gaps."""
+    values = numbers(60, 3).numpy().astype(float)
+    values[10:14, 0] = np.nan
+    return pd.DataFrame(values, index=pd.date_range("2024-01-01", periods=60, freq="h"), columns=list("abc"))
+
+
+@cache
+def imputer() -> tsgen.Imputer:
+    """Returns an imputer that was fitted to the data frame."""
+    return tsgen.Imputer(num_samples=3).fit(frame())
+
+
 def numbers(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Returns standard normal numbers, the same at every call."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=dtype)
@@ -206,6 +220,7 @@ EXAMPLES: dict[type, Callable[[], Any]] = {
     Split: lambda: data().split,
     Samples: lambda: Ancestral(3)(model(), batch()),
     VARProcess: process,
+    tsgen.Imputer: imputer,
     ConformalIntervals: lambda: ConformalIntervals.fit(evaluation(), level=0.5, gaps=(1,)),
 }
 """An object of each container; its fields are valid arguments of its constructor."""
@@ -293,6 +308,11 @@ ARGUMENTS: dict[str, Callable[[], Any]] = {
     "StoredSeries.with_observed.observed": lambda: data().split.series.chunk(slice(None)).observed,
     "FilesDataModule.path": table,
     "FilesDataModule.edges": edges,
+    "Imputer.num_samples": lambda: 3,
+    "Imputer.minutes": lambda: 0,
+    "frame": frame,
+    "from_correlations.values": lambda: EXAMPLES[GraphSeries]().values,
+    "from_correlations.common": lambda: 5,
     "from_edges.source": lambda: [0, 1, 2, 3],
     "from_edges.target": lambda: [1, 2, 3, 0],
     "from_edges.weight": lambda: [1.0, 2.0, 3.0, 4.0],

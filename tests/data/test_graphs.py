@@ -7,6 +7,7 @@ import sys
 
 import networkx
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from torch_geometric.data import Data
 from torch_geometric.utils import from_networkx
 
-from tsgen.data import GraphSeries, graphs
+from tsgen.data import GraphSeries, from_correlations, graphs
 
 
 def as_matrix(graph):
@@ -422,3 +423,69 @@ def test_the_name_of_pyg_for_weights_comes_first():
     graph.edge_weight, graph.edge_attr = torch.tensor([2.0]), torch.ones(1, 4)
     checked = graphs.check_graph(graph)
     assert float(checked.edge_weight) == 2.0 and "edge_attr" not in checked
+
+
+# ------------------------------------------------------------------------------------------ correlations
+
+
+def correlated(steps=400, nodes=6, seed=0):
+    """Values of which some are missing, and the mask of the others."""
+    generator = np.random.default_rng(seed)
+    mixed = generator.normal(size=(steps, nodes)) @ generator.normal(size=(nodes, nodes))
+    values = torch.from_numpy(1e4 + mixed * generator.uniform(0.1, 9, nodes))[..., None]
+    return values, torch.from_numpy(generator.random((steps, nodes)) < 0.8)[..., None]
+
+
+def test_edges_come_from_the_most_correlated_nodes():
+    values, observed = correlated()
+    frame = pd.DataFrame(values[..., 0].where(observed[..., 0], torch.nan).numpy())
+    wanted = frame.corr().abs().to_numpy()  # of pairs of columns, where both are there
+    np.fill_diagonal(wanted, 0)
+    graph = from_correlations(values.where(observed, torch.nan), observed, neighbours=2, threshold=0.3)
+    found = np.zeros((6, 6))
+    found[graph.edge_index[1], graph.edge_index[0]] = graph.edge_weight
+    second = np.sort(wanted, axis=1)[:, -2:-1]
+    np.testing.assert_allclose(found, np.where((wanted >= second) & (wanted >= 0.3), wanted, 0), atol=1e-5)
+    assert graph.edge_index.shape[1] > 6
+
+
+def test_pairs_without_enough_in_common_have_no_edge():
+    values, observed = correlated()
+    values = values[:, :1] + torch.zeros_like(values)  # all alike
+    values[:, 5] = 7.3  # constant
+    observed[:, 1] = False
+    observed[29:, 2] = False
+    edges = from_correlations(values, observed).edge_index
+    assert set(edges.flatten().tolist()) == {0, 3, 4}
+    assert 2 in from_correlations(values, observed, common=10).edge_index
+
+
+def test_the_largest_correlation_of_several_channels_counts():
+    values, observed = correlated()
+    both = torch.cat([torch.randn(values.shape, generator=torch.Generator().manual_seed(0)), values], dim=2)
+    seen = torch.cat([torch.ones_like(observed), observed], dim=2)
+    one, two = from_correlations(values, observed), from_correlations(both.double(), seen)
+    assert torch.equal(one.edge_index, two.edge_index) and torch.allclose(one.edge_weight, two.edge_weight)
+
+
+def test_correlations_of_many_nodes_are_computed_in_blocks(monkeypatch):
+    values, observed = correlated(nodes=30)
+    whole = from_correlations(values, observed, neighbours=3)
+    monkeypatch.setattr("tsgen.data.graphs.MAX_PAIRS", 70)
+    blocks = from_correlations(values, observed, neighbours=3)
+    assert torch.equal(whole.edge_index, blocks.edge_index)
+    assert torch.allclose(whole.edge_weight, blocks.edge_weight)
+    # very long series are thinned
+    monkeypatch.setattr("tsgen.data.graphs.MAX_PRODUCTS", 200 * 900)
+    thinned = from_correlations(values, observed, neighbours=3)
+    monkeypatch.undo()
+    again = from_correlations(values[::2], observed[::2], neighbours=3)
+    assert torch.equal(thinned.edge_index, again.edge_index)
+
+
+@pytest.mark.parametrize(
+    "options", [{"neighbours": 0}, {"common": 0}, {"threshold": 0.0}, {"threshold": 1.1}]
+)
+def test_wrong_options_of_correlations(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        from_correlations(*correlated(), **options)

@@ -55,6 +55,9 @@ MAX_EDGES = 2**26
 MAX_NODES_FOR_SCALE = 2**14
 """Largest number of nodes whose distances are all computed, for their standard deviation (some seconds)."""
 
+MAX_PAIRS = 2**22
+"""Largest number of pairs of nodes whose correlations are computed together."""
+
 MAX_PRODUCTS = 2**38
 """Largest number of products of two values that one moment of all pairs of nodes may take (some seconds)."""
 
@@ -505,7 +508,7 @@ def from_correlations(
     thinned = slice(None, None, max(1, math.ceil(steps * n * n / MAX_PRODUCTS)))
     moments = [_of_pairs(values[thinned, :, c], observed[thinned, :, c]) for c in range(channels)]
     edges, weights = [], []
-    for rows in torch.arange(n).split(max(1, 2**22 // max(n, 1))):
+    for rows in torch.arange(n).split(max(1, MAX_PAIRS // max(n, 1))):
         strength = torch.zeros(len(rows), n)
         for z, seen in moments:
             strength = torch.maximum(strength, _correlations(z, seen, rows, common).abs())

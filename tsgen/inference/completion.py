@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -128,7 +128,7 @@ def _is_text(column: pd.Series) -> bool:
     return pd.api.types.infer_dtype(column, skipna=True) == "string"
 
 
-def _followed(column: pd.Series, labels: Sequence | np.ndarray) -> pd.Series:
+def _followed(column: pd.Series, labels: Sequence | np.ndarray | pd.Index) -> pd.Series:
     """Returns a column with further entries at its end."""
     if not len(labels):
         return column
@@ -163,7 +163,9 @@ def _as_written(values: Float[np.ndarray, "values"], measured: pd.Series) -> np.
     return np.char.mod(f"%.{most}f", np.round(values, most) + 0.0)  # + 0.0: no "-0"
 
 
-def _time_labels(column: pd.Series, reading: Reading, step: Int64[np.ndarray, "steps"]) -> np.ndarray | list:
+def _time_labels(
+    column: pd.Series, reading: Reading, step: Int64[np.ndarray, "steps"]
+) -> Sequence | np.ndarray | pd.Index:
     """Returns the times of some steps in the form of the table's column of times."""
     time = reading.contents.time
     if not len(step):
@@ -172,7 +174,7 @@ def _time_labels(column: pd.Series, reading: Reading, step: Int64[np.ndarray, "s
         return np.array(list(map(str, time[step].tolist())), dtype=object) if _is_text(column) else time[step]
     dates = pd.DatetimeIndex(time, tz="UTC")
     if isinstance(column.dtype, pd.PeriodDtype):
-        return dates[step].tz_localize(None).to_period(column.dtype.freq)
+        return dates[step].tz_localize(None).to_period(column.dtype.freq.freqstr)
     if isinstance(column.dtype, pd.DatetimeTZDtype):
         return dates[step].tz_convert(column.dtype.tz)
     if not isinstance(column.iloc[0], str):
@@ -254,8 +256,8 @@ def write_table(frame: pd.DataFrame, path: Path, like: Path | None = None) -> No
     """
     with replacing(path) as unfinished:
         if ends_in(path, CSV):
-            compression = "gzip" if ends_in(path, (".gz",)) else None
-            frame.to_csv(unfinished, index=False, compression=compression, float_format="%.6g")
+            packed: Any = "gzip" if ends_in(path, (".gz",)) else None  # the temporary name ends otherwise
+            frame.to_csv(unfinished, index=False, compression=packed, float_format="%.6g")
             return
         table = pa.Table.from_pandas(frame, preserve_index=False)
         if like is not None:

@@ -121,8 +121,11 @@ def read_table(
 
 def _times_repeat(table: Table, column: str) -> bool:
     """Returns whether several rows of a table have the same time."""
-    table.read([column])
-    codes, labels = table.distinct(column)
+    try:
+        table.read([column])
+        codes, labels = table.distinct(column)
+    except ValueError:
+        return False
     return len(labels) < len(codes)
 
 

@@ -197,9 +197,7 @@ class Contents(NamedTuple):
     graph: Data | None = None
 
 
-def check_values(
-    path: Path | str, values: Float[np.ndarray, "time nodes channels"], channels: list[str]
-) -> None:
+def check_values(path: Path, values: Float[np.ndarray, "time nodes channels"], channels: list[str]) -> None:
     """Raises unless every channel has at least one value.
 
     Args:
@@ -219,7 +217,7 @@ def check_values(
 
 
 def check_complete(
-    path: Path | str,
+    path: Path,
     covariates: Float[np.ndarray, "time nodes covariates"],
     names: list[str],
     time: np.ndarray,

@@ -217,7 +217,7 @@ class Table(ABC):
         header: Names of all columns.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
         self.header: list[str] = []
         self._entries = pa.table({})
@@ -225,7 +225,7 @@ class Table(ABC):
     @property
     def name(self) -> str:
         """The name of the file without its endings."""
-        return Path(self.path).name.split(".")[0]
+        return self.path.name.split(".")[0]
 
     @abstractmethod
     def where(self, row: int) -> str:
@@ -432,7 +432,7 @@ class _FrameTable(Table):
     """A table in a data frame; an index with names is its first columns."""
 
     def __init__(self, frame: pd.DataFrame, name: str) -> None:
-        super().__init__(name)
+        super().__init__(Path(name))
         named = any(level is not None for level in frame.index.names)
         self._frame = frame.reset_index() if named else frame
         self.header = [str(column) for column in self._frame.columns]

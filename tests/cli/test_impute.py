@@ -1,0 +1,173 @@
+"""`tsgen impute TABLE`: the completed table, what lies beside it, and mistakes in one line."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+from tsgen.cli.main import main
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def wide(steps=60, form="%Y/%m/%d %H:%M"):
+    """A wide table as text, with gaps, whose columns are not in the order of their names."""
+    generator = np.random.default_rng(0)
+    common = 20 + generator.normal(size=steps).cumsum()
+    table = pd.DataFrame({name: common + generator.normal(0, 0.3, steps) for name in ("c", "a", "b")})
+    text = table.map("{:.1f}".format).mask(generator.random((steps, 3)) < 0.2, "")
+    text.insert(0, "datetime", pd.date_range("2024-01-01", periods=steps, freq="h").strftime(form))
+    return text
+
+
+def rows(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))
+
+
+def check_completed(given, completed, keys):
+    """Every row of the table is there, in its order, and only empty cells have changed."""
+    assert completed[0] == given[0]
+    found = {tuple(row[:keys]): row for row in completed[1:]}
+    assert len(found) == len(completed) - 1
+    for row in given[1:]:
+        cells = zip(row, found[tuple(row[:keys])], strict=True)
+        assert all(old in ("", new) for old, new in cells)
+    assert all(float(cell) == float(cell) for row in completed[1:] for cell in row[keys:])
+    there = {tuple(row[:keys]) for row in given[1:]}
+    assert [row[:keys] for row in completed[1:] if tuple(row[:keys]) in there] == [
+        r[:keys] for r in given[1:]
+    ]
+
+
+def test_a_wide_table(capsys):
+    table = wide().drop(index=[7, 30])
+    table.to_csv("pm.csv", index=False)
+    assert main(["impute", "pm.csv", "--num_samples", "19"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert "60 steps of 01:00:00 x 3 nodes" in out[0] and "edges from correlations" in out[0]
+    completed = rows("pm_imputed/completed.csv")
+    check_completed(rows("pm.csv"), completed, 1)
+    # the two absent hours are where they belong, written as the others are, with as many decimals
+    assert [completed[8][0], completed[31][0]] == ["2024/01/01 07:00", "2024/01/02 06:00"]
+    assert len(completed) == 61 and {
+        len(cell.partition(".")[2]) for row in completed[1:] for cell in row[1:]
+    } == {1}
+    draws = xr.load_dataset("pm_imputed/imputation.nc")["imputation"]
+    median = draws.sel(node="c", channel="pm").median("sample").values
+    np.testing.assert_allclose([float(row[1]) for row in completed[1:]], median, atol=0.0501)
+    bands = pd.read_csv("pm_imputed/intervals.csv")
+    assert len(bands) == 60 * 3 - int((table.iloc[:, 1:] != "").sum().sum())
+    assert (bands["lower"] <= bands["median"]).all() and (bands["median"] <= bands["upper"]).all()
+    assert set(bands["time"]) >= {"2024/01/01 07:00"}
+    assert "Imputation" in Path("pm_imputed/report.html").read_text("utf-8")
+    assert not list(Path("pm_imputed").glob("*.parts"))
+
+
+@pytest.mark.parametrize("order", ["by time", "by node", "shuffled"])
+def test_a_long_table(order):
+    table = wide(form="%Y-%m-%dT%H:%M:%S+01:00").rename(columns={"datetime": "time"})
+    table = table.melt("time", var_name="station", value_name="pm").assign(no2=lambda t: t["pm"])
+    table = table.drop(index=[3, 70, 150])
+    if order == "by time":
+        table = table.sort_values(["time", "station"], kind="stable")
+    if order == "shuffled":
+        table = table.sample(frac=1, random_state=0)
+    table.to_csv("data.csv", index=False)
+    assert (
+        main(["impute", "data.csv", "--node_column", "station", "--out", "here", "--num_samples", "3"]) == 0
+    )
+    completed = rows("here/completed.csv")
+    check_completed(rows("data.csv"), completed, 2)
+    assert len(completed) == 181
+    keys = [row[:2] for row in completed[1:]]
+    if order == "by time":
+        assert [time for time, _ in keys] == sorted(time for time, _ in keys)
+    if order == "by node":
+        assert keys == [[time, node] for node in "cab" for time in sorted({time for time, _ in keys})]
+    if order == "shuffled":
+        assert [row[1] for row in completed[-3:]] == ["c", "a", "b"]
+    assert all(time.endswith("+01:00") for time, _ in keys)
+
+
+def test_parquet_keeps_its_types_and_index():
+    table = wide().set_index("datetime").apply(pd.to_numeric)
+    table.index = pd.to_datetime(table.index).tz_localize("Asia/Tokyo").rename("time")
+    table.drop(index=table.index[5]).to_parquet("data.parquet")
+    assert main(["impute", "data.parquet", "--num_samples", "3"]) == 0
+    completed = pd.read_parquet("data_imputed/completed.parquet")
+    assert completed.index.equals(table.index) and [*completed] == ["c", "a", "b"]
+    there = table.drop(index=table.index[5]).notna()
+    assert completed.notna().all(axis=None)
+    assert (
+        completed.loc[there.index][there] == table.loc[there.index][there]
+    ).sum().sum() == there.sum().sum()
+
+
+def test_coordinates_name_their_nodes_in_any_one_column(capsys):
+    wide().to_csv("pm.csv", index=False)
+    Path("edges.csv").write_text("source,target,weight\na,b,1\nb,c,2\n")
+    Path("places.csv").write_text("sensor_id,latitude,longitude\na,50,9\nb,51,9\nc,52,9\n")
+    for option, said in (
+        (["--coordinates", "places.csv"], "4 edges from coordinates"),
+        (["--edges", "edges.csv"], "2 edges."),
+    ):
+        assert main(["impute", "pm.csv", "--num_samples", "2", *option]) == 0
+        assert said in capsys.readouterr().out
+
+
+def test_a_table_without_gaps_comes_back(capsys):
+    wide().replace("", "1.0").to_csv("pm.csv", index=False)
+    assert main(["impute", "pm.csv"]) == 0
+    assert "No value is missing" in capsys.readouterr().out
+    assert rows("pm_imputed/completed.csv") == rows("pm.csv")
+
+
+def text_in(table, row, column, cell):
+    table.iloc[row, column] = cell
+    return table
+
+
+MISTAKES = {
+    "text": (lambda t: text_in(t, 3, 2, "broken"), [], ["line 5, column 'a'", "'broken' is not a number"]),
+    "twice": (lambda t: pd.concat([t, t.iloc[2:3]]), [], ["line 62", "duplicate row", "node_column"]),
+    "no time": (lambda t: t.drop(columns="datetime"), [], ["time_column"]),
+    "no date": (lambda t: t.assign(datetime="12:00"), [], ["'12:00' is not a time"]),
+    "one row": (lambda t: t.iloc[:1].replace("", "1"), [], ["at least 2 times"]),
+    "no values": (lambda t: t[["datetime"]], [], ["no value column"]),
+    "all missing": (lambda t: t.assign(a="", b="", c=""), [], ["all values are missing"]),
+    "no draws": (lambda t: t, ["--num_samples", "0"], ["--num_samples must be at least 1; got 0"]),
+    "no minutes": (lambda t: t, ["--minutes", "-1"], ["--minutes must be 0 or more; got -1"]),
+    "both": (lambda t: t, ["--edges", "e.csv", "--coordinates", "c.csv"], ["not allowed with"]),
+    "no file": (lambda t: t, ["--edges", "pmm.csv"], ["Did you mean 'pm.csv'"]),
+    "a file": (lambda t: t, ["--out", "pm.csv"], ["--out must be a folder"]),
+    "long": (lambda t: t, ["--layout", "long"], ["no column 'node'"]),
+    "unknown": (lambda t: t, ["--colour", "red"], ["unrecognized arguments: --colour red"]),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_are_one_line(name, capsys):
+    change, words, parts = MISTAKES[name]
+    change(wide()).to_csv("pm.csv", index=False)
+    assert main(["impute", "pm.csv", *words]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("tsgen: ") and err.count("\n") == 1
+    assert all(part in err for part in parts), err
+    assert not Path("pm_imputed").exists()
+
+
+def test_semicolons_and_replacing_the_table(capsys):
+    wide().to_csv("completed.csv", index=False, sep=";")
+    assert main(["impute", "completed.csv"]) == 2
+    assert "separated by semicolons" in capsys.readouterr().err
+    wide().to_csv("completed.csv", index=False)
+    before = Path("completed.csv").read_bytes()
+    assert main(["impute", "completed.csv", "--out", "."]) == 2
+    assert "would replace" in capsys.readouterr().err and Path("completed.csv").read_bytes() == before
