@@ -20,14 +20,19 @@ from tsgen.argument_types import check_arguments
 from tsgen.data.graphs import from_correlations
 from tsgen.data.series import GraphSeries, SeriesSpec
 from tsgen.encoders import GraphAttention, RecurrentEncoder
+from tsgen.evaluation.selfcheck import SelfCheck, self_check
 from tsgen.inference.completion import complete
 from tsgen.inference.imputation import impute
 from tsgen.metrics import calibrated_quantiles
-from tsgen.models import AnyOrderModel, DensityModel
+from tsgen.models import AnyOrderModel
 from tsgen.readers.layouts import Reading, on_graph, read_wide
 from tsgen.readers.node_graphs import graph_of_coordinates, graph_of_edges
 from tsgen.readers.regular_times import Contents
 from tsgen.readers.tables import Columns, Table, open_table
+from tsgen.training.fine_tuning import fine_tuned
+
+MAX_CHECKED = 2**27
+"""The largest number of draws that the check holds in memory (1 GiB)."""
 
 TIME = "time"
 """The name of the column that an index of times becomes."""
@@ -61,28 +66,40 @@ def graph_of(
     return graph, f"no coordinates or edges given: {graph.num_edges:,} edges from correlations"
 
 
-def fitted_model(series: GraphSeries, minutes: float = 0, seed: int = 0) -> DensityModel:
-    """Returns a model for a series, in evaluation mode.
+def weights_for(series: GraphSeries, minutes: float = 0, seed: int = 0) -> AnyOrderModel:
+    """Returns the pre-trained model, which adapts to what it is given, after training on a series if asked.
 
     Args:
-        series: The series.
-        minutes: How long to train on the series, in minutes; with 0 the pre-trained weights are used as they
-            are.
+        series: The series to train on.
+        minutes: How long to train, in minutes; with 0 the weights are used as they are.
         seed: Seed of the training.
     """
-    return _model(series)
+    model = _pretrained()
+    return fine_tuned(model, series, minutes, seed) if minutes else model
 
 
-def _model(series: GraphSeries) -> DensityModel:
-    """Returns the pre-trained model with units and linear posterior of what is visible of a series."""
+def _pretrained() -> AnyOrderModel:
+    """Returns the model of the weights that come with the package."""
+    # a stand-in until the weights are there: return load("pretrained")
     encoder = partial(RecurrentEncoder, hidden=16, layers=1, convolution=partial(GraphAttention, heads=2))
-    model = AnyOrderModel(SeriesSpec.of(series), encoder, units="interpolation").eval()
-    model.window = 36
+    spec = SeriesSpec(
+        loc=torch.zeros(1, 1),
+        scale=torch.ones(1, 1),
+        edge_index=torch.empty(2, 0, dtype=torch.int64),
+        edge_weight=torch.empty(0),
+        num_covariates=0,
+        nodes=["0"],
+        channels=["value"],
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AnyOrderModel(spec, encoder, units="linear", adapts=True).eval()
+    model.window = 48
     return model
 
 
 def draw(
-    model: DensityModel,
+    model: AnyOrderModel,
     series: GraphSeries,
     num_samples: int = 100,
     seed: int = 0,
@@ -91,7 +108,7 @@ def draw(
     """Draws the missing values of a series, in windows that overlap by a half.
 
     Args:
-        model: The model.
+        model: The model; one that adapts does so to the series.
         series: The series.
         num_samples: The number of draws.
         seed: Fixes the draws.
@@ -105,6 +122,34 @@ def draw(
     continued = model.sampler.joint
     overlap = None if continued else window // 2
     return impute(model, series, num_samples, seed=seed, path=path, overlap=overlap, continued=continued)
+
+
+def checked(
+    series: GraphSeries, minutes: float = 0, num_samples: int = 100, seed: int = 0
+) -> tuple[AnyOrderModel, SelfCheck]:
+    """Returns a model for a series, and how well it imputes a hidden tenth of what is observed.
+
+    The model never sees the hidden entries, in training neither. The check of a series whose draws exceed
+    :data:`MAX_CHECKED` numbers is confined to its last steps, and so is the training.
+
+    Args:
+        series: The series.
+        minutes: How long to train, in minutes.
+        num_samples: The number of draws.
+        seed: Fixes training, hidden entries and draws.
+
+    Raises:
+        ValueError: If too little is observed to hide some.
+    """
+    steps = max(2, MAX_CHECKED // (num_samples * series.values[0].numel()))
+    shown, models = series.chunk(slice(max(0, len(series) - steps), None)), list[AnyOrderModel]()
+
+    def imputed(visible: GraphSeries) -> xr.Dataset:
+        models.append(weights_for(visible, minutes, seed))
+        return draw(models[0], visible, num_samples, seed)
+
+    check = self_check(shown, imputed, seed=seed)
+    return models[0], check
 
 
 @check_arguments
@@ -168,7 +213,8 @@ class Imputer:
         """
         _, reading = _read(frame)
         self.graph_, _ = graph_of(reading.contents, coordinates, edges)
-        self.model_ = fitted_model(reading.series(self.graph_), self.minutes, self.seed)
+        series = reading.series(self.graph_)
+        self.model_ = weights_for(series, self.minutes, self.seed).adapted(series)
         self._nodes = reading.contents.nodes
         return self
 

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from argparse import Namespace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from tsgen.cli import interruption
-from tsgen.imputer import check_steps, draw, fitted_model, graph_of
+from tsgen.data.series import GraphSeries
+from tsgen.evaluation.columns import COLUMNS, format_number
+from tsgen.evaluation.terminal import print_table
+from tsgen.imputer import check_steps, checked, draw, graph_of, weights_for
 from tsgen.inference.completion import LEVELS, complete, intervals, quantiles, write_table
 from tsgen.inference.imputation import FarDrawsWarning
+from tsgen.models import AnyOrderModel
 from tsgen.readers.layouts import Reading, read_table
 from tsgen.readers.regular_times import format_spacing
 from tsgen.readers.tables import CSV, Table, ends_in, open_table
 from tsgen.report import write_report
+from tsgen.storage.atomic import write_text
 from tsgen.storage.display import print_line
+
+HEADINGS = {key: COLUMNS[key] for key in ("crps", "mae", "coverage_90")}
+"""The scores of the check and their headings."""
 
 
 def main(given: Namespace) -> None:
@@ -46,9 +56,10 @@ def main(given: Namespace) -> None:
         return
     interruption.begin(folder)
     series = reading.series(graph)
-    model = fitted_model(series, given.minutes, given.seed)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", FarDrawsWarning)
+        model = _checked(given, series, folder)
+        caught.clear()  # warnings of the check: those of all data follow
         draw(model, series, given.num_samples, given.seed, folder / "imputation.nc").close()
     levels = quantiles(folder / "imputation.nc", LEVELS)
     _write(table, reading, levels[LEVELS.index(0.5)], completed)
@@ -60,6 +71,29 @@ def main(given: Namespace) -> None:
     print_line(f"Median and 90 % interval of each value that was missing: {folder / 'intervals.csv'}")
     print_line(f"Draws: {folder / 'imputation.nc'}")
     print_line(f"Report: {report}")
+
+
+def _checked(given: Namespace, series: GraphSeries, folder: Path) -> AnyOrderModel:
+    """Returns the model; prints and writes how well it imputes a hidden tenth of what is observed."""
+    path = folder / "selfcheck.json"
+    try:
+        model, check = checked(series, given.minutes, given.num_samples, given.seed)
+    except ValueError as error:
+        path.unlink(missing_ok=True)
+        print_line(f"No check on hidden values: {error}")
+        return weights_for(series, given.minutes, given.seed)
+    advice = f"Train on the table: tsgen impute {given.table} --minutes {max(5, 2 * given.minutes):g}"
+    remarks = [*(f"{warning} {advice}" for warning in check.warnings), *check.remarks]
+    names = sorted(check.scores, key=lambda name: check.scores[name]["crps_relative"])
+    print_table(
+        f"Check: {check.entries:,} measured values hidden and imputed",
+        ["", *HEADINGS.values()],
+        ([name, *(format_number(check.scores[name].get(key)) for key in HEADINGS)] for name in names),
+        remarks=remarks,
+    )
+    content = {**asdict(check), "best": check.best, "warnings": check.warnings}
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    return model
 
 
 def _check_numbers(given: Namespace) -> None:

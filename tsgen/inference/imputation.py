@@ -137,7 +137,7 @@ def impute(
     sampler = _sampler(model, method, num_samples, seed)
     model.check_weights(model.state_dict())
     if adapts(model):
-        options = {"method": sampler, "window": window, "overlap": overlap}
+        options = {"method": sampler, "window": window, "overlap": overlap, "continued": continued}
         return _adapted(impute, model, data, path, **options)
     if isinstance(data, SeriesBatch):
         if (window, overlap, path) != (None, None, None):
