@@ -95,8 +95,22 @@ def draw_histogram(
         colour: The colour of the bars.
     """
     counts, edges = rank_histogram(rank, num_samples, bins)
-    total = max(int(counts.sum()), 1)
-    share, place = np.diff(edges) / (num_samples + 1), edges / (num_samples + 1)
+    draw_bins(ax, counts, np.diff(edges), colour)
+
+
+def draw_bins(
+    ax: Axes, counts: Int[np.ndarray, " bins"], ranks: Int[np.ndarray, " bins"], colour: str = BAND_50
+) -> None:
+    """Draws a histogram of ranks as :func:`draw_histogram` does.
+
+    Args:
+        ax: The axes to draw on.
+        counts: The number of truths in each bin.
+        ranks: The number of ranks that each bin holds.
+        colour: The colour of the bars.
+    """
+    total, share = max(int(counts.sum()), 1), ranks / ranks.sum()
+    place = np.concatenate([[0], np.cumsum(ranks)]) / ranks.sum()
     spread = 1.96 * np.sqrt((1 - share) / (share * total))  # of a density that is 1 if calibrated
     bar = counts / (total * share)
     ax.bar(place[:-1], bar, np.diff(place), align="edge", color=colour, ec="white", lw=0.8)
@@ -131,6 +145,20 @@ def draw_coverage(ax: Axes, evaluations: Mapping[str, xr.Dataset], colours: Sequ
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(MultipleLocator(0.25))
         axis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+
+
+@in_style
+def rank_bins(counts: Int[np.ndarray, " bins"], ranks: Int[np.ndarray, " bins"]) -> Figure:
+    """Draws a histogram of the ranks of truths among their samples.
+
+    Args:
+        counts: The number of truths in each bin.
+        ranks: The number of ranks that each bin holds.
+    """
+    figure, [ax] = axes_grid(1, 1, 4.2, 2.4)
+    draw_bins(ax, counts, ranks)
+    ax.set_xlabel("place of the truth among the samples")
+    return figure
 
 
 @check_shapes

@@ -4,7 +4,8 @@ The page is self-contained: it includes its style and images and runs no script.
 (nodes, channels, units, the run, its files) is escaped.
 
 A run's folder contains ``evaluation.nc`` and ``scores.json``, which ``tsgen test`` writes, or
-``imputation.nc``, which ``tsgen predict`` writes, or all three. It may also contain ``logs/fit/metrics.csv``
+``imputation.nc``, which ``tsgen predict`` writes, or all three. ``tsgen impute`` writes ``imputation.nc`` and
+``selfcheck.json``, its check on hidden values. The folder may also contain ``logs/fit/metrics.csv``
 (training) and the configurations ``config_fit.yaml``, ``config_test.yaml`` and ``config_predict.yaml``.
 """
 
@@ -20,6 +21,7 @@ from tsgen.report.imputation import imputation_sections
 from tsgen.report.page import write_page
 from tsgen.report.pictures import picture
 from tsgen.report.reading import read_evaluation, read_scores, require_run
+from tsgen.report.selfcheck import selfcheck_section
 from tsgen.report.tables import name
 from tsgen.storage.privacy import scrubbed_text
 
@@ -51,6 +53,7 @@ def write_report(run: Path, path: Path | None = None) -> Path:
         "report.html.j2",
         title=name(title),
         evaluation=evaluation,
+        selfcheck=selfcheck_section(run / "selfcheck.json"),
         imputation=imputation_sections(imputed) if imputed.exists() else None,
         training=training(run / "logs" / "fit" / "metrics.csv"),
         files=configurations(run),
