@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from tsgen.cli.configs import shipped
 
@@ -13,8 +14,15 @@ README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
 def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = [b for b in re.findall(r"```python\n(.*?)```", README, re.S) if "open_dataset" not in b]
-    names: dict = {}
-    for code in blocks:
+    times = pd.date_range("2024-01-01", periods=40, freq="h")
+    values = np.random.default_rng(0).normal(size=(40, 3)).cumsum(axis=0)
+    frame = pd.DataFrame(values, index=times, columns=["north", "south", "west"])
+    frame.iloc[7:12, 1] = np.nan
+    names: dict = {"df": frame}
+    for code in blocks[:1]:
+        exec(compile(code, "README.md", "exec"), names)
+    assert np.isfinite(names["filled"]).all(axis=None) and names["bands"][0.05].shape == frame.shape
+    for code in blocks[1:]:
         exec(compile(code, "README.md", "exec"), names)
     assert names["samples"].values.shape[1:] == names["batch"].values.shape == names["law"].batch_shape
     series, (holes, ahead, anew) = (

@@ -1,14 +1,18 @@
 """`tsgen impute TABLE`: the completed table, what lies beside it, and mistakes in one line."""
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from conftest import make_series
 
 from tsgen.cli.main import main
+from tsgen.evaluation.selfcheck import SelfCheck
+from tsgen.imputer import checked, weights_for
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +72,13 @@ def test_a_wide_table(capsys):
     assert set(bands["time"]) >= {"2024/01/01 07:00"}
     assert "Imputation" in Path("pm_imputed/report.html").read_text("utf-8")
     assert not list(Path("pm_imputed").glob("*.parts"))
+    # the check on a hidden tenth
+    check = json.loads(Path("pm_imputed/selfcheck.json").read_text("utf-8"))
+    assert {"model", "linear interpolation"} <= set(check["scores"]) and check["entries"] > 3
+    assert any(f"Check: {check['entries']} measured values" in line for line in out)
+    assert [line for line in out if line.endswith("--minutes 5.")] == [
+        f"{warning} Train on the table: the same command with --minutes 5." for warning in check["warnings"]
+    ]
 
 
 @pytest.mark.parametrize("order", ["by time", "by node", "shuffled"])
@@ -127,6 +138,35 @@ def test_a_table_without_gaps_comes_back(capsys):
     assert main(["impute", "pm.csv"]) == 0
     assert "No value is missing" in capsys.readouterr().out
     assert rows("pm_imputed/completed.csv") == rows("pm.csv")
+
+
+def test_a_warning_of_the_check_says_what_to_do(capsys, monkeypatch):
+    wide().to_csv("pm.csv", index=False)
+    scores = {
+        name: {"crps": crps, "mae": 1.0, "crps_relative": crps} for name, crps in (("model", 2.0), ("x", 1.0))
+    }
+    check = SelfCheck(9, scores, {"x": 3.0}, {"counts": [9], "ranks": [3]}, ["No row for y."])
+    monkeypatch.setattr("tsgen.cli.impute.checked", lambda series, *_: (weights_for(series), check))
+    assert main(["impute", "pm.csv", "--num_samples", "2"]) == 0
+    out = capsys.readouterr().out
+    advice = "x has a lower CRPS than the model on 9 hidden entries (1 < 2). Train on the table: "
+    assert advice + "the same command with --minutes 5." in out and "No row for y." in out
+    assert out.index("│ x ") < out.index("│ model")
+
+
+def test_training_never_sees_the_hidden_values(monkeypatch):
+    series = make_series(steps=60, channels=1, covariates=0)
+    seen = []
+    monkeypatch.setattr("tsgen.imputer.fine_tuned", lambda model, series, *_: seen.append(series) or model)
+    model, check = checked(series, minutes=1, num_samples=20)
+    assert check.entries == int((series.observed & ~seen[0].observed).sum()) > 0 and len(seen) == 1
+
+
+def test_too_little_to_check_is_imputed_all_the_same(capsys):
+    Path("pm.csv").write_text("time,a,b\n0,1.5,\n1,,2.5\n")
+    assert main(["impute", "pm.csv", "--num_samples", "2"]) == 0
+    assert "No check on hidden values: " in capsys.readouterr().out
+    assert rows("pm_imputed/completed.csv")[1][1] == "1.5" and not Path("pm_imputed/selfcheck.json").exists()
 
 
 def text_in(table, row, column, cell):

@@ -1258,3 +1258,45 @@ def test_a_run_of_an_earlier_version_calls_the_conditioning_law(make_run):
         row["law"] = row.pop("conditioning")
     (run / "scores.json").write_text(json.dumps(scores))
     assert "posterior" in "".join(check(write_report(run)).text)
+
+
+# ------------------------------------------------------------------------------- check on hidden values
+
+
+def selfcheck() -> dict:
+    """What `tsgen impute` writes of a check that a baseline wins."""
+    rows = {"model": (0.7, 2.0, 3.0, 0.8), "a <baseline>": (0.5, 1.0, 1.5, 0.912)}
+    names = ("crps_relative", "crps", "mae", "coverage_90")
+    scores = {method: dict(zip(names, row, strict=True)) for method, row in rows.items()}
+    histogram = {"counts": [30, 5, 40], "ranks": [7, 6, 7]}
+    warning = "a <baseline> has a lower CRPS than the model"
+    return {
+        "entries": 1234,
+        "scores": scores,
+        "rank_histogram": histogram,
+        "warnings": [warning],
+        "remarks": [],
+    }
+
+
+def test_the_check_on_hidden_values_is_shown(tmp_path):
+    run = written(tmp_path, make_imputation(samples=20, steps=60))
+    (run / "selfcheck.json").write_text(json.dumps(selfcheck()))
+    text = write_report(run).read_text("utf-8")
+    assert "1,234 measured values were hidden" in text and "<baseline>" not in text
+    section = text[text.index("Check on hidden values") : text.index("<h2>Imputation")]
+    assert "Where not to trust the model:</strong> a &lt;baseline&gt; has a lower CRPS" in section
+    assert section.index("a &lt;baseline&gt;</td>") < section.index(
+        "<strong>model</strong>"
+    )  # the best first
+    assert "91.2 %" in section and "1.500" in section and section.count("<img") == 1
+    assert "the check above is on other values" in text
+
+
+@pytest.mark.parametrize("change", [lambda c: c.pop("scores"), lambda c: c["scores"]["model"].clear()])
+def test_a_damaged_check_is_named(change, tmp_path):
+    run, content = written(tmp_path, make_imputation(samples=20, steps=60)), selfcheck()
+    change(content)
+    (run / "selfcheck.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="selfcheck.json is damaged"):
+        write_report(run)

@@ -82,7 +82,7 @@ def _checked(given: Namespace, series: GraphSeries, folder: Path) -> AnyOrderMod
         path.unlink(missing_ok=True)
         print_line(f"No check on hidden values: {error}")
         return weights_for(series, given.minutes, given.seed)
-    advice = f"Train on the table: tsgen impute {given.table} --minutes {max(5, 2 * given.minutes):g}"
+    advice = f"Train on the table: the same command with --minutes {max(5, 2 * given.minutes):g}."
     remarks = [*(f"{warning} {advice}" for warning in check.warnings), *check.remarks]
     names = sorted(check.scores, key=lambda name: check.scores[name]["crps_relative"])
     print_table(
