@@ -158,7 +158,7 @@ def test_training_never_sees_the_hidden_values(monkeypatch):
     series = make_series(steps=60, channels=1, covariates=0)
     seen = []
     monkeypatch.setattr("tsgen.imputer.fine_tuned", lambda model, series, *_: seen.append(series) or model)
-    model, check = checked(series, minutes=1, num_samples=20)
+    _, check = checked(series, minutes=1, num_samples=20)
     assert check.entries == int((series.observed & ~seen[0].observed).sum()) > 0 and len(seen) == 1
 
 

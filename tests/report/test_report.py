@@ -1298,5 +1298,5 @@ def test_a_damaged_check_is_named(change, tmp_path):
     run, content = written(tmp_path, make_imputation(samples=20, steps=60)), selfcheck()
     change(content)
     (run / "selfcheck.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="selfcheck.json is damaged"):
+    with pytest.raises(ValueError, match=r"selfcheck\.json is damaged"):
         write_report(run)

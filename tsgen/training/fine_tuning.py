@@ -7,6 +7,7 @@ import logging
 import math
 import time
 import warnings
+from datetime import timedelta
 from functools import partial
 
 import torch
@@ -18,7 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from tsgen.argument_types import check_arguments
 from tsgen.data.channels import channels_as_nodes, without_covariates
 from tsgen.data.masks import AnyOf, BlockMask, HistoricalMask, Mask, OneOf, PointMask
-from tsgen.data.series import GraphSeries
+from tsgen.data.series import GraphSeries, Series
 from tsgen.datamodules.windows import SeriesDataModule, Split
 from tsgen.models import AnyOrderModel
 
@@ -38,14 +39,14 @@ WINDOW = 48
 class _Whole(SeriesDataModule):
     """All windows of one series, for training alone."""
 
-    def __init__(self, series: GraphSeries, window: int, seed: int) -> None:
+    def __init__(self, series: Series, window: int, seed: int) -> None:
         entries = window * len(series.nodes)
         super().__init__(window, batch_size=max(1, ENTRIES // entries), thinning=_gaps(), seed=seed)
         self.series = series
 
     def load(self) -> Split:
         """Returns the series."""
-        nothing = torch.zeros_like(self.series.observed)
+        nothing = torch.zeros((len(self.series), *self.series.sizes[:2]), dtype=torch.bool)
         return Split(self.series, [slice(0, len(self.series))], [], [], nothing)
 
 
@@ -93,12 +94,12 @@ def fine_tuned(model: AnyOrderModel, series: GraphSeries, minutes: float, seed: 
 
 
 def _trainer(seconds: float) -> Trainer:
-    """Returns a trainer that trains for some seconds and prints nothing but its progress."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    """Returns a trainer that trains for some seconds and prints nothing."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # hints on accelerators and loaders
     return Trainer(
         accelerator="cpu",
         max_epochs=-1,
-        max_time={"seconds": seconds},
+        max_time=timedelta(seconds=seconds),
         limit_train_batches=STEPS,
         limit_val_batches=0,
         gradient_clip_val=1.0,
