@@ -829,3 +829,17 @@ def test_impute_waits_for_no_other_process(monkeypatch):
     monkeypatch.setattr("torchmetrics.metric.jit_distributed_available", lambda: True)
     monkeypatch.setattr("torchmetrics.metric.gather_all_tensors", lambda *_: pytest.fail("it waits"))
     impute(make_model(series), make_batch(series))
+
+
+def test_windows_may_be_drawn_independently():
+    series = make_series(steps=40, channels=1)
+    model = make_model(series, TWO_WAY_ENCODERS["two-way gru"], samples=4)
+    options = {"window": 10, "overlap": 6, "method": AnyOrder(4, groups=3)}
+    apart, together = (impute(model, series, continued=continued, **options) for continued in (False, True))
+    assert (apart.attrs["joint"], together.attrs["joint"]) == ("within each window", "over each stretch")
+    # the middle of a window is kept, from the draws of that window alone
+    windows = AnyOrder(4, groups=3)(model, series.windows(torch.tensor([12]), 10)).values
+    kept = apart["imputation"].values[:, 15:19]
+    np.testing.assert_allclose(
+        kept, np.where(series.observed[15:19], series.values[15:19], windows[:, 0, 3:7])
+    )
