@@ -439,7 +439,7 @@ def correlated(steps=400, nodes=6, seed=0):
 def test_edges_come_from_the_most_correlated_nodes():
     values, observed = correlated()
     frame = pd.DataFrame(values[..., 0].where(observed[..., 0], torch.nan).numpy())
-    wanted = frame.corr().abs().to_numpy()  # of pairs of columns, where both are there
+    wanted = np.array(frame.corr().abs())  # of pairs of columns, where both are there
     np.fill_diagonal(wanted, 0)
     graph = from_correlations(values.where(observed, torch.nan), observed, neighbours=2, threshold=0.3)
     found = np.zeros((6, 6))
