@@ -35,13 +35,13 @@ from torch import Tensor
 from experiments.benchmarks.harness import arguments, in_a_fresh_process, interleaved
 from experiments.figures import IMAGES
 from tsgen.data.series import GraphSeries, SeriesBatch, SeriesSpec
-from tsgen.datamodules.synthetic import geometric_graph
 from tsgen.encoders import AttentionEncoder, ConvolutionEncoder, Encoder, GraphGRUEncoder, WindowEncoder
 from tsgen.encoders.propagation import Propagation
 from tsgen.figures import BLUE, INK, PALE, STYLE, VERMILLION
 from tsgen.heads import GaussianHead
 from tsgen.heads.likelihood import masked_nll
 from tsgen.models import AutoregressiveModel
+from tsgen.simulate.examples import geometric_graph
 
 IMAGE = IMAGES / "encoders.png"
 NODES, OWN, COUPLING, SEASON = 6, 0.2, 0.45, 0.6

@@ -28,7 +28,6 @@ from tsgen.counter_random import streams, uniforms
 from tsgen.data.graphs import from_edges
 from tsgen.data.series import GraphSeries, SeriesBatch, SeriesSpec
 from tsgen.data.subgraphs import Subgraphs
-from tsgen.datamodules.synthetic import COUPLING, OWN, geometric_graph
 from tsgen.datamodules.windows import SeriesDataModule, Split, Stage, split_in_time
 from tsgen.encoders import GraphGRUEncoder, WindowEncoder
 from tsgen.encoders.propagation import GraphConvolution, Propagation
@@ -37,6 +36,7 @@ from tsgen.exact.linear import Start, VARProcess
 from tsgen.heads import GaussianHead, MixtureHead
 from tsgen.models import AutoregressiveModel
 from tsgen.sampling import Ancestral
+from tsgen.simulate.examples import COUPLING, OWN, geometric_graph
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from experiments.benchmarks.harness import arguments, in_a_fresh_process, median_seconds
-from tsgen.datamodules.synthetic import geometric_graph, linear_process
 from tsgen.exact.kalman import kalman_filter, smooth
+from tsgen.simulate.examples import geometric_graph, linear_process
 
 LENGTHS = (625, 1250, 2500, 5000)
 

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from tsgen.data.masks import PointMask
 from tsgen.datamodules import SyntheticDataModule
-from tsgen.datamodules.synthetic import LATITUDE, LONGITUDE, geometric_graph, linear_process
 from tsgen.exact.linear import VARProcess
 from tsgen.exact.threshold import ThresholdNetwork
+from tsgen.simulate.examples import LATITUDE, LONGITUDE, geometric_graph, linear_process
 
 PROCESSES = ["linear", "threshold"]
 

@@ -13,12 +13,12 @@ from experiments.benchmarks.any_order import SHARES, errors, hidden_windows, mak
 from tsgen.data.masks import PointMask
 from tsgen.data.series import SeriesBatch, SeriesSpec
 from tsgen.datamodules import SyntheticDataModule
-from tsgen.datamodules.synthetic import geometric_graph, linear_process
 from tsgen.exact.linear import VARProcess
 from tsgen.heads import GaussianHead
 from tsgen.heads.base import SCALE_FLOOR
 from tsgen.models import AnyOrderModel, GraphVAR
 from tsgen.sampling import AnyOrder
+from tsgen.simulate.examples import geometric_graph, linear_process
 
 DRAWS = 5000
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False, "logger": False}

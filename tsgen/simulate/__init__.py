@@ -6,10 +6,20 @@
 * :mod:`~tsgen.simulate.gaps`: which entries are hidden.
 * :mod:`~tsgen.simulate.choices`: the random choice of all these.
 * :mod:`~tsgen.simulate.prior`: :class:`NetworkPrior`, which draws all of it.
+* :mod:`~tsgen.simulate.examples`: a fixed network, and a linear process on it.
 """
 
+from tsgen.simulate.examples import geometric_graph, linear_process
 from tsgen.simulate.gaps import Gaps
 from tsgen.simulate.networks import Network, draw_network
 from tsgen.simulate.prior import NetworkPrior, Simulation
 
-__all__ = ["Gaps", "Network", "NetworkPrior", "Simulation", "draw_network"]
+__all__ = [
+    "Gaps",
+    "Network",
+    "NetworkPrior",
+    "Simulation",
+    "draw_network",
+    "geometric_graph",
+    "linear_process",
+]
