@@ -60,13 +60,14 @@ from experiments.benchmarks.harness import quiet_trainer
 from tsgen import argument_types
 from tsgen.data import GraphSeries, OneOf, PointMask, SeriesBatch, SeriesSpec, Sizes
 from tsgen.data.series import Samples
-from tsgen.datamodules import Split, SyntheticDataModule
+from tsgen.datamodules import SimulatedDataModule, Split, SyntheticDataModule
 from tsgen.encoders import Propagation, WindowEncoder
 from tsgen.evaluation import ConformalIntervals, Evaluation
 from tsgen.exact import VARProcess
 from tsgen.heads import GaussianHead
 from tsgen.models import AnyOrderModel, AutoregressiveModel, GraphVAR
 from tsgen.sampling import SMC, Ancestral, AnyOrder
+from tsgen.simulate import NetworkPrior, Simulation, draw_network
 
 SECONDS: float = 10
 """The time limit of a call."""
@@ -104,6 +105,19 @@ def model() -> AutoregressiveModel:
 def any_order() -> AnyOrderModel:
     """Returns a small any-order model."""
     return AnyOrderModel(data().spec, head=GaussianHead, sampler=AnyOrder(3, groups=2)).eval()
+
+
+@cache
+def adapting() -> AnyOrderModel:
+    """Returns a small any-order model that adapts to data."""
+    options = {"units": "linear", "adapts": True, "sampler": AnyOrder(3, groups=2)}
+    return AnyOrderModel(data().spec, head=GaussianHead, **options).eval()
+
+
+@cache
+def simulated() -> SimulatedDataModule:
+    """Returns a small data module of simulated networks."""
+    return SimulatedDataModule(NetworkPrior((2, 6), (8,), (1, 1), windows=3), 2, 2, window=8)
 
 
 @cache
@@ -221,6 +235,7 @@ EXAMPLES: dict[type, Callable[[], Any]] = {
     Samples: lambda: Ancestral(3)(model(), batch()),
     VARProcess: process,
     tsgen.Imputer: imputer,
+    Simulation: lambda: simulated().prior.draw(0, 0),
     ConformalIntervals: lambda: ConformalIntervals.fit(evaluation(), level=0.5, gaps=(1,)),
 }
 """An object of each container; its fields are valid arguments of its constructor."""
@@ -294,9 +309,20 @@ ARGUMENTS: dict[str, Callable[[], Any]] = {
     "step": lambda: 3,
     "rank": lambda: evaluation()["rank"].values,
     "runs": lambda: {"a": (evaluation(), scores()), "b": (evaluation(), scores())},
+    "rng": lambda: np.random.default_rng(0),
+    "network": lambda: draw_network(np.random.default_rng(0), 4),
     # of one callable
     "Evaluation.train": lambda: data().split.train,
     "self_check.impute": lambda: lambda visible: numbers(20, *visible.values.shape),
+    "AnyOrderModel.adapted.data": batch,
+    "Gaps.draw.values": lambda: np.random.default_rng(0).standard_normal((3, 12, 4, 1)),
+    "Network.position": lambda: np.arange(8.0).reshape(4, 2),
+    "Network.distance": lambda: np.ones((4, 4)) - np.eye(4),
+    "NetworkPrior.draw.number": lambda: 0,
+    "draw_network.nodes": lambda: 4,
+    "fit_shrunk.values": lambda: numbers(4, 12, 3),
+    "fit_shrunk.observed": lambda: numbers(4, 12, 3) < 0.5,
+    "fit_shrunk.similarity": lambda: torch.ones(3, 3) - torch.eye(3),
     "check_data.data": data,
     "impute.data": batch,
     "forecast.data": EXAMPLES[GraphSeries],
@@ -488,7 +514,8 @@ def prepared(public: Public) -> tuple[Callable, dict[str, Any]]:
     if public.method is not None and public.owner is not None:
         static = inspect.getattr_static(public.owner, public.method)
         if not isinstance(static, classmethod | staticmethod):
-            function = getattr(instance(public.owner), public.method)
+            made = MODELS.get(public.name) or partial(instance, public.owner)
+            function = getattr(made(), public.method)
     if public.method is None and public.owner in EXAMPLES:
         example = EXAMPLES[public.owner]()
         return function, {field.name: getattr(example, field.name) for field in dataclasses.fields(example)}
@@ -529,8 +556,12 @@ MODELS: dict[str, Callable[[], Any]] = {
     "AutoregressiveModel": model,
     "AnyOrderModel": any_order,
     "GraphVAR": exact,
+    "AnyOrderModel.adapted": adapting,
     "SyntheticDataModule": data,
+    "SimulatedDataModule": simulated,
+    "NetworkPrior": lambda: simulated().prior,
 }
+"""An object of a class, or for the calls of one method."""
 
 # ---------------------------------------------------------------------------------------- wrong arguments
 

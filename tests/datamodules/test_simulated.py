@@ -33,7 +33,10 @@ def test_validation_is_fixed_and_apart_from_training():
     first, again = list(data.val_dataloader()), list(data.val_dataloader())
     assert len(first) == 3 and all(map(_same, first, again))
     assert not any(_same(a, b) for a in first for b in data.train_dataloader())
-    assert data.spec.sizes.nodes == first[0].values.shape[2]
+    # test and prediction are those of a further network
+    values = data.split.series.values
+    assert data.spec.sizes.nodes == values.shape[1] and values.shape[0] == 12 * data.window
+    assert not any(torch.equal(values[: x.values.shape[1]], x.values[0]) for x in first)
 
 
 def test_the_number_of_channels_must_be_fixed():

@@ -57,6 +57,9 @@ MAX_BYTES = 2**27
 """Memory that the covariances of the states of some windows may take."""
 
 
+LARGEST_VALUE = 1e6
+"""The size of an observed value, in standard units, must be below this: sums of squares keep their digits."""
+
 SMALLEST_VARIANCE = 1e-5
 """The variance of the noise of an entry, at least; the entry has variance 1."""
 
@@ -88,7 +91,11 @@ def fit_shrunk(
         similarity: Weights of the edges between entries of a slice, from 0 to 1 and symmetric; none if not
             given.
         iterations: Iterations of EM after the options are chosen.
+
+    Raises:
+        ValueError: If an axis is empty, an observed value is not finite, or a weight is not within 0..1.
     """
+    _check(values, observed, similarity, iterations)
     z = torch.where(observed, values.double(), 0)
     size = z.shape[-1]
     weight = z.new_zeros(size, size) if similarity is None else similarity.to(z)
@@ -100,6 +107,24 @@ def fit_shrunk(
         process = _stationary(_maximise(moments, options, weight))
         moments = _expect(process, options.order, z, observed)
     return _stationary(_maximise(moments, options, weight))
+
+
+def _check(values: Tensor, observed: Tensor, similarity: Tensor | None, iterations: int) -> None:
+    """Raises ``ValueError`` unless a process can be fitted to these windows."""
+    if not values.numel():
+        raise ValueError(f"values must have windows, steps and entries; their shape is {list(values.shape)}.")
+    largest = torch.where(observed, values, 0).abs().max()
+    if not largest < LARGEST_VALUE:  # NaN is not below it either
+        raise ValueError(
+            f"observed values must be finite, in standard units and below {LARGEST_VALUE:.0e}; the largest "
+            f"is {float(largest):.3g}. Set observed to False where there is no measurement."
+        )
+    if similarity is not None and not bool(((similarity >= 0) & (similarity <= 1)).all()):
+        raise ValueError("similarity must lie within 0..1; divide the weights by the largest one.")
+    if similarity is not None and not torch.equal(similarity, similarity.mT):
+        raise ValueError("similarity must be symmetric; take the larger weight of both directions.")
+    if iterations < 0:
+        raise ValueError(f"iterations must be at least 0; it is {iterations}.")
 
 
 def _choose(

@@ -80,6 +80,7 @@ def linear_process(graph: Data, seed: int) -> VARProcess:
         graph: The directed, weighted graph; every node must have an incoming edge.
         seed: Fixes mean and scale of the nodes.
     """
+    graph = check_graph(graph)
     neighbours = weighted_mean(graph.edge_index, graph.edge_weight, int(graph.num_nodes)).to_dense().double()
     unit = torch.eye(graph.num_nodes, dtype=torch.float64)
     coefficients = torch.stack(

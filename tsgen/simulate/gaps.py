@@ -18,11 +18,13 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy.random import Generator
 
+from tsgen.argument_types import check_shapes
 from tsgen.simulate.networks import Network
 
 Hidden = Bool[np.ndarray, "windows steps nodes channels"]
 
 
+@check_shapes
 @dataclass(frozen=True)
 class Gaps:
     """Probabilities with which a window has each kind of gap.
@@ -40,6 +42,9 @@ class Gaps:
         regions: A disk of nodes that is silent, for the whole window or for part of it.
         unmeasured: Probability that nodes are silent in all windows of a draw, up to 30 % of them.
         by_value: Probability that gaps of a whole draw depend on the values; see :func:`by_value`.
+
+    Raises:
+        ValueError: If a probability is not within 0..1.
     """
 
     points: float = 0.7
@@ -51,6 +56,11 @@ class Gaps:
     unmeasured: float = 0.08
     by_value: float = 0.1
 
+    def __post_init__(self) -> None:
+        for name, probability in vars(self).items():
+            if not 0 <= probability <= 1:
+                raise ValueError(f"{name} must be a probability within 0..1; it is {probability}.")
+
     def draw(
         self, rng: Generator, network: Network, values: Float[np.ndarray, "windows steps nodes channels"]
     ) -> Bool[np.ndarray, "windows steps nodes channels"]:
@@ -60,8 +70,16 @@ class Gaps:
             rng: The source of randomness.
             network: The nodes.
             values: The truth.
+
+        Raises:
+            ValueError: If the values are not of the network's nodes, are not finite, or have an empty axis.
         """
         windows, steps, nodes, channels = values.shape
+        if nodes != network.num_nodes or not values.size or not np.isfinite(values).all():
+            raise ValueError(
+                f"values must be finite, of {network.num_nodes} nodes and at least one window, step and "
+                f"channel; they have shape {list(values.shape)}."
+            )
         hidden = np.zeros(values.shape, dtype=bool)
         level = 1.0 if rng.random() < 0.6 else rng.random()
         wide = (windows, steps, nodes, channels if rng.random() < 0.5 else 1)

@@ -24,6 +24,7 @@ from jaxtyping import Float, Int64
 from numpy.random import Generator
 from torch_geometric.data import Data
 
+from tsgen.argument_types import check_arguments, check_shapes
 from tsgen.data.graphs import check_graph
 
 USUAL = (6, 40)
@@ -41,6 +42,7 @@ def log_uniform(rng: Generator, low: float, high: float) -> float:
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
+@check_shapes
 @dataclass(frozen=True)
 class Network:
     """Nodes with a graph and with distances, relative to their mean.
@@ -49,11 +51,20 @@ class Network:
         graph: The graph, as :func:`~tsgen.data.graphs.check_graph` returns it.
         position: Coordinates of each node in the plane; the square has sides of about 1.
         distance: Distances that correlation falls with; their mean over pairs of nodes is 1.
+
+    Raises:
+        ValueError: If the graph has another number of nodes, or a number is not finite.
     """
 
     graph: Data
     position: Float[np.ndarray, "nodes 2"]
     distance: Float[np.ndarray, "nodes nodes"]
+
+    def __post_init__(self) -> None:
+        check_graph(self.graph, len(self.position))
+        for name in ("position", "distance"):
+            if not np.isfinite(getattr(self, name)).all():
+                raise ValueError(f"{name} must be finite; it has NaN or infinity. Leave out such nodes.")
 
     @property
     def num_nodes(self) -> int:
@@ -86,13 +97,19 @@ def draw_size(rng: Generator, low: int, high: int) -> int:
     return min(b, int(log_uniform(rng, a, b + 1)))
 
 
+@check_arguments
 def draw_network(rng: Generator, nodes: int) -> Network:
     """Draws a network.
 
     Args:
         rng: The source of randomness.
         nodes: The number of nodes.
+
+    Raises:
+        ValueError: If there is no node.
     """
+    if nodes < 1:
+        raise ValueError(f"nodes must be at least 1; it is {nodes}.")
     position = _positions(rng, nodes)
     plane = _distances(position)
     height = rng.uniform(0.1, 0.7) if rng.random() < 0.3 else 0.0

@@ -30,7 +30,7 @@ from numpy.random import Generator, Philox
 from torch import Tensor
 from torch_geometric.data import Data
 
-from tsgen.argument_types import check_arguments
+from tsgen.argument_types import check_arguments, check_shapes
 from tsgen.data.series import SeriesBatch
 from tsgen.exact.kalman import StateSpace
 from tsgen.simulate import choices
@@ -40,6 +40,7 @@ from tsgen.simulate.measurements import Faults, Transform, Units, mixed
 from tsgen.simulate.networks import Network, draw_network, draw_size, log_uniform
 
 
+@check_shapes
 @dataclass
 class Simulation:
     """Windows of a simulated series on a graph.
