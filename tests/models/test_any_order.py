@@ -1,24 +1,26 @@
 """The model of any entry given any others: sampler and joint density on an exact law, and what it learns."""
 
 import dataclasses
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from conftest import make_model, make_series
+from conftest import TWO_WAY_ENCODERS, make_model, make_series
 from dense_var import autocovariances, given, make_batch, make_var
-from lightning import Trainer
+from lightning import Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from experiments.benchmarks.any_order import SHARES, errors, hidden_windows, make_data, train
 from tsgen.data.masks import PointMask
 from tsgen.data.series import SeriesBatch, SeriesSpec
-from tsgen.datamodules import SyntheticDataModule
+from tsgen.datamodules import SimulatedDataModule, SyntheticDataModule
 from tsgen.exact.linear import VARProcess
-from tsgen.heads import GaussianHead
+from tsgen.heads import GaussianHead, MixtureHead
 from tsgen.heads.base import SCALE_FLOOR
 from tsgen.models import AnyOrderModel, GraphVAR
 from tsgen.sampling import AnyOrder
-from tsgen.simulate.examples import geometric_graph, linear_process
+from tsgen.simulate import NetworkPrior, geometric_graph, linear_process
 
 DRAWS = 5000
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False, "logger": False}
@@ -318,3 +320,147 @@ def test_training_comes_near_the_exact_posterior():
         assert found.mean < 0.13 and found.deviation < 0.06, (share, found)
         assert -3 * found.gap_error < found.gap < 0.04, (share, found)
         assert errors(data.exact.predictive(batch), data.exact, batch).mean > 0.3
+
+
+def linear_model(series, adapts: bool = False, seed: int | None = None):
+    """A model in linear units; with a seed, one whose network changes the laws."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed or 0)
+        model = AnyOrderModel(SeriesSpec.of(series), TWO_WAY, GaussianHead, units="linear", adapts=adapts)
+        if seed is not None:
+            torch.nn.init.normal_(model.head.linear.weight, std=0.3)
+    return model.eval()
+
+
+TWO_WAY = TWO_WAY_ENCODERS["two-way graph attention"]
+
+
+def simulated_series(nodes: int = 8, steps: int = 4000):
+    """A linear process on a graph, a fifth of a series of it missing, and windows with hidden entries."""
+    data = SyntheticDataModule(num_nodes=nodes, steps=steps, missing=PointMask(0.2), window=12)
+    process, series = data.exact, data.split.series
+    values = process.simulate(40 * 12, 5).unflatten(0, (-1, 12))[..., None].float()
+    context = torch.rand(values.shape, generator=torch.Generator().manual_seed(1)) < 0.6
+    position = torch.arange(480).view(40, 12)
+    return process, series, SeriesBatch(values, context, ~context, series.graph, position)
+
+
+def test_in_linear_units_the_law_is_that_of_the_fitted_process_before_any_training():
+    process, series, batch = simulated_series()
+    model = linear_model(series)
+    model.fit_units(series, [slice(0, len(series))])
+    linear = model.linear
+    fitted = VARProcess(linear.coefficients[0], torch.zeros(8), linear.covariance[0])
+    expected = fitted.in_units(model.loc[:, 0], model.scale[:, 0]).posterior(batch)
+    with torch.no_grad():
+        law = model(batch)
+    hidden, scale = ~batch.context, model.scale
+    assert ((law.mean - expected.mean) / scale)[hidden].abs().max() < 1e-5
+    # the head's own scale is 1 and its floor
+    ratio = (law.stddev / expected.stddev)[hidden]
+    torch.testing.assert_close(ratio, torch.full_like(ratio, 1 + SCALE_FLOOR), atol=1e-5, rtol=0)
+    # with as much data it is close to the exact one of the true process
+    exact = process.posterior(batch)
+    excess = (exact.log_prob(batch.values) - law.log_prob(batch.values))[hidden].mean()
+    assert 0 < excess < 0.05
+    assert ((law.mean - exact.mean) / exact.stddev)[hidden].square().mean().sqrt() < 0.25
+    # features are those of the batch at hand, whatever came before
+    torch.testing.assert_close(model(batch.rows(slice(3, 5))).mean, law.mean[3:5], atol=1e-4, rtol=1e-6)
+
+
+def shuffled(data, order):
+    """A series or windows with nodes in another order, and their graph."""
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(order))
+    graph = data.graph.clone()
+    graph.edge_index, graph.pos = place[graph.edge_index], None
+    if isinstance(data, SeriesBatch):
+        fields = {name: getattr(data, name)[:, :, order] for name in ("values", "context", "target")}
+        return dataclasses.replace(data, graph=graph, **fields)
+    names = [data.nodes[v] for v in order]
+    fields = {name: getattr(data, name)[:, order] for name in ("values", "observed")}
+    return dataclasses.replace(data, graph=graph, nodes=names, **fields)
+
+
+@pytest.mark.parametrize("kind", ["series", "batch"])
+def test_a_model_adapts_to_any_units_and_order_of_nodes(kind):
+    _, series, batch = simulated_series(steps=600)
+    data = series if kind == "series" else batch
+    model = linear_model(make_series(nodes=3, channels=1, covariates=0), adapts=True, seed=3)
+    keys = {name: x.shape for name, x in model.state_dict().items()}
+    other = linear_model(series, adapts=True).state_dict()
+    assert keys == {name: x.shape for name, x in other.items()}, "whatever the network"
+    hidden = ~batch.context
+    with torch.no_grad():
+        law = model.adapted(data)(batch)
+        untrained = linear_model(series, adapts=True).adapted(data)(batch)
+        assert ((law.mean - untrained.mean) / untrained.stddev)[hidden].abs().mean() > 0.05
+        for a, b in ((2.5, -40.0), (0.01, 3.0)):
+            moved = model.adapted(dataclasses.replace(data, values=a * data.values + b))
+            found = moved(dataclasses.replace(batch, values=a * batch.values + b))
+            error = (found.mean - (a * law.mean + b)) / (a * law.stddev)
+            assert error[hidden].abs().max() < 0.02
+            assert (found.stddev / (a * law.stddev) - 1)[hidden].abs().max() < 0.02
+        order = torch.tensor([5, 2, 7, 0, 1, 3, 6, 4])
+        found = model.adapted(shuffled(data, order))(shuffled(batch, order))
+    error = (found.mean - law.mean[:, :, order]) / law.stddev[:, :, order]
+    assert error[hidden[:, :, order]].abs().max() < 0.02
+    # the model itself is as before, and the weights are shared
+    assert {name: x.shape for name, x in model.state_dict().items()} == keys and model.adapts
+    assert model.adapted(data).head.linear.weight is model.head.linear.weight
+
+
+def test_laws_are_those_of_the_windows_and_weights_at_hand():
+    _, series, batch = simulated_series(steps=600)
+    model = linear_model(series)
+    model.fit_units(series, [slice(0, 300)])
+    with torch.no_grad():
+        before = model(batch).mean
+        batch.context[:, 6] = False
+        fresh = model(dataclasses.replace(batch)).mean
+        assert not torch.equal(before, fresh)
+        torch.testing.assert_close(model(batch).mean, fresh)
+        other = linear_model(series)
+        other.fit_units(series, [slice(300, 600)])
+        expected = other(batch).mean
+        model.load_state_dict(other.state_dict())
+        torch.testing.assert_close(model(batch).mean, expected)
+
+
+def test_what_cannot_adapt_is_refused():
+    series = make_series(channels=1, covariates=0)
+    spec = SeriesSpec.of(series)
+    for units in ("node", "interpolation"):
+        with pytest.raises(ValueError, match='adapts needs units "linear"'):
+            AnyOrderModel(spec, units=units, adapts=True)
+    for options in ({"node_embedding": 2}, {"head": partial(GaussianHead, scale="node")}):
+        with pytest.raises(ValueError, match="no parameters of single nodes"):
+            AnyOrderModel(spec, units="linear", adapts=True, **options)
+    with pytest.raises(ValueError, match="one that adapts"):
+        AnyOrderModel(spec, units="linear").adapted(series)
+    model = AnyOrderModel(spec, units="linear", adapts=True)
+    with pytest.raises(ValueError, match=r"1 channels and 0 covariates, .* it has 2 and 3"):
+        model.adapted(make_series())
+
+
+def test_a_training_on_simulated_networks_resumes_with_the_same_draws(tmp_path):
+    def small():
+        prior = NetworkPrior(nodes=(2, 6), steps=(8,), channels=(1, 1), windows=6)
+        data = SimulatedDataModule(prior, steps_per_epoch=2, val_draws=1, context=2, window=8)
+        seed_everything(1, verbose=False)
+        head = partial(MixtureHead, components=2)
+        return AnyOrderModel(data.spec, TWO_WAY, head, units="linear", adapts=True), data
+
+    options = {"enable_checkpointing": False, **QUIET}
+    straight, data = small()
+    Trainer(max_epochs=3, **options).fit(straight, data)
+    first, data = small()
+    before = {name: x.clone() for name, x in first.state_dict().items()}
+    checkpoint = ModelCheckpoint(tmp_path, filename="two")
+    Trainer(max_epochs=2, callbacks=[checkpoint], **QUIET).fit(first, data)
+    second, data = small()
+    Trainer(max_epochs=3, **options).fit(second, data, ckpt_path=tmp_path / "two.ckpt", weights_only=True)
+    assert any(not torch.equal(x, before[name]) for name, x in first.state_dict().items())
+    for (name, a), b in zip(straight.state_dict().items(), second.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    assert not torch.equal(first.head.linear.weight, second.head.linear.weight)

@@ -128,7 +128,7 @@ def test_channels_share_gaps_or_have_their_own():
 
 
 def test_wrong_probabilities_and_values_are_refused():
-    with pytest.raises(ValueError, match="points must be a probability within 0..1; it is 1.5"):
+    with pytest.raises(ValueError, match="points must be a probability"):
         Gaps(points=1.5)
     with pytest.raises(ValueError, match="4 nodes"):
         Gaps().draw(generator(), draw_network(generator(), 4), np.zeros((2, 3, 5, 1)))
