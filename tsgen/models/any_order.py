@@ -142,7 +142,7 @@ class AnyOrderModel(NeuralModel):
         )
         self.of_entries, self.adapts = units == "interpolation", adapts
         self.linear: LinearPosterior | None = None
-        self._last: tuple[SeriesBatch, Linear] | None = None
+        self._last: tuple[list[Any], Linear] | None = None
         if units == "linear":
             self.linear = LinearPosterior(spec.graph, len(spec.channels), persistent=not adapts)
             # at first the laws are those of the head's bias, in units of the linear posterior
@@ -198,10 +198,13 @@ class AnyOrderModel(NeuralModel):
     def _linear_law(self, batch: SeriesBatch) -> Linear:
         """Returns the linear posterior of a batch, computed once for features and units."""
         assert self.linear is not None
-        if self._last is None or self._last[0] is not batch:
-            units = self.units_of_nodes(batch)
-            values = torch.where(batch.context, (batch.values - units.loc) / units.scale, 0)
-            self._last = batch, self.linear(values, batch.context, batch.nodes)
+        units = self.units_of_nodes(batch)
+        values = torch.where(batch.context, (batch.values - units.loc) / units.scale, 0)
+        # by content: windows may be changed in place, and other weights may be loaded
+        read = [self.linear.spaces(), values, batch.context, batch.nodes]
+        if self._last is None or not all(map(_same, self._last[0], read)):
+            read[2] = batch.context.clone()
+            self._last = read, self.linear(values, batch.context, batch.nodes)
         return self._last[1]
 
     def features(
@@ -396,6 +399,13 @@ class AnyOrderModel(NeuralModel):
             rows = rows._changed(context=rows.context & (order < current), target=order == current)
             total = total + self.log_prob(rows).sum()
         return total
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Returns whether two objects are one, or tensors with the same numbers."""
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return torch.equal(one, other)
+    return one is other
 
 
 def _spec_of(spec: SeriesSpec, data: Series | SeriesBatch) -> SeriesSpec:
