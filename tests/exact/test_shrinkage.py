@@ -158,3 +158,15 @@ def test_independent_nodes_are_shrunk_towards_autoregressions_of_their_own():
     plain = VARProcess.fit(values.nan_to_num().flatten(0, 1), order=1).process.coefficients[0]
     assert others.abs().mean() < 0.3 * (plain - torch.diag(plain.diagonal())).abs().mean()
     assert (own - memory).abs().mean() < 0.07
+
+
+def test_noise_is_shrunk_towards_correlations_of_linked_nodes():
+    linked = torch.block_diag(torch.ones(6, 6), torch.ones(6, 6)).double()
+    covariance = 0.1 * torch.eye(12).double() + 0.9 * linked
+    process = VARProcess(torch.zeros(1, 12, 12), torch.zeros(12), covariance)
+    values, observed = windows_of(process, 60, 60, share=0.1)  # one window: shrunk the most
+    fitted = fit_shrunk(values, observed, (linked - torch.eye(12)).float())
+    deviation = fitted.covariance.diagonal().sqrt()
+    correlation = fitted.covariance / (deviation[:, None] * deviation)
+    assert correlation[:6, :6][~torch.eye(6, dtype=torch.bool)].mean() > 0.8
+    assert correlation[:6, 6:].mean().abs() < 0.15

@@ -407,7 +407,16 @@ def test_a_model_adapts_to_any_units_and_order_of_nodes(kind):
     assert error[hidden[:, :, order]].abs().max() < 0.02
     # the model itself is as before, and the weights are shared
     assert {name: x.shape for name, x in model.state_dict().items()} == keys and model.adapts
-    assert model.adapted(data).head.linear.weight is model.head.linear.weight
+    adapted = model.adapted(data)
+    assert adapted.head.linear.weight is model.head.linear.weight
+    assert torch.equal(adapted.spec.edge_index, data.graph.edge_index) and not adapted.adapts
+
+
+def linear_copy(model):
+    """A model with the same weights that has seen no windows."""
+    other = AnyOrderModel(model.spec, TWO_WAY, GaussianHead, units="linear").eval()
+    other.load_state_dict(model.state_dict())
+    return other
 
 
 def test_laws_are_those_of_the_windows_and_weights_at_hand():
@@ -415,11 +424,14 @@ def test_laws_are_those_of_the_windows_and_weights_at_hand():
     model = linear_model(series)
     model.fit_units(series, [slice(0, 300)])
     with torch.no_grad():
-        before = model(batch).mean
-        batch.context[:, 6] = False
-        fresh = model(dataclasses.replace(batch)).mean
-        assert not torch.equal(before, fresh)
-        torch.testing.assert_close(model(batch).mean, fresh)
+        model.loc.zero_()
+        batch.values[:, 2], batch.context[:, 2] = 0.0, True  # in standard units, too
+        for step in (6, 2):
+            before = model(batch).mean
+            batch.context[:, step] = False
+            fresh = linear_copy(model)(batch).mean
+            assert not torch.allclose(before, fresh)
+            torch.testing.assert_close(model(batch).mean, fresh)
         other = linear_model(series)
         other.fit_units(series, [slice(300, 600)])
         expected = other(batch).mean

@@ -6,7 +6,7 @@ from conftest import directed_graph
 from torch_geometric.data import Data
 
 from tsgen.data.series import SeriesBatch
-from tsgen.exact import VARProcess
+from tsgen.exact import VARProcess, fit_shrunk
 from tsgen.models.linear_posterior import BLOCK, LinearPosterior, blocks_of, similarity_of
 
 NODES, CHANNELS = 5, 2
@@ -62,6 +62,15 @@ def test_one_block_is_the_posterior_of_its_process(fitted):
     one = posterior(values, without)
     z = (values[at] - one.mean[at]) / one.deviation[at]
     assert float(law.surprise[at]) == pytest.approx(float(z), abs=1e-5)
+
+
+def test_the_process_is_the_one_fitted_to_the_entries_of_a_slice(fitted):
+    _, process = fitted
+    values, observed = (x.flatten(2) for x in windows())
+    similarity = similarity_of(directed_graph(NODES), CHANNELS)(torch.arange(NODES * CHANNELS))
+    expected = fit_shrunk(values, observed, similarity, 2)
+    torch.testing.assert_close(process.covariance, expected.covariance)
+    torch.testing.assert_close(process.coefficients[: expected.order], expected.coefficients)
 
 
 def test_some_nodes_are_those_of_a_network_in_which_no_other_is_visible(fitted):

@@ -1,12 +1,18 @@
 """The prior over networks: addresses, laws and the promises of a draw."""
 
+import re
+from dataclasses import is_dataclass
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from tsgen.exact.kalman import kalman_filter, smooth
-from tsgen.simulate import Gaps, NetworkPrior
+from tsgen.simulate import Gaps, NetworkPrior, components, measurements
 from tsgen.simulate.measurements import Faults
+
+PAGE = Path(__file__).parents[2] / "docs" / "simulate.md"
 
 GOLDEN = [[1.31049042, 1.31049042, 0.593489583, 60.0], [8.40731475, 8.40731475, 0.268305016, 0.0]]
 
@@ -124,3 +130,23 @@ def test_mistakes_are_named():
             NetworkPrior(**options)
     with pytest.raises(ValueError, match="at least 0"):
         NetworkPrior().draw(-1, 0)
+
+
+def test_the_examples_of_the_page_run():
+    names: dict = {}
+    blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 2
+    exec("\n".join(blocks), names)
+    assert names["x"].shape == (8, 48, 20) and names["batch"].target.all()
+    assert abs(float(names["z"].square().mean()) - 1) < 0.3 and len(names["z"]) > 300
+
+
+UNNAMED = ("Kernel", "Unchanged")
+
+
+def test_the_page_names_every_component():
+    page = PAGE.read_text("utf-8")
+    for module in (components, measurements):
+        for name, item in vars(module).items():
+            if is_dataclass(item) and item.__module__ == module.__name__ and name not in UNNAMED:
+                assert f"`{name}`" in page, name
