@@ -319,6 +319,8 @@ ARGUMENTS: dict[str, Callable[[], Any]] = {
     "Network.position": lambda: np.arange(8.0).reshape(4, 2),
     "Network.distance": lambda: np.ones((4, 4)) - np.eye(4),
     "NetworkPrior.draw.number": lambda: 0,
+    "draw.windows": lambda: 3,
+    "scale.windows": lambda: 3,
     "draw_network.nodes": lambda: 4,
     "fit_shrunk.values": lambda: numbers(4, 12, 3),
     "fit_shrunk.observed": lambda: numbers(4, 12, 3) < 0.5,

@@ -1,6 +1,7 @@
 """Every component against the law that its docstring states: moments over many independent windows."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -248,3 +249,37 @@ def test_regimes_have_unit_variance_and_the_memory_of_their_chain(network):
         assert_moments(x[..., node : node + 1], covariance)
     # one chain for all nodes: levels rise and fall together
     assert np.corrcoef(x[:, 3].T)[0, 1] > 0.4
+
+
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [
+        (lambda: Kernel(-1.0), "range must be at least 0, and finite; it is -1.0"),
+        (lambda: Kernel(common=1.5), "common must be at least 0 and at most 1"),
+        (lambda: StudentShocks(2.0), "freedom must be at least 2.001"),
+        (lambda: VolatileShocks(memory=0.0), "memory must be"),
+        (lambda: RareShocks(2.0), "rate must be"),
+        (lambda: SpatialNoise(first=1.0), "must be stationary"),
+        (lambda: SpatialNoise(first=0.5, second=0.5), "must be stationary"),
+        (lambda: NodeNoise(math.inf), "spread must be"),
+        (lambda: GraphInfluence(0.5, -0.5), "must be below 1"),
+        (lambda: Wave(0.0), "period must be"),
+        (lambda: RushHours(weekend=-1.0), "weekend must be"),
+        (lambda: Travelling(rate=5.0), "rate must be"),
+        (lambda: RandomWalk(start=2.0), "start must be"),
+        (lambda: Regimes(share=1.0), "share must be"),
+        (lambda: Wave().draw(generator(), draw_network(generator(), 3), 0, 5), "windows and steps must be"),
+        (lambda: GaussianShocks().scale(generator(), 2, 0), "windows and steps must be"),
+        (
+            lambda: SpatialNoise(second=-0.5).linear(generator(), draw_network(generator(), 3)),
+            "second is -0.5",
+        ),
+        (
+            lambda: SpatialNoise(shocks=RareShocks()).linear(generator(), draw_network(generator(), 3)),
+            "shocks is RareShocks",
+        ),
+    ],
+)
+def test_what_is_no_component_is_refused(make, what):
+    with pytest.raises(ValueError, match=re.escape(what)):
+        make()

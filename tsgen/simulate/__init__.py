@@ -9,16 +9,50 @@
 * :mod:`~tsgen.simulate.examples`: a fixed network, and a linear process on it.
 """
 
+from tsgen.simulate.components import (
+    Component,
+    GaussianShocks,
+    GraphInfluence,
+    Kernel,
+    LinearTrend,
+    NodeNoise,
+    RandomWalk,
+    RareShocks,
+    Regimes,
+    RushHours,
+    Shocks,
+    SpatialNoise,
+    StudentShocks,
+    Travelling,
+    VolatileShocks,
+    Wave,
+)
 from tsgen.simulate.examples import geometric_graph, linear_process
 from tsgen.simulate.gaps import Gaps
 from tsgen.simulate.networks import Network, draw_network
 from tsgen.simulate.prior import NetworkPrior, Simulation
 
 __all__ = [
+    "Component",
     "Gaps",
+    "GaussianShocks",
+    "GraphInfluence",
+    "Kernel",
+    "LinearTrend",
     "Network",
     "NetworkPrior",
+    "NodeNoise",
+    "RandomWalk",
+    "RareShocks",
+    "Regimes",
+    "RushHours",
+    "Shocks",
     "Simulation",
+    "SpatialNoise",
+    "StudentShocks",
+    "Travelling",
+    "VolatileShocks",
+    "Wave",
     "draw_network",
     "geometric_graph",
     "linear_process",

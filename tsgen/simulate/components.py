@@ -26,12 +26,16 @@ from numpy.random import Generator
 from scipy.signal import lfilter
 from scipy.special import ndtri
 
+from tsgen.argument_types import check_arguments
 from tsgen.simulate.networks import Network
 
 Drawn = Float[np.ndarray, "windows steps nodes"]
 
 NUGGET = 1e-3
 """Share of a kernel's variance that is independent per node, so that no node is determined by the others."""
+
+SMALLEST = 1e-3
+"""Periods, memories and probabilities that must be positive are at least this."""
 
 BURN_IN = 2.5
 """Steps before a window, per step of memory, for shocks whose stationary law is not known."""
@@ -51,10 +55,10 @@ class Linear(NamedTuple):
     stationary: Float[np.ndarray, "nodes nodes"]
 
 
+@check_arguments
 class Component(ABC):
     """A random process on a network."""
 
-    @abstractmethod
     def draw(self, rng: Generator, network: Network, windows: int, steps: int) -> Drawn:
         """Draws independent windows.
 
@@ -63,9 +67,34 @@ class Component(ABC):
             network: The nodes.
             windows: The number of windows.
             steps: Length of a window.
+
+        Raises:
+            ValueError: If there is no window or no step.
         """
+        _check_size(windows, steps)
+        return self._draw(rng, network, windows, steps)
+
+    @abstractmethod
+    def _draw(self, rng: Generator, network: Network, windows: int, steps: int) -> Drawn:
+        """Draws independent windows."""
 
 
+def _check_size(windows: int, steps: int) -> None:
+    """Raises ``ValueError`` if there is no window or no step."""
+    if min(windows, steps) < 1:
+        raise ValueError(f"windows and steps must be at least 1; they are {windows} and {steps}.")
+
+
+def _check(owner: object, **bounds: tuple[float, float]) -> None:
+    """Raises ``ValueError`` unless fields are finite and within bounds, which are included."""
+    for name, (low, high) in bounds.items():
+        number = getattr(owner, name)
+        if not (low <= number <= high and np.isfinite(number)):
+            most = f" and at most {high:g}" if np.isfinite(high) else ", and finite"
+            raise ValueError(f"{name} must be at least {low:g}{most}; it is {number}.")
+
+
+@check_arguments
 @dataclass(frozen=True)
 class Kernel:
     r"""A covariance over nodes with unit variances.
@@ -93,6 +122,9 @@ class Kernel:
     smooth: bool = False
     opposed: float = 0.0
 
+    def __post_init__(self) -> None:
+        _check(self, range=(0, np.inf), common=(0, 1), opposed=(0, 1))
+
     def covariance(self, rng: Generator, network: Network) -> Float[np.ndarray, "nodes nodes"]:
         """Returns the covariance; the random groups, if any, are drawn."""
         nodes = network.num_nodes
@@ -110,22 +142,39 @@ class Kernel:
         return np.linalg.cholesky(self.covariance(rng, network))
 
 
+@check_arguments
 class Shocks(ABC):
     """Independent innovations over time, of unit variance, with the covariance of a kernel over nodes."""
 
-    @abstractmethod
     def scale(self, rng: Generator, windows: int, steps: int) -> Float[np.ndarray, "windows steps 1"]:
-        """Draws the standard deviation of each step's innovations, whose mean square is 1."""
+        """Draws the standard deviation of each step's innovations, whose mean square is 1.
+
+        Args:
+            rng: The source of randomness.
+            windows: The number of windows.
+            steps: Length of a window.
+
+        Raises:
+            ValueError: If there is no window or no step.
+        """
+        _check_size(windows, steps)
+        return self._scale(rng, windows, steps)
+
+    @abstractmethod
+    def _scale(self, rng: Generator, windows: int, steps: int) -> Float[np.ndarray, "windows steps 1"]:
+        """Draws the standard deviation of each step's innovations."""
 
 
+@check_arguments
 @dataclass(frozen=True)
 class GaussianShocks(Shocks):
     """Gaussian innovations."""
 
-    def scale(self, rng: Generator, windows: int, steps: int) -> Float[np.ndarray, "windows steps 1"]:
+    def _scale(self, rng: Generator, windows: int, steps: int) -> Float[np.ndarray, "windows steps 1"]:
         return np.ones((1, 1, 1))
 
 
+@check_arguments
 @dataclass(frozen=True)
 class StudentShocks(Shocks):
     r"""Innovations with heavy tails: multivariate Student t, scaled to unit variance.
@@ -141,10 +190,14 @@ class StudentShocks(Shocks):
 
     freedom: float = 4.0
 
-    def scale(self, rng: Generator, windows: int, steps: int) -> Float[np.ndarray, "windows steps 1"]:
+    def __post_init__(self) -> None:
+        _check(self, freedom=(2 + SMALLEST, np.inf))
+
+    def _scale(self, rng: Generator, windows: int, steps: int) -> Float[np.ndarray, "windows steps 1"]:
         return np.sqrt((self.freedom - 2) / rng.chisquare(self.freedom, (windows, steps, 1)))
 
 
+@check_arguments
 @dataclass(frozen=True)
 class VolatileShocks(Shocks):
     r"""Innovations whose variance varies slowly: stochastic volatility common to the network.
@@ -163,11 +216,15 @@ class VolatileShocks(Shocks):
     spread: float = 0.5
     memory: float = 10.0
 
-    def scale(self, rng: Generator, windows: int, steps: int) -> Float[np.ndarray, "windows steps 1"]:
+    def __post_init__(self) -> None:
+        _check(self, spread=(0, np.inf), memory=(SMALLEST, np.inf))
+
+    def _scale(self, rng: Generator, windows: int, steps: int) -> Float[np.ndarray, "windows steps 1"]:
         log = autoregression(rng.standard_normal((windows, steps, 1)), np.exp(-1 / self.memory))
         return np.exp(self.spread * log - self.spread**2)
 
 
+@check_arguments
 @dataclass(frozen=True)
 class RareShocks(Shocks):
     r"""Innovations that occur in few steps, at the same ones in the whole network: events.
@@ -183,7 +240,10 @@ class RareShocks(Shocks):
 
     rate: float = 0.1
 
-    def scale(self, rng: Generator, windows: int, steps: int) -> Float[np.ndarray, "windows steps 1"]:
+    def __post_init__(self) -> None:
+        _check(self, rate=(SMALLEST, 1))
+
+    def _scale(self, rng: Generator, windows: int, steps: int) -> Float[np.ndarray, "windows steps 1"]:
         return (rng.random((windows, steps, 1)) < self.rate) / np.sqrt(self.rate)
 
 
@@ -219,6 +279,7 @@ def autoregression(
     return lfilter([deviation], [1.0, -first, -second], shocks, axis=1, zi=state)[0]
 
 
+@check_arguments
 @dataclass(frozen=True)
 class SpatialNoise(Component):
     r"""Noise that is correlated in time and between nodes, with separable covariance.
@@ -247,13 +308,20 @@ class SpatialNoise(Component):
     second: float = 0.0
     shocks: Shocks = field(default_factory=GaussianShocks)
 
+    def __post_init__(self) -> None:
+        if not (abs(self.second) < 1 and abs(self.first) < 1 - self.second):
+            raise ValueError(
+                "the noise must be stationary: |second| < 1 and |first| < 1 - second; first is "
+                f"{self.first} and second is {self.second}."
+            )
+
     @property
     def memory(self) -> float:
         """Steps after which the autocorrelation has fallen to 1/e."""
         poles = np.abs(np.roots([1, -self.first, -self.second])) if self.second else [abs(self.first)]
         return -1 / np.log(max(*poles, 1e-3))
 
-    def draw(self, rng: Generator, network: Network, windows: int, steps: int) -> Drawn:
+    def _draw(self, rng: Generator, network: Network, windows: int, steps: int) -> Drawn:
         root = self.kernel.root(rng, network)
         gaussian = isinstance(self.shocks, GaussianShocks)
         burn_in = 0 if gaussian else int(BURN_IN * self.memory)
@@ -265,12 +333,26 @@ class SpatialNoise(Component):
         return autoregression(shocks, self.first, self.second, start)[:, burn_in:]
 
     def linear(self, rng: Generator, network: Network) -> Linear:
-        """Returns the law, for Gaussian shocks and one lag."""
+        """Returns the law, for Gaussian shocks and one lag.
+
+        Args:
+            rng: The source of randomness.
+            network: The nodes.
+
+        Raises:
+            ValueError: If the shocks are not Gaussian, or there are two lags.
+        """
+        if self.second or not isinstance(self.shocks, GaussianShocks):
+            raise ValueError(
+                "the law is known for GaussianShocks and second=0; shocks is "
+                f"{type(self.shocks).__name__} and second is {self.second}. Draw from it instead."
+            )
         covariance = self.kernel.covariance(rng, network)
         unit = np.eye(network.num_nodes)
         return Linear(self.first * unit, (1 - self.first**2) * covariance, covariance)
 
 
+@check_arguments
 @dataclass(frozen=True)
 class NodeNoise(Component):
     r"""White noise, independent between nodes, with a deviation :math:`e^{s z_v - s^2}` for each node.
@@ -284,7 +366,10 @@ class NodeNoise(Component):
 
     spread: float = 0.3
 
-    def draw(self, rng: Generator, network: Network, windows: int, steps: int) -> Drawn:
+    def __post_init__(self) -> None:
+        _check(self, spread=(0, np.inf))
+
+    def _draw(self, rng: Generator, network: Network, windows: int, steps: int) -> Drawn:
         deviation = self._deviation(rng, network)
         return deviation * rng.standard_normal((windows, steps, network.num_nodes))
 
@@ -297,6 +382,7 @@ class NodeNoise(Component):
         return np.exp(self.spread * rng.standard_normal(network.num_nodes) - self.spread**2)
 
 
+@check_arguments
 @dataclass(frozen=True)
 class GraphInfluence(Component):
     r"""Lagged influence along the edges: a stationary vector autoregression on the graph,
@@ -320,6 +406,13 @@ class GraphInfluence(Component):
     coupling: float = 0.5
     kernel: Kernel = field(default_factory=lambda: Kernel(range=0.0))
 
+    def __post_init__(self) -> None:
+        if not abs(self.own) + abs(self.coupling) < 1:
+            raise ValueError(
+                f"|own| + |coupling| must be below 1, so that the process is stationary; own is {self.own} "
+                f"and coupling is {self.coupling}."
+            )
+
     def linear(self, rng: Generator, network: Network) -> Linear:
         """Returns the law."""
         transition = self.own * np.eye(network.num_nodes) + self.coupling * network.averaging
@@ -334,7 +427,7 @@ class GraphInfluence(Component):
         scale = network.num_nodes / np.trace(stationary)
         return Linear(transition, scale * noise, scale * (stationary + stationary.T) / 2)
 
-    def draw(self, rng: Generator, network: Network, windows: int, steps: int) -> Drawn:
+    def _draw(self, rng: Generator, network: Network, windows: int, steps: int) -> Drawn:
         return draw_linear(rng, self.linear(rng, network), windows, steps)
 
 
@@ -356,6 +449,7 @@ def draw_linear(rng: Generator, law: Linear, windows: int, steps: int) -> Drawn:
     return series.swapaxes(0, 1)
 
 
+@check_arguments
 @dataclass(frozen=True)
 class Wave(Component):
     r"""A wave of one period whose phase and amplitude vary by place and whose amplitude varies in time.
@@ -386,7 +480,14 @@ class Wave(Component):
     contrast: float = 0.2
     kernel: Kernel = field(default_factory=Kernel)
 
-    def draw(self, rng: Generator, network: Network, windows: int, steps: int) -> Drawn:
+    def __post_init__(self) -> None:
+        _check(
+            self,
+            period=(SMALLEST, np.inf),
+            **dict.fromkeys(("delay", "harmonic", "modulation", "contrast"), (0, np.inf)),
+        )
+
+    def _draw(self, rng: Generator, network: Network, windows: int, steps: int) -> Drawn:
         phase, strength = rng.standard_normal((2, 1, network.num_nodes)) @ self.kernel.root(rng, network).T
         angle = _angle(rng, self.period, windows, steps) + self.delay * phase
         wave = np.sin(angle) + self.harmonic * np.sin(2 * angle + rng.uniform(0, 2 * np.pi))
@@ -395,6 +496,7 @@ class Wave(Component):
         return wave * _modulation(rng, self.modulation, self.period, windows, steps, network.num_nodes)
 
 
+@check_arguments
 @dataclass(frozen=True)
 class RushHours(Component):
     r"""Peaks at the same hours of every day, lower on two days of seven.
@@ -424,7 +526,14 @@ class RushHours(Component):
     modulation: float = 0.2
     kernel: Kernel = field(default_factory=Kernel)
 
-    def draw(self, rng: Generator, network: Network, windows: int, steps: int) -> Drawn:
+    def __post_init__(self) -> None:
+        _check(
+            self,
+            period=(SMALLEST, np.inf),
+            **dict.fromkeys(("sharpness", "delay", "weekend", "modulation"), (0, np.inf)),
+        )
+
+    def _draw(self, rng: Generator, network: Network, windows: int, steps: int) -> Drawn:
         phase = self.delay * rng.standard_normal(network.num_nodes) @ self.kernel.root(rng, network).T
         height = np.exp(0.7 * rng.standard_normal((2, network.num_nodes)))
         day = _angle(rng, 7 * self.period, windows, steps) * 7
@@ -451,6 +560,7 @@ def _modulation(rng: Generator, spread: float, memory: float, windows: int, step
     return 1 + spread * autoregression(shocks * np.sqrt(0.5), np.exp(-1 / memory))
 
 
+@check_arguments
 @dataclass(frozen=True)
 class Travelling(Component):
     r"""Fronts: one series that crosses the network at constant speed, so that nodes see it one after another.
@@ -476,7 +586,12 @@ class Travelling(Component):
     smoothing: float = 1.0
     contrast: float = 0.2
 
-    def draw(self, rng: Generator, network: Network, windows: int, steps: int) -> Drawn:
+    def __post_init__(self) -> None:
+        _check(
+            self, crossing=(0, np.inf), rate=(SMALLEST, 4), smoothing=(SMALLEST, np.inf), contrast=(0, np.inf)
+        )
+
+    def _draw(self, rng: Generator, network: Network, windows: int, steps: int) -> Drawn:
         angle = rng.uniform(0, 2 * np.pi)
         delay = network.position @ np.array([np.cos(angle), np.sin(angle)])
         delay = np.rint(4 * self.crossing * (delay - delay.min())).astype(np.int64)
@@ -506,6 +621,7 @@ def _smoothed(level: Float[np.ndarray, "windows steps"], decay: float) -> np.nda
     return lfilter([1 - decay], [1.0, -decay], level, axis=1, zi=decay * level[:, :1])[0]
 
 
+@check_arguments
 @dataclass(frozen=True)
 class RandomWalk(Component):
     r"""A random walk whose innovations have the covariance of the kernel, and a start for each node.
@@ -525,13 +641,17 @@ class RandomWalk(Component):
     kernel: Kernel = field(default_factory=Kernel)
     start: float = 0.2
 
-    def draw(self, rng: Generator, network: Network, windows: int, steps: int) -> Drawn:
+    def __post_init__(self) -> None:
+        _check(self, start=(0, 1))
+
+    def _draw(self, rng: Generator, network: Network, windows: int, steps: int) -> Drawn:
         shocks = rng.standard_normal((windows, steps, network.num_nodes))
         walk = np.cumsum(shocks @ self.kernel.root(rng, network).T, axis=1)
         level = rng.standard_normal((windows, 1, network.num_nodes))
         return np.sqrt(self.start) * level + np.sqrt((1 - self.start) * 2 / steps) * walk
 
 
+@check_arguments
 @dataclass(frozen=True)
 class LinearTrend(Component):
     r"""A straight line for each node and window, with slopes that are alike at neighbours.
@@ -547,11 +667,12 @@ class LinearTrend(Component):
 
     kernel: Kernel = field(default_factory=Kernel)
 
-    def draw(self, rng: Generator, network: Network, windows: int, steps: int) -> Drawn:
+    def _draw(self, rng: Generator, network: Network, windows: int, steps: int) -> Drawn:
         slope = rng.standard_normal((windows, 1, network.num_nodes)) @ self.kernel.root(rng, network).T
         return np.sqrt(12) * slope * ((np.arange(steps) - (steps - 1) / 2) / steps)[:, None]
 
 
+@check_arguments
 @dataclass(frozen=True)
 class Regimes(Component):
     r"""Two regimes that differ in level, size and memory of the noise.
@@ -586,7 +707,10 @@ class Regimes(Component):
     stay: float = 12.0
     kernel: Kernel = field(default_factory=lambda: Kernel(common=1.0))
 
-    def draw(self, rng: Generator, network: Network, windows: int, steps: int) -> Drawn:
+    def __post_init__(self) -> None:
+        _check(self, gap=(0, np.inf), ratio=(0, np.inf), share=(SMALLEST, 1 - SMALLEST), stay=(1, np.inf))
+
+    def _draw(self, rng: Generator, network: Network, windows: int, steps: int) -> Drawn:
         nodes = network.num_nodes
         normal = rng.standard_normal((windows, steps, nodes)) @ self.kernel.root(rng, network).T
         since = held_since(rng.random((windows, steps)) < 1 / self.stay)
