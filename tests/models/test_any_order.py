@@ -6,7 +6,8 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from conftest import TWO_WAY_ENCODERS, make_model, make_series
+from conftest import HEADS, TWO_WAY_ENCODERS, make_model, make_series
+from conftest import make_batch as windows_of
 from dense_var import autocovariances, given, make_batch, make_var
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -476,3 +477,20 @@ def test_a_training_on_simulated_networks_resumes_with_the_same_draws(tmp_path):
     for (name, a), b in zip(straight.state_dict().items(), second.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
     assert not torch.equal(first.head.linear.weight, second.head.linear.weight)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_linear_units_go_with_every_head_of_single_entries(name):
+    series, units = make_series(), {"units": "linear"}
+    if "nade" in name:
+        with pytest.raises(ValueError, match="needs a head for single entries"):
+            AnyOrderModel(SeriesSpec.of(series), TWO_WAY, HEADS[name], **units)
+        return
+    model = AnyOrderModel(SeriesSpec.of(series), TWO_WAY, HEADS[name], **units).eval()
+    model.fit_units(series, [slice(0, 60)])
+    batch = windows_of(series)
+    with torch.no_grad():
+        law, linear = model(batch), model.units(batch)
+    # before any training the mean is that of the linear posterior
+    error = ((law.mean - linear.loc) / linear.scale)[batch.hidden]
+    assert error.abs().max() < (0.05 if "mixture" in name or name == "conditional" else 1e-4)

@@ -146,7 +146,9 @@ class AnyOrderModel(NeuralModel):
         if units == "linear":
             self.linear = LinearPosterior(spec.graph, len(spec.channels), persistent=not adapts)
             # at first the laws are those of the head's bias, in units of the linear posterior
-            nn.init.zeros_(self.head.linear.weight)
+            last = getattr(getattr(self.head, "head", self.head), "linear", None)  # of a ConditionalHead, too
+            if isinstance(last, nn.Linear):
+                nn.init.zeros_(last.weight)
         if adapts:
             self._check_adaptable()
             for name in ("loc", "scale"):
