@@ -7,7 +7,6 @@ can be used at once; a few minutes of training on the series are optional.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +17,12 @@ from torch_geometric.data import Data
 
 from tsgen.argument_types import check_arguments
 from tsgen.data.graphs import from_correlations
-from tsgen.data.series import GraphSeries, SeriesSpec
-from tsgen.encoders import GraphAttention, RecurrentEncoder
+from tsgen.data.series import GraphSeries
 from tsgen.evaluation.selfcheck import SelfCheck, self_check
 from tsgen.inference.completion import complete
 from tsgen.inference.imputation import impute
 from tsgen.metrics import calibrated_quantiles
-from tsgen.models import AnyOrderModel
+from tsgen.models import AnyOrderModel, load_pretrained
 from tsgen.readers.layouts import Reading, on_graph, read_wide
 from tsgen.readers.node_graphs import graph_of_coordinates, graph_of_edges
 from tsgen.readers.regular_times import Contents
@@ -74,28 +72,8 @@ def weights_for(series: GraphSeries, minutes: float = 0, seed: int = 0) -> AnyOr
         minutes: How long to train, in minutes; with 0 the weights are used as they are.
         seed: Seed of the training.
     """
-    model = _pretrained()
+    model = load_pretrained()
     return fine_tuned(model, series, minutes, seed) if minutes else model
-
-
-def _pretrained() -> AnyOrderModel:
-    """Returns the model of the weights that come with the package."""
-    # a stand-in until the weights are there: return load("pretrained")
-    encoder = partial(RecurrentEncoder, hidden=16, layers=1, convolution=partial(GraphAttention, heads=2))
-    spec = SeriesSpec(
-        loc=torch.zeros(1, 1),
-        scale=torch.ones(1, 1),
-        edge_index=torch.empty(2, 0, dtype=torch.int64),
-        edge_weight=torch.empty(0),
-        num_covariates=0,
-        nodes=["0"],
-        channels=["value"],
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = AnyOrderModel(spec, encoder, units="linear", adapts=True).eval()
-    model.window = 48
-    return model
 
 
 def draw(

@@ -127,7 +127,8 @@ def test_moments_of_slices_and_states_are_sums_of_dense_conditionals(order):
         x, known = values[b].flatten().numpy(), context[b].flatten().numpy()
         m, c = dense_conditional(mean, covariance, known, x)
         for t in range(skip, steps):
-            state = np.concatenate([np.arange((t - k) * NODES, (t - k + 1) * NODES) for k in range(order + 1)])
+            lags = [np.arange((t - k) * NODES, (t - k + 1) * NODES) for k in range(order + 1)]
+            state = np.concatenate(lags)
             first = first + m[state]
             second = second + np.outer(m[state], m[state]) + c[np.ix_(state, state)]
     log_likelihood = float(kalman_filter(model, values, context).log_likelihood.sum())

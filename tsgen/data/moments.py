@@ -84,7 +84,7 @@ class RunningMoments:
         return scale <= ROUNDING * self._resolution * loc.abs()
 
     def shrunk(self) -> tuple[Tensor, Tensor]:
-        r"""Returns locations and scales that rely on the other rows of the columns where a column has few values.
+        r"""Returns locations and scales in which columns with few values rely on the other columns.
 
         With n values of mean m and deviation s in a column, the location is the posterior mean
         :math:`(n m / v + M / \tau^2) / (n / v + 1 / \tau^2)`, v being the typical variance of a column and M,

@@ -34,8 +34,10 @@ class SimulatedBatches(Dataset[SeriesBatch]):
 
     def __init__(self, prior: NetworkPrior, seed: int, context: int = 1) -> None:
         self.prior, self.seed, self.context = prior, seed, context
-        more = {"rows": context * prior.rows, "entries": context * prior.entries}
-        self.longer = prior if prior.windows is not None else dataclasses.replace(prior, **more)
+        self.longer = prior
+        if prior.windows is None:
+            rows, entries = context * prior.rows, context * prior.entries
+            self.longer = dataclasses.replace(prior, rows=rows, entries=entries)
 
     def __getitem__(self, number: int) -> SeriesBatch:
         if self.context == 1 or number % 2:

@@ -4,5 +4,14 @@ from tsgen.models.any_order import AnyOrderModel
 from tsgen.models.autoregressive import AutoregressiveModel
 from tsgen.models.density import DensityModel, load
 from tsgen.models.graph_var import GraphVAR
+from tsgen.models.pretrained import load_pretrained, save_pretrained
 
-__all__ = ["AnyOrderModel", "AutoregressiveModel", "DensityModel", "GraphVAR", "load"]
+__all__ = [
+    "AnyOrderModel",
+    "AutoregressiveModel",
+    "DensityModel",
+    "GraphVAR",
+    "load",
+    "load_pretrained",
+    "save_pretrained",
+]

@@ -23,7 +23,6 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch_geometric.data import Data
 
 from tsgen.argument_types import check_arguments
 from tsgen.data.interpolation import Nearest
@@ -334,7 +333,7 @@ class AnyOrderModel(NeuralModel):
         split = getattr(getattr(self.own_trainer, "datamodule", None), "split", None)
         if self.linear is None or split is None:
             return
-        if stage == "fit" and not self.adapts or not self.linear.fitted:
+        if (stage == "fit" and not self.adapts) or not self.linear.fitted:
             self.fit_units(split.series, split.train)
 
     def check_data(self, data: Any, stage: str) -> None:
@@ -446,9 +445,7 @@ def _fitted_windows(series: Series, stretches: Sequence[slice]) -> tuple[Tensor,
     if longest <= FITTED_STEPS and longest >= 8:
         length = longest // 2  # two windows, so that options can be chosen
     starts = [
-        torch.arange(start, stop - length + 1, length)
-        for start, stop in ends
-        if stop - start >= length
+        torch.arange(start, stop - length + 1, length) for start, stop in ends if stop - start >= length
     ]
     last = [torch.tensor([stop - length]) for start, stop in ends if stop - start >= length]
     every = torch.cat([*starts, *last]).unique()

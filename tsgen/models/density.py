@@ -406,8 +406,8 @@ def _unchanged(batch: SeriesBatch) -> SeriesBatch:
     return batch
 
 
-PRETRAINED = "pretrained"
-"""The name of the weights that come with the package."""
+SHIPPED: dict[str, Callable[..., DensityModel]] = {}
+"""What loads the weights that come with the package, by name; their module adds itself."""
 
 BUILDING_BLOCKS = (
     DensityModel,
@@ -436,7 +436,7 @@ def load(
     name classes that are building blocks of models and come from known packages.
 
     Args:
-        checkpoint: A file that training wrote; or ``"pretrained"`` for the weights that come with the
+        checkpoint: A file that training wrote; or ``pretrained`` for the weights that come with the
             package, a model of any network (:mod:`tsgen.models.pretrained`).
         device: The device to move the model to.
         trusted: Names of your own packages, from which the checkpoint may use encoders, heads and so on.
@@ -453,10 +453,8 @@ def load(
         raise ValueError(
             f"device must be one of torch, such as cpu or cuda:0; it is {device!r:.60}."
         ) from error
-    if checkpoint == PRETRAINED:
-        from tsgen.models.pretrained import load_pretrained  # it imports this module
-
-        return load_pretrained(device=device, spec=spec)
+    if checkpoint in SHIPPED:
+        return SHIPPED[str(checkpoint)](device=device, spec=spec)
     path = Path(checkpoint)
     state = read_checkpoint(path)
     rebuilt = _rebuild(path, state, trusted, spec)

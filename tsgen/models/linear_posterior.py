@@ -9,6 +9,7 @@ neighbouring nodes, with a process for each: the cost of a process grows with th
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -104,14 +105,15 @@ class LinearPosterior(nn.Module):
         return bool(self.coefficients.any())
 
     def _load_from_state_dict(self, *args: object) -> None:
-        super()._load_from_state_dict(*args)  # type: ignore[arg-type]
+        super()._load_from_state_dict(*args)
         self._spaces = None
 
     def spaces(self) -> list[StateSpace]:
         """Returns the state-space model of each block."""
         device = self.covariance.device
         if self._spaces is None or self._spaces[0].offset.device != device:
-            self._spaces = [_space(*numbers) for numbers in zip(self.coefficients, self.covariance, strict=True)]
+            processes = zip(self.coefficients, self.covariance, strict=True)
+            self._spaces = [_space(*numbers) for numbers in processes]
         return self._spaces
 
     @torch.no_grad()
@@ -139,7 +141,6 @@ class LinearPosterior(nn.Module):
                 result.flatten(2)[..., index[real]] = part[..., real]
         mean, variance, surprise = results
         return Linear(mean, variance.sqrt(), surprise)
-
 
     def _of_some(self, values: Tensor, context: Tensor, nodes: Tensor) -> Linear:
         """Returns the law of the entries of some nodes; no others are visible."""
@@ -186,17 +187,17 @@ def blocks_of(graph: Data, channels: int) -> Tensor:
         return torch.arange(nodes * channels)[None]
     source, target = graph.edge_index.cpu().numpy()
     adjacency = coo_array((np.ones(len(source)), (source, target)), shape=(nodes, nodes)).tocsr()
-    order = torch.from_numpy(reverse_cuthill_mckee(adjacency + adjacency.T, symmetric_mode=True).astype(np.int64))
+    order = reverse_cuthill_mckee(adjacency + adjacency.T, symmetric_mode=True).astype(np.int64)
     per_block = max(1, BLOCK // channels)
     count = math.ceil(nodes / per_block)
     per_block = math.ceil(nodes / count)
     padded = torch.full((count * per_block,), -1)
-    padded[:nodes] = order
+    padded[:nodes] = torch.from_numpy(order)
     entries = padded.view(count, per_block, 1) * channels + torch.arange(channels)
     return torch.where(padded.view(count, per_block, 1) < 0, -1, entries).flatten(1)
 
 
-def similarity_of(graph: Data, channels: int):  # type: ignore[no-untyped-def]
+def similarity_of(graph: Data, channels: int) -> Callable[[Tensor], Tensor]:
     """Returns a function from numbers of entries to the weights of the edges between them, at most 1.
 
     Entries of different channels of a node have no weight.
@@ -208,7 +209,8 @@ def similarity_of(graph: Data, channels: int):  # type: ignore[no-untyped-def]
     nodes = int(graph.num_nodes or 0)
     source, target = graph.edge_index.cpu().numpy()
     weight = graph.edge_weight.double().cpu().numpy()
-    matrix = coo_array((weight / max(weight.max(initial=0), 1e-300), (source, target)), shape=(nodes, nodes)).tocsr()
+    weight = weight / max(weight.max(initial=0), 1e-300)
+    matrix = coo_array((weight, (source, target)), shape=(nodes, nodes)).tocsr()
     matrix = matrix.maximum(matrix.T)
 
     def similarity(index: Tensor) -> Tensor:

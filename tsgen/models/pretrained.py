@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from tsgen.argument_types import check_arguments
 from tsgen.data.series import SeriesSpec
 from tsgen.models.any_order import AnyOrderModel
-from tsgen.models.density import BUILDING_BLOCKS
+from tsgen.models.density import BUILDING_BLOCKS, SHIPPED
 from tsgen.storage.atomic import replacing
 from tsgen.storage.checkpoints import read_checkpoint
 from tsgen.storage.components import restore
@@ -46,7 +46,8 @@ def load_pretrained(
     """
     description, state = _read(Path(path))
     try:
-        model = restore(description["model"], BUILDING_BLOCKS)(spec=spec or _any_network(description["channels"]))
+        spec = spec or _any_network(description["channels"])
+        model = restore(description["model"], BUILDING_BLOCKS)(spec=spec)
         model.load_state_dict(state)
     except (KeyError, TypeError, RuntimeError) as error:
         raise ValueError(f"{path} must hold the weights of a model that adapts; {error}.") from error
@@ -105,3 +106,6 @@ def _any_network(channels: int) -> SeriesSpec:
         nodes=["0"],
         channels=[f"channel {channel}" for channel in range(channels)],
     )
+
+
+SHIPPED["pretrained"] = load_pretrained
