@@ -110,8 +110,8 @@ def any_order() -> AnyOrderModel:
 @cache
 def adapting() -> AnyOrderModel:
     """Returns a small any-order model that adapts to data."""
-    options = {"units": "linear", "adapts": True, "sampler": AnyOrder(3, groups=2)}
-    return AnyOrderModel(data().spec, head=GaussianHead, **options).eval()
+    sampler = AnyOrder(3, groups=2)
+    return AnyOrderModel(data().spec, head=GaussianHead, sampler=sampler, units="linear", adapts=True).eval()
 
 
 @cache

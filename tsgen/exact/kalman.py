@@ -89,18 +89,15 @@ class FilteredStates(NamedTuple):
 
 
 class Smoothed(NamedTuple):
-    """Mean and variance of every entry given the whole context, and how surprising each measurement is.
+    """Mean and variance of every entry given the whole context.
 
     Attributes:
         mean: The posterior mean; within ``context`` the value itself.
         variance: The posterior variance; zero within ``context``.
-        surprise: The difference of each measurement from its mean given all *other* measurements, in
-            standard deviations of that law: of unit variance under the model. Zero outside ``context``.
     """
 
     mean: Float[Tensor, "batch time observed"]
     variance: Float[Tensor, "batch time observed"]
-    surprise: Float[Tensor, "batch time observed"]
 
 
 class _Update(NamedTuple):
@@ -160,12 +157,33 @@ def smooth(
     Raises:
         ValueError: If a shape does not fit.
     """
+    return smooth_with_surprise(model, values, context)[0]
+
+
+def smooth_with_surprise(
+    model: StateSpace,
+    values: Float[Tensor, "batch time observed"],
+    context: Bool[Tensor, "batch time observed"],
+) -> tuple[Smoothed, Float[Tensor, "batch time observed"]]:
+    """Returns the same as :func:`smooth`, and how surprising each measurement is.
+
+    The surprise is the difference of a measurement from its mean given all *other* measurements, in standard
+    deviations of that law. It has unit variance under the model, and is zero outside ``context``.
+
+    Args:
+        model: The state-space model of the series.
+        values: Measurements in the model's units; anything, NaN included, outside the context.
+        context: Which entries were measured.
+
+    Raises:
+        ValueError: If a shape does not fit.
+    """
     values = _filled(model, values, context)
     updates = _updates(model, context)
     mean, error = (x.squeeze(-1) for x in _smoothed_mean(model, updates, values[..., None]))
     variance, precision = (x.expand_as(values) for x in _smoothed_variance(model, updates))
     surprise = torch.where(context, error / precision.clamp(min=1e-300).sqrt(), 0)
-    return Smoothed(torch.where(context, values, mean), variance, surprise)
+    return Smoothed(torch.where(context, values, mean), variance), surprise
 
 
 class SecondMoments(NamedTuple):
@@ -188,7 +206,12 @@ class SecondMoments(NamedTuple):
 
     def __add__(self, other: SecondMoments) -> SecondMoments:  # type: ignore[override]
         """Returns the moments of both sets of windows together."""
-        return SecondMoments(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+        return SecondMoments(
+            self.first + other.first,
+            self.second + other.second,
+            self.steps + other.steps,
+            self.log_likelihood + other.log_likelihood,
+        )
 
 
 def smoothed_moments(

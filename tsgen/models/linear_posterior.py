@@ -20,7 +20,7 @@ from scipy.sparse.csgraph import reverse_cuthill_mckee
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
-from tsgen.exact.kalman import Smoothed, StateSpace, smooth
+from tsgen.exact.kalman import StateSpace, smooth_with_surprise
 from tsgen.exact.linear import VARProcess
 from tsgen.exact.shrinkage import ORDERS, fit_shrunk
 
@@ -164,13 +164,14 @@ def _gathered(values: Tensor, mask: Tensor, index: Tensor) -> tuple[Tensor, Tens
     return torch.where(there, values.flatten(2)[..., index].double(), 0), there
 
 
-def _smooth_in_portions(space: StateSpace, z: Tensor, there: Tensor) -> Smoothed:
-    """Smooths windows in portions of bounded memory."""
+def _smooth_in_portions(space: StateSpace, z: Tensor, there: Tensor) -> tuple[Tensor, ...]:
+    """Returns means, variances and surprises of windows, in portions of bounded memory."""
     portion = max(1, BYTES_AT_ONCE // (8 * z.shape[1] * len(space.offset) ** 2))
-    if len(z) <= portion:
-        return smooth(space, z, there)
-    parts = [smooth(space, *some) for some in zip(z.split(portion), there.split(portion), strict=True)]
-    return Smoothed(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+    parts = []
+    for some in zip(z.split(portion), there.split(portion), strict=True):
+        smoothed, surprise = smooth_with_surprise(space, *some)
+        parts.append((*smoothed, surprise))
+    return tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
 
 
 def blocks_of(graph: Data, channels: int) -> Tensor:
