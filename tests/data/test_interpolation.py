@@ -129,7 +129,7 @@ def test_nothing_outside_the_context_is_read(series, gaps):
 
 def test_units_of_another_name_are_refused(series, as_a_user):
     spec = SeriesSpec.of(series)
-    with pytest.raises(ValueError, match="units must be 'node' or 'interpolation'; it is 'window'"):
+    with pytest.raises(ValueError, match="units must be 'node', 'interpolation' or 'linear'; it is 'window'"):
         AnyOrderModel(spec, TWO_WAY_ENCODERS["two-way gru"], units="window")
 
 
