@@ -26,12 +26,17 @@ from tsgen.cli.yaml_text import load_yaml
 from tsgen.storage.components import SOURCES, classes_of, importable
 
 
+PRIORS = ("NetworkPrior", "Gaps")
+"""The classes of :mod:`tsgen.simulate` that are options of a data module."""
+
+
 def _data_modules() -> frozenset[str]:
     """Returns the paths of the data modules, and of priors of simulated data, that a configuration may name.
 
     They are imported, so that the parser also knows them by their bare names.
     """
-    found = classes_of("tsgen.datamodules") | classes_of("tsgen.simulate")
+    priors = {path for path in classes_of("tsgen.simulate") if path.rpartition(".")[2] in PRIORS}
+    found = classes_of("tsgen.datamodules") | priors
     if has_datamodules():
         names = import_module("datamodules").__all__
         found |= classes_of("datamodules") | {f"datamodules.{name}" for name in names}
