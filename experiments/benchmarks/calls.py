@@ -66,6 +66,7 @@ from tsgen.evaluation import ConformalIntervals, Evaluation
 from tsgen.exact import VARProcess
 from tsgen.heads import GaussianHead
 from tsgen.models import AnyOrderModel, AutoregressiveModel, GraphVAR
+from tsgen.models.pretrained import WEIGHTS
 from tsgen.sampling import SMC, Ancestral, AnyOrder
 from tsgen.simulate import NetworkPrior, Simulation, draw_network
 
@@ -204,6 +205,14 @@ def checkpoint() -> Path:
 
 
 @cache
+def adapting_checkpoint() -> Path:
+    """Returns the path of a checkpoint of a model that adapts."""
+    path, hyperparameters = run() / "adapting.ckpt", {**adapting().hparams, "window": 12}
+    torch.save({"state_dict": adapting().state_dict(), "hyper_parameters": hyperparameters}, path)
+    return path
+
+
+@cache
 def frame() -> pd.DataFrame:
     """Returns a data frame of measurements, with gaps."""
     values = numbers(60, 3).numpy().astype(float)
@@ -332,6 +341,9 @@ ARGUMENTS: dict[str, Callable[[], Any]] = {
     "from_xarray.data": lambda: EXAMPLES[GraphSeries]().to_xarray(),
     "SeriesPrediction.data": data,
     "load.checkpoint": checkpoint,
+    "save_pretrained.checkpoint": adapting_checkpoint,
+    "save_pretrained.path": lambda: run() / "w.safetensors",
+    "load_pretrained.path": lambda: WEIGHTS,
     "StoredSeries.path": stored,
     "StoredSeries.with_observed.observed": lambda: data().split.series.chunk(slice(None)).observed,
     "FilesDataModule.path": table,
