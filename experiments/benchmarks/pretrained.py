@@ -231,7 +231,7 @@ def _on_map(wide: pd.DataFrame, stations: pd.DataFrame, name: str) -> GraphSerie
 
 def _series(wide: pd.DataFrame, graph: Data | None = None) -> GraphSeries:
     """Returns a table with a column for each node as a series; without a graph, that of the correlations."""
-    values = torch.from_numpy(wide.to_numpy(float))[..., None]
+    values = torch.tensor(wide.to_numpy(float))[..., None]
     observed = values.isfinite()
     graph = from_correlations(values, observed) if graph is None else graph
     return GraphSeries(values=values, observed=observed, graph=graph, nodes=list(wide.columns))

@@ -25,7 +25,6 @@ from tsgen.cli.clone import has_datamodules
 from tsgen.cli.yaml_text import load_yaml
 from tsgen.storage.components import SOURCES, classes_of, importable
 
-
 PRIORS = ("NetworkPrior", "Gaps")
 """The classes of :mod:`tsgen.simulate` that are options of a data module."""
 

@@ -625,12 +625,15 @@ class Units(NamedTuple):
         scale: The difference that corresponds to one in standard units.
         nodes: Numbers of the nodes in the whole graph; None for all nodes.
         dtype: Precision of values in standard units; that of ``loc`` if not given.
+        widest: The largest mean and scale, in standard units, that a head gives to a component of a law; no
+            limit if not given.
     """
 
     loc: Tensor
     scale: Tensor
     nodes: Tensor | None = None
     dtype: torch.dtype | None = None
+    widest: Tensor | None = None
 
     @property
     def precision(self) -> torch.dtype:

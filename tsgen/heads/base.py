@@ -198,3 +198,18 @@ def positive(log_scale: Tensor) -> Tensor:
     """Returns the scale of an unbounded log-scale, which is always above :data:`SCALE_FLOOR`."""
     # no scale above exp(10) standard units makes sense, and float32 would overflow
     return SCALE_FLOOR + log_scale.clamp(max=10).exp()
+
+
+def limited(mean: Tensor, scale: Tensor, units: Units) -> tuple[Tensor, Tensor]:
+    """Returns means and scales that are at most as far from zero, and as wide, as the units allow.
+
+    Args:
+        mean: The means, in standard units; those of the components of an entry on a further axis.
+        scale: The scales, in standard units.
+        units: The units.
+    """
+    if units.widest is None:
+        return mean, scale
+    widest = units.widest.to(mean.dtype)
+    widest = widest if widest.dim() == mean.dim() else widest[..., None]
+    return mean.clamp(-widest, widest), scale.minimum(widest)

@@ -12,7 +12,7 @@ from torch.distributions import Distribution, Normal
 
 from tsgen.argument_types import check_arguments
 from tsgen.data.series import Sizes, Units
-from tsgen.heads.base import Head, positive
+from tsgen.heads.base import Head, limited, positive
 from tsgen.heads.in_data_units import InDataUnits
 
 
@@ -65,7 +65,9 @@ class GaussianHead(Head):
     ) -> Distribution:
         """Returns the law of each entry, in data units."""
         numbers = self.linear(h).unflatten(-1, (self.sizes.channels, -1))
-        law = Normal(numbers[..., 0], self._scale(numbers, units.nodes), validate_args=False)
+        mean = numbers[..., 0]
+        mean, scale = limited(mean, torch.as_tensor(self._scale(numbers, units.nodes)).to(mean), units)
+        law = Normal(mean, scale, validate_args=False)
         return InDataUnits(law, units)
 
     def _scale(

@@ -16,20 +16,26 @@ from torch.distributions import Categorical, Distribution, MixtureSameFamily, No
 
 from tsgen.argument_types import check_arguments
 from tsgen.data.series import Sizes, Units
-from tsgen.heads.base import Head, positive
+from tsgen.heads.base import Head, limited, positive
 from tsgen.heads.in_data_units import InDataUnits
 
 
-def mixture_law(numbers: Float[Tensor, "*entry 3 components"]) -> MixtureSameFamily:
+def mixture_law(
+    numbers: Float[Tensor, "*entry 3 components"], units: Units | None = None
+) -> MixtureSameFamily:
     """Returns the mixtures with the given logits, means and log-scales, in standard units.
 
     Args:
         numbers: Logit, mean and log-scale of each component.
+        units: The units, which may limit means and scales; no limit if not given.
     """
     logits, mean, log_scale = numbers.unbind(-2)
+    scale = positive(log_scale)
+    if units is not None:
+        mean, scale = limited(mean, scale, units)
     return MixtureSameFamily(
         Categorical(logits=logits, validate_args=False),
-        Normal(mean, positive(log_scale), validate_args=False),
+        Normal(mean, scale, validate_args=False),
         validate_args=False,
     )
 
@@ -123,7 +129,7 @@ class MixtureHead(Head):
     ) -> Distribution:
         """Returns the law of each entry, in data units."""
         numbers = self.linear(h).unflatten(-1, (self.sizes.channels, 3, self.components))
-        return InDataUnits(mixture_law(numbers), units)
+        return InDataUnits(mixture_law(numbers, units), units)
 
     def quantile(
         self, law: InDataUnits, uniforms: Float[Tensor, "*entry uniforms"]

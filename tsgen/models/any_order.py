@@ -55,6 +55,9 @@ FEATURES = {
 SMALLEST_DEVIATION = 0.01
 """The scale of an entry with ``units="linear"``, in deviations of its node, at least."""
 
+WIDEST = 4.0
+"""The largest mean and scale of a component with ``units="linear"``, in deviations of its node."""
+
 FAR = 8.0
 """Features in posterior deviations are limited to this size."""
 
@@ -185,7 +188,9 @@ class AnyOrderModel(NeuralModel):
         if self.linear is not None:
             law = self._linear_law(batch)
             scale = node.scale * law.deviation.clamp(min=SMALLEST_DEVIATION)
-            return Units(node.loc + node.scale * law.mean, scale, batch.nodes, self.precision)
+            # the head corrects a law that may be very narrow, and must not leave the range of the node
+            widest = WIDEST * node.scale / scale
+            return Units(node.loc + node.scale * law.mean, scale, batch.nodes, self.precision, widest)
         if not self.of_entries:
             return node
         nearest = Nearest.of(batch.context)
