@@ -217,6 +217,16 @@ class TsgenCLI(LightningCLI):
             )
         return str(path)
 
+    def instantiate_classes(self) -> None:
+        """Creates model, data and trainer; weights to start from are not read if there is a checkpoint."""
+        arguments = self._options.model.init_args
+        init = arguments.get("init")
+        if init is not None and self._options.ckpt_path:
+            arguments.init = None
+        super().instantiate_classes()
+        if init is not None:
+            arguments.init = init  # for the saved configuration
+
     def after_instantiate_classes(self) -> None:
         """Checks the checkpoint against the model and adds the callbacks that write the results."""
         self.model.check_data(self.datamodule, str(self.subcommand))

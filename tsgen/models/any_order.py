@@ -33,6 +33,7 @@ from tsgen.encoders.propagation import Propagation
 from tsgen.exact.shrinkage import ITERATIONS
 from tsgen.heads import Head, MixtureHead
 from tsgen.models.density import OptimizerFactory, SchedulerFactory
+from tsgen.models.initial_weights import start_from
 from tsgen.models.linear_posterior import Linear, LinearPosterior
 from tsgen.models.neural import NeuralModel
 from tsgen.objectives import MaskedNLL, Objective
@@ -110,10 +111,14 @@ class AnyOrderModel(NeuralModel):
         adapts: Take units and linear process from the visible entries of whatever the model is given: of each
             batch in training, of the series in :func:`tsgen.impute`. The weights then belong to no data set.
             Needs ``units="linear"`` and no ``node_embedding``.
+        init: Weights with which training starts, for a model with their encoder, head and units:
+            ``pretrained`` for those in the package, or a file of weights or the checkpoint of a run. Inputs
+            that they do not read (the embedding of nodes, covariates, further channels) have no influence at
+            first. A saved model does not need them again.
 
     Raises:
-        ValueError: If the encoder is causal, ``units`` is unknown, or building blocks are incompatible; in
-            training, if the data hides nothing.
+        ValueError: If the encoder is causal, ``units`` is unknown, or building blocks are incompatible with
+            each other or with ``init``; in training, if the data hides nothing.
     """
 
     def __init__(
@@ -128,6 +133,7 @@ class AnyOrderModel(NeuralModel):
         node_embedding: int = 0,
         units: Literal["node", "interpolation", "linear"] = "node",
         adapts: bool = False,
+        init: str | None = None,
     ) -> None:
         super().__init__(
             spec,
@@ -171,6 +177,8 @@ class AnyOrderModel(NeuralModel):
                 "BidirectionalEncoder."
             )
         self.check_building_blocks()
+        if init is not None:
+            start_from(self, init)
 
     def encode(
         self,

@@ -12,19 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from tsgen.argument_types import check_arguments
 from tsgen.data.series import SeriesSpec
 from tsgen.models.any_order import AnyOrderModel
-from tsgen.models.density import BUILDING_BLOCKS, SHIPPED
+from tsgen.models.density import BUILDING_BLOCKS, SHIPPED, spec_of
+from tsgen.models.initial_weights import WEIGHTS, read_weights
 from tsgen.storage.atomic import replacing
 from tsgen.storage.checkpoints import read_checkpoint
 from tsgen.storage.components import restore
-
-WEIGHTS = Path(__file__).parent / "weights" / "pretrained.safetensors"
-"""The weights in the package."""
 
 
 @check_arguments
@@ -44,7 +41,7 @@ def load_pretrained(
     Raises:
         ValueError: If the file does not exist or does not hold such weights.
     """
-    description, state = _read(Path(path))
+    description, state = read_weights(Path(path))
     try:
         spec = spec or _any_network(description["channels"])
         model = restore(description["model"], BUILDING_BLOCKS)(spec=spec)
@@ -71,7 +68,11 @@ def save_pretrained(checkpoint: str | Path, path: str | Path) -> None:
     model = json.loads(json.dumps({**hyperparameters["model"], "init_args": _without_spec(hyperparameters)}))
     if not model["init_args"].get("adapts"):
         raise ValueError(f"{checkpoint} must hold a model that adapts (adapts: true); it does not.")
-    description = {"model": model, "window": hyperparameters["window"], "channels": 1}
+    description = {
+        "model": model,
+        "window": hyperparameters["window"],
+        "channels": len(spec_of(state).channels),
+    }
     with replacing(Path(path)) as unfinished:
         save_file(
             {name: tensor.contiguous() for name, tensor in sorted(state["state_dict"].items())},
@@ -83,16 +84,6 @@ def save_pretrained(checkpoint: str | Path, path: str | Path) -> None:
 def _without_spec(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
     arguments = hyperparameters["model"]["init_args"]
     return {name: value for name, value in arguments.items() if name != "spec"}
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Returns the description and the tensors in a file."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            description = json.loads((file.metadata() or {})["tsgen"])
-            return description, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise ValueError(f"{path} must be a file of weights of tsgen; {error}.") from error
 
 
 def _any_network(channels: int) -> SeriesSpec:
