@@ -182,12 +182,10 @@ def _adapted(
     apart = channels > 1 == len(model.spec.channels)
     shown = channels_as_nodes(data) if apart else without_covariates(data, model.spec.num_covariates)
     own = model.adapted(shown)
-    if not apart:
-        return function(own, shown, **options, **({} if path is None else {"path": path}))
-    drawn = function(own, shown, **options)
-    if isinstance(data, SeriesBatch):
-        return samples_of_channels(drawn, channels)
-    drawn = dataset_of_channels(drawn, data)
+    if isinstance(data, SeriesBatch) or not apart:
+        drawn = function(own, shown, **options, **({} if path is None else {"path": path}))
+        return samples_of_channels(drawn, channels) if apart else drawn
+    drawn = dataset_of_channels(function(own, shown, **options), data)
     if path is None:
         return drawn
     with replacing(Path(path)) as unfinished:

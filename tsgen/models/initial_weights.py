@@ -104,8 +104,8 @@ def _check(model: NeuralModel, weights: InitialWeights) -> None:
     own, theirs = model.hparams["model"], weights.model
     difference = _difference(theirs["class_path"], own["class_path"], "class")
     for block in BUILDING_BLOCKS:
-        pair = (description["init_args"].get(block) for description in (theirs, own))
-        difference = difference or _difference(*pair, block)
+        given, needed = own["init_args"].get(block), theirs["init_args"].get(block)
+        difference = difference or _difference(needed, given, block)
     if difference:
         raise ValueError(
             f"the model must have the building blocks of the weights {weights.name!r} to start from them: "
