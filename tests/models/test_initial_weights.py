@@ -54,7 +54,6 @@ def test_the_first_of_several_channels_has_the_law_of_the_weights():
     for model in (own, alone):
         model.linear.coefficients.zero_()
         model.linear.covariance[:] = torch.eye(model.linear.covariance.shape[-1])
-        model.linear._spaces = None
     batch = make_batch(series)
     only = make_batch(first)
     only = only._changed(context=batch.context[..., :1], target=batch.target[..., :1])

@@ -46,6 +46,17 @@ def as_nodes(values, observed) -> SeriesBatch:
     )
 
 
+def test_numbers_that_are_changed_in_place_are_read_again(fitted):
+    """Callbacks that average weights exchange them in place for validation."""
+    posterior, _ = fitted
+    before, kept = posterior(*windows()), posterior.covariance.clone()
+    posterior.covariance.data.copy_(4 * kept)
+    wider = posterior(*windows())
+    assert (wider.deviation.sum() / before.deviation.sum() - 2).abs() < 1e-6
+    posterior.covariance.data.copy_(kept)
+    assert torch.equal(posterior(*windows()).deviation, before.deviation)
+
+
 def test_one_block_is_the_posterior_of_its_process(fitted):
     posterior, process = fitted
     values, observed = windows()

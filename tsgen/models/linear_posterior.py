@@ -62,7 +62,8 @@ class LinearPosterior(nn.Module):
     def __init__(self, graph: Data, channels: int, persistent: bool = True) -> None:
         super().__init__()
         self.persistent = persistent
-        self._spaces: list[StateSpace] | None = None
+        self._spaces: list[StateSpace] = []
+        self._made_from: tuple[Tensor, ...] | None = None
         blocks = blocks_of(graph, channels)
         size = blocks.shape[1]
         self.register_buffer("block", blocks, persistent)
@@ -97,23 +98,19 @@ class LinearPosterior(nn.Module):
             process = fit_shrunk(z, there, near, iterations)
             self.coefficients[number].zero_()[: process.order] = process.coefficients
             self.covariance[number] = process.covariance
-        self._spaces = None
 
     @property
     def fitted(self) -> bool:
         """Whether processes were fitted or loaded."""
         return bool(self.coefficients.any())
 
-    def _load_from_state_dict(self, *args: object) -> None:
-        super()._load_from_state_dict(*args)
-        self._spaces = None
-
     def spaces(self) -> list[StateSpace]:
         """Returns the state-space model of each block."""
-        device = self.covariance.device
-        if self._spaces is None or self._spaces[0].offset.device != device:
-            processes = zip(self.coefficients, self.covariance, strict=True)
-            self._spaces = [_space(*numbers) for numbers in processes]
+        numbers = self.coefficients, self.covariance
+        # by content: callbacks that average weights change them in place
+        if self._made_from is None or not all(map(_equal, self._made_from, numbers)):
+            self._made_from = tuple(x.clone() for x in numbers)
+            self._spaces = [_space(*process) for process in zip(*numbers, strict=True)]
         return self._spaces
 
     @torch.no_grad()
@@ -150,6 +147,11 @@ class LinearPosterior(nn.Module):
         there = torch.zeros(every.shape, dtype=torch.bool, device=values.device)
         every[:, :, nodes], there[:, :, nodes] = values, context
         return Linear(*(numbers[:, :, nodes] for numbers in self(every, there)))
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Returns whether two tensors are on one device and have the same numbers."""
+    return one.device == other.device and torch.equal(one, other)
 
 
 def _space(coefficients: Tensor, covariance: Tensor) -> StateSpace:
