@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tsgen.argument_types import check_arguments
-from tsgen.data.series import Series
+from tsgen.data.series import Series, SeriesBatch
 from tsgen.data.support import REAL, Support, detect
 from tsgen.data.transforms import Transform, fit_transform
 from tsgen.storage.display import printable
@@ -49,45 +49,75 @@ def fit_transforms(
         ValueError: If a channel is unknown, a text names no support or transform, the two do not belong
             together, or a value of the series lies outside a support.
     """
-    supports, names = _by_channel(series, support, "support"), _by_channel(series, transform, "transform")
-    values, observed = _some_rows(series, fit_on)
-    found = []
-    for channel, name in enumerate(series.channels):
-        there, text = observed[..., channel], supports.get(name, AUTO)
-        if text == AUTO:
-            chosen = _detected(series, channel, values[..., channel][there])
-        else:
-            chosen = Support.parse(text)
-        try:
-            found.append(fit_transform(chosen, values[..., channel], there, names.get(name)))
-        except ValueError as error:
-            raise ValueError(f"data.transform of {printable(name)}: {error}") from error
+    supports, names = (
+        _by_channel(series.channels, support, "support"),
+        _by_channel(series.channels, transform, "transform"),
+    )
+    found = _fitted(*_some_rows(series, fit_on), series.channels, supports, names, log=True)
     _check_inside(series, found, supports)
     return found
 
 
-def _by_channel(series: Series, setting: str | Mapping[str, str] | None, option: str) -> Mapping[str, str]:
+def transforms_of_windows(
+    batch: SeriesBatch, channels: Sequence[str], support: str | Mapping[str, str] = AUTO
+) -> list[Transform]:
+    """Returns the same as :func:`fit_transforms` for windows, from their context; nothing is logged.
+
+    Args:
+        batch: The windows.
+        channels: The names of the channels.
+        support: As in :func:`fit_transforms`.
+    """
+    values, context = batch.values.flatten(0, 1), batch.context.flatten(0, 1)
+    supports = _by_channel(channels, support, "support")
+    return _fitted(values, context, channels, supports, {}, log=False)
+
+
+def _fitted(
+    values: Float[Tensor, "rows nodes channels"],
+    observed: Bool[Tensor, "rows nodes channels"],
+    channels: Sequence[str],
+    supports: Mapping[str, str],
+    names: Mapping[str, str],
+    log: bool,
+) -> list[Transform]:
+    """Returns the transform of each channel, with its support read off the values unless it is given."""
+    found = []
+    for channel, name in enumerate(channels):
+        there, text = observed[..., channel], supports.get(name, AUTO)
+        seen = text == AUTO
+        chosen = _detected(name, values[..., channel][there], log) if seen else Support.parse(text)
+        try:
+            found.append(fit_transform(chosen, values[..., channel], there, names.get(name)))
+        except ValueError as error:
+            raise ValueError(f"data.transform of {printable(name)}: {error}") from error
+    return found
+
+
+def _by_channel(
+    channels: Sequence[str], setting: str | Mapping[str, str] | None, option: str
+) -> Mapping[str, str]:
     """Returns a setting of each channel that has one."""
     if setting is None or isinstance(setting, str):
-        return {} if setting is None else dict.fromkeys(series.channels, setting)
-    unknown = [name for name in setting if name not in series.channels]
+        return {} if setting is None else dict.fromkeys(channels, setting)
+    unknown = [name for name in setting if name not in channels]
     if unknown:
         raise ValueError(
-            f"{option} must name channels of the data, {', '.join(map(printable, series.channels))}; got "
+            f"{option} must name channels of the data, {', '.join(map(printable, channels))}; got "
             f"{unknown[0]!r:.40}."
         )
     return setting
 
 
-def _detected(series: Series, channel: int, values: Float[Tensor, "values"]) -> Support:
-    """Returns the support that the values of a channel show, and logs it unless it is the real line."""
+def _detected(name: str, values: Float[Tensor, "values"], log: bool) -> Support:
+    """Returns the support that the values of a channel show; one other than the real line may be logged."""
     if not len(values):
         return REAL
     support, reason = detect(values.double())
-    if not support.is_real:
+    if log and not support.is_real:
         logger.info(
             "%s: values are taken as %s (%s). Set data.support to change this.",
-            printable(series.channels[channel]),
+            printable(name),
             support,
             reason,
         )

@@ -8,9 +8,13 @@ one of x on the channel's :class:`~tsgen.data.support.Support`:
 * a value with a positive probability (an end with an atom, a multiple of a step, a value below a detection
   limit) belongs to an interval of z, and has its probability.
 
-The power transforms are those of Box and Cox and of Yeo and Johnson; their exponent, unless fixed, maximises
-the likelihood of Gaussians with a mean and a deviation for each node. Above the largest value that they were
-fitted to they continue as a straight line, so that no law has a heavier tail there than its z.
+The power transforms are those of Box and Cox with two parameters, :math:`((1 + u)^a - 1) / a` with u the
+distance from the lowest value in units of half the median, and of Yeo and Johnson for numbers of both signs.
+Values far below the median are hardly stretched, values above it are drawn together. The exponent, unless
+fixed, maximises the likelihood of Gaussians with a mean and a deviation for each node. Above the largest
+value that they were fitted to they continue as a straight line, so that no law has a heavier tail there than
+its z. If zero is no value, they continue as a logarithm below the smallest one, so that every real number has
+a value.
 
 References:
     An analysis of transformations (Box & Cox, 1964). A new family of power transformations to improve
@@ -35,17 +39,14 @@ from tsgen.data.support import Support
 POWERS = {"log": 0.0, "log1p": 0.0, "sqrt": 0.5, "box_cox": None, "yeo_johnson": None}
 """The power transforms, with their exponents; None for an exponent that is fitted."""
 
-SHIFTED = ("log1p", "sqrt", "yeo_johnson")
-"""Power transforms of one plus a multiple of the value, so that zero has a finite image."""
-
 TRANSFORMS = ("identity", *POWERS, "logit", "spline")
 """The names of the transforms."""
 
 EXPONENTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.25, 1.5, 1.75, 2.0)
 """The exponents that are compared."""
 
-WIDTHS = (0.03, 0.1, 0.3, 1.0, 3.0)
-"""The shifts of a shifted power that are compared, as multiples of the median."""
+WIDTH = 0.5
+"""The width of a power, as a multiple of the median distance from its origin."""
 
 KNOTS = 17
 """The knots of a spline."""
@@ -76,6 +77,7 @@ class Transform:
         origin: The value at which powers start.
         width: The difference from the origin that a power counts as one.
         exponent: The exponent of a power.
+        bottom: The value below which a power continues as a logarithm.
         top: The value above which a power continues as a straight line.
         knots: The knots of a spline before its own map, and after it.
 
@@ -88,6 +90,7 @@ class Transform:
     origin: float = 0.0
     width: float = 1.0
     exponent: float = 1.0
+    bottom: float = -math.inf
     top: float = math.inf
     knots: Sequence[Sequence[float]] = ()
 
@@ -168,6 +171,14 @@ class Transform:
         """Returns the real numbers below which all stand for values below ``x``."""
         return self._edge(x, -1)
 
+    def lowest(self, like: Tensor) -> Tensor:
+        """Returns the largest real number that stands for the lowest value; minus infinity for no atom."""
+        support = self.values
+        if support.limit is None and not support.atoms[0]:
+            return like.new_tensor(-math.inf)
+        end = support.low if support.limit is None else support.limit
+        return self.cell(like.new_tensor(end)).high
+
     def upper(self, x: Float[Tensor, "*entries"]) -> Float[Tensor, "*entries"]:
         """Returns the real numbers up to which all stand for values of at most ``x``."""
         return self._edge(x, 1)
@@ -209,12 +220,7 @@ class Transform:
 
     def _log_slope(self, x: Tensor) -> Tensor:
         if self._is_power:
-            u = (x.clamp(max=self.top) - self.origin) / self.width
-            if self._shifted:
-                power = torch.where(u >= 0, self.exponent - 1, 1 - self.exponent) * u.abs().log1p()
-            else:
-                power = torch.where(u > 1, self.exponent - 1, -1.0) * u.log()
-            return power - math.log(self.width)
+            return self._log_slope_of_power(x)
         if self._is_logit:
             low, high = self.values.low, self.values.high
             return math.log(high - low) - (x - low).log() - (high - x).log()
@@ -231,28 +237,49 @@ class Transform:
         bounded = math.isfinite(self.values.low) and math.isfinite(self.values.high)
         return self.name == "logit" or (self.name == "spline" and bounded and not any(self.values.atoms))
 
-    @property
-    def _shifted(self) -> bool:
-        return self.name in SHIFTED or (self.name == "spline" and self.values.atoms[0])
-
     def _power(self, x: Tensor) -> Tensor:
-        u = (x.clamp(max=self.top) - self.origin) / self.width
-        z = _shifted_power(u, self.exponent) if self._shifted else _power_with_log(u, self.exponent)
-        if math.isinf(self.top):
+        inner = x.clamp(self.bottom, self.top)
+        z = inner - self.origin if self.name == "log" else (inner - self.origin) / self.width
+        z = z.log() if self.name == "log" else _shifted_power(z, self.exponent)
+        slope = self._log_slope_of_power(inner).exp()
+        z = z + slope * (x - self.top).clamp(min=0)
+        if math.isinf(self.bottom):
             return z
-        slope = self._log_slope(torch.full_like(x, self.top)).exp()
-        return z + slope * (x - self.top).clamp(min=0)
+        bottom = self.bottom - self.origin
+        below = ((x - self.origin).clamp(max=bottom) / bottom).log()
+        return z + slope * bottom * below
 
     def _power_inverse(self, z: Tensor) -> Tensor:
+        if self.name == "log":
+            return self.origin + z.clamp(-600, 600).exp()
+        above, below = torch.zeros_like(z), torch.ones_like(z)
         if math.isfinite(self.top):
-            top = torch.full_like(z, self.top)
-            last, slope = self._power(top), self._log_slope(top).exp()
-            above = ((z - last) / slope).clamp(min=0)
-            z = torch.minimum(z, last)
-        else:
-            above = 0.0
-        inverse = _shifted_power_inverse if self._shifted else _power_with_log_inverse
-        return self.origin + self.width * inverse(z, self.exponent) + above
+            last, slope = self._end(z, self.top)
+            above, z = ((z - last) / slope).clamp(min=0), z.minimum(last)
+        if math.isfinite(self.bottom):
+            first, slope = self._end(z, self.bottom)
+            bottom = self.bottom - self.origin
+            below, z = ((z - first) / (slope * bottom)).clamp(-600, 0).exp(), z.maximum(first)
+        return self.origin + self.width * _shifted_power_inverse(z, self.exponent) * below + above
+
+    def _end(self, like: Tensor, value: float) -> tuple[Tensor, Tensor]:
+        """Returns image and slope of a power at one value."""
+        end = like.new_tensor(value)
+        return self._power(end), self._log_slope_of_power(end).exp()
+
+    def _log_slope_of_power(self, x: Tensor) -> Tensor:
+        if self.name == "log":
+            return -(x - self.origin).log()
+        u = (x.clamp(self.bottom, self.top) - self.origin) / self.width
+        slope = torch.where(u >= 0, self.exponent - 1, 1 - self.exponent) * u.abs().log1p()
+        slope = slope - math.log(self.width)
+        if math.isinf(self.bottom):
+            return slope
+        # below the bottom the image is a logarithm
+        return (
+            slope
+            - ((x - self.origin).clamp(max=self.bottom - self.origin) / (self.bottom - self.origin)).log()
+        )
 
 
 def _shifted_power(u: Tensor, exponent: float) -> Tensor:
@@ -266,16 +293,6 @@ def _shifted_power_inverse(z: Tensor, exponent: float) -> Tensor:
     return torch.where(
         z >= 0, _log1p(size, exponent).expm1(), -_log1p(size, 2 - exponent).clamp(max=600).expm1()
     )
-
-
-def _power_with_log(u: Tensor, exponent: float) -> Tensor:
-    """(u^a - 1) / a for u > 1, log u below: a power that reaches every real number."""
-    log = u.log()
-    return torch.where(u > 1, _expm1(log.clamp(min=0), exponent), log)
-
-
-def _power_with_log_inverse(z: Tensor, exponent: float) -> Tensor:
-    return torch.where(z > 0, _log1p(z.clamp(min=0), exponent), z.clamp(min=-600)).exp()
 
 
 def _expm1(log: Tensor, exponent: float) -> Tensor:
@@ -431,15 +448,15 @@ def _fitted_power(transform: Transform, values: Tensor, mask: Tensor) -> Transfo
     distance = (there - origin).abs()
     typical = float(distance.median()) or float(distance.max()) or 1.0
     fixed = POWERS.get(transform.name)
-    if transform._shifted:
-        widths = [width * typical for width in WIDTHS]
-    else:
-        # below the lowest twentieth a power continues as a logarithm
-        widths = [max(float(distance.quantile(0.05)), 1e-6 * typical)]
-    top = math.inf if fixed is not None else float(there.max())
+    open_end = math.isfinite(support.low) and not support.atoms[0] and transform.name != "log"
+    options = {
+        "origin": origin,
+        "width": WIDTH * typical,
+        "bottom": float(there.min()) if open_end else -math.inf,
+        "top": math.inf if fixed is not None else float(there.max()),
+    }
     candidates = [
-        replace(transform, origin=origin, width=width, exponent=exponent, top=top)
-        for width in (widths if fixed is None else [typical])
+        replace(transform, exponent=exponent, **options)
         for exponent in (EXPONENTS if fixed is None else [fixed])
     ]
     return max(candidates, key=lambda candidate: _likelihood(candidate, values, mask))
@@ -522,6 +539,16 @@ class Transforms:
         values = values.expand(torch.broadcast_shapes(values.shape, (len(self.channels),)))
         cells = [one.cell(x) for one, x in zip(self.channels, values.unbind(-1), strict=True)]
         return Cell(*(torch.stack(numbers, dim=-1) for numbers in zip(*cells, strict=True)))
+
+    def lowest(self, like: Float[Tensor, "*entries"]) -> Float[Tensor, "*entries"]:
+        """Returns the largest real number that stands for the lowest value of each channel, if it is an atom.
+
+        Minus infinity where the lowest value has no probability of its own.
+
+        Args:
+            like: A tensor of the shape, precision and device of the result.
+        """
+        return torch.stack([one.lowest(like) for one in self.channels]).expand_as(like)
 
     @cached_property
     def has_atoms(self) -> bool:

@@ -20,6 +20,9 @@ NARROW = 0.02
 FURTHEST = 1e6
 """Ends of intervals further from the mean than so many standard deviations count as that far."""
 
+INFINITY = 1e9
+"""Infinite ends of intervals, in standard units."""
+
 DEVIATIONS = 8.0
 """The range of a Gaussian, in standard deviations on each side of its mean."""
 
@@ -45,6 +48,8 @@ def log_mass(
     own = getattr(law, "log_mass", None)
     if callable(own):
         return own(low, high)
+    # an infinite end has no gradient
+    low, high = low.clamp(min=-INFINITY), high.clamp(max=INFINITY)
     if isinstance(law, Normal):
         return _normal(law.loc, law.scale, low, high)
     component: Any = getattr(law, "component_distribution", None)

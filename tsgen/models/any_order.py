@@ -16,7 +16,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -25,9 +25,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from tsgen.argument_types import check_arguments
+from tsgen.data.detection import AUTO, fit_transforms, transforms_of_windows
 from tsgen.data.interpolation import Nearest
 from tsgen.data.moments import RunningMoments
 from tsgen.data.series import Series, SeriesBatch, SeriesSpec, Sizes, Units
+from tsgen.data.transforms import Transform, Transforms
 from tsgen.encoders import ConvolutionEncoder, Encoder
 from tsgen.encoders.propagation import Propagation
 from tsgen.exact.shrinkage import ITERATIONS
@@ -44,7 +46,7 @@ from tsgen.sampling.base import TENSORS_PER_PASS, draws_per_portion
 INTERPOLATION_FEATURES = 5
 """How many more numbers per entry the encoder reads with ``units="interpolation"``; see ``features``."""
 
-LINEAR_FEATURES = 4
+LINEAR_FEATURES = 5
 """How many more numbers per entry than these the encoder reads with ``units="linear"``."""
 
 FEATURES = {
@@ -230,7 +232,8 @@ class AnyOrderModel(NeuralModel):
         With ``units="interpolation"`` this adds, per entry, the line between the nearest visible values, the
         logarithms of one plus the distances to its ends, and the mean and the fraction of the slice's visible
         entries. With ``units="linear"`` it adds these and, per entry, mean and log-deviation of the linear
-        posterior, the distance of the line from its mean in deviations, and the surprise of visible entries.
+        posterior, the distances of the line and of the lowest value with a probability of its own from its
+        mean, in deviations, and the surprise of visible entries.
         """
         features = super().features(batch, x, context)
         if not self.of_entries and self.linear is None:
@@ -246,6 +249,7 @@ class AnyOrderModel(NeuralModel):
             deviation = law.deviation.clamp(min=SMALLEST_DEVIATION)
             apart = torch.where(batch.context, 0, (line - law.mean) / deviation).clamp(-FAR, FAR)
             more += [law.mean, deviation.log(), apart, law.surprise.clamp(-FAR, FAR)]
+            more.append(_lowest(self.units_of_nodes(batch), law.mean, deviation))
         return torch.cat([features, *(x.to(features.dtype) for x in more)], dim=-1)
 
     def _check_adaptable(self) -> None:
@@ -259,7 +263,7 @@ class AnyOrderModel(NeuralModel):
             )
 
     @check_arguments
-    def adapted(self, data: Series | SeriesBatch) -> AnyOrderModel:
+    def adapted(self, data: Series | SeriesBatch, support: str | Mapping[str, str] = AUTO) -> AnyOrderModel:
         """Returns a model with the same weights that belongs to other data: its units and linear process.
 
         Only what is visible is read: the observed entries of a series, the context of windows. The weights
@@ -267,9 +271,11 @@ class AnyOrderModel(NeuralModel):
 
         Args:
             data: The series or windows that the model is to run on.
+            support: The values that channels can take (:func:`tsgen.data.fit_transforms`).
 
         Raises:
-            ValueError: If the model does not adapt, or the data has other channels or covariates.
+            ValueError: If the model does not adapt, the data has other channels or covariates, or values lie
+                outside the support.
         """
         if not self.adapts:
             raise ValueError(
@@ -278,9 +284,9 @@ class AnyOrderModel(NeuralModel):
             )
         new = self._for_spec(_spec_of(self.spec, data))
         if isinstance(data, Series):
-            new.fit_units(data, [slice(0, len(data))])
+            new._adapt(data, [slice(0, len(data))], support)
         else:
-            new._fit_to_windows(data, ITERATIONS)
+            new._fit_to_windows(data, ITERATIONS, support)
         new.adapts = False
         return new
 
@@ -299,21 +305,35 @@ class AnyOrderModel(NeuralModel):
             series: The series.
             stretches: The stretches.
         """
-        assert self.linear is not None
         if self.adapts:
-            moments = RunningMoments()
-            for chunk in series.chunks(stretches):
-                moments.add(chunk.values, chunk.observed)
-            self._set_units(*moments.shrunk())
+            self._adapt(series, stretches, AUTO)
+            return
         batch = series.windows(*_fitted_windows(series, stretches))
         self._fit_linear(batch, ITERATIONS)
 
-    def _fit_to_windows(self, batch: SeriesBatch, iterations: int) -> None:
-        """Takes units and linear process from the visible entries of windows."""
+    def _adapt(self, series: Series, stretches: Sequence[slice], support: str | Mapping[str, str]) -> None:
+        """Takes supports, units and linear process from the observed entries of a series."""
+        self._set_transforms(fit_transforms(series, stretches, support))
         moments = RunningMoments()
-        moments.add(batch.values.flatten(0, 1), batch.context.flatten(0, 1))
+        for chunk in series.chunks(stretches):
+            moments.add(self.node_units.image(chunk.values), chunk.observed)
+        self._set_units(*moments.shrunk())
+        self._fit_linear(series.windows(*_fitted_windows(series, stretches)), ITERATIONS)
+
+    def _fit_to_windows(
+        self, batch: SeriesBatch, iterations: int, support: str | Mapping[str, str] = AUTO
+    ) -> None:
+        """Takes supports, units and linear process from the visible entries of windows."""
+        self._set_transforms(transforms_of_windows(batch, self.spec.channels, support))
+        moments = RunningMoments()
+        images = self.node_units.image(batch.values.to(self.loc.device))
+        moments.add(images.flatten(0, 1), batch.context.flatten(0, 1))
         self._set_units(*moments.shrunk())
         self._fit_linear(batch, iterations)
+
+    def _set_transforms(self, channels: Sequence[Transform]) -> None:
+        real = all(channel.is_identity for channel in channels)
+        self.transforms = None if real or not self.head.follows_support else Transforms(channels)
 
     def _fit_linear(self, batch: SeriesBatch, iterations: int) -> None:
         assert self.linear is not None
@@ -329,16 +349,19 @@ class AnyOrderModel(NeuralModel):
         """Returns the model and the batch with which a loss is computed.
 
         A model that adapts does so to the context of all windows, and the windows without target are then
-        left out. The batch is in standard units, so that losses on different networks are comparable.
+        left out. Values that are real numbers are in standard units, so that losses on different networks are
+        comparable.
         """
         if not self.adapts:
             return self, batch
         new = self._for_spec(_spec_of(self.spec, batch))
         new._fit_to_windows(batch, TRAINING_ITERATIONS)
-        values = torch.where(batch.context | batch.target, (batch.values - new.loc) / new.scale, 0)
         scored = batch.target.flatten(1).any(dim=1)
-        batch = batch._changed(values=values)._of_each(lambda x: x if scored.all() else x[scored])
-        new._set_units(torch.zeros_like(new.loc), torch.ones_like(new.scale))
+        batch = batch._of_each(lambda x: x if scored.all() else x[scored])
+        if new.transforms is None:
+            values = torch.where(batch.context | batch.target, (batch.values - new.loc) / new.scale, 0)
+            batch = batch._changed(values=values)
+            new._set_units(torch.zeros_like(new.loc), torch.ones_like(new.scale))
         return new, batch
 
     def setup(self, stage: str) -> None:
@@ -421,6 +444,14 @@ def _same(one: Any, other: Any) -> bool:
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         return torch.equal(one, other)
     return one is other
+
+
+def _lowest(units: Units, mean: Tensor, deviation: Tensor) -> Tensor:
+    """Returns where the lowest value with a probability of its own ends, in deviations from a mean."""
+    if units.transforms is None:
+        return torch.full_like(mean, -FAR)
+    edge = (units.transforms.lowest(units.loc) - units.loc) / units.scale
+    return ((edge - mean) / deviation).clamp(-FAR, FAR)
 
 
 def _spec_of(spec: SeriesSpec, data: Series | SeriesBatch) -> SeriesSpec:

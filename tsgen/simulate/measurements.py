@@ -224,7 +224,8 @@ class Faults:
 
     In every window a faulty node has a random onset. From there on a drifting node gains an error that grows
     linearly to a few standard deviations; a stuck one repeats its value at the onset for some steps. Spikes
-    occur at random steps of the window, of several standard deviations.
+    occur at random steps of the window, of several standard deviations. Amounts stay non-negative, and
+    counts whole numbers.
 
     Args:
         share: Share of the nodes that are faulty.
@@ -264,4 +265,8 @@ class Faults:
         broken = np.where(kind == 1, values + drift, values)
         broken = np.where((kind == 2) & (step >= onset) & (step < end), stuck, broken)
         broken = np.where((kind == 3) & spike, values + size, broken)
+        if values.min() >= 0:
+            broken = np.maximum(broken, 0)
+        if (values == np.rint(values)).all():
+            broken = np.rint(broken)
         return np.where(visible, broken, values)
