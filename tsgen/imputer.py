@@ -6,6 +6,7 @@ can be used at once; a few minutes of training on the series are optional.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +17,10 @@ import xarray as xr
 from torch_geometric.data import Data
 
 from tsgen.argument_types import check_arguments
+from tsgen.data.detection import AUTO
 from tsgen.data.graphs import from_correlations
 from tsgen.data.series import GraphSeries
+from tsgen.data.support import Support
 from tsgen.evaluation.selfcheck import SelfCheck, self_check
 from tsgen.inference.completion import complete
 from tsgen.inference.imputation import impute
@@ -64,15 +67,19 @@ def graph_of(
     return graph, f"no coordinates or edges given: {graph.num_edges:,} edges from correlations"
 
 
-def weights_for(series: GraphSeries, minutes: float = 0, seed: int = 0) -> AnyOrderModel:
+def weights_for(
+    series: GraphSeries, minutes: float = 0, seed: int = 0, support: str | Mapping[str, str] = AUTO
+) -> AnyOrderModel:
     """Returns the pre-trained model, which adapts to what it is given, after training on a series if asked.
 
     Args:
         series: The series to train on.
         minutes: How long to train, in minutes; with 0 the weights are used as they are.
         seed: Seed of the training.
+        support: The values that channels can take (:func:`tsgen.data.fit_transforms`).
     """
     model = load_pretrained()
+    model.support = support
     return fine_tuned(model, series, minutes, seed) if minutes else model
 
 
@@ -103,7 +110,11 @@ def draw(
 
 
 def checked(
-    series: GraphSeries, minutes: float = 0, num_samples: int = 100, seed: int = 0
+    series: GraphSeries,
+    minutes: float = 0,
+    num_samples: int = 100,
+    seed: int = 0,
+    support: str | Mapping[str, str] = AUTO,
 ) -> tuple[AnyOrderModel, SelfCheck]:
     """Returns a model for a series, and how well it imputes a hidden tenth of what is observed.
 
@@ -115,6 +126,7 @@ def checked(
         minutes: How long to train, in minutes.
         num_samples: The number of draws.
         seed: Fixes training, hidden entries and draws.
+        support: The values that channels can take (:func:`tsgen.data.fit_transforms`).
 
     Raises:
         ValueError: If too little is observed to hide some.
@@ -123,7 +135,7 @@ def checked(
     shown, models = series.chunk(slice(max(0, len(series) - steps), None)), list[AnyOrderModel]()
 
     def imputed(visible: GraphSeries) -> xr.Dataset:
-        models.append(weights_for(visible, minutes, seed))
+        models.append(weights_for(visible, minutes, seed, support))
         return draw(models[0], visible, num_samples, seed)
 
     check = self_check(shown, imputed, seed=seed)
@@ -149,6 +161,8 @@ class Imputer:
             used as they are, which takes seconds.
         num_samples: The number of draws.
         seed: Fixes the training and the draws.
+        support: The values that the columns can take: ``real``, ``positive``, ``non_negative``, ``counts``,
+            ``interval(a, b)`` or ``interval[a, b]``; ``auto`` reads it off the frame.
 
     Attributes:
         model_: The model, after ``fit``.
@@ -161,12 +175,15 @@ class Imputer:
     minutes: float = 0
     num_samples: int = 100
     seed: int = 0
+    support: str = AUTO
 
     def __post_init__(self) -> None:
         if not 0 <= self.minutes < float("inf"):
             raise ValueError(f"minutes must be 0 or more, and finite; it is {self.minutes}.")
         if self.num_samples < 1:
             raise ValueError(f"num_samples must be at least 1; it is {self.num_samples}.")
+        if self.support != AUTO:
+            Support.parse(self.support)
 
     def fit(
         self,
@@ -192,7 +209,7 @@ class Imputer:
         _, reading = _read(frame)
         self.graph_, _ = graph_of(reading.contents, coordinates, edges)
         series = reading.series(self.graph_)
-        self.model_ = weights_for(series, self.minutes, self.seed).adapted(series)
+        self.model_ = weights_for(series, self.minutes, self.seed, self.support).adapted(series)
         self._nodes = reading.contents.nodes
         return self
 

@@ -195,6 +195,12 @@ def _add_impute(parser: ArgumentParser) -> None:
         metavar="M",
         help="train on the table for so long first; by default 0: the pre-trained model as it is",
     )
+    parser.add_argument(
+        "--support",
+        default="auto",
+        metavar="VALUES",
+        help="real, positive, non_negative, counts, interval(a,b) or interval[a,b]; by default what it shows",
+    )
 
 
 def _add_report(parser: ArgumentParser) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from tsgen.cli import interruption
+from tsgen.cli.announcements import announced
 from tsgen.data.series import GraphSeries
 from tsgen.evaluation.columns import COLUMNS, format_number
 from tsgen.evaluation.terminal import print_table
@@ -34,7 +35,8 @@ def main(given: Namespace) -> None:
 
     Args:
         given: ``table``, ``coordinates``, ``edges``, ``layout``, ``time_column``, ``node_column``,
-            ``value_columns``, ``step``, ``out``, ``num_samples``, ``seed`` and ``minutes``.
+            ``value_columns``, ``step``, ``out``, ``num_samples``, ``seed``, ``minutes`` and
+            ``support``.
 
     Raises:
         ValueError: If an option or something in a file is wrong.
@@ -56,7 +58,7 @@ def main(given: Namespace) -> None:
         return
     interruption.begin(folder)
     series = reading.series(graph)
-    with warnings.catch_warnings(record=True) as caught:
+    with warnings.catch_warnings(record=True) as caught, announced():
         warnings.simplefilter("always", FarDrawsWarning)
         model = _checked(given, series, folder)
         caught.clear()  # warnings of the check: those of all data follow
@@ -77,11 +79,11 @@ def _checked(given: Namespace, series: GraphSeries, folder: Path) -> AnyOrderMod
     """Returns the model; prints and writes how well it imputes a hidden tenth of what is observed."""
     path = folder / "selfcheck.json"
     try:
-        model, check = checked(series, given.minutes, given.num_samples, given.seed)
+        model, check = checked(series, given.minutes, given.num_samples, given.seed, given.support)
     except ValueError as error:
         path.unlink(missing_ok=True)
         print_line(f"No check on hidden values: {error}")
-        return weights_for(series, given.minutes, given.seed)
+        return weights_for(series, given.minutes, given.seed, given.support)
     advice = f"Train on the table: the same command with --minutes {max(5, 2 * given.minutes):g}."
     remarks = [*(f"{warning} {advice}" for warning in check.warnings), *check.remarks]
     names = sorted(check.scores, key=lambda name: check.scores[name]["crps_relative"])

@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from tsgen.cli import run_folder
+from tsgen.cli.announcements import announced
 from tsgen.cli.arguments import parse_location
 from tsgen.cli.commands import Rehearsal, TsgenCLI
 from tsgen.cli.loggers import sweep_run
@@ -51,7 +52,7 @@ def main(given: Namespace) -> None:
     # hide messages on devices, and tips
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     study = read_study(given)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), announced():
         for message in MUTED:
             warnings.filterwarnings("ignore", message)
         if not study.variants:

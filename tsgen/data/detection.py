@@ -116,7 +116,7 @@ def _detected(name: str, values: Float[Tensor, "values"], log: bool) -> Support:
     support, reason = detect(values.double())
     if log and not support.is_real:
         logger.info(
-            "%s: values are taken as %s (%s). Set data.support to change this.",
+            "%s: values are taken as %s, since %s. Set support to change this.",
             printable(name),
             support,
             reason,

@@ -175,9 +175,9 @@ class Transform:
         """Returns the largest real number that stands for the lowest value; minus infinity for no atom."""
         support = self.values
         if support.limit is None and not support.atoms[0]:
-            return like.new_tensor(-math.inf)
+            return torch.full_like(like, -math.inf)
         end = support.low if support.limit is None else support.limit
-        return self.cell(like.new_tensor(end)).high
+        return self.cell(torch.full_like(like, end)).high
 
     def upper(self, x: Float[Tensor, "*entries"]) -> Float[Tensor, "*entries"]:
         """Returns the real numbers up to which all stand for values of at most ``x``."""
@@ -449,16 +449,15 @@ def _fitted_power(transform: Transform, values: Tensor, mask: Tensor) -> Transfo
     typical = float(distance.median()) or float(distance.max()) or 1.0
     fixed = POWERS.get(transform.name)
     open_end = math.isfinite(support.low) and not support.atoms[0] and transform.name != "log"
-    options = {
-        "origin": origin,
-        "width": WIDTH * typical,
-        "bottom": float(there.min()) if open_end else -math.inf,
-        "top": math.inf if fixed is not None else float(there.max()),
-    }
-    candidates = [
-        replace(transform, exponent=exponent, **options)
-        for exponent in (EXPONENTS if fixed is None else [fixed])
-    ]
+    start = replace(
+        transform,
+        origin=origin,
+        width=WIDTH * typical,
+        bottom=float(there.min()) if open_end else -math.inf,
+        top=math.inf if fixed is not None else float(there.max()),
+    )
+    exponents = EXPONENTS if fixed is None else [fixed]
+    candidates = [replace(start, exponent=exponent) for exponent in exponents]
     return max(candidates, key=lambda candidate: _likelihood(candidate, values, mask))
 
 
@@ -494,19 +493,31 @@ class Transforms:
 
     Args:
         channels: One for each channel.
+        on_nodes: Whether the channels have become nodes of a single channel
+            (:func:`tsgen.data.channels.channels_as_nodes`); they are then applied along the axis before.
     """
 
-    def __init__(self, channels: Sequence[Transform]) -> None:
-        self.channels = tuple(channels)
+    def __init__(self, channels: Sequence[Transform], on_nodes: bool = False) -> None:
+        self.channels, self.on_nodes = tuple(channels), on_nodes
         self.alike = len(set(map(repr, self.channels))) == 1
 
     def _each(self, name: str, numbers: Tensor) -> Any:
         if self.alike:
             return getattr(self.channels[0], name)(numbers)
-        numbers = numbers.expand(torch.broadcast_shapes(numbers.shape, (len(self.channels),)))
-        return torch.stack(
-            [getattr(one, name)(x) for one, x in zip(self.channels, numbers.unbind(-1), strict=True)], dim=-1
-        )
+        channels = len(self.channels)
+        if self.on_nodes:
+            numbers = numbers.squeeze(-1).unflatten(-1, (-1, channels))
+        else:
+            numbers = numbers.expand(torch.broadcast_shapes(numbers.shape, (channels,)))
+        results = [getattr(one, name)(x) for one, x in zip(self.channels, numbers.unbind(-1), strict=True)]
+        if isinstance(results[0], Cell):
+            return Cell(*(self._joined(parts) for parts in zip(*results, strict=True)))
+        return self._joined(results)
+
+    def _joined(self, parts: Sequence[Tensor]) -> Tensor:
+        """Returns numbers of each channel as those of a slice."""
+        joined = torch.stack(list(parts), dim=-1)
+        return joined.flatten(-2)[..., None] if self.on_nodes else joined
 
     def forward(self, values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Returns the real numbers of values."""
@@ -534,11 +545,7 @@ class Transforms:
 
     def cell(self, values: Float[Tensor, "..."]) -> Cell:
         """Returns the intervals of real numbers that values stand for."""
-        if self.alike:
-            return self.channels[0].cell(values)
-        values = values.expand(torch.broadcast_shapes(values.shape, (len(self.channels),)))
-        cells = [one.cell(x) for one, x in zip(self.channels, values.unbind(-1), strict=True)]
-        return Cell(*(torch.stack(numbers, dim=-1) for numbers in zip(*cells, strict=True)))
+        return self._each("cell", values)
 
     def lowest(self, like: Float[Tensor, "*entries"]) -> Float[Tensor, "*entries"]:
         """Returns the largest real number that stands for the lowest value of each channel, if it is an atom.
@@ -548,7 +555,7 @@ class Transforms:
         Args:
             like: A tensor of the shape, precision and device of the result.
         """
-        return torch.stack([one.lowest(like) for one in self.channels]).expand_as(like)
+        return self._each("lowest", like)
 
     @cached_property
     def has_atoms(self) -> bool:
@@ -568,6 +575,6 @@ def same_maps(one: Transforms | None, other: Transforms | None) -> bool:
         one: The first; None for the identity.
         other: The second.
     """
-    return (one is None and other is None) or (
-        one is not None and other is not None and one.channels == other.channels
-    )
+    if one is None or other is None:
+        return one is other
+    return (one.channels, one.on_nodes) == (other.channels, other.on_nodes)

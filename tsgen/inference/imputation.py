@@ -181,7 +181,7 @@ def _adapted(
     channels = data.values.shape[-1] if isinstance(data, SeriesBatch) else len(data.channels)
     apart = channels > 1 == len(model.spec.channels)
     shown = channels_as_nodes(data) if apart else without_covariates(data, model.spec.num_covariates)
-    own = model.adapted(shown)
+    own = model.adapted(shown, channels_of=data if apart else None)
     if isinstance(data, SeriesBatch) or not apart:
         drawn = function(own, shown, **options, **({} if path is None else {"path": path}))
         return samples_of_channels(drawn, channels) if apart else drawn

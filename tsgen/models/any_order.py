@@ -118,6 +118,10 @@ class AnyOrderModel(NeuralModel):
             that they do not read (the embedding of nodes, covariates, further channels) have no influence at
             first. A saved model does not need them again.
 
+    Attributes:
+        support: The values that the channels of the data to which a model adapts can take; read off the data
+            unless set.
+
     Raises:
         ValueError: If the encoder is causal, ``units`` is unknown, or building blocks are incompatible with
             each other or with ``init``; in training, if the data hides nothing.
@@ -179,6 +183,7 @@ class AnyOrderModel(NeuralModel):
                 "BidirectionalEncoder."
             )
         self.check_building_blocks()
+        self.support: str | Mapping[str, str] = AUTO
         if init is not None:
             start_from(self, init)
 
@@ -263,7 +268,12 @@ class AnyOrderModel(NeuralModel):
             )
 
     @check_arguments
-    def adapted(self, data: Series | SeriesBatch, support: str | Mapping[str, str] = AUTO) -> AnyOrderModel:
+    def adapted(
+        self,
+        data: Series | SeriesBatch,
+        support: str | Mapping[str, str] | None = None,
+        channels_of: Series | SeriesBatch | None = None,
+    ) -> AnyOrderModel:
         """Returns a model with the same weights that belongs to other data: its units and linear process.
 
         Only what is visible is read: the observed entries of a series, the context of windows. The weights
@@ -271,7 +281,10 @@ class AnyOrderModel(NeuralModel):
 
         Args:
             data: The series or windows that the model is to run on.
-            support: The values that channels can take (:func:`tsgen.data.fit_transforms`).
+            support: The values that channels can take (:func:`tsgen.data.fit_transforms`); those of
+                :attr:`support` if not given.
+            channels_of: The data before its channels became nodes
+                (:func:`tsgen.data.channels.channels_as_nodes`), each of which has a support.
 
         Raises:
             ValueError: If the model does not adapt, the data has other channels or covariates, or values lie
@@ -283,10 +296,19 @@ class AnyOrderModel(NeuralModel):
                 "tsgen.load(checkpoint, spec=...)."
             )
         new = self._for_spec(_spec_of(self.spec, data))
-        if isinstance(data, Series):
-            new._adapt(data, [slice(0, len(data))], support)
+        channels = data if channels_of is None else channels_of
+        support = self.support if support is None else support
+        if isinstance(channels, Series):
+            found = fit_transforms(channels, None, support)
         else:
-            new._fit_to_windows(data, ITERATIONS, support)
+            alike = channels_of is None
+            names = self.spec.channels if alike else [str(c) for c in range(channels.values.shape[-1])]
+            found = transforms_of_windows(channels, names, support)
+        new._set_transforms(found, on_nodes=channels_of is not None)
+        if isinstance(data, Series):
+            new._adapt(data, [slice(0, len(data))])
+        else:
+            new._fit_to_windows(data, ITERATIONS)
         new.adapts = False
         return new
 
@@ -306,34 +328,32 @@ class AnyOrderModel(NeuralModel):
             stretches: The stretches.
         """
         if self.adapts:
-            self._adapt(series, stretches, AUTO)
+            self._set_transforms(fit_transforms(series, stretches, self.support))
+            self._adapt(series, stretches)
             return
         batch = series.windows(*_fitted_windows(series, stretches))
         self._fit_linear(batch, ITERATIONS)
 
-    def _adapt(self, series: Series, stretches: Sequence[slice], support: str | Mapping[str, str]) -> None:
-        """Takes supports, units and linear process from the observed entries of a series."""
-        self._set_transforms(fit_transforms(series, stretches, support))
+    def _adapt(self, series: Series, stretches: Sequence[slice]) -> None:
+        """Takes units and linear process from the observed entries of a series."""
         moments = RunningMoments()
         for chunk in series.chunks(stretches):
             moments.add(self.node_units.image(chunk.values), chunk.observed)
         self._set_units(*moments.shrunk())
         self._fit_linear(series.windows(*_fitted_windows(series, stretches)), ITERATIONS)
 
-    def _fit_to_windows(
-        self, batch: SeriesBatch, iterations: int, support: str | Mapping[str, str] = AUTO
-    ) -> None:
-        """Takes supports, units and linear process from the visible entries of windows."""
-        self._set_transforms(transforms_of_windows(batch, self.spec.channels, support))
+    def _fit_to_windows(self, batch: SeriesBatch, iterations: int) -> None:
+        """Takes units and linear process from the visible entries of windows."""
         moments = RunningMoments()
         images = self.node_units.image(batch.values.to(self.loc.device))
         moments.add(images.flatten(0, 1), batch.context.flatten(0, 1))
         self._set_units(*moments.shrunk())
         self._fit_linear(batch, iterations)
 
-    def _set_transforms(self, channels: Sequence[Transform]) -> None:
+    def _set_transforms(self, channels: Sequence[Transform], on_nodes: bool = False) -> None:
         real = all(channel.is_identity for channel in channels)
-        self.transforms = None if real or not self.head.follows_support else Transforms(channels)
+        follow = self.head.follows_support and not real
+        self.transforms = Transforms(channels, on_nodes) if follow else None
 
     def _fit_linear(self, batch: SeriesBatch, iterations: int) -> None:
         assert self.linear is not None
@@ -355,6 +375,7 @@ class AnyOrderModel(NeuralModel):
         if not self.adapts:
             return self, batch
         new = self._for_spec(_spec_of(self.spec, batch))
+        new._set_transforms(transforms_of_windows(batch, self.spec.channels))
         new._fit_to_windows(batch, TRAINING_ITERATIONS)
         scored = batch.target.flatten(1).any(dim=1)
         batch = batch._of_each(lambda x: x if scored.all() else x[scored])

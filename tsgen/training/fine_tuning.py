@@ -79,7 +79,7 @@ def fine_tuned(model: AnyOrderModel, series: GraphSeries, minutes: float, seed: 
         raise ValueError(f"minutes must be positive and finite; it is {minutes}.")
     shown = channels_as_nodes(series) if len(series.channels) > 1 else without_covariates(series, 0)
     own = copy.deepcopy(model)
-    trained = own.adapted(shown)
+    trained = own.adapted(shown, channels_of=series if len(series.channels) > 1 else None)
     begin, seconds = time.monotonic(), 60 * minutes
     trained.optimizer = partial(AdamW, lr=RATE, weight_decay=0.01)
     trained.scheduler = partial(
