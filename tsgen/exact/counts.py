@@ -32,6 +32,9 @@ from tsgen.exact.markov import MarkovProcess, OneStepLaw
 SMALL = 1e-8
 """Probabilities below this are computed from the tilted law."""
 
+AT_ONCE = 2**14
+"""Entries whose tilted laws are computed at a time, to bound the memory."""
+
 
 def _reach(mean: float) -> int:
     """Returns a count that sums of binomial and Poisson numbers exceed with a probability below 1e-16."""
@@ -168,8 +171,9 @@ class ThinnedSum(OneStepLaw):
         small = possible & ((found < SMALL) | (count >= table.shape[-1]))
         result = torch.where(possible, found.clamp(min=SMALL).log(), -torch.inf)
         if small.any():
-            probs = self._probs.expand_as(trials)[small]
-            result[small] = _tilted_log_prob(count[small], trials[small], probs, self._rate)
+            entries = (count[small], trials[small], self._probs.expand_as(trials)[small])
+            some = zip(*(x.split(AT_ONCE) for x in entries), strict=True)
+            result[small] = torch.cat([_tilted_log_prob(*x, self._rate) for x in some])
         return torch.where(value.isnan(), value, result)
 
     def cdf(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

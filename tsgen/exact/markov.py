@@ -265,7 +265,7 @@ class ParticleMixture(Distribution):
     def __init__(
         self,
         law: Callable[[Tensor], Any],
-        previous: Sequence[Float[Tensor, "batch particles nodes"]],
+        previous: Sequence[Float[Tensor, "batch _ nodes"]],
         device: torch.device,
     ) -> None:
         self._law, self._previous, self._device = law, previous, device
