@@ -191,7 +191,8 @@ class MarkovProcess(ABC):
             batch: Windows in data units, of one channel.
 
         Raises:
-            ValueError: If the batch has other nodes, or several channels.
+            ValueError: If the batch has other nodes, several channels, or a value in the context that the
+                process does not have.
         """
         if batch.values.shape[2:] != (self.num_nodes, 1):
             nodes, channels = batch.values.shape[2:]
@@ -200,6 +201,11 @@ class MarkovProcess(ABC):
                 f"{channels} channels each."
             )
         values, context = (x[..., 0].cpu() for x in (batch.values.double(), batch.context))
+        outside = self._outside(values) & context
+        if outside.any():
+            raise ValueError(
+                f"the context must be {self.VALUES}, as the process is; it has {float(values[outside][0]):g}."
+            )
         stream = streams(0, batch.address.cpu())
         size = 1 + PARTICLES * self.num_nodes
         slices, complete = self._stationary_slices.expand(len(values), -1, -1), False
