@@ -1,18 +1,27 @@
 """The simulated processes: their graph, their laws, and that the data follows them."""
 
+import json
 import math
+from functools import partial
 from typing import get_args
 
 import pytest
 import torch
 from jsonargparse import ArgumentParser
+from lightning import Trainer
 from scipy import stats
 from torch import Tensor
 
 from tsgen.data.masks import PointMask
 from tsgen.datamodules import SyntheticDataModule
 from tsgen.datamodules.synthetic import ONE_STEP, Process
+from tsgen.encoders import WindowEncoder
+from tsgen.evaluation import Evaluation
+from tsgen.evaluation.table import independent_draws
 from tsgen.exact.threshold import ThresholdNetwork
+from tsgen.heads import GaussianHead
+from tsgen.models import AutoregressiveModel
+from tsgen.sampling import Ancestral
 from tsgen.simulate.examples import LATITUDE, LONGITUDE, geometric_graph, linear_process
 
 PROCESSES = ["linear", *ONE_STEP]
@@ -175,6 +184,32 @@ def test_the_data_module_hides_and_splits(process):
     assert data.exact is data.law
     batch = next(iter(data.train_dataloader()))
     assert batch.values.shape == (32, 24, 8, 1)
+
+
+@pytest.mark.parametrize("horizon", [0, None])
+def test_a_test_scores_the_filtering_law_of_the_process(horizon, tmp_path):
+    data = SyntheticDataModule(
+        "tobit", num_nodes=5, steps=300, window=10, horizon=horizon, missing=PointMask(0.0), batch_size=4
+    )
+    model = AutoregressiveModel(
+        data.spec, partial(WindowEncoder, order=1, hidden=4), GaussianHead, sampler=Ancestral(20)
+    )
+    evaluation = Evaluation(tmp_path, data.split.series, "run", data.split.train, data.exact, horizon)
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=[evaluation])
+    trainer.test(model, data, verbose=False)
+    rows = {row["name"]: row for row in json.loads((tmp_path / "scores.json").read_text())["rows"]}
+    assert "exact filtering" in rows and "exact posterior" not in rows
+    batches = list(data.test_dataloader())
+    each = torch.cat([data.exact.predictive(b).log_prob(b.values)[b.target] for b in batches])
+    assert rows["exact filtering"]["nll"] == pytest.approx(-float(each.mean()), abs=2e-3)
+    if horizon is None:
+        # draws follow the law, zeros included
+        law, batch = data.exact.predictive(batches[0]), batches[0]
+        draws = independent_draws(law, batch, 400, seed=0)
+        share = (draws == 0).double().mean(dim=0)[~batch.context]
+        atom = law.cdf(torch.zeros_like(batch.values))[~batch.context]
+        assert float(((share - atom) / (atom * (1 - atom) / 400).sqrt()).abs().max()) < 5
+        assert (draws >= 0).all()
 
 
 def test_patterns_are_drawn_apart():

@@ -422,7 +422,5 @@ def test_batches_of_other_nodes_or_several_channels_are_refused(graph):
     with pytest.raises(ValueError, match="6 nodes with one channel; it has 6 nodes with 2 channels"):
         process.predictive(wide)
     broken = SeriesBatch(batch.values + 0.5, batch.context, batch.target, graph, batch.position)
-    with pytest.raises(
-        ValueError, match=r"the context must be whole numbers of at least 0, .*; it has \d\.5"
-    ):
+    with pytest.raises(ValueError, match=r"the context must be whole numbers .*; it has \d\.5"):
         process.predictive(broken)
