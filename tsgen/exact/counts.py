@@ -173,7 +173,7 @@ class ThinnedSum(OneStepLaw):
         if small.any():
             entries = (count[small], trials[small], self._probs.expand_as(trials)[small])
             some = zip(*(x.split(AT_ONCE) for x in entries), strict=True)
-            result[small] = torch.cat([_tilted_log_prob(*x, rate=self._rate) for x in some])
+            result[small] = torch.cat([_tilted_log_prob(n, m, p, self._rate) for n, m, p in some])
         return torch.where(value.isnan(), value, result)
 
     def cdf(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
