@@ -12,8 +12,8 @@ The law of the first is a convolution of binomial laws and a Poisson law. Its ge
 and a discrete Fourier transform of G at M roots of unity gives the probabilities of 0, .., M - 1 with an
 absolute error of about 1e-16. The logarithm of a small probability needs more: it is computed from the tilted
 law :math:`\tilde p_k \propto p_k r^k`, with r such that its mean is the value itself (the saddlepoint), as
-:math:`\log p_k = \log \tilde p_k + \log G(r) - k \log r`. There the probability is large, so that every
-digit is correct.
+:math:`\log p_k = \log \tilde p_k + \log G(r) - k \log r`. There the probability is large, and no digits
+are lost.
 """
 
 from __future__ import annotations
