@@ -96,6 +96,14 @@ def batch() -> SeriesBatch:
 
 
 @cache
+def ones() -> SeriesBatch:
+    """Returns a window whose values are ones, which are counts too."""
+    window = batch().values[:1]
+    mask = torch.ones_like(window, dtype=torch.bool)
+    return SeriesBatch(torch.ones_like(window), mask, mask, batch().graph, batch().position[:1])
+
+
+@cache
 def model() -> AutoregressiveModel:
     """Returns a small autoregressive model."""
     encoder = partial(WindowEncoder, order=2, hidden=4)
@@ -125,7 +133,7 @@ def simulated() -> SimulatedDataModule:
 def process() -> VARProcess:
     """Returns the process that the data was drawn from."""
     found = data().exact
-    assert found is not None
+    assert isinstance(found, VARProcess)
     return found
 
 
@@ -380,7 +388,7 @@ ARGUMENTS: dict[str, Callable[[], Any]] = {
     "VARProcess.maximisation.support": lambda: torch.ones(4, 4, dtype=torch.bool),
     "VARProcess.maximisation.noise": lambda: "full",
     "VARProcess.draw.stream": lambda: torch.arange(12).view(3, 4),
-    "ThresholdNetwork.conditional.previous": lambda: numbers(2, 4),
+    "conditional.previous": lambda: torch.ones(2, 4),
     "Ancestral.draw.stream": lambda: torch.arange(12).view(3, 4),
     "AnyOrder.draw.stream": lambda: torch.arange(12).view(3, 4),
     "Exact.draw.stream": lambda: torch.arange(12).view(3, 4),
@@ -449,6 +457,9 @@ for encoder in (
     "WindowEncoder",
 ):
     ARGUMENTS[f"{encoder}.hidden"] = lambda: 4
+
+for network in (name for name in tsgen.exact.__all__ if name.endswith("Network")):
+    ARGUMENTS[f"{network}.predictive.batch"] = ones
 
 INNER = ("Propagation.average", "Propagation.tiled", "InDataUnits", "printable")
 """Methods that only convolutions call, and the law that heads return: both in inner loops."""

@@ -1,19 +1,30 @@
 """The simulated processes: their graph, their laws, and that the data follows them."""
 
+import json
 import math
+from functools import partial
+from typing import get_args
 
 import pytest
 import torch
 from jsonargparse import ArgumentParser
+from lightning import Trainer
+from scipy import stats
 from torch import Tensor
 
 from tsgen.data.masks import PointMask
 from tsgen.datamodules import SyntheticDataModule
-from tsgen.exact.linear import VARProcess
+from tsgen.datamodules.synthetic import ONE_STEP, Process
+from tsgen.encoders import WindowEncoder
+from tsgen.evaluation import Evaluation
+from tsgen.evaluation.table import independent_draws
 from tsgen.exact.threshold import ThresholdNetwork
+from tsgen.heads import GaussianHead
+from tsgen.models import AutoregressiveModel
+from tsgen.sampling import Ancestral
 from tsgen.simulate.examples import LATITUDE, LONGITUDE, geometric_graph, linear_process
 
-PROCESSES = ["linear", "threshold"]
+PROCESSES = ["linear", *ONE_STEP]
 
 
 def z_of(x: Tensor, mean: float, variance: float) -> float:
@@ -94,14 +105,19 @@ def test_the_data_follows_the_law(process):
         excess = -2 * law.log_prob(values[None])[0] - constant - entries
         assert abs(float(excess) / math.sqrt(2 * entries)) < 5
     else:
-        conditional = data.law.conditional(values[:-1])
-        rank = conditional.cdf(values[1:])
+        noise = torch.rand(values[1:].shape, generator=torch.Generator().manual_seed(0)).double()
+
+        def ranks(law, value: Tensor) -> Tensor:
+            below = law.cdf_below(value)
+            return below + noise[: len(value)] * (law.cdf(value) - below)
+
+        rank = ranks(data.law.conditional(values[:-1]), values[1:])
         for power in (1, 2, 3):
             mean = 1 / (power + 1)
             assert abs(z_of(rank**power, mean, 1 / (2 * power + 1) - mean**2)) < 5
         # and it is not the law of a slice later
-        late = data.law.conditional(values[:-2]).cdf(values[2:])
-        assert abs(z_of(late**2, 1 / 3, 4 / 45)) > 10
+        late = ranks(data.law.conditional(values[:-2]), values[2:])
+        assert stats.chisquare(torch.histc(late, 20, 0, 1).numpy()).pvalue < 1e-5
 
 
 def test_the_exact_posterior_fits_what_is_held_out():
@@ -165,9 +181,35 @@ def test_the_data_module_hides_and_splits(process):
     assert torch.equal(split.held_out, again.held_out)
     other = SyntheticDataModule(process, num_nodes=8, steps=1000, process_seed=1).split
     assert not torch.equal(series.observed, other.series.observed)
-    assert (data.exact is data.law) == isinstance(data.law, VARProcess) == (process == "linear")
+    assert data.exact is data.law
     batch = next(iter(data.train_dataloader()))
     assert batch.values.shape == (32, 24, 8, 1)
+
+
+@pytest.mark.parametrize("horizon", [0, None])
+def test_a_test_scores_the_filtering_law_of_the_process(horizon, tmp_path):
+    data = SyntheticDataModule(
+        "tobit", num_nodes=5, steps=300, window=10, horizon=horizon, missing=PointMask(0.0), batch_size=4
+    )
+    model = AutoregressiveModel(
+        data.spec, partial(WindowEncoder, order=1, hidden=4), GaussianHead, sampler=Ancestral(20)
+    )
+    evaluation = Evaluation(tmp_path, data.split.series, "run", data.split.train, data.exact, horizon)
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=[evaluation])
+    trainer.test(model, data, verbose=False)
+    rows = {row["name"]: row for row in json.loads((tmp_path / "scores.json").read_text())["rows"]}
+    assert "exact filtering" in rows and "exact posterior" not in rows
+    batches = list(data.test_dataloader())
+    each = torch.cat([data.exact.predictive(b).log_prob(b.values)[b.target] for b in batches])
+    assert rows["exact filtering"]["nll"] == pytest.approx(-float(each.mean()), abs=2e-3)
+    if horizon is None:
+        # draws follow the law, zeros included
+        law, batch = data.exact.predictive(batches[0]), batches[0]
+        draws = independent_draws(law, batch, 400, seed=0)
+        share = (draws == 0).double().mean(dim=0)[~batch.context]
+        atom = law.cdf(torch.zeros_like(batch.values))[~batch.context]
+        assert float(((share - atom) / (atom * (1 - atom) / 400).sqrt()).abs().max()) < 5
+        assert (draws >= 0).all()
 
 
 def test_patterns_are_drawn_apart():
@@ -187,7 +229,8 @@ def test_the_command_line_builds_it():
 
 
 def test_wrong_options_are_refused(as_a_user):
-    with pytest.raises(ValueError, match="process must be 'linear' or 'threshold'; it is 'quadratic'"):
+    assert [*get_args(Process)] == PROCESSES
+    with pytest.raises(ValueError, match="process must be 'linear', 'threshold', 'inar'"):
         SyntheticDataModule("quadratic")
     with pytest.raises(ValueError, match="steps must be at least 1"):
         SyntheticDataModule(steps=0)

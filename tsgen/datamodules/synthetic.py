@@ -1,27 +1,55 @@
 """Simulated series on a graph, drawn from known processes.
 
-The graph is a :func:`~tsgen.simulate.examples.geometric_graph`. There are two processes on it:
+The graph is a :func:`~tsgen.simulate.examples.geometric_graph`. The law of the ``linear`` process, a
+:func:`~tsgen.simulate.examples.linear_process`, which is Gaussian and of order 2, is known given any context.
+The others are of order 1, and their law is known one step ahead (:mod:`tsgen.exact.markov`):
 
-* ``linear``: a :func:`~tsgen.simulate.examples.linear_process`, Gaussian and of order 2. Predictions,
-  imputations and the likelihood are known exactly.
-* ``threshold``: a :class:`~tsgen.exact.threshold.ThresholdNetwork`, whose law one step ahead is known.
+* ``threshold``: a :class:`~tsgen.exact.threshold.ThresholdNetwork`, with two regimes and bimodal noise;
+* ``inar``: an :class:`~tsgen.exact.counts.INARNetwork`, counts with binomial thinning;
+* ``poisson``: a :class:`~tsgen.exact.counts.LogLinearPoissonNetwork`, counts with a log-linear rate;
+* ``tobit``: a :class:`~tsgen.exact.transformed.TobitNetwork`, values censored at zero;
+* ``log_normal``: a :class:`~tsgen.exact.transformed.LogNormalNetwork`, positive values;
+* ``logit_normal``: a :class:`~tsgen.exact.transformed.LogitNormalNetwork`, values between 0 and 100;
+* ``zero_inflated_gamma``: a :class:`~tsgen.exact.rain.ZeroInflatedGammaNetwork`, zeros and gamma amounts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any, Literal
 
 import torch
+from torch_geometric.data import Data
 
 from tsgen.argument_types import check_arguments
 from tsgen.counter_random import streams
 from tsgen.data.masks import AnyOf, BlockMask, Mask, PointMask, hold_out
 from tsgen.data.series import GraphSeries
 from tsgen.datamodules.windows import SeriesDataModule, Split, split_in_time
+from tsgen.exact.counts import INARNetwork, LogLinearPoissonNetwork
 from tsgen.exact.linear import VARProcess
+from tsgen.exact.markov import MarkovProcess
+from tsgen.exact.rain import ZeroInflatedGammaNetwork
 from tsgen.exact.threshold import ThresholdNetwork
+from tsgen.exact.transformed import LogitNormalNetwork, LogNormalNetwork, TobitNetwork
 from tsgen.simulate.examples import geometric_graph, linear_process
+
+ONE_STEP: dict[str, Callable[[Data], MarkovProcess]] = {
+    "threshold": ThresholdNetwork,
+    "inar": INARNetwork,
+    "poisson": LogLinearPoissonNetwork,
+    "tobit": TobitNetwork,
+    "log_normal": LogNormalNetwork,
+    "logit_normal": LogitNormalNetwork,
+    "zero_inflated_gamma": ZeroInflatedGammaNetwork,
+}
+"""The processes whose law is known one step ahead, by name."""
+
+Process = Literal[
+    "linear", "threshold", "inar", "poisson", "tobit", "log_normal", "logit_normal", "zero_inflated_gamma"
+]
+"""The names of the processes."""
 
 
 @check_arguments
@@ -29,7 +57,9 @@ class SyntheticDataModule(SeriesDataModule):
     """Simulates a series from a known process.
 
     Args:
-        process: The process: ``linear`` (and Gaussian) or ``threshold`` (two regimes and bimodal noise).
+        process: The process: ``linear`` (and Gaussian), ``threshold`` (two regimes and bimodal noise),
+            ``inar`` or ``poisson`` (counts), ``tobit`` (censored at zero), ``log_normal`` (positive),
+            ``logit_normal`` (between 0 and 100) or ``zero_inflated_gamma`` (as rain).
         num_nodes: The number of nodes.
         steps: Length of the series.
         missing: Entries that were never measured; by default one in ten, at random. ``PointMask(0.0)`` for
@@ -48,7 +78,7 @@ class SyntheticDataModule(SeriesDataModule):
 
     def __init__(
         self,
-        process: Literal["linear", "threshold"] = "linear",
+        process: Process = "linear",
         num_nodes: int = 20,
         steps: int = 4000,
         missing: Mask | None = None,
@@ -68,16 +98,17 @@ class SyntheticDataModule(SeriesDataModule):
         self.graph = geometric_graph(num_nodes, process_seed)
 
     @cached_property
-    def law(self) -> VARProcess | ThresholdNetwork:
+    def law(self) -> VARProcess | MarkovProcess:
         """The process that the series was drawn from, in data units."""
         if self.process == "linear":
             return linear_process(self.graph, self.process_seed)
-        return ThresholdNetwork(self.graph)
+        return ONE_STEP[self.process](self.graph)
 
     @property
-    def exact(self) -> VARProcess | None:
-        """The linear process, whose laws are known in closed form; None for the threshold process."""
-        return self.law if isinstance(self.law, VARProcess) else None
+    def exact(self) -> VARProcess | MarkovProcess:
+        """The process, whose laws are known: of the linear one given any context, of the others one step
+        ahead."""
+        return self.law
 
     def load(self) -> Split:
         """Simulates the series, and draws its missing and its held-out entries."""

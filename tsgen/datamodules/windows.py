@@ -32,6 +32,7 @@ from tsgen.data.subgraphs import SubgraphDraws, Subgraphs
 from tsgen.data.tiles import Tiles
 from tsgen.data.times import parse_times
 from tsgen.exact.linear import VARProcess
+from tsgen.exact.markov import MarkovProcess
 
 Stage = Literal["train", "val", "test", "predict"]
 
@@ -378,8 +379,8 @@ class SeriesDataModule(LightningDataModule):
         """Returns the data, read from its source or simulated."""
 
     @property
-    def exact(self) -> VARProcess | None:
-        """The process that the data was drawn from, if its laws are known in closed form; otherwise None."""
+    def exact(self) -> VARProcess | MarkovProcess | None:
+        """The process that the data was drawn from, if its law one step ahead is known; otherwise None."""
         return None
 
     @property

@@ -33,6 +33,7 @@ from tsgen.evaluation.columns import COLUMNS, format_number, lowest_crps, printe
 from tsgen.evaluation.comparison import intervals
 from tsgen.evaluation.terminal import print_table
 from tsgen.exact.linear import VARProcess
+from tsgen.exact.markov import MarkovProcess, ParticleMixture
 from tsgen.figures import drawings
 from tsgen.heads.likelihood import masked_log_prob
 from tsgen.metrics import (
@@ -178,10 +179,15 @@ def as_dataset(
     return data.merge(labels[kept].drop_vars("time", errors="ignore"))
 
 
-def independent_draws(law: Normal, batch: SeriesBatch, num_samples: int, seed: int) -> Tensor:
-    """Draws each entry independently from a Gaussian law; visible entries keep their values."""
+def independent_draws(
+    law: Normal | ParticleMixture, batch: SeriesBatch, num_samples: int, seed: int
+) -> Tensor:
+    """Draws each entry from its law, independently of other steps; visible entries keep their values."""
     window = batch.position[:, 0]
     stream = streams(seed, window, torch.arange(num_samples, device=window.device)[:, None])
+    if isinstance(law, ParticleMixture):
+        drawn = law.draw(stream)
+        return torch.where(batch.context, batch.values.to(drawn.dtype), drawn)
     noise = torch.special.ndtri(uniforms(stream, batch.values.shape[1:], dtype=law.mean.dtype))
     return torch.where(batch.context, batch.values.to(noise.dtype), law.mean + law.stddev * noise)
 
@@ -304,7 +310,8 @@ class Evaluation(Callback):
         run: The run's name.
         train: The stretches of the series that the baselines are fitted on: those of the training split.
         exact: The process that the data was drawn from, if known. Its exact filtering and posterior
-            distributions are two more rows of the table.
+            distributions are two more rows of the table; for a process that is known one step ahead, only the
+            first.
         horizon: The number of steps at the end of a window that are forecast, for scores by lead time; 0 if
             no entry is hidden; None if there is no forecast.
     """
@@ -315,11 +322,12 @@ class Evaluation(Callback):
         series: Series,
         run: str,
         train: Sequence[slice],
-        exact: VARProcess | None = None,
+        exact: VARProcess | MarkovProcess | None = None,
         horizon: int | None = None,
     ) -> None:
         self.train, self.baselines, self.remarks = train, dict[str, Baseline](), list[str]()
         self.folder, self.series, self.run, self.exact = Path(folder), series, run, exact
+        self.linear = exact if isinstance(exact, VARProcess) else None
         self.nothing_hidden, self.horizon = horizon == 0, horizon or 0
         self.parts = Parts(self.folder / "evaluation.parts")
         self.rows: dict[str, _Row] = {}
@@ -334,7 +342,8 @@ class Evaluation(Callback):
             names |= dict.fromkeys(self.baselines)
         if self.exact is not None:
             names |= {"exact filtering": "filtering"}
-            names |= {} if self.nothing_hidden else {"exact posterior": "posterior"}
+        if self.linear is not None and not self.nothing_hidden:
+            names |= {"exact posterior": "posterior"}
         of_model = [] if self.nothing_hidden else groupings(self.series, self.horizon)
         leads = [grouping for grouping in of_model if grouping.key == "by_lead_time"]
         self.rows = {MODEL: _Row(type(module).__name__, "filtering", of_model, module, is_model=True)}
@@ -368,9 +377,9 @@ class Evaluation(Callback):
         baselines = {name: baseline.law(batch) for name, baseline in self.baselines.items()}
         laws |= baselines
         drawn = {MODEL: samples.values}
-        if self.exact is not None:
-            laws["exact posterior"] = self.exact.posterior(batch)
-            exact_draws = self.exact.impute(batch, module.sampler.num_samples, module.sampler.seed)
+        if self.linear is not None:
+            laws["exact posterior"] = self.linear.posterior(batch)
+            exact_draws = self.linear.impute(batch, module.sampler.num_samples, module.sampler.seed)
             drawn["exact posterior"] = exact_draws.values
         densities = {name: masked_log_prob(law, batch.values, batch.target) for name, law in laws.items()}
         densities[MODEL] = outputs["log_prob"]
@@ -381,7 +390,7 @@ class Evaluation(Callback):
             if values is None:
                 values = independent_draws(laws[name], batch, module.sampler.num_samples, module.sampler.seed)
             row.update(batch, values, densities.get(name), laws.get(name))
-            if self.exact is not None:
+            if self.linear is not None:
                 row.add_distance(batch, values, laws["exact posterior"])
         arrays = summarise(samples, batch, densities[MODEL], baselines) | {
             "conditioning": np.array(samples.conditioning)

@@ -29,15 +29,15 @@ from torch_geometric.data import Data
 
 from tsgen.argument_types import check_shapes
 from tsgen.counter_random import streams, uniforms
-from tsgen.data.graphs import check_graph, weighted_mean
+from tsgen.exact.markov import BURN_IN, MarkovProcess
 
-BURN_IN = 500
-"""Steps that are drawn and discarded before a simulated series begins."""
+FAR = 9.0
+"""Standard deviations of a noise component beyond which no quantile is sought."""
 
 
 @check_shapes
 @dataclass(eq=False)
-class ThresholdNetwork:
+class ThresholdNetwork(MarkovProcess):
     """A two-regime autoregression on a graph with bimodal noise, in float64.
 
     Args:
@@ -80,17 +80,7 @@ class ThresholdNetwork:
                 "distance must not be negative and scale must be positive; they are "
                 f"{self.distance} and {self.scale}."
             )
-        self.graph = check_graph(self.graph)
-        self._mean_of_neighbours = (
-            weighted_mean(self.graph.edge_index, self.graph.edge_weight, int(self.graph.num_nodes))
-            .to_dense()
-            .double()
-        )
-
-    @property
-    def num_nodes(self) -> int:
-        """The number of nodes."""
-        return len(self._mean_of_neighbours)
+        super().__post_init__()
 
     def _expected(self, previous: Float[Tensor, "*slices nodes"]) -> Float[Tensor, "*slices nodes"]:
         neighbours = previous @ self._mean_of_neighbours.mT
@@ -104,26 +94,13 @@ class ThresholdNetwork:
     def _noise_means(self) -> tuple[float, float]:
         return -(1 - self.weight) * self.distance, self.weight * self.distance
 
-    def conditional(self, previous: Float[Tensor, "*slices nodes"]) -> MixtureSameFamily:
-        """Returns the law of each node's next value given the previous slice; nodes are then independent.
-
-        Args:
-            previous: The slices at the previous step.
-
-        Raises:
-            ValueError: If a slice has another number of nodes, or values that are not finite.
-        """
-        if previous.shape[-1] != self.num_nodes:
-            raise ValueError(
-                f"previous must be [..., {self.num_nodes}], one number per node; its shape is "
-                f"{list(previous.shape)}."
-            )
-        if not torch.isfinite(previous).all():
-            raise ValueError("previous must be finite, because the next slice depends on all of it.")
-        expected = self._expected(previous.double())[..., None]
+    def _law(self, previous: Float[Tensor, "*slices nodes"]) -> BimodalLaw:
+        expected = self._expected(previous)[..., None]
         loc = expected + expected.new_tensor(self._noise_means())
         probs = expected.new_tensor((self.weight, 1 - self.weight)).expand(loc.shape)
-        return MixtureSameFamily(Categorical(probs=probs), Normal(loc, self.scale))
+        return BimodalLaw(
+            Categorical(probs=probs), Normal(loc, self.scale, validate_args=False), validate_args=False
+        )
 
     def simulate(self, steps: int, seed: int) -> Float[Tensor, "time nodes"]:
         """Draws a series of the process, after a burn-in.
@@ -146,3 +123,22 @@ class ThresholdNetwork:
             series.append(state)
             state = self._expected(state) + shock
         return torch.stack([*series, state])[BURN_IN:]
+
+
+class BimodalLaw(MixtureSameFamily):
+    """A mixture of Gaussians, with quantiles."""
+
+    def cdf_below(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Returns the probability of less than a value."""
+        return self.cdf(value)
+
+    def icdf(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Returns the number whose ``cdf`` is a probability, by bisection."""
+        component = self.component_distribution
+        value, low = torch.broadcast_tensors(value, (component.mean - FAR * component.stddev).amin(dim=-1))
+        high = (component.mean + FAR * component.stddev).amax(dim=-1).expand(low.shape)
+        for _ in range(60):
+            middle = (low + high) / 2
+            below = self.cdf(middle) < value
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        return (low + high) / 2
