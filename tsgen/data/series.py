@@ -34,6 +34,7 @@ from tsgen.data.graphs import check_graph, node_numbers, same_graph
 from tsgen.data.moments import RunningMoments
 from tsgen.data.precision import floating
 from tsgen.data.subgraphs import Subgraph
+from tsgen.data.support import REAL, SEPARATOR
 from tsgen.data.times import check_regular, parse_times
 from tsgen.data.transforms import Transform, Transforms
 from tsgen.storage.display import printable
@@ -639,6 +640,12 @@ class Units(NamedTuple):
     dtype: torch.dtype | None = None
     widest: Tensor | None = None
     transforms: Transforms | None = None
+
+    @property
+    def supports(self) -> str:
+        """The supports of the channels, in one text."""
+        every = [REAL] if self.transforms is None else [one.values for one in self.transforms.channels]
+        return SEPARATOR.join(map(str, every))
 
     @property
     def precision(self) -> torch.dtype:

@@ -203,6 +203,19 @@ def _atoms(brackets: str) -> tuple[bool, bool]:
 REAL = Support()
 """Every real number."""
 
+SEPARATOR = "; "
+"""Between the supports of the channels in one text."""
+
+
+def bounds_of(text: str) -> tuple[list[float], list[float]]:
+    """Returns the lower and the upper ends of the supports in a text.
+
+    Args:
+        text: The supports of all channels, with :data:`SEPARATOR` between them.
+    """
+    supports = [Support.parse(part) for part in text.split(SEPARATOR)]
+    return [support.low for support in supports], [support.high for support in supports]
+
 
 class Detected(NamedTuple):
     """A support that was read off values.

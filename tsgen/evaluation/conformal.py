@@ -186,7 +186,8 @@ class ConformalIntervals:
         """Returns the evaluation with the adjusted intervals.
 
         It has three more variables: ``lower`` and ``upper``, the ends of the interval of each entry that is
-        not visible, and ``gap``, the length in steps of the gap around each entry.
+        not visible, within the support of its channel, and ``gap``, the length in steps of the gap around
+        each entry.
 
         Args:
             evaluation: The evaluation of the test split.
@@ -205,9 +206,10 @@ class ConformalIntervals:
         # an interval never shrinks past its midpoint
         shift = np.maximum(shift, (low - high) / 2)
         visible = evaluation["context"].transpose(*AXES).values
+        lowest, highest = (np.array(ends) for ends in bounds_of(evaluation.attrs.get("support", "real")))
         added = {
-            "lower": (AXES, np.where(visible, np.nan, low - shift)),
-            "upper": (AXES, np.where(visible, np.nan, high + shift)),
+            "lower": (AXES, np.where(visible, np.nan, np.maximum(low - shift, lowest))),
+            "upper": (AXES, np.where(visible, np.nan, np.minimum(high + shift, highest))),
             "gap": (AXES, gap_length(visible)),
         }
         return evaluation.assign(added).assign_attrs(conformal_level=self.level)

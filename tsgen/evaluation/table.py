@@ -414,6 +414,7 @@ class Evaluation(Callback):
             "conditioning": rows[0]["conditioning"],
             "num_samples": module.sampler.num_samples,
             "horizon": self.horizon,
+            "support": module.node_units.supports,
         }
         if hasattr(module.sampler, "particles"):
             attributes["particles"] = module.sampler.particles

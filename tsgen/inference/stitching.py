@@ -192,6 +192,7 @@ class SeriesImputation:
             "window": tiles.window,
             "overlap": tiles.overlap,
             "joint": self.joint,
+            "support": "real" if self._units is None else self._units.supports,
             **self._effective_sizes(),
         }
         far_draws = None
