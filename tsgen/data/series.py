@@ -35,6 +35,7 @@ from tsgen.data.moments import RunningMoments
 from tsgen.data.precision import floating
 from tsgen.data.subgraphs import Subgraph
 from tsgen.data.times import check_regular, parse_times
+from tsgen.data.transforms import Transform, Transforms
 from tsgen.storage.display import printable
 
 logger = logging.getLogger(__name__)
@@ -614,19 +615,22 @@ class SeriesBatch:
 
 
 class Units(NamedTuple):
-    """Location and scale of each entry in data units; they define the standard units of a head.
+    """Location and scale of each entry; they define the standard units of a head.
 
     Those of a model are in float64, and so is all arithmetic in data units: in float32, values near 2e8 lie
     16 apart, and the square of 1e-21 is zero. Values in standard units, which have size 1, have the precision
     of the network.
 
+    Location and scale are those of the images of the values under the transforms of the channels, if any.
+
     Attributes:
-        loc: The value that corresponds to zero in standard units.
-        scale: The difference that corresponds to one in standard units.
+        loc: The image that corresponds to zero in standard units.
+        scale: The difference of images that corresponds to one in standard units.
         nodes: Numbers of the nodes in the whole graph; None for all nodes.
         dtype: Precision of values in standard units; that of ``loc`` if not given.
         widest: The largest mean and scale, in standard units, that a head gives to a component of a law; no
             limit if not given.
+        transforms: The maps of the channels' values to real numbers; None if values are their own images.
     """
 
     loc: Tensor
@@ -634,19 +638,33 @@ class Units(NamedTuple):
     nodes: Tensor | None = None
     dtype: torch.dtype | None = None
     widest: Tensor | None = None
+    transforms: Transforms | None = None
 
     @property
     def precision(self) -> torch.dtype:
         """The precision of values in standard units."""
         return self.dtype or self.loc.dtype
 
+    @property
+    def centre(self) -> Tensor:
+        """The values, in data units, that are zero in standard units."""
+        return self.value(self.loc)
+
+    def image(self, values: Tensor) -> Tensor:
+        """Returns the images of values in data units."""
+        return values if self.transforms is None else self.transforms.forward(values.to(self.loc.dtype))
+
+    def value(self, images: Tensor) -> Tensor:
+        """Returns the values, in data units, of images."""
+        return images if self.transforms is None else self.transforms.inverse(images)
+
     def standardise(self, values: Tensor) -> Tensor:
         """Converts data units to standard units."""
-        return ((values - self.loc) / self.scale).to(self.precision)
+        return ((self.image(values) - self.loc) / self.scale).to(self.precision)
 
     def unstandardise(self, values: Tensor) -> Tensor:
         """Converts standard units to data units, in the precision of ``loc`` and ``scale``."""
-        return self.loc + self.scale * values
+        return self.value(self.loc + self.scale * values)
 
 
 @check_arguments
@@ -664,6 +682,10 @@ class SeriesSpec:
         channels: Names of the channels.
         covariate_loc: Mean of each covariate over the training split; zeros if not given.
         covariate_scale: Standard deviation of each covariate over the training split; ones if not given.
+        transforms: The support of each channel and the map of its values to real numbers; None if all are
+            real numbers.
+        image_loc: Mean of each node and channel after these maps; None without them.
+        image_scale: Standard deviation of each node and channel after these maps; None without them.
     """
 
     loc: Float[Tensor, "nodes channels"]
@@ -675,9 +697,17 @@ class SeriesSpec:
     channels: list[str]
     covariate_loc: Float[Tensor, "covariates"] | None = None
     covariate_scale: Float[Tensor, "covariates"] | None = None
+    transforms: list[Transform] | None = None
+    image_loc: Float[Tensor, "nodes channels"] | None = None
+    image_scale: Float[Tensor, "nodes channels"] | None = None
 
     @classmethod
-    def of(cls, series: Series, fit_on: Sequence[slice] | None = None) -> SeriesSpec:
+    def of(
+        cls,
+        series: Series,
+        fit_on: Sequence[slice] | None = None,
+        transforms: Sequence[Transform] | None = None,
+    ) -> SeriesSpec:
         """Returns the spec of a series, with units fitted on some stretches, one chunk in memory at a time.
 
         If the values of a node are constant there, its scale is that of the channel. If a node has no value
@@ -686,28 +716,26 @@ class SeriesSpec:
         Args:
             series: The series.
             fit_on: The stretches to fit on (those of the training split); the whole series if not given.
+            transforms: The support and map of each channel (:func:`tsgen.data.fit_transforms`); all values
+                are real numbers if not given.
 
         Raises:
             ValueError: If a channel has no value in these stretches.
         """
-        entries, covariates = RunningMoments(), RunningMoments()
+        entries, covariates, images = RunningMoments(), RunningMoments(), RunningMoments()
+        mapped = None if transforms is None or all(x.is_identity for x in transforms) else list(transforms)
         for chunk in series.chunks(fit_on):
             entries.add(chunk.values, chunk.observed)
+            if mapped is not None:
+                images.add(Transforms(mapped).forward(chunk.values.double()), chunk.observed)
             if chunk.covariates is not None:
                 rows = chunk.covariates.flatten(0, 1)
                 covariates.add(rows, torch.ones_like(rows, dtype=torch.bool))
         count = entries.count.expand(series.sizes[:2])
         _check_channels(series, count)
         _warn_of_unobserved(series, count)
-        channel = entries.pooled()
-        loc = torch.where(count > 0, entries.mean, channel.mean)
-        scale = torch.where(count > 0, entries.deviation, channel.deviation)
-        # the deviation of all values of the channel, each from the mean of its own node
-        pooled = (entries.squares.sum(dim=0) / count.sum(dim=0)).sqrt().expand_as(scale)
-        # values that differ by rounding errors only have no scale of their own
-        constant = entries.constant(loc, scale)
-        pooled = torch.where(entries.constant(channel.mean, pooled), 1.0, pooled)
-        scale = torch.where(constant, pooled, scale)
+        loc, scale = _units_of_nodes(entries)
+        image_loc, image_scale = (None, None) if mapped is None else _units_of_nodes(images)
         return cls(
             loc=loc,
             scale=scale,
@@ -717,12 +745,23 @@ class SeriesSpec:
             nodes=list(series.nodes),
             channels=list(series.channels),
             **_units_of_covariates(covariates),
+            transforms=mapped,
+            image_loc=image_loc,
+            image_scale=image_scale,
         )
 
     @property
     def sizes(self) -> Sizes:
         """The numbers of nodes, channels and covariates."""
         return Sizes(len(self.nodes), len(self.channels), self.num_covariates)
+
+    @property
+    def image_units(self) -> Units:
+        """The units of a model that follows the supports of the channels."""
+        if self.transforms is None:
+            return Units(self.loc, self.scale)
+        assert self.image_loc is not None and self.image_scale is not None
+        return Units(self.image_loc, self.image_scale, transforms=Transforms(self.transforms))
 
     @property
     def graph(self) -> Data:
@@ -746,6 +785,19 @@ class SeriesSpec:
         if not same_graph(self.graph, other.graph):
             return "its graph has other edges or weights than that of the data"
         return None
+
+
+def _units_of_nodes(moments: RunningMoments) -> tuple[Tensor, Tensor]:
+    """Returns mean and scale of each node and channel; those of the channel where a node has no values."""
+    count, channel = moments.count, moments.pooled()
+    loc = torch.where(count > 0, moments.mean, channel.mean)
+    scale = torch.where(count > 0, moments.deviation, channel.deviation)
+    # the deviation of all values of the channel, each from the mean of its own node
+    pooled = (moments.squares.sum(dim=0) / count.sum(dim=0)).sqrt().expand_as(scale)
+    # values that differ by rounding errors only have no scale of their own
+    constant = moments.constant(loc, scale)
+    pooled = torch.where(moments.constant(channel.mean, pooled), 1.0, pooled)
+    return loc, torch.where(constant, pooled, scale)
 
 
 def _check_channels(series: Series, count: Float[Tensor, "nodes channels"]) -> None:

@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from tsgen.argument_types import check_arguments
 from tsgen.counter_random import streams
+from tsgen.data.detection import fit_transforms
 from tsgen.data.masks import HeldOut, Mask
 from tsgen.data.series import Series, SeriesBatch, SeriesSpec
 from tsgen.data.subgraphs import SubgraphDraws, Subgraphs
@@ -317,6 +318,11 @@ class SeriesDataModule(LightningDataModule):
             not grow with the graph (see :mod:`tsgen.data.subgraphs`). All other stages use the whole graph.
             All processes and all accumulated batches draw the same nodes at the same step. None trains on the
             whole graph.
+        support: The values that channels can take, of all channels or by name: ``real``, ``positive``,
+            ``non_negative``, ``counts``, ``interval(a, b)``, ``interval[a, b]`` (see ``docs/heads.md``);
+            ``auto`` reads it off the training split.
+        transform: How values are mapped to real numbers, of all channels or by name: one of
+            :data:`tsgen.data.transforms.TRANSFORMS` that belongs to the support; its default if not given.
 
     Raises:
         ValueError: If a number is out of range, or an overlap is combined with a horizon.
@@ -335,6 +341,8 @@ class SeriesDataModule(LightningDataModule):
         test_on: Literal["val", "test"] = "test",
         overlap: int | None = None,
         subgraphs: Subgraphs | None = None,
+        support: str | dict[str, str] = "auto",
+        transform: str | dict[str, str] | None = None,
     ) -> None:
         super().__init__()
         for name, number in (("window", window), ("stride", stride), ("batch_size", batch_size)):
@@ -356,6 +364,7 @@ class SeriesDataModule(LightningDataModule):
             )
         self.window, self.stride, self.batch_size, self.horizon = window, stride, batch_size, horizon
         self.overlap, self.subgraphs = overlap, subgraphs
+        self.support, self.transform = support, transform
         self.thinning, self.seed, self.num_workers, self.predict_on = thinning, seed, num_workers, predict_on
         self.test_on: Literal["val", "test"] = test_on
         self._split: Split | None = None
@@ -384,7 +393,9 @@ class SeriesDataModule(LightningDataModule):
     def spec(self) -> SeriesSpec:
         """What a model needs to know about the data, with units fitted on the training stretches."""
         if self._spec is None:
-            self._spec = SeriesSpec.of(self.split.series, self.split.train)
+            series, train = self.split.series, self.split.train
+            transforms = fit_transforms(series, train, self.support, self.transform)
+            self._spec = SeriesSpec.of(series, train, transforms)
         return self._spec
 
     def predicted(self) -> list[slice]:

@@ -68,6 +68,10 @@ class Head(nn.Module, ABC):
     of_nodes: bool = False
     """Whether some parameters belong to single nodes; such a head runs only on its training graph."""
 
+    follows_support: bool = False
+    """Whether the laws are those of values on the support of their channel, because the head returns
+    :class:`~tsgen.heads.InDataUnits`. The values of other heads are real numbers, whatever the data."""
+
     joint_entries: int = 1
     """Number of consecutive entries of a slice that are modelled jointly; 1 if entries are independent given
     the states."""

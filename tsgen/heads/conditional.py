@@ -39,6 +39,7 @@ class ConditionalHead(Head):
         self.head = made("head", Head, head, hidden + sizes.covariates, sizes)
         self.uniforms_per_entry = self.head.uniforms_per_entry
         self.support, self.has_mean = self.head.support, self.head.has_mean
+        self.follows_support = self.head.follows_support
         self.has_cdf, self.has_icdf = self.head.has_cdf, self.head.has_icdf
         self.closed_crps, self.of_nodes = self.head.closed_crps, self.head.of_nodes
         self.context_first, self.joint_entries = self.head.context_first, self.head.joint_entries

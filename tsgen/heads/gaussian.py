@@ -36,7 +36,7 @@ class GaussianHead(Head):
     """
 
     uniforms_per_entry = 1
-    has_cdf = has_icdf = closed_crps = True
+    has_cdf = has_icdf = closed_crps = follows_support = True
 
     def __init__(self, hidden: int, sizes: Sizes, scale: Literal["state", "node"] | float = "state") -> None:
         super().__init__(hidden, sizes)

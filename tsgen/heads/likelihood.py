@@ -28,9 +28,9 @@ def masked_log_prob(
         values: Values in data units. Entries outside the mask may have any value, including NaN.
         mask: The entries that count.
         fill: Values at which the density is evaluated outside the mask. They must lie in the support, and
-            they broadcast to the entries. Models pass the mean of each node's data, ``units.loc``. If not
-            given, it is the mean of each law, which must then be finite: the mean of a Cauchy law is NaN, and
-            NaN would reach the gradient.
+            they broadcast to the entries. Models pass the centre of each node's units, ``units.centre``. If
+            not given, it is the mean of each law, which must then be finite: the mean of a Cauchy law is
+            NaN, and NaN would reach the gradient.
     """
     # fill first: where() alone leaves NaN in the gradient
     filled = torch.where(mask, values, law.mean.detach() if fill is None else fill)

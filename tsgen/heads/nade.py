@@ -112,7 +112,7 @@ class MixtureNADEHead(Head):
     """
 
     uniforms_per_entry = 2
-    has_cdf = closed_crps = True
+    has_cdf = closed_crps = follows_support = True
     place: Tensor
     sequence: Tensor
 
@@ -236,6 +236,7 @@ class MixtureNADEHead(Head):
                 numbers = self.numbers.of(i, self._features(states[..., i, :], received))
                 scales = None if self.log_scale is None else self.log_scale[i]
                 draw = mixture_quantile(self._law(numbers, scales), noise[..., i, :])
+                draw = self._settled(draw, i, units)
                 entries[i] = torch.where(joint_context[..., i], entries[i], draw)
             deviation = entries[i] - states[..., i, :] @ self.expected[i]
             message = self.telling.of(i, deviation[..., None])
@@ -245,6 +246,15 @@ class MixtureNADEHead(Head):
             )
         drawn = units.unstandardise(torch.stack(entries, dim=-1).reshape(values.shape))
         return torch.where(context, values, drawn.to(values.dtype))
+
+    def _settled(self, draw: Tensor, entry: int, units: Units) -> Tensor:
+        """Returns draws of an entry in standard units as they will be read: those of the drawn values."""
+        if units.transforms is None:
+            return draw
+        transform = units.transforms.channels[entry % self.sizes.channels]
+        loc, scale = (self._joint(x.expand(*draw.shape[:2], -1, -1))[..., entry] for x in units[:2])
+        image = transform.forward(transform.inverse(loc + scale * draw))
+        return ((image - loc) / scale).to(units.precision)
 
     def _joint(self, x: Tensor) -> Tensor:
         """Reshapes ``[batch, time, nodes, channels, ...]`` to ``[batch, time, groups, entries, ...]``, where
@@ -318,4 +328,4 @@ def _standard(
 ) -> Float[Tensor, "batch time nodes channels"]:
     """Returns the values in the context in standard units, zero elsewhere."""
     # fill first: where() alone leaves NaN in the gradient
-    return units.standardise(torch.where(context, values, units.loc))
+    return units.standardise(torch.where(context, values, units.centre))

@@ -124,7 +124,9 @@ class SeriesImputation:
             self.parts.mark = mark
         for damaged in self.parts.remove_damaged("values", "observed", "ess"):
             print_line(f"Warning: {damaged}; it is drawn again.")
-        self._stored, self._units = None, Units(*(x.detach().cpu() for x in model.node_units[:2]))
+        units = model.node_units
+        self._units = Units(units.loc.detach().cpu(), units.scale.detach().cpu(), transforms=units.transforms)
+        self._stored = None
         every = range(self.sampler.num_samples)
         return sum(not self._missing(start, every) for start in self.tiles.starts)
 

@@ -3,7 +3,7 @@
 Sums make the result independent of the number of processes.
 """
 
-from tsgen.metrics.density import NLL, LawCRPS, has_closed_crps, law_crps
+from tsgen.metrics.density import NLL, LawCRPS, has_closed_crps, law_crps, standard_crps
 from tsgen.metrics.ensemble import (
     CRPS,
     MAE,
@@ -56,5 +56,6 @@ __all__ = [
     "law_crps",
     "ranks",
     "scores",
+    "standard_crps",
     "variogram_score",
 ]

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.distributions import Distribution, MixtureSameFamily, Normal
 
 from tsgen.argument_types import check_shapes
+from tsgen.data.series import Units
 from tsgen.heads.in_data_units import InDataUnits
 from tsgen.metrics.mean import Mean
 
@@ -70,6 +71,8 @@ def law_crps(law: Distribution, truth: Float[Tensor, "*entries"]) -> Float[Tenso
             f"shape is {list(truth.shape)}."
         ) from mismatch
     if isinstance(law, InDataUnits):
+        if law.units.transforms is not None:
+            return law.crps(truth)
         return law.units.scale * law_crps(law.law, law.units.standardise(truth))
     own = getattr(law, "crps", None)
     if callable(own):
@@ -91,6 +94,28 @@ def law_crps(law: Distribution, truth: Float[Tensor, "*entries"]) -> Float[Tenso
     deviation = torch.hypot(scale[..., None], scale[..., None, :])
     pair_weight = weight[..., None] * weight[..., None, :]
     return error - (pair_weight * _mean_magnitude(difference, deviation)).sum(dim=(-2, -1)) / 2
+
+
+def standard_crps(
+    law: Distribution, truth: Float[Tensor, "*entries"], units: Units
+) -> Float[Tensor, "*entries"]:
+    """Returns the CRPS of each entry in standard units, for a loss.
+
+    Where values are real numbers it is the CRPS divided by the scale of the node. Elsewhere it is the CRPS of
+    the images of truth and value under the transform of the channel, which is proper too.
+
+    Args:
+        law: Laws in data units with a CRPS in closed form.
+        truth: The true values, in data units.
+        units: The units of the nodes.
+    """
+    if not isinstance(law, InDataUnits) or law.units.transforms is None:
+        return law_crps(law, truth) / units.scale
+    if law.units.transforms.has_atoms:
+        crps = law.crps(truth, in_standard_units=True)
+    else:
+        crps = law_crps(law.law, law.units.standardise(truth))
+    return crps * law.units.scale / units.scale
 
 
 def _mean_magnitude(mean: Tensor, scale: Tensor) -> Tensor:

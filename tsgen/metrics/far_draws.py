@@ -70,7 +70,7 @@ class FarDraws(Metric):
 
     def __init__(self, units: Units, **options: Any) -> None:
         super().__init__(**options)
-        self.low, self.high = (units.loc - units.scale).double(), (units.loc + units.scale).double()
+        self.low, self.high = (units.value(units.loc + k * units.scale).double() for k in (-1, 1))
         self.observed = torch.zeros_like(self.low)
         zero = torch.zeros_like(self.low)
         self.add_state("draws", zero.clone(), dist_reduce_fx="sum")

@@ -198,22 +198,23 @@ class AnyOrderModel(NeuralModel):
             scale = node.scale * law.deviation.clamp(min=SMALLEST_DEVIATION)
             # the head corrects a law that may be very narrow, and must not leave the range of the node
             widest = WIDEST * node.scale / scale
-            return Units(node.loc + node.scale * law.mean, scale, batch.nodes, self.precision, widest)
+            loc = node.loc + node.scale * law.mean
+            return Units(loc, scale, batch.nodes, self.precision, widest, self.transforms)
         if not self.of_entries:
             return node
         nearest = Nearest.of(batch.context)
-        loc = nearest.line(batch.values, node.loc)
+        loc = nearest.line(node.image(batch.values), node.loc)
         # lower bound: a visible entry is its own nearest one; its law is never scored, but needs a positive
         # scale. Upper bound: infinity, where nothing is visible, would give no valid gradient
         steps = nearest.walked().clamp(min=0.5, max=1e6).to(self.precision)
         scale = node.scale * (-torch.expm1(-steps / self.log_reach.exp())).sqrt()
-        return Units(loc, scale, batch.nodes, self.precision)
+        return Units(loc, scale, batch.nodes, self.precision, transforms=self.transforms)
 
     def _linear_law(self, batch: SeriesBatch) -> Linear:
         """Returns the linear posterior of a batch, computed once for features and units."""
         assert self.linear is not None
         units = self.units_of_nodes(batch)
-        values = torch.where(batch.context, (batch.values - units.loc) / units.scale, 0)
+        values = torch.where(batch.context, (units.image(batch.values) - units.loc) / units.scale, 0)
         # by content: windows may be changed in place, and other weights may be loaded
         read = [self.linear.spaces(), values, batch.context, batch.nodes]
         if self._last is None or not all(map(_same, self._last[0], read)):
@@ -316,7 +317,7 @@ class AnyOrderModel(NeuralModel):
 
     def _fit_linear(self, batch: SeriesBatch, iterations: int) -> None:
         assert self.linear is not None
-        values = (batch.values.to(self.loc.device) - self.loc) / self.scale
+        values = (self.node_units.image(batch.values.to(self.loc.device)) - self.loc) / self.scale
         self.linear.fit(values, batch.context.to(self.loc.device), batch.graph, iterations)
         self._last = None
 

@@ -24,8 +24,9 @@ from torch_geometric.nn import MessagePassing
 from tsgen.argument_types import check_arguments
 from tsgen.data.precision import raise_without_float64
 from tsgen.data.series import Samples, SeriesBatch, SeriesSpec, Units
+from tsgen.data.transforms import Transform, Transforms
 from tsgen.encoders import Encoder
-from tsgen.heads import Head
+from tsgen.heads import Head, InDataUnits
 from tsgen.heads.likelihood import masked_log_prob
 from tsgen.metrics import NLL, LawCRPS, entries, has_closed_crps, scores
 from tsgen.models.building import LimitedMemory, check_spec
@@ -81,6 +82,7 @@ class DensityModel(LightningModule, ABC):
         if optimizer is not None:
             arguments |= {"optimizer": optimizer, "scheduler": scheduler}
         self.hparams.update({"model": describe(partial(type(self), **arguments))})
+        self.transforms: Transforms | None = None
         self.register_units("loc", spec.loc)
         self.register_units("scale", spec.scale)
         self.window: int | None = None
@@ -132,13 +134,14 @@ class DensityModel(LightningModule, ABC):
     @property
     def node_units(self) -> Units:
         """Mean and standard deviation of each node and channel: the units of the model's inputs."""
-        return Units(self.loc, self.scale, dtype=self.precision)
+        return Units(self.loc, self.scale, dtype=self.precision, transforms=self.transforms)
 
     def units_of_nodes(self, batch: SeriesBatch) -> Units:
         """Returns mean and standard deviation of each node and channel of a batch."""
         if batch.nodes is None:
             return self.node_units
-        return Units(self.loc[batch.nodes], self.scale[batch.nodes], batch.nodes, self.precision)
+        chosen = self.loc[batch.nodes], self.scale[batch.nodes]
+        return Units(*chosen, batch.nodes, self.precision, transforms=self.transforms)
 
     def units(self, batch: SeriesBatch) -> Units:
         """Returns the location and scale that define standard units for each entry of a batch."""
@@ -147,8 +150,8 @@ class DensityModel(LightningModule, ABC):
     @check_arguments
     def log_prob(self, batch: SeriesBatch) -> torch.Tensor:
         """Returns the log-density in nats, ``[B, T, N, C]``, of :meth:`target` entries; zero elsewhere."""
-        loc = self.units_of_nodes(batch).loc
-        return masked_log_prob(self(batch), batch.values, self.target(batch), loc)
+        centre = self.units_of_nodes(batch).centre
+        return masked_log_prob(self(batch), batch.values, self.target(batch), centre)
 
     @check_arguments
     def target(self, batch: SeriesBatch) -> Bool[torch.Tensor, "batch time nodes channels"]:
@@ -158,8 +161,8 @@ class DensityModel(LightningModule, ABC):
     @check_arguments
     def log_likelihood(self, batch: SeriesBatch) -> Float[torch.Tensor, "batch"]:
         """Returns the joint log-density of the visible entries of each window, in nats."""
-        loc = self.units_of_nodes(batch).loc
-        return masked_log_prob(self(batch), batch.values, batch.context, loc).sum(dim=(1, 2, 3))
+        centre = self.units_of_nodes(batch).centre
+        return masked_log_prob(self(batch), batch.values, batch.context, centre).sum(dim=(1, 2, 3))
 
     @check_arguments
     def slices(self, batch: SeriesBatch) -> Distribution:
@@ -238,10 +241,11 @@ class DensityModel(LightningModule, ABC):
         if law is None:
             log_prob = model.validation_log_prob(batch)
         else:
-            log_prob = masked_log_prob(law, batch.values, target, units.loc)
+            log_prob = masked_log_prob(law, batch.values, target, units.centre)
         self.val_nll.update(log_prob, target)
-        constant = Normal(units.loc, units.scale, validate_args=False)
-        self.val_constant.update(masked_log_prob(constant, batch.values, target, units.loc), target)
+        standard = Normal(torch.zeros_like(units.loc), torch.ones_like(units.loc), validate_args=False)
+        constant = masked_log_prob(InDataUnits(standard, units), batch.values, target, units.centre)
+        self.val_constant.update(constant, target)
         if self._extreme is None and not torch.isfinite(log_prob.sum()):
             self._extreme = extreme(model, batch)
         self.log("val/nll", self.val_nll, prog_bar=True, batch_size=len(batch.values))
@@ -419,6 +423,7 @@ BUILDING_BLOCKS = (
     LRScheduler,
     Sampler,
     SeriesSpec,
+    Transform,
 )
 """The base classes of building blocks: a checkpoint may name subclasses of these alone."""
 
@@ -556,4 +561,4 @@ def spec_of(checkpoint: Mapping[str, Any]) -> SeriesSpec:
     Args:
         checkpoint: The checkpoint, as returned by :func:`read_checkpoint`.
     """
-    return restore(checkpoint["hyper_parameters"]["model"]["init_args"]["spec"], (SeriesSpec,))
+    return restore(checkpoint["hyper_parameters"]["model"]["init_args"]["spec"], (SeriesSpec, Transform))

@@ -91,9 +91,18 @@ class NeuralModel(DensityModel):
         features = numbers_per_entry * sizes.channels + sizes.covariates + node_embedding
         self.encoder = made("encoder", Encoder, encoder, features)
         self.head = made("head", Head, head, self.encoder.hidden, sizes)
+        if self.head.follows_support and spec.transforms is not None:
+            self._set_images(spec)
         self.embedding = nn.Parameter(torch.randn(sizes.nodes, node_embedding)) if node_embedding else None
         self.objective = objective
         self._counts: list[int] = []  # target entries of the batches accumulated since the last step
+
+    def _set_images(self, spec: SeriesSpec) -> None:
+        """Takes the units of the channels' images, so that laws are those of values on the supports."""
+        images = spec.image_units
+        self.transforms = images.transforms
+        self.register_units("loc", images.loc)
+        self.register_units("scale", images.scale)
 
     def check_building_blocks(self) -> None:
         """Raises ``ValueError`` unless encoder, head, objective and sampler are compatible."""

@@ -71,5 +71,5 @@ class Objective(ABC, Generic[ModelT]):
 
     def log_prob(self, model: ModelT, batch: SeriesBatch) -> Float[Tensor, "batch time nodes channels"]:
         """Returns the log-density of each target entry in nats, zero elsewhere, for validation."""
-        loc = model.units_of_nodes(batch).loc
+        loc = model.units_of_nodes(batch).centre
         return masked_log_prob(model(batch), batch.values, model.target(batch), loc)

@@ -13,7 +13,7 @@ from tsgen.argument_types import check_shapes
 from tsgen.counter_random import uniforms
 from tsgen.data.series import SeriesBatch, check_stream
 from tsgen.heads.likelihood import masked_nll, per_entry
-from tsgen.metrics import law_crps
+from tsgen.metrics import standard_crps
 from tsgen.objectives.base import Objective
 from tsgen.protocols import EncoderModel
 
@@ -73,9 +73,9 @@ class MaskedNLL(Objective[EncoderModel]):
             noise = torch.special.ndtri(uniforms(stream, x.shape[1:]))
             x = x + self.input_noise * noise * context
         law, target, units = model.law(batch, x, context), model.target(batch), model.units_of_nodes(batch)
-        loss = masked_nll(law, batch.values, target, units.loc)
+        loss = masked_nll(law, batch.values, target, units.centre)
         if not self.crps_weight:
             return loss
-        filled = torch.where(target, batch.values, units.loc)
-        crps = torch.where(target, law_crps(law, filled) / units.scale, 0)
+        filled = torch.where(target, batch.values, units.centre)
+        crps = torch.where(target, standard_crps(law, filled, units), 0)
         return loss + self.crps_weight * per_entry(crps.sum(), target)

@@ -88,7 +88,7 @@ class Rollout(Objective[ForwardModel]):
             x, context = model.inputs(past)
             h, state = model.read(past, x, context)
             law = model.predict(past, h, past.context)
-            loc = model.units_of_nodes(past).loc
+            loc = model.units_of_nodes(past).centre
             score = masked_log_prob(law, past.values, model.target(past), loc).sum()
             before = x[:, -1:], context[:, -1:]
         future = batch.steps(slice(start, None))
@@ -130,7 +130,7 @@ class Rollout(Objective[ForwardModel]):
             now = rows.steps(slice(k, k + 1))
             h, state = model.advance(now, before, propagation, state)
             law = model.predict(now, h, now.context)
-            loc = model.units_of_nodes(now).loc
+            loc = model.units_of_nodes(now).centre
             score = masked_log_prob(law, now.values, model.target(now), loc)
             joint = score.reshape(self.paths, -1, model.head.joint_entries).sum(dim=-1)
             scores.append((joint.logsumexp(dim=0) - math.log(self.paths)).sum())

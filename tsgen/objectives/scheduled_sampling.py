@@ -104,7 +104,7 @@ class ScheduledSampling(Objective[ForwardModel]):
         steps = truth.shape[1]
         keep = uniforms(streams(CHOICES, stream), (steps, 1, 1)) < self.probability(step)
         x = truth if keep.all() else self._mix(model, batch, truth, context, keep, streams(DRAWS, stream))
-        loc = model.units_of_nodes(batch).loc
+        loc = model.units_of_nodes(batch).centre
         return masked_nll(model.law(batch, x, context), batch.values, model.target(batch), loc)
 
     @torch.no_grad()

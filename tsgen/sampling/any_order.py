@@ -8,11 +8,13 @@ from typing import Literal
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
+from torch.distributions import Distribution
 
 from tsgen.argument_types import check_shapes
 from tsgen.counter_random import streams, uniforms
-from tsgen.data.series import SeriesBatch, check_draws
+from tsgen.data.series import SeriesBatch, Units, check_draws
 from tsgen.heads.base import full_precision
+from tsgen.heads.in_data_units import InDataUnits
 from tsgen.protocols import EncoderModel
 from tsgen.sampling.base import TENSORS_PER_PASS, Sampler, repeated
 
@@ -143,7 +145,7 @@ class AnyOrder(Sampler[EncoderModel]):
             revealed = torch.ones_like(rows.context)
             if group < last:
                 if self.order == "confidence":
-                    priority = law.stddev / model.node_units.scale
+                    priority = _spread(law, model.node_units)
                     priority = priority.repeat(len(stream), 1, 1, 1) if shared else priority
                 revealed = _first(revealed_counts[:, group], priority, rows.context)
             drawn = torch.where(rows.context, rows.values, drawn.to(rows.values.dtype))
@@ -185,3 +187,10 @@ def _first(
     """Returns a mask of the first ``count`` entries of each row: the context, then the lowest priorities."""
     rank = torch.where(context, -torch.inf, priority).flatten(1).argsort(dim=1).argsort(dim=1)
     return (rank < count[:, None]).view_as(context)
+
+
+def _spread(law: Distribution, units: Units) -> Tensor:
+    """Returns the standard deviations of laws, those in standard units where values have a transform."""
+    if isinstance(law, InDataUnits) and units.transforms is not None:
+        return law.law.stddev * law.units.scale / units.scale
+    return law.stddev / units.scale

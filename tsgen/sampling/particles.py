@@ -221,7 +221,7 @@ class ParticleFilter:
         if self.model.head.joint_entries == 1:
             return self._draw_each(now, h, state, t)
         values = self._with_retained(self.model.draw(now, h, now.context, self._uniforms(t)), t)
-        whole, loc = now._changed(values=values), self.model.units_of_nodes(now).loc
+        whole, loc = now._changed(values=values), self.model.units_of_nodes(now).centre
         law = self.model.predict(whole, h, torch.ones_like(now.context))
         log_factor = masked_log_prob(law, values, now.context, loc)
         if self.model.head.context_first:
@@ -237,7 +237,7 @@ class ParticleFilter:
         with full_precision(h):
             drawn = self.model.head.quantile(law, self._uniforms(t)).to(now.values.dtype)
         values = self._with_retained(torch.where(now.context, now.values, drawn), t)
-        log_factor = masked_log_prob(law, now.values, now.context, self.model.units_of_nodes(now).loc)
+        log_factor = masked_log_prob(law, now.values, now.context, self.model.units_of_nodes(now).centre)
         return Step(now, h, state, values, log_factor, law)
 
     def _with_retained(self, values: Tensor, t: int) -> Float[Tensor, "rows 1 nodes channels"]:
@@ -298,7 +298,7 @@ class ParticleFilter:
         if law is None:
             redrawn = model.draw(now, step.h, torch.zeros_like(now.context), self._uniforms(t))
             law = model.predict(now._changed(values=redrawn), step.h, torch.ones_like(now.context))
-        density = masked_log_prob(law, now.values, now.target, model.units_of_nodes(now).loc)
+        density = masked_log_prob(law, now.values, now.target, model.units_of_nodes(now).centre)
         density = density.unflatten(0, paths.log_weight.shape[:2])
         mixture = (paths.log_weight[:, :, None, self.block, None] + density).logsumexp(dim=0)
         return torch.where(now.target[: len(mixture)], mixture, 0)

@@ -34,6 +34,7 @@ loggers can set the addresses that their keys are sent to."""
 CLASSES = {
     "tsgen.data.series": ("SeriesSpec",),
     "tsgen.data.subgraphs": ("Subgraphs",),
+    "tsgen.data.transforms": ("Transform",),
     "lightning.pytorch.callbacks": (
         *("BatchSizeFinder", "DeviceStatsMonitor", "EMAWeightAveraging", "EarlyStopping"),
         *("GradientAccumulationScheduler", "LearningRateFinder", "LearningRateMonitor", "ModelCheckpoint"),

@@ -78,7 +78,7 @@ def _stepped(model: ForwardModel, batch: SeriesBatch) -> tuple[Tensor, list[list
         carried.append(list(_tensors(state)))
         before = x[:, t : t + 1], context[:, t : t + 1]
     law = model.predict(now, h, now.context)
-    log_prob = masked_log_prob(law, now.values, now.context, model.units_of_nodes(now).loc)
+    log_prob = masked_log_prob(law, now.values, now.context, model.units_of_nodes(now).centre)
     return -log_prob.sum(), carried[:-1]
 
 
