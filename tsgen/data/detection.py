@@ -18,7 +18,10 @@ from tsgen.storage.display import printable
 logger = logging.getLogger(__name__)
 
 ROWS = 8192
-"""Steps of a series, spread over it, from which supports and transforms are taken."""
+"""The most steps of a series, spread over it, from which supports and transforms are taken."""
+
+VALUES = 2**20
+"""The most values of them."""
 
 AUTO = "auto"
 """The support that is read off the values."""
@@ -97,7 +100,8 @@ def _some_rows(
     """Returns steps that are spread over some stretches, one chunk in memory at a time."""
     stretches = [slice(0, len(series))] if fit_on is None else list(fit_on)
     total = sum(len(range(*stretch.indices(len(series)))) for stretch in stretches)
-    every = max(1, -(-total // ROWS))
+    rows = max(1, min(ROWS, VALUES // max(1, len(series.nodes) * len(series.channels))))
+    every = max(1, -(-total // rows))
     chunks = [(chunk.values[::every], chunk.observed[::every]) for chunk in series.chunks(fit_on)]
     values, observed = (torch.cat(parts) for parts in zip(*chunks, strict=True))
     return values, observed

@@ -63,6 +63,12 @@ class Support:
             raise ValueError(f"step must be a number of at least 0; it is {self.step:g}.")
         if self.limit is not None and not self.low < self.limit < self.high:
             raise ValueError(f"limit must lie between {self.low:g} and {self.high:g}; it is {self.limit:g}.")
+        steps = (self.high - self.low) / self.step if self.step else math.inf
+        if math.isfinite(steps) and (abs(steps - round(steps)) > 1e-6 * steps or round(steps) < 2):
+            raise ValueError(
+                f"an interval must hold a whole number of steps, at least 2; {self.low:g} to {self.high:g} "
+                f"are {steps:.6g} steps of {self.step:g}."
+            )
 
     @classmethod
     def parse(cls, text: str) -> Support:
@@ -98,10 +104,10 @@ class Support:
         kind = (self.low, self.high, self.atoms)
         names = {step: name for name, (*pair, ends, step) in NAMES.items() if (*pair, _atoms(ends)) == kind}
         step = self.step if self.step in names else 0.0
-        ends = f"{'(['[self.atoms[0]]}{self.low:g}, {self.high:g}{')]'[self.atoms[1]]}"
+        ends = f"{'(['[self.atoms[0]]}{_text(self.low)}, {_text(self.high)}{')]'[self.atoms[1]]}"
         text = names.get(step, f"interval{ends}")
-        text += f", step {self.step:g}" if self.step != step else ""
-        return text + ("" if self.limit is None else f", limit {self.limit:g}")
+        text += f", step {_text(self.step)}" if self.step != step else ""
+        return text + ("" if self.limit is None else f", limit {_text(self.limit)}")
 
     @property
     def is_real(self) -> bool:
@@ -112,6 +118,44 @@ class Support:
     def has_atoms(self) -> bool:
         """Whether some values have a positive probability."""
         return any(self.atoms) or self.step > 0 or self.limit is not None
+
+    @property
+    def start(self) -> float:
+        """A multiple of the step: the lower end, or zero without one."""
+        return self.low if math.isfinite(self.low) else 0.0
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The lowest and the highest value that a draw takes.
+
+        A draw keeps a distance from an end that is no value: a step, or what float32 can tell from it.
+        """
+        length = self.high - self.low
+        low, high = (
+            end if atom or math.isinf(end) else end + sign * (self.step or _gap(end, length))
+            for end, atom, sign in ((self.low, self.atoms[0], 1), (self.high, self.atoms[1], -1))
+        )
+        return low, high
+
+    def nearest(self, numbers: Float[Tensor, "*entries"]) -> Float[Tensor, "*entries"]:
+        """Returns the multiples of the step that are nearest to some numbers.
+
+        Args:
+            numbers: The numbers.
+        """
+        count = ((numbers - self.start) / self.step).round()
+        per_unit = round(1 / self.step)
+        # 3 / 10 is the number that 0.3 is read as, 3 * 0.1 is not
+        exact = per_unit > 1 and abs(per_unit * self.step - 1) < 1e-9
+        return self.start + (count / per_unit if exact else count * self.step)
+
+    def rounding(self, values: Float[Tensor, "*entries"]) -> Float[Tensor, "*entries"]:
+        """Returns how far values may be from a multiple of the step, in steps.
+
+        Args:
+            values: Values that were written with few decimals and stored in float32.
+        """
+        return (1e-3 + 2.0**-23 * values.abs() / self.step).clamp(max=0.5)
 
     def outside(self, values: Float[Tensor, "*entries"]) -> Bool[Tensor, "*entries"]:
         """Returns which values lie outside the support.
@@ -127,11 +171,28 @@ class Support:
         elif math.isinf(self.high):
             outside = low
         if self.step:
-            origin = self.low if math.isfinite(self.low) else 0.0
-            steps = (values - origin) / self.step
-            # values written with few decimals are multiples to within their rounding
-            outside = outside | ((steps - steps.round()).abs() > 1e-3 + 1e-6 * steps.abs())
+            steps = (values - self.start) / self.step
+            outside = outside | ((steps - steps.round()).abs() > self.rounding(values))
         return outside & ~values.isnan()
+
+
+OPEN = 1e-9
+"""Draws keep this distance from an end that is no value, as a share of an interval's length."""
+
+SMALLEST = 1e-30
+"""The smallest positive draw."""
+
+
+def _gap(end: float, length: float) -> float:
+    """Returns the distance that draws keep from an end that is no value."""
+    # two units in the last place of float32, in which draws are stored
+    return max(2.0**-22 * abs(end), OPEN * length if math.isfinite(length) else SMALLEST)
+
+
+def _text(number: float) -> str:
+    """Returns the shortest text of a number that loses no digit."""
+    short = f"{number:g}"
+    return short if float(short) == number else repr(number).removesuffix(".0")
 
 
 def _atoms(brackets: str) -> tuple[bool, bool]:

@@ -50,12 +50,6 @@ WIDTHS = (0.03, 0.1, 0.3, 1.0, 3.0)
 KNOTS = 17
 """The knots of a spline."""
 
-OPEN = 1e-9
-"""Draws keep this distance from an end that is no value, as a share of an interval's length."""
-
-SMALLEST = 1e-30
-"""The smallest positive draw."""
-
 
 class Cell(NamedTuple):
     """The interval of real numbers that a value stands for.
@@ -116,62 +110,83 @@ class Transform:
         return self.values.is_real and self.name == "identity"
 
     def forward(self, x: Float[Tensor, "*entries"]) -> Float[Tensor, "*entries"]:
-        """Returns the real numbers of values; values outside the support count as its nearest one."""
-        z = self._base(_within(x, self.values))
-        return self._spline.forward(z) if self.knots else z
+        """Returns the real numbers of values.
+
+        Values outside the support count as its nearest one, and values below a detection limit as the limit,
+        since the data holds no more about them.
+        """
+        return self._image(x if self.values.limit is None else x.clamp(min=self.values.limit))
 
     def inverse(self, z: Float[Tensor, "*entries"]) -> Float[Tensor, "*entries"]:
         """Returns the values of real numbers, in the support."""
-        support = self.values
-        x = self._base_inverse(self._spline.inverse(z) if self.knots else z)
+        support, x = self.values, self.unrounded(z)
         if support.step:
-            start = support.low if math.isfinite(support.low) else 0.0
-            x = start + support.step * ((x - start) / support.step).round()
-        return _within(x, support)
+            x = support.nearest(x)
+        return x.clamp(*support.ends)
+
+    def unrounded(self, z: Float[Tensor, "*entries"]) -> Float[Tensor, "*entries"]:
+        """Returns the inverse of the map alone, without steps and ends."""
+        return self._base_inverse(self._spline.inverse(z) if self.knots else z)
+
+    def _image(self, x: Tensor) -> Tensor:
+        """Returns the real numbers of numbers, of which those outside the support count as its ends."""
+        z = self._base(self._inside(x))
+        return self._spline.forward(z) if self.knots else z
+
+    def _inside(self, x: Tensor) -> Tensor:
+        """Returns numbers moved to where the map is finite."""
+        return x.clamp(*self._bounds)
+
+    @cached_property
+    def _bounds(self) -> tuple[float, float]:
+        """The ends of the numbers that are mapped: edges of cells may lie beyond all values."""
+        return replace(self.values, step=0.0).ends
 
     def log_derivative(self, x: Float[Tensor, "*entries"]) -> Float[Tensor, "*entries"]:
         """Returns the logarithm of the derivative of :meth:`forward`."""
-        x = _within(x, self.values)
+        x = self._inside(x)
         slope = self._log_slope(x)
         return slope + self._spline.log_derivative(self._base(x)) if self.knots else slope
 
     def cell(self, x: Float[Tensor, "*entries"]) -> Cell:
         """Returns the real numbers that values stand for."""
-        support = self.values
-        low = high = self.forward(x)
-        single = torch.zeros_like(x, dtype=torch.bool)
-        if support.step:
-            low, high = self.forward_edge(x - support.step / 2), self.forward_edge(x + support.step / 2)
-            single = torch.ones_like(single)
-        elif support.limit is not None:
-            below = x <= support.limit
-            high = torch.where(below, self.forward(torch.full_like(x, support.limit)), high)
-            low, single = torch.where(below, -math.inf, low), below
+        support, (lowest, highest) = self.values, self.values.ends
+        low, high = self.lower(x), self.upper(x)
+        single = torch.full_like(x, support.step > 0, dtype=torch.bool)
         if support.atoms[0]:
-            lowest = x <= support.low
-            low, single = torch.where(lowest, -math.inf, low), single | lowest
+            single = single | (x <= lowest)
         if support.atoms[1]:
-            highest = x >= support.high
-            high, single = torch.where(highest, math.inf, high), single | highest
+            single = single | (x >= highest)
+        if support.limit is not None:
+            below = x <= support.limit
+            low = torch.where(below, -math.inf, low)
+            high = torch.where(below, self.upper(torch.full_like(x, support.limit)), high)
+            single = single | below
         return Cell(low, high, single)
+
+    def lower(self, x: Float[Tensor, "*entries"]) -> Float[Tensor, "*entries"]:
+        """Returns the real numbers below which all stand for values below ``x``."""
+        return self._edge(x, -1)
 
     def upper(self, x: Float[Tensor, "*entries"]) -> Float[Tensor, "*entries"]:
         """Returns the real numbers up to which all stand for values of at most ``x``."""
-        support = self.values
-        if support.step:
-            start = support.low if math.isfinite(support.low) else 0.0
-            x = start + support.step * (((x - start) / support.step) + 1e-6).floor()
-            z = self.forward_edge(x + support.step / 2)
-        else:
-            z = self.forward(x)
-        z = torch.where(x < support.low, -math.inf, z)
-        return torch.where(x >= support.high, math.inf, z)
+        return self._edge(x, 1)
 
-    def forward_edge(self, x: Tensor) -> Tensor:
-        """Returns the real numbers of edges of cells; those outside the support are infinite."""
-        z = self.forward(x)
-        z = torch.where(x <= self.values.low, -math.inf, z)
-        return torch.where(x >= self.values.high, math.inf, z)
+    def _edge(self, x: Tensor, side: int) -> Tensor:
+        """Returns the lower or the upper end of the real numbers that values stand for."""
+        support, (lowest, highest) = self.values, self.values.ends
+        between = x
+        if support.step:
+            steps = (x - support.start) / support.step + side * support.rounding(x)
+            steps = steps.floor() + 0.5 if side > 0 else steps.ceil() - 0.5
+            between = support.start + support.step * steps
+        z = self._image(between)
+        below, above = between < lowest, between > highest
+        if side < 0 and support.atoms[0]:
+            below = below | (x <= lowest)
+        if side > 0 and support.atoms[1]:
+            above = above | (x >= highest)
+        return torch.where(above, math.inf, torch.where(below, -math.inf, z))
 
     @cached_property
     def _spline(self) -> Spline:
@@ -238,20 +253,6 @@ class Transform:
             above = 0.0
         inverse = _shifted_power_inverse if self._shifted else _power_with_log_inverse
         return self.origin + self.width * inverse(z, self.exponent) + above
-
-
-def _within(x: Tensor, support: Support) -> Tensor:
-    """Returns values moved into a support, NaN unchanged."""
-    if math.isinf(support.low) and math.isinf(support.high):
-        return x
-    length = support.high - support.low
-    gap = support.step or (OPEN * length if math.isfinite(length) else SMALLEST)
-    low, high = support.low, support.high
-    if math.isfinite(low) and not support.atoms[0]:
-        low += gap
-    if math.isfinite(high) and not support.atoms[1]:
-        high -= gap
-    return x.clamp(low if math.isfinite(low) else None, high if math.isfinite(high) else None)
 
 
 def _shifted_power(u: Tensor, exponent: float) -> Tensor:
@@ -458,7 +459,7 @@ def _likelihood(transform: Transform, values: Tensor, mask: Tensor) -> float:
 
 def _with_knots(transform: Transform, values: Tensor, observed: Tensor) -> Transform:
     """Returns a transform with a spline from its images to quantiles of a standard normal law."""
-    images = transform._base(_within(values[observed], transform.values))
+    images = transform._base(transform._inside(values[observed]))
     levels = (torch.arange(KNOTS, dtype=torch.float64) + 0.5) / KNOTS
     before = images.quantile(levels)
     keep = torch.cat([torch.ones(1, dtype=torch.bool), before.diff() > 1e-9 * (before[-1] - before[0])])
@@ -466,9 +467,7 @@ def _with_knots(transform: Transform, values: Tensor, observed: Tensor) -> Trans
         return transform
     # of equal quantiles the middle one
     groups = keep.cumsum(0) - 1
-    middle = torch.zeros(int(keep.sum()), dtype=torch.float64).index_reduce(
-        0, groups, levels, "mean", include_self=False
-    )
+    middle = torch.bincount(groups, levels) / torch.bincount(groups)
     after = torch.special.ndtri(middle)
     return replace(transform, knots=[before[keep].tolist(), after.tolist()])
 
@@ -487,30 +486,40 @@ class Transforms:
     def _each(self, name: str, numbers: Tensor) -> Any:
         if self.alike:
             return getattr(self.channels[0], name)(numbers)
+        numbers = numbers.expand(torch.broadcast_shapes(numbers.shape, (len(self.channels),)))
         return torch.stack(
             [getattr(one, name)(x) for one, x in zip(self.channels, numbers.unbind(-1), strict=True)], dim=-1
         )
 
-    def forward(self, values: Float[Tensor, "*entries"]) -> Float[Tensor, "*entries"]:
+    def forward(self, values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Returns the real numbers of values."""
         return self._each("forward", values)
 
-    def inverse(self, z: Float[Tensor, "*entries"]) -> Float[Tensor, "*entries"]:
+    def inverse(self, z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Returns the values of real numbers."""
         return self._each("inverse", z)
 
-    def log_derivative(self, values: Float[Tensor, "*entries"]) -> Float[Tensor, "*entries"]:
+    def unrounded(self, z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Returns the inverses of the maps alone, without steps and ends."""
+        return self._each("unrounded", z)
+
+    def log_derivative(self, values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Returns the logarithm of the derivative of :meth:`forward`."""
         return self._each("log_derivative", values)
 
-    def upper(self, values: Float[Tensor, "*entries"]) -> Float[Tensor, "*entries"]:
+    def lower(self, values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Returns the real numbers below which all stand for values below these."""
+        return self._each("lower", values)
+
+    def upper(self, values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Returns the real numbers up to which all stand for values of at most these."""
         return self._each("upper", values)
 
-    def cell(self, values: Float[Tensor, "*entries"]) -> Cell:
+    def cell(self, values: Float[Tensor, "..."]) -> Cell:
         """Returns the intervals of real numbers that values stand for."""
         if self.alike:
             return self.channels[0].cell(values)
+        values = values.expand(torch.broadcast_shapes(values.shape, (len(self.channels),)))
         cells = [one.cell(x) for one, x in zip(self.channels, values.unbind(-1), strict=True)]
         return Cell(*(torch.stack(numbers, dim=-1) for numbers in zip(*cells, strict=True)))
 

@@ -12,12 +12,12 @@ from torch.distributions import Distribution, Normal, constraints, kl_divergence
 
 from tsgen.data.series import Units
 from tsgen.data.transforms import same_maps
-from tsgen.heads.intervals import log_mass, reach
+from tsgen.heads.intervals import Reach, log_mass, quantile, reach
 
 CRPS_NODES = 256
 """Nodes of the quadrature of a CRPS, on either side of the truth."""
 
-LOSS_NODES = 12
+LOSS_NODES = 24
 """Nodes of the quadrature of a CRPS that is part of a loss, on either side of the truth."""
 
 MOMENT_NODES = 512
@@ -99,7 +99,8 @@ class InDataUnits(Distribution):
         if not transforms.has_atoms:
             return self._log_density(value)
         low, high, single = transforms.cell(value)
-        low, high = self._standard(low), self._standard(high)
+        # in the precision of the units: cells may be narrow
+        low, high = ((end - self.units.loc) / self.units.scale for end in (low, high))
         # the mass of a point is never asked for, and its logarithm would have no gradient
         mass = log_mass(self.law, torch.where(single, low, -1), torch.where(single, high, 1))
         return mass if bool(single.all()) else torch.where(single, mass, self._log_density(value))
@@ -124,11 +125,11 @@ class InDataUnits(Distribution):
         transforms = self.units.transforms
         if transforms is None:
             return self.cdf(value)
-        return self.law.cdf(self._standard(transforms.cell(value.to(self.units.loc.dtype)).low))
+        return self.law.cdf(self._standard(transforms.lower(value.to(self.units.loc.dtype))))
 
     def icdf(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Returns the quantiles of probabilities, in data units."""
-        return self.units.unstandardise(self.law.icdf(value))
+        return self.units.unstandardise(quantile(self.law, value))
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Returns differentiable draws, in data units."""
@@ -147,17 +148,20 @@ class InDataUnits(Distribution):
 
     @torch.no_grad()
     def _moments(self) -> tuple[Tensor, Tensor]:
-        """Returns mean and variance by quadrature over the distribution function in standard units."""
-        low, high = reach(self.law)
-        total: list[Any] = [0.0, 0.0, 0.0]
-        for left, right in _grid(low, high, MOMENT_NODES):
-            mass = self.law.cdf(right) - self.law.cdf(left)
-            value = self.units.unstandardise((left + right) / 2)
-            for power in range(3):
-                total[power] = total[power] + (mass * (value - self.units.centre) ** power).sum(dim=0)
-        mean = total[1] / total[0]
-        variance = (total[2] / total[0] - mean.square()).clamp(min=0)
-        return self.units.centre + mean, variance
+        r"""Returns mean and variance from the distribution function, with c the centre of the units:
+
+        .. math:: E[(y - c)^k] = \int ((y > c) - F(y)) \, d(y - c)^k
+        """
+        centre, around = self.units.centre, reach(self.law)
+        zero = torch.zeros_like(around.low)
+        moments: list[Any] = [0.0, 0.0]
+        for ends, above in ((around.part(around.low, zero), 0.0), (around.part(zero, around.high), 1.0)):
+            for left, right, at_left, at_right in self._pieces(ends, MOMENT_NODES):
+                share = above - (at_left + at_right) / 2
+                for power in (1, 2):
+                    change = (right - centre) ** power - (left - centre) ** power
+                    moments[power - 1] = moments[power - 1] + (share * change).sum(dim=0)
+        return centre + moments[0], (moments[1] - moments[0].square()).clamp(min=0)
 
     def crps(self, truth: Float[Tensor, "*entries"], in_standard_units: bool = False) -> Tensor:
         r"""Returns the CRPS of values whose transform is no identity, by quadrature.
@@ -175,37 +179,42 @@ class InDataUnits(Distribution):
             if not transforms.has_atoms:
                 raise ValueError("without atoms the CRPS in standard units is that of the law in them.")
             nodes = LOSS_NODES
-        image = self.units.standardise(truth)
-        low, high = (x.detach() for x in reach(self.law))
-        low, high = torch.minimum(low, image), torch.maximum(high, image)
-        total: Any = 0.0
-        for ends, after in (((low, image), 0.0), ((image, high), 1.0)):
-            for left, right in _grid(*ends, nodes):
-                cdf = self._cdf_of_image(left if transforms.has_steps else (left + right) / 2)
-                total = total + ((cdf - after).square() * self._widths(left, right, in_standard_units)).sum(0)
+        with torch.no_grad():
+            around = reach(self.law)
+            image = self.units.standardise(truth)
+            inside = image.maximum(around.low).minimum(around.high)
+        far = image if in_standard_units else truth, self._value(inside, in_standard_units)
+        total: Any = (far[0] - far[1]).abs()
+        for ends, after in ((around.part(around.low, inside), 0.0), (around.part(inside, around.high), 1.0)):
+            for left, right, at_left, at_right in self._pieces(ends, nodes):
+                if in_standard_units:
+                    left, right = self.units.standardise(left), self.units.standardise(right)
+                squares = (at_left - after).square() + (at_right - after).square()
+                total = total + (squares / 2 * (right - left)).sum(dim=0)
         return total
 
-    def _cdf_of_image(self, z: Tensor) -> Tensor:
-        """Returns the probability of values up to that of a number in standard units."""
+    def _value(self, z: Tensor, in_standard_units: bool) -> Tensor:
+        """Returns values of numbers in standard units, or the images of these values."""
+        value = self.units.unstandardise(z)
+        return self.units.standardise(value) if in_standard_units else value
+
+    def _pieces(self, ends: Reach, nodes: int) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Yields values at the ends of pieces of the support, and the distribution function in between.
+
+        These are the probabilities of values up to the left end, and of those below the right end, which is
+        exact for pieces of at most two steps.
+        """
         transforms = self.units.transforms
-        assert transforms is not None
-        if not transforms.has_steps:
-            return self.law.cdf(z)
-        return self.cdf(self.units.unstandardise(z))
-
-    def _widths(self, left: Tensor, right: Tensor, in_standard_units: bool) -> Tensor:
-        """Returns the differences between the values, or the images of the values, of two numbers."""
-        values = self.units.unstandardise(left), self.units.unstandardise(right)
-        if in_standard_units:
-            values = self.units.standardise(values[0]), self.units.standardise(values[1])
-        return values[1] - values[0]
-
-
-def _grid(low: Tensor, high: Tensor, nodes: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yields the ends of the subintervals of intervals of equal width, some at a time, on a first axis."""
-    for some in torch.arange(nodes, device=low.device).split(AT_ONCE):
-        place = some.view(-1, *[1] * low.dim()).to(low)
-        yield low + (high - low) * (place / nodes), low + (high - low) * ((place + 1) / nodes)
+        stepped = transforms is not None and transforms.has_steps
+        for some in torch.arange(nodes, device=ends.low.device).split(AT_ONCE):
+            places = torch.cat([some, some[-1:] + 1]) / nodes
+            z = ends.at(places.view(-1, *[1] * ends.low.dim()).to(ends.low))
+            values = self.units.unstandardise(z)
+            if stepped:
+                yield values[:-1], values[1:], self.cdf(values[:-1]), self.cdf_below(values[1:])
+            else:
+                cdf = self.law.cdf(z)
+                yield values[:-1], values[1:], cdf[:-1], cdf[1:]
 
 
 @register_kl(InDataUnits, InDataUnits)

@@ -104,7 +104,7 @@ class MixtureHead(Head):
     """
 
     uniforms_per_entry = 2
-    has_cdf = closed_crps = follows_support = True
+    has_cdf = has_icdf = closed_crps = follows_support = True
 
     def __init__(self, hidden: int, sizes: Sizes, components: int = 3) -> None:
         super().__init__(hidden, sizes)

@@ -112,7 +112,7 @@ class MixtureNADEHead(Head):
     """
 
     uniforms_per_entry = 2
-    has_cdf = closed_crps = follows_support = True
+    has_cdf = has_icdf = closed_crps = follows_support = True
     place: Tensor
     sequence: Tensor
 
@@ -230,22 +230,23 @@ class MixtureNADEHead(Head):
         received = self._messages(states, values, context, units).sum(dim=-2)
         if not self.context_first:
             received = torch.zeros_like(received)
-        entries = list(x.unbind(-1))
+        entries, drawn = list(x.unbind(-1)), list(x.unbind(-1))
         for i in self.order:
             if drawn_somewhere[i]:
                 numbers = self.numbers.of(i, self._features(states[..., i, :], received))
                 scales = None if self.log_scale is None else self.log_scale[i]
                 draw = mixture_quantile(self._law(numbers, scales), noise[..., i, :])
-                draw = self._settled(draw, i, units)
-                entries[i] = torch.where(joint_context[..., i], entries[i], draw)
+                # not what is read of the draw: zero rain must stay zero
+                drawn[i] = torch.where(joint_context[..., i], entries[i], draw)
+                entries[i] = torch.where(joint_context[..., i], entries[i], self._settled(draw, i, units))
             deviation = entries[i] - states[..., i, :] @ self.expected[i]
             message = self.telling.of(i, deviation[..., None])
             # in any order the messages of the context are in the sum from the start
             received = received + (
                 torch.where(joint_context[..., i, None], 0, message) if self.context_first else message
             )
-        drawn = units.unstandardise(torch.stack(entries, dim=-1).reshape(values.shape))
-        return torch.where(context, values, drawn.to(values.dtype))
+        result = units.unstandardise(torch.stack(drawn, dim=-1).reshape(values.shape))
+        return torch.where(context, values, result.to(values.dtype))
 
     def _settled(self, draw: Tensor, entry: int, units: Units) -> Tensor:
         """Returns draws of an entry in standard units as they will be read: those of the drawn values."""
