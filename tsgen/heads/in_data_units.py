@@ -183,8 +183,7 @@ class InDataUnits(Distribution):
             around = reach(self.law)
             image = self.units.standardise(truth)
             inside = image.maximum(around.low).minimum(around.high)
-        far = image if in_standard_units else truth, self._value(inside, in_standard_units)
-        total: Any = (far[0] - far[1]).abs()
+        total: Any = (self._value(image, in_standard_units) - self._value(inside, in_standard_units)).abs()
         for ends, after in ((around.part(around.low, inside), 0.0), (around.part(inside, around.high), 1.0)):
             for left, right, at_left, at_right in self._pieces(ends, nodes):
                 if in_standard_units:

@@ -54,9 +54,17 @@ def log_mass(
     raise ValueError(f"a law must be Gaussian, a mixture of Gaussians or have log_mass; it is {law}.")
 
 
+def standardised(end: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+    """Returns ends of intervals in deviations from the mean, at most :data:`FURTHEST` from it."""
+    infinite = end.isinf()
+    # fill first: an infinite end has no gradient in the scale, and would give NaN
+    z = (torch.where(infinite, 0, end) - loc) / scale
+    return torch.where(infinite, end, z).clamp(-FURTHEST, FURTHEST)
+
+
 def _normal(loc: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """Returns log(Phi(b) - Phi(a)) of the standardised ends a and b."""
-    a, b = (((end - loc) / scale).clamp(-FURTHEST, FURTHEST) for end in (low, high))
+    a, b = (standardised(end, loc, scale) for end in (low, high))
     # in the upper tail the mirrored interval has the digits
     mirrored = a + b > 0
     a, b = torch.where(mirrored, -b, a), torch.where(mirrored, -a, b)
