@@ -23,6 +23,9 @@ LOSS_NODES = 24
 MOMENT_NODES = 512
 """Nodes of the quadrature of a mean and a variance."""
 
+INFINITE = 1e12
+"""Numbers in standard units beyond this have no probability."""
+
 AT_ONCE = 32
 """Nodes of a quadrature that are computed at a time."""
 
@@ -111,7 +114,9 @@ class InDataUnits(Distribution):
         return self.law.log_prob(self.units.standardise(value)) + slope
 
     def _standard(self, image: Tensor) -> Tensor:
-        return ((image - self.units.loc) / self.units.scale).to(self.units.precision)
+        # an infinite end has no gradient in the scale of the law, and would give NaN
+        z = ((image - self.units.loc) / self.units.scale).clamp(-INFINITE, INFINITE)
+        return z.to(self.units.precision)
 
     def cdf(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Returns the distribution function at values in data units."""
