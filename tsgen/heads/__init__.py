@@ -6,5 +6,9 @@ from tsgen.heads.gaussian import GaussianHead
 from tsgen.heads.in_data_units import InDataUnits
 from tsgen.heads.mixture import MixtureHead
 from tsgen.heads.nade import MixtureNADEHead
+from tsgen.heads.student_t import StudentTHead
 
-__all__ = ["ConditionalHead", "GaussianHead", "Head", "InDataUnits", "MixtureHead", "MixtureNADEHead"]
+__all__ = [
+    *("ConditionalHead", "GaussianHead", "Head", "InDataUnits", "MixtureHead", "MixtureNADEHead"),
+    "StudentTHead",
+]
