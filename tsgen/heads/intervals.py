@@ -31,8 +31,8 @@ WEIGHT = 1e-6
 
 
 def log_mass(
-    law: Distribution, low: Float[Tensor, "*entries"], high: Float[Tensor, "*entries"]
-) -> Float[Tensor, "*entries"]:
+    law: Distribution, low: Float[Tensor, "..."], high: Float[Tensor, "..."]
+) -> Float[Tensor, "..."]:
     """Returns the logarithm of the probability between two numbers, in nats.
 
     It is finite, with finite gradients, however far the interval lies from the law.
