@@ -37,7 +37,7 @@ from tsgen.encoders import (
     WindowEncoder,
 )
 from tsgen.encoders.propagation import DiffusionConvolution, GraphAttention, GraphConvolution
-from tsgen.heads import ConditionalHead, GaussianHead, MixtureHead, MixtureNADEHead
+from tsgen.heads import ConditionalHead, GaussianHead, MixtureHead, MixtureNADEHead, StudentTHead
 from tsgen.models import AnyOrderModel, AutoregressiveModel
 from tsgen.sampling import Ancestral, AnyOrder
 
@@ -85,6 +85,7 @@ HEADS = {
     "conditional": partial(ConditionalHead, head=partial(MixtureHead, components=2)),
     "gaussian of node": partial(GaussianHead, scale="node"),
     "gaussian fixed": partial(GaussianHead, scale=0.5),
+    "student t": partial(StudentTHead, components=2),
     "nade": NADE,
     "nade any": partial(NADE, order="any"),
     "nade slice": partial(NADE, over="slice"),

@@ -130,6 +130,9 @@ def test_a_fitted_power_makes_values_gaussian():
         skewness = [float(((y - y.mean()) / y.std()).pow(3).mean()) for y in (x, images)]
         assert skewness[0] > before and abs(skewness[1]) < before / 4
     assert fit_transform(Support.parse("positive"), z.exp(), every).exponent == 0.0
+    spline = fit_transform(Support.parse("real"), z.pow(3), every, "spline").forward(z.pow(3))
+    # to the share of values that lie between two knots
+    assert (spline - z)[z.abs() < 1.5].abs().max() < 0.5
 
 
 def test_channels_have_their_own_maps():

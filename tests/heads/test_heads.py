@@ -13,7 +13,7 @@ from torch.distributions import MultivariateNormal, constraints
 from torch.func import functional_call, jacrev
 
 from tsgen.data.series import Sizes, Units
-from tsgen.heads import ConditionalHead, GaussianHead, Head, MixtureHead, MixtureNADEHead
+from tsgen.heads import ConditionalHead, GaussianHead, Head, MixtureHead, MixtureNADEHead, StudentTHead
 from tsgen.metrics import has_closed_crps, law_crps
 from tsgen.storage.components import describe, restore
 
@@ -38,6 +38,8 @@ HEADS = NADES | {
     "gaussian node": partial(GaussianHead, scale="node"),
     "gaussian fixed": partial(GaussianHead, scale=0.6),
     "mixture": MixtureHead,
+    "student t": StudentTHead,
+    "student ts": partial(StudentTHead, components=2),
     "conditional gaussian": ConditionalHead,
     "conditional nade": partial(ConditionalHead, head=NADES["slice any"]),
 }
@@ -202,7 +204,7 @@ def test_gradients_reach_every_parameter(name):
 def single(factory):
     """The same head with mixtures of one component: a draw is then a smooth function of its uniforms."""
     made = factory.func if isinstance(factory, partial) else factory
-    if made in (MixtureHead, MixtureNADEHead):
+    if made in (MixtureHead, MixtureNADEHead, StudentTHead):
         return partial(factory, components=1)
     if isinstance(factory, partial) and made is ConditionalHead:
         return partial(factory, head=single(factory.keywords["head"]))
@@ -294,6 +296,7 @@ def test_units_are_only_units(name):
         ("gaussian node", 6, 2 * 5 + 6),
         ("gaussian fixed", 5, 10),
         ("mixture", 45, 90),
+        ("student ts", 40, 80),
         ("conditional gaussian", 14, 28),
         ("channels given", 9 * 15 + 14, 2 * 149 + 25),
         ("channels any", 149, 2 * 149 + 25),

@@ -53,9 +53,7 @@ def made(encoder="gru", head="mixture", seed: int = 3, **options):
     series = mixed_series()
     spec = SeriesSpec.of(series, None, fit_transforms(series, None, SUPPORTS))
     two_way = encoder in TWO_WAY_ENCODERS
-    kind, sampler = (
-        (AnyOrderModel, AnyOrder(5, 2, 7)) if two_way else (AutoregressiveModel, Ancestral(5, 7))
-    )
+    kind, sampler = (AnyOrderModel, AnyOrder(5, 2, 7)) if two_way else (AutoregressiveModel, Ancestral(5, 7))
     torch.manual_seed(seed)
     factory = (ENCODERS | TWO_WAY_ENCODERS)[encoder]
     return kind(spec, factory, HEADS[head], sampler=sampler, **options).eval()

@@ -20,9 +20,6 @@ NARROW = 0.02
 FURTHEST = 1e6
 """Ends of intervals further from the mean than so many standard deviations count as that far."""
 
-INFINITY = 1e9
-"""Infinite ends of intervals, in standard units."""
-
 DEVIATIONS = 8.0
 """The range of a Gaussian, in standard deviations on each side of its mean."""
 
@@ -34,8 +31,8 @@ WEIGHT = 1e-6
 
 
 def log_mass(
-    law: Distribution, low: Float[Tensor, "*entries"], high: Float[Tensor, "*entries"]
-) -> Float[Tensor, "*entries"]:
+    law: Distribution, low: Float[Tensor, "..."], high: Float[Tensor, "..."]
+) -> Float[Tensor, "..."]:
     """Returns the logarithm of the probability between two numbers, in nats.
 
     It is finite, with finite gradients, however far the interval lies from the law.
@@ -48,8 +45,6 @@ def log_mass(
     own = getattr(law, "log_mass", None)
     if callable(own):
         return own(low, high)
-    # an infinite end has no gradient
-    low, high = low.clamp(min=-INFINITY), high.clamp(max=INFINITY)
     if isinstance(law, Normal):
         return _normal(law.loc, law.scale, low, high)
     component: Any = getattr(law, "component_distribution", None)
