@@ -29,7 +29,15 @@ from tsgen.data.interpolation import Nearest
 from tsgen.data.series import Samples, Series, SeriesBatch
 from tsgen.evaluation.baselines import Baseline, fit_baselines, law_scores, median
 from tsgen.evaluation.bootstrap import MIN_WINDOWS
-from tsgen.evaluation.columns import COLUMNS, format_number, lowest_crps, printed_columns
+from tsgen.evaluation.columns import (
+    COLUMNS,
+    NLL_HEADINGS,
+    Measure,
+    format_number,
+    lowest_crps,
+    of_one_measure,
+    printed_columns,
+)
 from tsgen.evaluation.comparison import intervals
 from tsgen.evaluation.terminal import print_table
 from tsgen.exact.linear import VARProcess
@@ -41,10 +49,12 @@ from tsgen.metrics import (
     NLL,
     RMSE,
     EnergyScore,
+    ExceedanceScores,
     FarDraws,
     GroupedScores,
     Grouping,
     LawCRPS,
+    QuantileScores,
     RankHistogram,
     VariogramScore,
     calibrated_quantiles,
@@ -307,6 +317,12 @@ class Evaluation(Callback):
             distributions are two more rows of the table.
         horizon: The number of steps at the end of a window that are forecast, for scores by lead time; 0 if
             no entry is hidden; None if there is no forecast.
+        exceedance: Thresholds x in data units, of any channel, for scores of "more than x" in
+            ``scores.json``.
+        measure: The measure of the model's NLL (see :func:`~tsgen.evaluation.columns.measure_of`).
+
+    Raises:
+        ValueError: If a threshold is not finite.
     """
 
     def __init__(
@@ -317,7 +333,12 @@ class Evaluation(Callback):
         train: Sequence[slice],
         exact: VARProcess | None = None,
         horizon: int | None = None,
+        exceedance: Sequence[float] = (),
+        measure: Measure = "density",
     ) -> None:
+        self.quantile_scores = QuantileScores()
+        self.exceedance = ExceedanceScores(exceedance) if exceedance else None
+        self.measure = measure
         self.train, self.baselines, self.remarks = train, dict[str, Baseline](), list[str]()
         self.folder, self.series, self.run, self.exact = Path(folder), series, run, exact
         self.nothing_hidden, self.horizon = horizon == 0, horizon or 0
@@ -344,6 +365,9 @@ class Evaluation(Callback):
             joint, by_law = name == "exact posterior", name in self.baselines
             self.rows[name] = _Row(name, conditioning, of_exact, module, joint=joint, by_law=by_law)
         self.ranks = RankHistogram(module.sampler.num_samples).to(module.device)
+        self.quantile_scores.to(module.device).reset()
+        if self.exceedance is not None:
+            self.exceedance.to(module.device).reset()
         self.far_draws = FarDraws(module.node_units).to(module.device)
         if not self.nothing_hidden:
             self.far_draws.observe_series(self.series)
@@ -376,6 +400,9 @@ class Evaluation(Callback):
         densities[MODEL] = outputs["log_prob"]
         laws[MODEL] = module.drawn_law(batch)
         self.far_draws.update(samples.values, ~batch.context)
+        self.quantile_scores.update(*entries(samples.values, batch))
+        if self.exceedance is not None:
+            self.exceedance.update(*entries(samples.values, batch))
         for name, row in self.rows.items():
             values = drawn.get(name)
             if values is None:
@@ -395,6 +422,10 @@ class Evaluation(Callback):
         grouped = {name: row.tables() for name, row in self.rows.items() if row.grouped}
         histogram = {} if self.nothing_hidden else self.ranks.table()
         far_draws = self.far_draws.warning(self.series.nodes, self.series.channels)
+        quantile_scores = [] if self.nothing_hidden else self.quantile_scores.table()
+        exceedance = [] if self.nothing_hidden or self.exceedance is None else self.exceedance.table()
+        if self.measure != "density":
+            rows[0]["measure"] = self.measure
         count = {name: int(metric.compute()) for name, metric in self.rows[MODEL].counts.items()}
         trainer.strategy.barrier()
         if not trainer.is_global_zero:
@@ -416,6 +447,8 @@ class Evaluation(Callback):
         if data is not None:
             table["far_draws"] = far_draws
             table["baselines"] = [*self.remarks, *_warnings(data)]
+            table["quantile_scores"] = quantile_scores
+            table |= {"exceedance": exceedance} if exceedance else {}
             table |= {"intervals": intervals(data), "rank_histogram": histogram, **grouped[MODEL]}
         if "exact posterior" in grouped:
             table["by_lead_time_exact"] = grouped["exact posterior"]["by_lead_time"]
@@ -437,9 +470,12 @@ class Evaluation(Callback):
 
 def print_scores(table: Mapping[str, Any]) -> None:
     """Prints the table of scores."""
-    columns = printed_columns(table["rows"])
-    rows = [(_label(row), *(format_number(row[key]) for key in columns)) for row in table["rows"]]
-    hidden, remarks = "hidden " * ("by_node" in table), []
+    scored, remarks = of_one_measure(table["rows"])
+    columns = printed_columns(scored)
+    if "nll" in columns:
+        columns["nll"] = NLL_HEADINGS[scored[0].get("measure", "density")]
+    rows = [(_label(row), *(format_number(row[key]) for key in columns)) for row in scored]
+    hidden = "hidden " * ("by_node" in table)
     if hidden:
         remarks.append(_interval_remark(table["intervals"]))
         if "filtering" in {row["conditioning"] for row in table["rows"]}:
@@ -457,6 +493,15 @@ def print_scores(table: Mapping[str, Any]) -> None:
         remarks.append(f"Warning: {table['far_draws']}")
     title = f"{table['run']}: {table['entries']:,} {hidden}entries in {table['windows']:,} windows"
     print_table(title, ["", *columns.values()], rows, remarks=remarks)
+    if table.get("exceedance"):
+        print_exceedance(table["exceedance"])
+
+
+def print_exceedance(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Prints the model's scores of "more than x"."""
+    columns = {"frequency": "share", "probability": "predicted", "brier": "Brier", "crps_above": "CRPS above"}
+    cells = [(f"> {row['threshold']:g}", *(format_number(row[key]) for key in columns)) for row in rows]
+    print_table("Values above a threshold", ["", *columns.values()], cells)
 
 
 def _warnings(data: xr.Dataset) -> list[str]:

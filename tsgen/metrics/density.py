@@ -1,5 +1,10 @@
 r"""Scores of predictive distributions: negative log-likelihood and exact CRPS.
 
+A law with a method ``crps(truth)`` computes its own CRPS. With additional zeros of probability π, the CRPS of
+:math:`\pi \delta_0 + (1 - \pi) G` is
+
+.. math:: \pi |y| + (1 - \pi) \bigl(\mathrm{CRPS}(G, y) - \pi \, \mathrm{CRPS}(G, 0)\bigr).
+
 The CRPS of a mixture of Gaussians has a closed form: with :math:`A(\mu, \sigma) = E|\mu + \sigma Z|`, Z
 standard normal,
 
@@ -22,6 +27,7 @@ from torch import Tensor
 from torch.distributions import Distribution, MixtureSameFamily, Normal
 
 from tsgen.argument_types import check_shapes
+from tsgen.heads.count_laws import ZeroInflatedLaw
 from tsgen.heads.in_data_units import InDataUnits
 from tsgen.metrics.mean import Mean
 
@@ -30,7 +36,8 @@ from tsgen.metrics.mean import Mean
 def has_closed_crps(law: Distribution) -> bool:
     """Returns whether :func:`law_crps` has a closed form for a law.
 
-    It has one for Gaussians, for mixtures of Gaussians, and for every law with a method ``crps(truth)``.
+    It has one for Gaussians, for mixtures of Gaussians, for every law with a method ``crps(truth)``, and for
+    these with additional zeros.
 
     Args:
         law: One law per entry.
@@ -40,7 +47,7 @@ def has_closed_crps(law: Distribution) -> bool:
         >>> has_closed_crps(Normal(0.0, 1.0)), has_closed_crps(StudentT(3.0))
         (True, False)
     """
-    if isinstance(law, InDataUnits):
+    if isinstance(law, InDataUnits | ZeroInflatedLaw):
         return has_closed_crps(law.law)
     return isinstance(_component(law), Normal) or callable(getattr(law, "crps", None))
 
@@ -71,6 +78,10 @@ def law_crps(law: Distribution, truth: Float[Tensor, "*entries"]) -> Float[Tenso
         ) from mismatch
     if isinstance(law, InDataUnits):
         return law.units.scale * law_crps(law.law, law.units.standardise(truth))
+    if isinstance(law, ZeroInflatedLaw) and has_closed_crps(law.law):
+        share = law.zero_probability
+        at_zero = law_crps(law.law, torch.zeros_like(truth))
+        return share * truth.abs() + (1 - share) * (law_crps(law.law, truth) - share * at_zero)
     own = getattr(law, "crps", None)
     if callable(own):
         return own(truth)
@@ -91,6 +102,30 @@ def law_crps(law: Distribution, truth: Float[Tensor, "*entries"]) -> Float[Tenso
     deviation = torch.hypot(scale[..., None], scale[..., None, :])
     pair_weight = weight[..., None] * weight[..., None, :]
     return error - (pair_weight * _mean_magnitude(difference, deviation)).sum(dim=(-2, -1)) / 2
+
+
+@check_shapes
+def pit(
+    law: Distribution, truth: Float[Tensor, "*entries"], noise: Float[Tensor, "*entries"]
+) -> Float[Tensor, "*entries"]:
+    r"""Returns the randomised probability integral transform, uniform on (0, 1) if the truth follows the law.
+
+    .. math:: F(y^-) + u (F(y) - F(y^-))
+
+    It equals F(y) where the law has no atom.
+
+    Args:
+        law: Laws with a distribution function, with or without atoms.
+        truth: The true values, in data units.
+        noise: Uniform numbers u in (0, 1).
+
+    References:
+        Predictive model assessment for count data (Czado, Gneiting & Held, 2009).
+    """
+    y = truth.to(torch.float64)
+    # the limit from below is the value at the next smaller number
+    below = law.cdf(y.nextafter(torch.full_like(y, -math.inf)))
+    return below + noise * (law.cdf(y) - below)
 
 
 def _mean_magnitude(mean: Tensor, scale: Tensor) -> Tensor:
