@@ -153,11 +153,11 @@ class ExceedanceScores(_Sums):
         that exceeded it, and ``reliability`` has the same by deciles of the probability.
         """
         rows = []
-        # compute() adds the sums of all processes
+        # compute() adds the sums of all processes, and makes one number a scalar
         computed = self.compute()
         for i, (threshold, bins) in enumerate(zip(self.thresholds, computed["bins"], strict=True)):
             row: dict[str, Any] = {"threshold": threshold, **_shares(bins.sum(dim=0))}
-            row |= {name: _number(float(computed[name][i])) for name in ("brier", "crps_above")}
+            row |= {name: _number(float(computed[name].view(-1)[i])) for name in ("brier", "crps_above")}
             edges = [{"from": i / BINS, "to": (i + 1) / BINS} for i in range(BINS)]
             row["reliability"] = [edge | _shares(b) for edge, b in zip(edges, bins, strict=True)]
             rows.append(row)
