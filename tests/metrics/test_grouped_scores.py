@@ -285,7 +285,7 @@ def test_every_table_has_all_entries_and_the_mean_of_its_row(tmp_path):
 
 
 def test_the_table_scores_thresholds_and_says_the_measure_of_its_nll(tmp_path, capsys):
-    table, data = evaluated(tmp_path, None, exceedance=[10.0], measure="probability")
+    table, _ = evaluated(tmp_path, None, exceedance=[10.0], measure="probability")
     (row,) = table["exceedance"]
     with xr.open_dataset(tmp_path / "evaluation.nc") as windows:
         truth = windows["truth"].where(windows["target"]).values
