@@ -48,7 +48,7 @@ def test_the_ends_are_values_or_not():
     ],
 )
 def test_a_text_that_names_no_support_is_refused_in_one_line(text, message):
-    with pytest.raises(ValueError, match="^support: ") as error:
+    with pytest.raises(ValueError, match=r"^support: ") as error:
         Support.parse(text)
     assert message in str(error.value) and "\n" not in str(error.value)
 
@@ -113,7 +113,7 @@ def test_detected_supports_are_told_with_the_reason(caplog):
         rain, temperature = fit_transforms(rain_series())
     assert (rain.support, rain.name, temperature.support) == ("non_negative", "yeo_johnson", "real")
     (line,) = caplog.messages
-    assert line.startswith("rain: values are taken as non_negative (66.2% of 240 values are zero")
+    assert line.startswith("rain: values are taken as non_negative, since 66.2% of 240 values are zero")
 
 
 def test_a_value_outside_its_support_is_named_with_node_time_and_step():

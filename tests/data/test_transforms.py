@@ -82,7 +82,7 @@ def test_the_jacobian_is_that_of_autograd(text, name):
 
 @every_pair
 def test_cells_are_adjacent_and_hold_the_numbers_of_their_value(text, name):
-    transform, values = fitted(text, name)
+    transform, _ = fitted(text, name)
     # an open interval ends where float32 does
     z = torch.linspace(-5, 8, 4001, dtype=torch.float64) * (3 if transform.values.has_atoms else 1)
     x = transform.inverse(z)

@@ -215,13 +215,15 @@ def test_nodes_channels_and_lead_times_are_told_apart(series):
 # ------------------------------------------------------------------------------------------------- in a run
 
 
-def evaluated(folder, horizon: int | None) -> tuple[dict, SyntheticDataModule]:
+def evaluated(folder, horizon: int | None, **options) -> tuple[dict, SyntheticDataModule]:
     """What the test of an untrained model leaves behind."""
     data = SyntheticDataModule(num_nodes=5, steps=800, test=0.6, window=12, batch_size=7, horizon=horizon)
     torch.manual_seed(1)
     encoder = partial(GraphGRUEncoder, hidden=4)
     model = AutoregressiveModel(data.spec, encoder, GaussianHead, sampler=Ancestral(40))
-    evaluation = Evaluation(folder, data.split.series, "run", data.split.train, data.exact, data.horizon)
+    evaluation = Evaluation(
+        folder, data.split.series, "run", data.split.train, data.exact, data.horizon, **options
+    )
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "use_distributed_sampler": False}
     trainer = Trainer(accelerator="cpu", logger=False, callbacks=[evaluation], **quiet)
     trainer.test(model, data, verbose=False)
@@ -280,6 +282,21 @@ def test_every_table_has_all_entries_and_the_mean_of_its_row(tmp_path):
     bins = table["rank_histogram"]
     assert sum(bins["counts"]) == table["entries"] and len(bins["counts"]) == len(bins["ranks"]) == 20
     assert sum(bins["ranks"]) == table["num_samples"] + 1
+
+
+def test_the_table_scores_thresholds_and_says_the_measure_of_its_nll(tmp_path, capsys):
+    table, _ = evaluated(tmp_path, None, exceedance=[10.0], measure="probability")
+    (row,) = table["exceedance"]
+    with xr.open_dataset(tmp_path / "evaluation.nc") as windows:
+        truth = windows["truth"].where(windows["target"]).values
+    truth = truth[np.isfinite(truth)]
+    assert row["entries"] == table["entries"] == len(truth)
+    assert row["frequency"] == pytest.approx((truth > 10).mean(), rel=1e-5)
+    assert [level["level"] for level in table["quantile_scores"]][3] == 0.5
+    assert 2 * table["quantile_scores"][3]["score"] == pytest.approx(table["rows"][0]["mae"], rel=1e-3)
+    assert table["rows"][0]["measure"] == "probability"
+    printed = capsys.readouterr().out
+    assert "NLL (probability)" in printed and "> 10" in printed and "left out: climatology" in printed
 
 
 def test_the_evaluation_holds_what_comparisons_need(tmp_path):

@@ -121,6 +121,12 @@ class TsgenCLI(LightningCLI):
             default=False,
             help="test or predict with a checkpoint that was trained on another graph",
         )
+        parser.add_argument(
+            "--exceedance",
+            type=list[float],
+            default=[],
+            help="thresholds x of a test's scores of 'more than x', such as [0.4, 10]",
+        )
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
         parser.set_defaults(
@@ -252,6 +258,7 @@ class TsgenCLI(LightningCLI):
                 self.datamodule.split.train,
                 self.datamodule.exact,
                 self.datamodule.horizon,
+                self._options.exceedance,
             ),
         }
         use_tolerant_wandb(self.trainer.loggers)

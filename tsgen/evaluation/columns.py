@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, Protocol, runtime_checkable
 
 COLUMNS = {
     "mae": "MAE",
@@ -31,6 +31,66 @@ COLUMNS = {
   mean, in exact posterior standard deviations.
 * ``log_likelihood`` is computed if nothing is hidden: the mean joint log-density of a window, in nats.
 """
+
+Measure = Literal["density", "probability", "mixed"]
+"""The measure that an NLL refers to. NLLs of different measures cannot be compared: a density has a unit and
+no upper bound, a probability is at most 1. A mixed one is a probability at atoms and a density elsewhere, or
+differs between channels."""
+
+NLL_HEADINGS: dict[str, str] = {
+    "density": COLUMNS["nll"],
+    "probability": "NLL (probability)",
+    "mixed": "NLL (mixed)",
+}
+"""The heading of the NLL by its measure."""
+
+
+@runtime_checkable
+class HasAtoms(Protocol):
+    """The part of a channel's support that determines the measure of its NLL.
+
+    Attributes:
+        step: The difference between adjacent values; 0 for a continuum.
+        has_atoms: Whether some values have a positive probability.
+    """
+
+    step: float
+
+    @property
+    def has_atoms(self) -> bool:
+        """Whether some values have a positive probability."""
+
+
+def measure_of(supports: Iterable[HasAtoms]) -> Measure:
+    """Returns the measure that the NLL of channels with these supports refers to.
+
+    Args:
+        supports: The support of each channel.
+    """
+    supports = list(supports)
+    if not any(support.has_atoms for support in supports):
+        return "density"
+    return "probability" if all(support.step > 0 for support in supports) else "mixed"
+
+
+def of_one_measure(rows: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Returns the rows with the NLLs of the first row's measure only, and a remark if others were left out.
+
+    Args:
+        rows: The scores of each row by name; ``measure`` is the measure of its NLL, by default a density.
+    """
+    measure = rows[0].get("measure", "density")
+    other = {i for i, row in enumerate(rows) if row.get("measure", "density") != measure}
+    dropped = [rows[i]["name"] for i in sorted(other) if rows[i].get("nll") is not None]
+    kept = [{**row, "nll": None} if i in other else dict(row) for i, row in enumerate(rows)]
+    if measure == "density" and not dropped:
+        return kept, []
+    words = "probability at atoms and of density elsewhere" if measure == "mixed" else measure
+    remark = f"The NLL is in nats of {words}."
+    if dropped:
+        remark += f" Those of other measures are left out: {', '.join(dropped)}."
+    return kept, [remark]
+
 
 NOT_PRINTED = {"crps_law", "coverage_50", "width_50", "interval_50", "interval_90"}
 """Scores that are only written to files, so that a row of the printed table fits on one line."""

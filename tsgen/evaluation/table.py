@@ -29,7 +29,16 @@ from tsgen.data.interpolation import Nearest
 from tsgen.data.series import Samples, Series, SeriesBatch
 from tsgen.evaluation.baselines import Baseline, fit_baselines, law_scores, median
 from tsgen.evaluation.bootstrap import MIN_WINDOWS
-from tsgen.evaluation.columns import COLUMNS, format_number, lowest_crps, printed_columns
+from tsgen.evaluation.columns import (
+    COLUMNS,
+    NLL_HEADINGS,
+    Measure,
+    format_number,
+    lowest_crps,
+    measure_of,
+    of_one_measure,
+    printed_columns,
+)
 from tsgen.evaluation.comparison import intervals
 from tsgen.evaluation.terminal import print_table
 from tsgen.exact.linear import VARProcess
@@ -42,10 +51,12 @@ from tsgen.metrics import (
     NLL,
     RMSE,
     EnergyScore,
+    ExceedanceScores,
     FarDraws,
     GroupedScores,
     Grouping,
     LawCRPS,
+    QuantileScores,
     RankHistogram,
     VariogramScore,
     calibrated_quantiles,
@@ -314,6 +325,11 @@ class Evaluation(Callback):
             first.
         horizon: The number of steps at the end of a window that are forecast, for scores by lead time; 0 if
             no entry is hidden; None if there is no forecast.
+        exceedance: Thresholds x in data units, of any channel, for scores of "more than x" in
+            ``scores.json``.
+
+    Raises:
+        ValueError: If a threshold is not finite.
     """
 
     def __init__(
@@ -324,7 +340,10 @@ class Evaluation(Callback):
         train: Sequence[slice],
         exact: VARProcess | MarkovProcess | None = None,
         horizon: int | None = None,
+        exceedance: Sequence[float] = (),
     ) -> None:
+        self.quantile_scores = QuantileScores()
+        self.exceedance = ExceedanceScores(exceedance) if exceedance else None
         self.train, self.baselines, self.remarks = train, dict[str, Baseline](), list[str]()
         self.folder, self.series, self.run, self.exact = Path(folder), series, run, exact
         self.linear = exact if isinstance(exact, VARProcess) else None
@@ -353,6 +372,9 @@ class Evaluation(Callback):
             joint, by_law = name == "exact posterior", name in self.baselines
             self.rows[name] = _Row(name, conditioning, of_exact, module, joint=joint, by_law=by_law)
         self.ranks = RankHistogram(module.sampler.num_samples).to(module.device)
+        self.quantile_scores.to(module.device).reset()
+        if self.exceedance is not None:
+            self.exceedance.to(module.device).reset()
         self.far_draws = FarDraws(module.node_units).to(module.device)
         if not self.nothing_hidden:
             self.far_draws.observe_series(self.series)
@@ -385,6 +407,9 @@ class Evaluation(Callback):
         densities[MODEL] = outputs["log_prob"]
         laws[MODEL] = module.drawn_law(batch)
         self.far_draws.update(samples.values, ~batch.context)
+        self.quantile_scores.update(*entries(samples.values, batch))
+        if self.exceedance is not None:
+            self.exceedance.update(*entries(samples.values, batch))
         for name, row in self.rows.items():
             values = drawn.get(name)
             if values is None:
@@ -404,6 +429,10 @@ class Evaluation(Callback):
         grouped = {name: row.tables() for name, row in self.rows.items() if row.grouped}
         histogram = {} if self.nothing_hidden else self.ranks.table()
         far_draws = self.far_draws.warning(self.series.nodes, self.series.channels)
+        quantile_scores = [] if self.nothing_hidden else self.quantile_scores.table()
+        exceedance = [] if self.nothing_hidden or self.exceedance is None else self.exceedance.table()
+        for row in rows:
+            row |= self._measure(str(row["name"]), module)
         count = {name: int(metric.compute()) for name, metric in self.rows[MODEL].counts.items()}
         trainer.strategy.barrier()
         if not trainer.is_global_zero:
@@ -426,12 +455,28 @@ class Evaluation(Callback):
         if data is not None:
             table["far_draws"] = far_draws
             table["baselines"] = [*self.remarks, *_warnings(data)]
+            table["quantile_scores"] = quantile_scores
+            table |= {"exceedance": exceedance} if exceedance else {}
             table |= {"intervals": intervals(data), "rank_histogram": histogram, **grouped[MODEL]}
         if "exact posterior" in grouped:
             table["by_lead_time_exact"] = grouped["exact posterior"]["by_lead_time"]
         write_text(self.folder / "scores.json", json.dumps(table, indent=1, ensure_ascii=False) + "\n")
         print_scores(table)
         log_to_wandb(trainer, data, table)
+
+    def _measure(self, name: str, module: Any) -> dict[str, Measure]:
+        """Returns the measure of a row's NLL, unless it is a density on the real line.
+
+        The laws of the model and of the exact process are on the supports of the channels, those of the
+        baselines on the real line.
+        """
+        of_channels = [one.values for one in module.spec.transforms or ()]
+        if name == MODEL:
+            of_channels = [] if module.transforms is None else of_channels
+        elif not name.startswith("exact"):
+            of_channels = []
+        measure = measure_of(of_channels)
+        return {} if measure == "density" else {"measure": measure}
 
     def _write_evaluation(self, attributes: Mapping[str, Any]) -> xr.Dataset:
         """Writes all windows to ``evaluation.nc`` and returns them."""
@@ -447,9 +492,12 @@ class Evaluation(Callback):
 
 def print_scores(table: Mapping[str, Any]) -> None:
     """Prints the table of scores."""
-    columns = printed_columns(table["rows"])
-    rows = [(_label(row), *(format_number(row[key]) for key in columns)) for row in table["rows"]]
-    hidden, remarks = "hidden " * ("by_node" in table), []
+    scored, remarks = of_one_measure(table["rows"])
+    columns = printed_columns(scored)
+    if "nll" in columns:
+        columns["nll"] = NLL_HEADINGS[scored[0].get("measure", "density")]
+    rows = [(_label(row), *(format_number(row[key]) for key in columns)) for row in scored]
+    hidden = "hidden " * ("by_node" in table)
     if hidden:
         remarks.append(_interval_remark(table["intervals"]))
         if "filtering" in {row["conditioning"] for row in table["rows"]}:
@@ -467,6 +515,15 @@ def print_scores(table: Mapping[str, Any]) -> None:
         remarks.append(f"Warning: {table['far_draws']}")
     title = f"{table['run']}: {table['entries']:,} {hidden}entries in {table['windows']:,} windows"
     print_table(title, ["", *columns.values()], rows, remarks=remarks)
+    if table.get("exceedance"):
+        print_exceedance(table["exceedance"])
+
+
+def print_exceedance(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Prints the model's scores of "more than x"."""
+    columns = {"frequency": "share", "probability": "predicted", "brier": "Brier", "crps_above": "CRPS above"}
+    cells = [(f"> {row['threshold']:g}", *(format_number(row[key]) for key in columns)) for row in rows]
+    print_table("Values above a threshold", ["", *columns.values()], cells)
 
 
 def _warnings(data: xr.Dataset) -> list[str]:

@@ -2,8 +2,8 @@ r"""Laws of counts: Poisson, negative binomial, and any law with additional zero
 
 They are :class:`torch.distributions.Distribution` objects with a distribution function, a quantile function
 and a CRPS in closed form, which torch's own laws of counts lack. The log-probability is differentiable in
-every parameter. All numbers are computed in float64: the log-probability of a count near 1e6 is the difference
-of numbers near 1e7.
+every parameter. All numbers are computed in float64: the log-probability of a count near 1e6 is the
+difference of numbers near 1e7.
 
 The distribution functions are regularised incomplete functions: gamma for the Poisson law, beta for the
 negative binomial one. torch has the former only; :func:`incomplete_beta` computes the latter by a continued
@@ -244,7 +244,7 @@ class PoissonLaw(CountLaw):
         count, rate = torch.broadcast_tensors(count, self.rate)
         return torch.special.gammaincc(count + 1, rate)
 
-    def crps(self, truth: Float[Tensor, "*entries"]) -> Float[Tensor, "*entries"]:
+    def crps(self, truth: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         r"""Returns the CRPS,
         :math:`(y - \lambda)(2F(y) - 1) + 2\lambda P(\lfloor y \rfloor) - \lambda e^{-2\lambda}
         (I_0(2\lambda) + I_1(2\lambda))` with the modified Bessel functions I.
@@ -314,7 +314,7 @@ class NegativeBinomialLaw(CountLaw):
         total = self.size + self._mean
         return incomplete_beta(a, b, self.size / total, self._mean / total)
 
-    def crps(self, truth: Float[Tensor, "*entries"]) -> Float[Tensor, "*entries"]:
+    def crps(self, truth: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         r"""Returns the CRPS, with z = 4μ(r + μ)/r² and the distribution function :math:`F_r`
 
         .. math:: y (2F_r(y) - 1) - \mu (2F_{r+1}(y - 1) - 1)
@@ -353,68 +353,3 @@ class NegativeBinomialLaw(CountLaw):
         shape = self._extended_shape(torch.Size(sample_shape))
         gamma = torch._standard_gamma(self.size.expand(shape))
         return torch.poisson(gamma * self.dispersion * self._mean)
-
-
-class ZeroInflatedLaw(Distribution):
-    r"""A law with additional zeros, :math:`\pi \delta_0 + (1 - \pi) G`.
-
-    If G is a law of counts, zeros come from both parts. If G has a density, the log-density is with respect to
-    that of the numbers other than zero plus a point mass at zero: log π at zero, a density elsewhere.
-
-    Args:
-        law: The law G.
-        logits: The log-odds of π, the probability of an additional zero.
-    """
-
-    arg_constraints: ClassVar[dict[str, Any]] = {}
-
-    def __init__(self, law: Distribution, logits: Float[Tensor, "*entries"]) -> None:
-        self.law, self.logits = law, logits.to(torch.float64)
-        super().__init__(torch.broadcast_shapes(law.batch_shape, logits.shape), validate_args=False)
-
-    @property
-    def support(self) -> Any:  # type: ignore[override]
-        """The support of G."""
-        return self.law.support
-
-    @property
-    def zero_probability(self) -> Tensor:
-        """The probability π of an additional zero."""
-        return self.logits.sigmoid()
-
-    @property
-    def mean(self) -> Tensor:
-        """The mean."""
-        return (-self.logits).sigmoid() * self.law.mean
-
-    @property
-    def variance(self) -> Tensor:
-        """The variance."""
-        share, mean = (-self.logits).sigmoid(), self.law.mean
-        return share * (self.law.variance + (1 - share) * mean.square())
-
-    def log_prob(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """Returns the log-probability at zero, and the log-density (of counts: log-probability) elsewhere."""
-        value = value.to(torch.float64)
-        zero = value == 0
-        log_zero, log_share = (
-            torch.nn.functional.logsigmoid(self.logits),
-            torch.nn.functional.logsigmoid(-self.logits),
-        )
-        counts = self.law.support.is_discrete
-        # zero may be at the edge of the support of G, whose density there may be infinite
-        inner = log_share + self.law.log_prob(value if counts else torch.where(zero, 1.0, value))
-        return torch.where(zero, torch.logaddexp(log_zero, inner) if counts else log_zero, inner)
-
-    def cdf(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """Returns the probability of at most a value."""
-        at_zero = (value >= 0).to(torch.float64)
-        return self.zero_probability * at_zero + (-self.logits).sigmoid() * self.law.cdf(value)
-
-    @torch.no_grad()
-    def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Returns draws."""
-        shape = self._extended_shape(torch.Size(sample_shape))
-        drawn = self.law.expand(self.batch_shape).sample(torch.Size(sample_shape))
-        noise = torch.rand(shape, dtype=torch.float64, device=self.logits.device)
-        return torch.where(noise < self.zero_probability, 0.0, drawn.to(torch.float64))

@@ -4,9 +4,9 @@ The mean is the channel's own inverse map g^{-1}, before rounding, of a softened
 
 .. math:: \mu = g^{-1}(\mathrm{softplus}(\eta)), \qquad \eta = \eta_0 + s \, (v \cdot h + b),
 
-which is positive for every :math:`\eta`. With the transform ``log1p``,
-:math:`g^{-1}(\mathrm{softplus}(\eta)) = w e^\eta` with w the transform's width: the log-linear model, exactly. :math:`\eta_0` and s are such that the
-mean of a zero state is that of the node's images, and that a change of one moves it by one of their
+which is positive for every :math:`\eta`. With the transform ``log1p`` and its width w,
+:math:`g^{-1}(\mathrm{softplus}(\eta)) = w e^\eta`: the log-linear model. :math:`\eta_0` and s are such
+that the mean of a zero state is that of the node's images, and that a change of one moves it by one of their
 deviations.
 """
 

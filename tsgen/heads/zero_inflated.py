@@ -105,8 +105,9 @@ def below(law: Any, value: Tensor) -> Tensor:
 
 @check_arguments
 class ZeroInflatedHead(Head):
-    r"""Another head's laws with a probability of their own of the lowest value, zero, whose logit is affine in
-    the state.
+    r"""Another head's laws with a probability of their own of the lowest value, zero.
+
+    Its logit is affine in the state.
 
     Args:
         hidden: Size of a node's state.

@@ -3,7 +3,8 @@
 Sums make the result independent of the number of processes.
 """
 
-from tsgen.metrics.density import NLL, LawCRPS, has_closed_crps, law_crps, standard_crps
+from tsgen.metrics.bounded import censored_crps, truncated_crps
+from tsgen.metrics.density import NLL, LawCRPS, has_closed_crps, law_crps, pit, standard_crps
 from tsgen.metrics.ensemble import (
     CRPS,
     MAE,
@@ -23,6 +24,12 @@ from tsgen.metrics.ensemble import (
     ranks,
     scores,
 )
+from tsgen.metrics.exceedance import (
+    ExceedanceScores,
+    QuantileScores,
+    brier_score,
+    threshold_weighted_crps,
+)
 from tsgen.metrics.far_draws import FarDraws
 from tsgen.metrics.grouped import GroupedScores, Grouping, groupings
 from tsgen.metrics.joint import EnergyScore, VariogramScore, energy_score, variogram_score
@@ -35,16 +42,20 @@ __all__ = [
     "RMSE",
     "Coverage",
     "EnergyScore",
+    "ExceedanceScores",
     "FarDraws",
     "GroupedScores",
     "Grouping",
     "IntervalScore",
     "LawCRPS",
     "QuantileCRPS",
+    "QuantileScores",
     "RankHistogram",
     "VariogramScore",
     "Width",
+    "brier_score",
     "calibrated_quantiles",
+    "censored_crps",
     "crps",
     "empirical_quantiles",
     "energy_score",
@@ -54,8 +65,11 @@ __all__ = [
     "has_closed_crps",
     "interval_score",
     "law_crps",
+    "pit",
     "ranks",
     "scores",
     "standard_crps",
+    "threshold_weighted_crps",
+    "truncated_crps",
     "variogram_score",
 ]

@@ -1,5 +1,10 @@
 r"""Scores of predictive distributions: negative log-likelihood and exact CRPS.
 
+A law with a method ``crps(truth)`` computes its own CRPS. With additional zeros of probability π, the CRPS of
+:math:`\pi \delta_0 + (1 - \pi) G` is
+
+.. math:: \pi |y| + (1 - \pi) \bigl(\mathrm{CRPS}(G, y) - \pi \, \mathrm{CRPS}(G, 0)\bigr).
+
 The CRPS of a mixture of Gaussians has a closed form: with :math:`A(\mu, \sigma) = E|\mu + \sigma Z|`, Z
 standard normal,
 
@@ -31,7 +36,8 @@ from tsgen.metrics.mean import Mean
 def has_closed_crps(law: Distribution) -> bool:
     """Returns whether :func:`law_crps` has a closed form for a law.
 
-    It has one for Gaussians, for mixtures of Gaussians, and for every law with a method ``crps(truth)``.
+    It has one for Gaussians, for mixtures of Gaussians, for every law with a method ``crps(truth)``, and for
+    these with additional zeros.
 
     Args:
         law: One law per entry.
@@ -109,13 +115,40 @@ def standard_crps(
         truth: The true values, in data units.
         units: The units of the nodes.
     """
-    if not isinstance(law, InDataUnits) or law.units.transforms is None:
+    if units.transforms is None:
         return law_crps(law, truth) / units.scale
-    if law.units.transforms.has_atoms:
+    if not isinstance(law, InDataUnits):
+        low, high = (units.value(units.loc + sign * units.scale) for sign in (-1, 1))
+        return law_crps(law, truth) / torch.where(high > low, (high - low) / 2, 1)
+    if units.transforms.has_atoms:
         crps = law.crps(truth, in_standard_units=True)
     else:
         crps = law_crps(law.law, law.units.standardise(truth))
     return crps * law.units.scale / units.scale
+
+
+@check_shapes
+def pit(
+    law: Distribution, truth: Float[Tensor, "*entries"], noise: Float[Tensor, "*entries"]
+) -> Float[Tensor, "*entries"]:
+    r"""Returns the randomised probability integral transform, uniform on (0, 1) if the truth follows the law.
+
+    .. math:: F(y^-) + u (F(y) - F(y^-))
+
+    It equals F(y) where the law has no atom.
+
+    Args:
+        law: Laws with a distribution function, with or without atoms.
+        truth: The true values, in data units.
+        noise: Uniform numbers u in (0, 1).
+
+    References:
+        Predictive model assessment for count data (Czado, Gneiting & Held, 2009).
+    """
+    y = truth.to(torch.float64)
+    # the limit from below is the value at the next smaller number
+    below = law.cdf(y.nextafter(torch.full_like(y, -math.inf)))
+    return below + noise * (law.cdf(y) - below)
 
 
 def _mean_magnitude(mean: Tensor, scale: Tensor) -> Tensor:

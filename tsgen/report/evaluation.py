@@ -11,7 +11,7 @@ import xarray as xr
 
 from tsgen import figures
 from tsgen.evaluation.baselines import BASELINES
-from tsgen.evaluation.columns import lowest_crps
+from tsgen.evaluation.columns import NLL_HEADINGS, lowest_crps, of_one_measure
 from tsgen.metrics import breakdown
 from tsgen.report.pictures import Draw, Picture, picture
 from tsgen.report.scores import PERCENT, SCORES, best
@@ -75,20 +75,21 @@ def _dates(time: np.ndarray) -> list[str] | None:
 
 
 def _scores(evaluation: xr.Dataset, scores: Mapping[str, Any]) -> dict[str, Any] | None:
-    rows = scores["rows"]
+    rows, remarks = of_one_measure(scores["rows"])
+    nll = NLL_HEADINGS[rows[0].get("measure", "density")]
     used = [key for key in SCORES if any(not math.isnan(figures.number(row.get(key))) for row in rows)]
     if not used:
         return None
     bars = {"crps", "mae"} & set(used)
     units = {str(unit) for unit in evaluation["unit"].values}
     return {
-        "headings": [SCORES[key].heading for key in used],
+        "headings": [nll if key == "nll" else SCORES[key].heading for key in used],
         "rows": _score_rows(rows, used),
         "unit": name(units.pop()) if len(units) == 1 else "",
         "exact": any(figures.is_exact(row) for row in rows),
         "laws": any(row["name"] in BASELINES and row.get("nll") is not None for row in rows),
         "lowest": name(lowest_crps(rows) or "", 200),
-        "baselines": [name(remark, 300) for remark in scores.get("baselines", [])],
+        "baselines": [name(remark, 300) for remark in [*remarks, *scores.get("baselines", [])]],
         "meanings": [(SCORES[key].heading, SCORES[key].meaning) for key in used],
         "bars": picture(lambda columns: figures.score_bars(scores, columns), 2) if bars else None,
     }
