@@ -215,9 +215,12 @@ def test_nodes_channels_and_lead_times_are_told_apart(series):
 # ------------------------------------------------------------------------------------------------- in a run
 
 
-def evaluated(folder, horizon: int | None, **options) -> tuple[dict, SyntheticDataModule]:
+def evaluated(
+    folder, horizon: int | None, process: str = "linear", **options
+) -> tuple[dict, SyntheticDataModule]:
     """What the test of an untrained model leaves behind."""
-    data = SyntheticDataModule(num_nodes=5, steps=800, test=0.6, window=12, batch_size=7, horizon=horizon)
+    sizes = {"num_nodes": 5, "steps": 800, "test": 0.6, "window": 12, "batch_size": 7}
+    data = SyntheticDataModule(process=process, horizon=horizon, **sizes)
     torch.manual_seed(1)
     encoder = partial(GraphGRUEncoder, hidden=4)
     model = AutoregressiveModel(data.spec, encoder, GaussianHead, sampler=Ancestral(40))
@@ -285,18 +288,20 @@ def test_every_table_has_all_entries_and_the_mean_of_its_row(tmp_path):
 
 
 def test_the_table_scores_thresholds_and_says_the_measure_of_its_nll(tmp_path, capsys):
-    table, _ = evaluated(tmp_path, None, exceedance=[10.0], measure="probability")
+    table, _ = evaluated(tmp_path, None, "poisson", exceedance=[3.0])
     (row,) = table["exceedance"]
     with xr.open_dataset(tmp_path / "evaluation.nc") as windows:
         truth = windows["truth"].where(windows["target"]).values
     truth = truth[np.isfinite(truth)]
     assert row["entries"] == table["entries"] == len(truth)
-    assert row["frequency"] == pytest.approx((truth > 10).mean(), rel=1e-5)
+    assert row["frequency"] == pytest.approx((truth > 3).mean(), rel=1e-5)
     assert [level["level"] for level in table["quantile_scores"]][3] == 0.5
     assert 2 * table["quantile_scores"][3]["score"] == pytest.approx(table["rows"][0]["mae"], rel=1e-3)
-    assert table["rows"][0]["measure"] == "probability"
+    measures = {row["name"]: row.get("measure") for row in table["rows"]}
+    assert measures["model"] == measures["exact filtering"] == "probability"
+    assert measures["climatology"] is None
     printed = capsys.readouterr().out
-    assert "NLL (probability)" in printed and "> 10" in printed and "left out: climatology" in printed
+    assert "NLL (probability)" in printed and "> 3" in printed and "left out: climatology" in printed
 
 
 def test_the_evaluation_holds_what_comparisons_need(tmp_path):

@@ -470,12 +470,8 @@ class Evaluation(Callback):
         The laws of the model and of the exact process are on the supports of the channels, those of the
         baselines on the real line.
         """
-        of_channels = [one.values for one in module.spec.transforms or ()]
-        if name == MODEL:
-            of_channels = [] if module.transforms is None else of_channels
-        elif not name.startswith("exact"):
-            of_channels = []
-        measure = measure_of(of_channels)
+        on_support = module.transforms is not None if name == MODEL else name.startswith("exact")
+        measure = measure_of(one.values for one in module.spec.transforms or () if on_support)
         return {} if measure == "density" else {"measure": measure}
 
     def _write_evaluation(self, attributes: Mapping[str, Any]) -> xr.Dataset:
