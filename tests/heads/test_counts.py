@@ -89,7 +89,7 @@ def test_probabilities_of_counts_sum_to_one_and_draws_follow(name, transform):
 
 @every_head
 def test_what_a_head_of_counts_states_is_true(name):
-    # sums over 4,000 counts hold nearly all of the law
+    # sums over so many counts hold nearly all of the law
     head, (h, values, context), units = made(name), inputs(), units_of("sqrt")
     law = head(h, values, context, units)
     assert head.has_mean and torch.isfinite(law.mean).all() and torch.isfinite(law.variance).all()
@@ -97,14 +97,14 @@ def test_what_a_head_of_counts_states_is_true(name):
     at = law.icdf(share)
     assert (law.cdf(at) >= share - 1e-9).all() and (law.cdf(at - 1) <= share + 1e-9).all()
     assert head.closed_crps == has_closed_crps(law)
-    k = torch.arange(4000.0).double().view(-1, 1, 1, 1, 1)
+    k = torch.arange(30_000.0).double().view(-1, 1, 1, 1, 1)
     expected = (law.cdf(k) - (k >= values).double()).square().sum(dim=0)
     torch.testing.assert_close(law_crps(law, values), expected, rtol=5e-3, atol=2e-3)
     if "student" not in name:
         mean = (1 - law.cdf(k)).sum(dim=0)
         torch.testing.assert_close(law.mean, mean, rtol=2e-3, atol=1e-4)
         second = ((2 * k + 1) * (1 - law.cdf(k))).sum(dim=0)
-        torch.testing.assert_close(law.variance, second - mean.square(), rtol=1e-2, atol=1e-3)
+        torch.testing.assert_close(law.variance, second - mean.square(), rtol=5e-3, atol=1e-3)
 
 
 @every_head

@@ -54,7 +54,7 @@ class ZeroInflated(Distribution):
         """Returns the log-density, or log-probability, in nats."""
         inner = self.law.log_prob(value) + functional.logsigmoid(-self.logit)
         at_zero = torch.logaddexp(inner, functional.logsigmoid(self.logit).to(inner))
-        return torch.where(value <= 0, at_zero, inner)
+        return torch.where(value == 0, at_zero, inner)
 
     def cdf(self, value: Tensor) -> Tensor:
         """Returns the distribution function."""

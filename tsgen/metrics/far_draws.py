@@ -122,8 +122,15 @@ class FarDraws(Metric):
 
     def _limits(self, widths: float) -> tuple[Tensor, Tensor]:
         """Returns the values that lie so many widths of the range outside it."""
-        margin = widths * (self.high - self.low)
-        return self.low - margin, self.high + margin
+        low, high = self._range()
+        margin = widths * (high - low)
+        return low - margin, high + margin
+
+    def _range(self) -> tuple[Tensor, Tensor]:
+        """Returns the range of each node and channel; that of all nodes where nothing was observed."""
+        never = (self.observed == 0) & (self.observed > 0).any(dim=0)
+        lowest, highest = self.low.amin(dim=0), self.high.amax(dim=0)
+        return torch.where(never, lowest, self.low), torch.where(never, highest, self.high)
 
     def compute(self) -> Counted:
         """Returns the counts of all processes, and which nodes and channels are reported."""
@@ -143,7 +150,7 @@ class FarDraws(Metric):
         reported, lowest, highest, far, draws = (x.cpu().view(self.low.shape) for x in self.compute())
         if not reported.any():
             return None
-        low, high = self.low.cpu(), self.high.cpu()
+        low, high = (end.cpu() for end in self._range())
         below, above = (low - lowest) / (high - low), (highest - high) / (high - low)
         distance = torch.where(reported, torch.maximum(below, above), -torch.inf)
         node, channel = (int(i) for i in torch.unravel_index(distance.argmax(), distance.shape))
