@@ -36,7 +36,8 @@ def fit_transforms(
 ) -> list[Transform]:
     """Returns the support of each channel and the map of its values to real numbers.
 
-    Supports that are read off the values are logged, with what the values showed.
+    Supports that are read off the values are logged, with what the values showed. If other stretches of the
+    series contradict such a support, the values are taken as real numbers, which is logged too.
 
     Args:
         series: The series.
@@ -47,14 +48,25 @@ def fit_transforms(
 
     Raises:
         ValueError: If a channel is unknown, a text names no support or transform, the two do not belong
-            together, or a value of the series lies outside a support.
+            together, or a value of the series lies outside a support that is given.
     """
     supports, names = (
         _by_channel(series.channels, support, "support"),
         _by_channel(series.channels, transform, "transform"),
     )
     found = _fitted(*_some_rows(series, fit_on), series.channels, supports, names, log=True)
-    _check_inside(series, found, supports)
+    while (outside := _first_outside(series, found)) is not None:
+        channel, place = outside
+        name, said = series.channels[channel], found[channel].support
+        if supports.get(name, AUTO) != AUTO:
+            raise ValueError(
+                f"values of {printable(name)} must be {said}, as data.support says; {place}. Set "
+                "data.support to what holds, or correct the value."
+            )
+        logger.info(
+            "%s: values are taken as real after all, not as %s, since %s.", printable(name), said, place
+        )
+        found[channel] = Transform()
     return found
 
 
@@ -137,22 +149,19 @@ def _some_rows(
     return values, observed
 
 
-def _check_inside(series: Series, transforms: Sequence[Transform], said: Mapping[str, str]) -> None:
-    """Raises ``ValueError`` with the place of the first observed value outside its support."""
+def _first_outside(series: Series, transforms: Sequence[Transform]) -> tuple[int, str] | None:
+    """Returns channel and place of the first observed value outside its support, if any."""
     if all(one.values.is_real for one in transforms):
-        return
+        return None
     start = 0
     for chunk in series.chunks():
         outside = [one.values.outside(x) for one, x in zip(transforms, chunk.values.unbind(-1), strict=True)]
         places = (torch.stack(outside, dim=-1) & chunk.observed).nonzero()
         if len(places):
             step, node, channel = places[0].tolist()
-            name = series.channels[channel]
-            source = "the training split shows" if said.get(name, AUTO) == AUTO else "data.support says"
             time = "" if series.time is None else f"at {series.time[start + step]}, "
-            raise ValueError(
-                f"values of {printable(name)} must be {transforms[channel].values}, as {source}; node "
-                f"{printable(series.nodes[node])} has {float(chunk.values[step, node, channel]):.6g} ({time}"
-                f"step {start + step}). Set data.support to what holds, or correct the value."
-            )
+            value = float(chunk.values[step, node, channel])
+            place = f"node {printable(series.nodes[node])} has {value:.6g} ({time}step {start + step})"
+            return channel, place
         start += len(chunk)
+    return None
