@@ -53,6 +53,7 @@ from tsgen.evaluation.selfcheck import SelfCheck, who_wins
 from tsgen.exact.kalman import smooth
 from tsgen.figures import axes_grid, in_style
 from tsgen.figures.calibration import draw_histogram
+from tsgen.heads import InDataUnits
 from tsgen.imputer import draw
 from tsgen.metrics import entries, entry_scores, ranks
 from tsgen.models import AnyOrderModel, load_pretrained
@@ -97,10 +98,11 @@ class Excess(NamedTuple):
     distance: float
 
 
-def linear_law(model: AnyOrderModel, batch: SeriesBatch) -> Normal:
+def linear_law(model: AnyOrderModel, batch: SeriesBatch) -> InDataUnits:
     """Returns the linear posterior of a model that has adapted, in data units."""
     units = model.units(batch)
-    return Normal(units.loc, units.scale, validate_args=False)
+    standard = Normal(torch.zeros_like(units.loc), torch.ones_like(units.loc), validate_args=False)
+    return InDataUnits(standard, units)
 
 
 def excess(law: Distribution, exact: Normal, truth: Tensor, hidden: Tensor) -> Excess:
