@@ -47,7 +47,7 @@ from tsgen.counter_random import streams, uniforms
 from tsgen.data.channels import without_covariates
 from tsgen.data.graphs import from_coordinates, from_correlations, from_edges
 from tsgen.data.masks import AnyOf, BlockMask, PointMask, hold_out
-from tsgen.data.series import GraphSeries, Series, SeriesBatch
+from tsgen.data.series import GraphSeries, SeriesBatch
 from tsgen.evaluation.calibration import RankTest
 from tsgen.evaluation.selfcheck import SelfCheck, who_wins
 from tsgen.exact.kalman import smooth
@@ -276,7 +276,7 @@ def sbc(model: AnyOrderModel, networks: int, image: Path = IMAGE) -> None:
     print(f"wrote {image}")
 
 
-def shown(series: Series, root: Path) -> Series:
+def shown(series: GraphSeries, root: Path) -> GraphSeries:
     """Returns the series of AQI-36 with what ``pm25_missing.txt`` shows of it, in all months.
 
     Args:
@@ -294,6 +294,7 @@ def aqi36(model: AnyOrderModel, root: Path) -> None:
     torch.manual_seed(0)  # of the draws from the linear posterior
     data = AirQualityDataModule(str(root), window=36, batch_size=16)
     split, start = data.split, time.process_time()
+    assert isinstance(split.series, GraphSeries)
     visible = shown(split.series, root)
     own = model.adapted(without_covariates(visible, 0))
     fitted = time.process_time() - start

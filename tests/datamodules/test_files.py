@@ -490,7 +490,7 @@ def test_all_that_data_modules_share_is_passed_on():
         "num_workers": 1,
     }
     shared |= {"predict_on": "val", "horizon": 2, "test_on": "val", "overlap": 0}
-    shared |= {"subgraphs": Subgraphs(clusters=4)}
+    shared |= {"subgraphs": Subgraphs(clusters=4), "support": "counts", "transform": {"values": "sqrt"}}
     assert set(shared) == set(signature(SeriesDataModule).parameters)
     module = FilesDataModule("data.nc", **shared)
     assert {name: getattr(module, name) for name in shared} == shared
