@@ -187,6 +187,7 @@ def main() -> None:
     print("hidden            mean  deviation  in deviations  gap [nats per entry]")
     masks: dict[str, Mask] = {f"points, {share:.0%}": PointMask(share) for share in SHARES}
     masks["blocks of 2 to 8"] = BlockMask(0.1, 2, 8)
+    assert isinstance(data.exact, VARProcess)
     for name, mask in masks.items():
         batch = hidden_windows(data, mask)
         with torch.no_grad():

@@ -88,7 +88,7 @@ def trained(data: SyntheticDataModule) -> AutoregressiveModel:
 def linear(data: SyntheticDataModule, shrunk: float = 1.0) -> GraphVAR:
     """Returns the process of the series as a model, with the deviation of its noise times a factor."""
     law = data.exact
-    assert law is not None
+    assert isinstance(law, VARProcess)
     model = GraphVAR(data.spec, order=law.order, sampler=Exact(DRAWS))
     model.process = VARProcess(law.coefficients, law.intercept, shrunk**2 * law.covariance)
     return model
@@ -97,6 +97,7 @@ def linear(data: SyntheticDataModule, shrunk: float = 1.0) -> GraphVAR:
 def cases(data: SyntheticDataModule) -> list[Case]:
     """Returns all cases."""
     law, neural = data.exact, trained(data)
+    assert isinstance(law, VARProcess)
     return [
         Case("exact posterior, gaps", linear(data), law, forecast=False),
         Case("the same, noise 20 % too small", linear(data, 0.8), law, forecast=False),

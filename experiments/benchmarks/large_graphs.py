@@ -229,7 +229,7 @@ def learning(steps: int) -> None:
         data = SyntheticDataModule(
             num_nodes=207, steps=2000, missing=PointMask(0.0), horizon=0, batch_size=8, subgraphs=options
         )
-        assert data.exact is not None
+        assert isinstance(data.exact, VARProcess)
         model = model_of(data)
         decay = partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=times * steps)
         step, start = stepping(data, model, decay), time.process_time()
