@@ -298,7 +298,7 @@ def test_the_table_scores_thresholds_and_says_the_measure_of_its_nll(tmp_path, c
     assert [level["level"] for level in table["quantile_scores"]][3] == 0.5
     assert 2 * table["quantile_scores"][3]["score"] == pytest.approx(table["rows"][0]["mae"], rel=1e-3)
     measures = {row["name"]: row.get("measure") for row in table["rows"]}
-    assert measures["model"] == measures["exact filtering"] == "probability"
+    assert table["rows"][0]["measure"] == measures["exact filtering"] == "probability"
     assert measures["climatology"] is None
     printed = capsys.readouterr().out
     assert "NLL (probability)" in printed and "> 3" in printed and "left out: climatology" in printed

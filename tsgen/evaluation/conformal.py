@@ -45,6 +45,7 @@ from jaxtyping import Float, Int
 
 from tsgen.argument_types import check_arguments
 from tsgen.data.interpolation import GAPS, Nearest, gap_class
+from tsgen.data.support import bounds_of
 
 AXES = ("window", "step", "node", "channel")
 

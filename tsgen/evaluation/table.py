@@ -431,8 +431,8 @@ class Evaluation(Callback):
         far_draws = self.far_draws.warning(self.series.nodes, self.series.channels)
         quantile_scores = [] if self.nothing_hidden else self.quantile_scores.table()
         exceedance = [] if self.nothing_hidden or self.exceedance is None else self.exceedance.table()
-        for row in rows:
-            row |= self._measure(str(row["name"]), module)
+        for name, row in zip(self.rows, rows, strict=True):
+            row |= self._measure(name, module)
         count = {name: int(metric.compute()) for name, metric in self.rows[MODEL].counts.items()}
         trainer.strategy.barrier()
         if not trainer.is_global_zero:

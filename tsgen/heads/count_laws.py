@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution, Gamma, constraints
 
 LARGEST_COUNT = 2.0**53
 """The largest quantile: float64 holds whole numbers up to here."""
@@ -351,5 +351,5 @@ class NegativeBinomialLaw(CountLaw):
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Returns draws: a gamma variable is the rate of a Poisson variable."""
         shape = self._extended_shape(torch.Size(sample_shape))
-        gamma = torch._standard_gamma(self.size.expand(shape))
+        gamma = Gamma(self.size.expand(shape), 1.0, validate_args=False).sample()
         return torch.poisson(gamma * self.dispersion * self._mean)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from tsgen.data.series import Series
+from tsgen.data.support import bounds_of
 from tsgen.data.tiles import Tiles
 from tsgen.metrics import FarDraws
 from tsgen.storage.atomic import replacing
@@ -60,7 +61,8 @@ def write_imputation(
     with replacing(path) as unfinished:
         skeleton.to_netcdf(unfinished)
         with netCDF4.Dataset(unfinished, "a") as file:
-            _create_variables(file, series, num_samples, len(steps))
+            bounds = bounds_of(str(attributes.get("support", "real")))
+            _create_variables(file, series, num_samples, len(steps), bounds)
             _fill(file, series, steps, kept, read, far_draws)
             warning = None if far_draws is None else far_draws.warning(series.nodes, series.channels)
             if warning is not None:
@@ -68,7 +70,13 @@ def write_imputation(
     return warning
 
 
-def _create_variables(file: netCDF4.Dataset, series: Series, num_samples: int, length: int) -> None:
+def _create_variables(
+    file: netCDF4.Dataset,
+    series: Series,
+    num_samples: int,
+    length: int,
+    bounds: tuple[list[float], list[float]],
+) -> None:
     """Creates ``imputation`` and ``observed`` in a file that has the labels."""
     axes, chunk = ("time", "node", "channel"), (min(CHUNK_STEPS, length), *series.sizes[:2])
     options: dict[str, Any] = {"zlib": True, "complevel": 1}
@@ -81,6 +89,9 @@ def _create_variables(file: netCDF4.Dataset, series: Series, num_samples: int, l
         **options,
     )
     variable.coordinates = "unit"
+    for name, end in (("valid_min", min(bounds[0])), ("valid_max", max(bounds[1]))):
+        if np.isfinite(end):
+            variable.setncattr(name, np.asarray(end, variable.dtype))
     variable.long_name = "draws of the series; observed entries are the data's own"
     flag = file.createVariable("observed", "i1", axes, chunksizes=chunk, **options)
     flag.setncattr("dtype", "bool")  # xarray's encoding of booleans

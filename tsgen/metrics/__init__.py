@@ -4,7 +4,7 @@ Sums make the result independent of the number of processes.
 """
 
 from tsgen.metrics.bounded import censored_crps, truncated_crps
-from tsgen.metrics.density import NLL, LawCRPS, has_closed_crps, law_crps, pit, standard_crps
+from tsgen.metrics.density import NLL, LawCRPS, has_closed_crps, law_crps, pit
 from tsgen.metrics.ensemble import (
     CRPS,
     MAE,
@@ -68,7 +68,6 @@ __all__ = [
     "pit",
     "ranks",
     "scores",
-    "standard_crps",
     "threshold_weighted_crps",
     "truncated_crps",
     "variogram_score",

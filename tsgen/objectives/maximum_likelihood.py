@@ -13,7 +13,7 @@ from tsgen.argument_types import check_shapes
 from tsgen.counter_random import uniforms
 from tsgen.data.series import SeriesBatch, check_stream
 from tsgen.heads.likelihood import masked_nll, per_entry
-from tsgen.metrics import standard_crps
+from tsgen.metrics.density import standard_crps
 from tsgen.objectives.base import Objective
 from tsgen.protocols import EncoderModel
 
