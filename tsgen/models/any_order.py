@@ -58,7 +58,7 @@ FEATURES = {
 SMALLEST_DEVIATION = 0.01
 """The scale of an entry with ``units="linear"``, in deviations of its node, at least."""
 
-WIDEST = 4.0
+WIDEST = 2.0
 """The largest mean and scale of a component with ``units="linear"``, in deviations of its node."""
 
 FAR = 8.0
