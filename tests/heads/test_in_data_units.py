@@ -11,7 +11,8 @@ from tsgen.data.support import Support
 from tsgen.data.transforms import Transform, Transforms, fit_transform, names_for
 from tsgen.heads.in_data_units import InDataUnits
 from tsgen.heads.intervals import log_mass
-from tsgen.metrics import law_crps, standard_crps
+from tsgen.metrics import law_crps
+from tsgen.metrics.density import standard_crps
 
 SUPPORTS = (
     *("real", "positive", "non_negative", "counts", "interval(-2, 100)", "interval[0, 100]"),
