@@ -6,7 +6,8 @@ can be used at once; a few minutes of training on the series are optional.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from tsgen.data.detection import AUTO
 from tsgen.data.graphs import from_correlations
 from tsgen.data.series import GraphSeries
 from tsgen.data.support import Support
-from tsgen.evaluation.selfcheck import SelfCheck, self_check
+from tsgen.evaluation.selfcheck import SelfCheck, TooLittleObservedError, self_check
 from tsgen.inference.completion import complete
 from tsgen.inference.imputation import impute
 from tsgen.metrics import calibrated_quantiles
@@ -30,7 +31,12 @@ from tsgen.readers.layouts import Reading, on_graph, read_wide
 from tsgen.readers.node_graphs import graph_of_coordinates, graph_of_edges
 from tsgen.readers.regular_times import Contents
 from tsgen.readers.tables import Columns, Table, open_table
-from tsgen.training.fine_tuning import fine_tuned
+from tsgen.training.fine_tuning import Progress, fine_tuned
+
+logger = logging.getLogger(__name__)
+
+Report = Callable[[Progress], None]
+"""Is called with the progress of a training."""
 
 MAX_CHECKED = 2**27
 """The largest number of draws that the check holds in memory (1 GiB)."""
@@ -68,19 +74,31 @@ def graph_of(
 
 
 def weights_for(
-    series: GraphSeries, minutes: float = 0, seed: int = 0, support: str | Mapping[str, str] = AUTO
+    series: GraphSeries,
+    minutes: float = 0,
+    seed: int = 0,
+    support: str | Mapping[str, str] = AUTO,
+    report: Report | None = None,
 ) -> AnyOrderModel:
     """Returns the pre-trained model, which adapts to what it is given, after training on a series if asked.
 
     Args:
-        series: The series to train on.
-        minutes: How long to train, in minutes; with 0 the weights are used as they are.
+        series: The series to train on. If so little is observed that no part of it can be hidden, the weights
+            are used as they are.
+        minutes: The maximum time of training in minutes; with 0 the weights are used as they are.
         seed: Seed of the training.
         support: The values that channels can take (:func:`tsgen.data.fit_transforms`).
+        report: Called with the progress of the training.
     """
     model = load_pretrained()
     model.support = support
-    return fine_tuned(model, series, minutes, seed) if minutes else model
+    if not minutes:
+        return model
+    try:
+        return fine_tuned(model, series, minutes, seed, report)
+    except TooLittleObservedError as error:
+        logger.warning("No training: %s", error)
+        return model
 
 
 def draw(
@@ -115,6 +133,7 @@ def checked(
     num_samples: int = 100,
     seed: int = 0,
     support: str | Mapping[str, str] = AUTO,
+    report: Report | None = None,
 ) -> tuple[AnyOrderModel, SelfCheck]:
     """Returns a model for a series, and how well it imputes a hidden tenth of what is observed.
 
@@ -123,19 +142,20 @@ def checked(
 
     Args:
         series: The series.
-        minutes: How long to train, in minutes.
+        minutes: The maximum time of training in minutes.
         num_samples: The number of draws.
         seed: Fixes training, hidden entries and draws.
         support: The values that channels can take (:func:`tsgen.data.fit_transforms`).
+        report: Called with the progress of the training.
 
     Raises:
-        ValueError: If too little is observed to hide some.
+        TooLittleObservedError: If too little is observed to hide some.
     """
     steps = max(2, MAX_CHECKED // (num_samples * series.values[0].numel()))
     shown, models = series.chunk(slice(max(0, len(series) - steps), None)), list[AnyOrderModel]()
 
     def imputed(visible: GraphSeries) -> xr.Dataset:
-        models.append(weights_for(visible, minutes, seed, support))
+        models.append(weights_for(visible, minutes, seed, support, report))
         return draw(models[0], visible, num_samples, seed)
 
     check = self_check(shown, imputed, seed=seed)
