@@ -43,6 +43,8 @@ def test_a_copy_of_the_weights_is_trained_for_the_time(channels):
 def test_training_that_makes_it_worse_is_undone_and_ends(monkeypatch):
     monkeypatch.setattr(fine_tuning, "RATE", 30.0)
     monkeypatch.setattr(fine_tuning, "CHECKS", 10_000)
+    monkeypatch.setattr(fine_tuning, "WARM_UP", 1e-9)
+    monkeypatch.setattr(fine_tuning, "PATIENCE", 1e-3)
     series = example()
     model, began = weights_for(series), time.monotonic()
     trained = fine_tuned(model, series, 10.0)

@@ -45,8 +45,8 @@ from tsgen.evaluation.selfcheck import hide_part
 from tsgen.models import AnyOrderModel
 from tsgen.models.linear_posterior import LinearPosterior
 
-RATE = 1e-3
-"""The learning rate at the start; it falls to zero along half a cosine as the time passes."""
+RATE = 5e-4
+"""The largest learning rate; it falls to zero along half a cosine as the time passes."""
 
 REDUCTION = 0.3
 """The factor of the learning rate where the loss on the hidden part has stopped falling."""
@@ -54,8 +54,11 @@ REDUCTION = 0.3
 REDUCTIONS = 2
 """The number of reductions of the learning rate after which training ends."""
 
-PATIENCE = 3
-"""The number of checks without a lower loss after which the loss counts as no longer falling."""
+PATIENCE = 0.1
+"""The fraction of the time without a lower loss after which the loss counts as no longer falling."""
+
+WARM_UP = 0.03
+"""The fraction of the time in which the learning rate rises: the first steps of AdamW are of full size."""
 
 CHECKS = 50
 """Checks are at least this fraction of the time apart, and ten times as long as they take."""
@@ -169,16 +172,16 @@ class _BestWeights(Callback):
         report: Callable[[Progress], None] | None,
     ) -> None:
         self.linear, self.batches, self.seconds, self.report = linear, batches, seconds, report
-        self.begin, self.steps, self.reductions, self.failed = time.monotonic(), 0, 0, 0
+        self.begin, self.steps, self.reductions = time.monotonic(), 0, 0
 
     def rate(self) -> float:
-        """Returns the learning rate as a fraction of the one at the start."""
+        """Returns the learning rate as a fraction of the largest one."""
         passed = min(1.0, (time.monotonic() - self.begin) / self.seconds)
-        return math.cos(math.pi / 2 * passed) * REDUCTION**self.reductions
+        return min(1.0, passed / WARM_UP) * math.cos(math.pi / 2 * passed) * REDUCTION**self.reductions
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Scores the weights at the start."""
-        self.begin = time.monotonic()
+        self.begin = self.improved = time.monotonic()
         self.average = [x.detach().clone() for x in pl_module.parameters()]
         self.best = [x.clone() for x in self.average]
         self.whole = pl_module.linear
@@ -223,17 +226,16 @@ class _BestWeights(Callback):
 
     def _compare(self, trainer: Trainer, model: AnyOrderModel, ended: bool = False) -> None:
         """Keeps the averaged weights if they are the best; reduces the rate or ends if none were for long."""
+        now = time.monotonic()
         if self.loss < self.lowest:
-            self.lowest, self.failed = self.loss, 0
+            self.lowest, self.improved = self.loss, now
             self.best = [x.clone() for x in self.average]
-        else:
-            self.failed += 1
-        if self.failed >= PATIENCE:
+        elif now - self.improved > PATIENCE * self.seconds:
             trainer.should_stop = self.reductions == REDUCTIONS
-            self.reductions, self.failed = self.reductions + 1, 0
+            self.reductions, self.improved = self.reductions + 1, now
             self.average = [x.clone() for x in self.best]
             _assign(model, self.best)
-        passed = time.monotonic() - self.begin
+        passed = now - self.begin
         if self.report is not None:
             left = max(0.0, self.seconds - passed)
             self.report(Progress(passed, left, self.start, self.lowest, ended))
