@@ -202,7 +202,7 @@ MISTAKES = {
     "no file": (lambda t: t, ["--edges", "pmm.csv"], ["Did you mean 'pm.csv'"]),
     "a file": (lambda t: t, ["--out", "pm.csv"], ["--out must be a folder"]),
     "long": (lambda t: t, ["--layout", "long"], ["no column 'node'"]),
-    "unknown": (lambda t: t, ["--colour", "red"], ["unrecognized arguments: --colour red"]),
+    "unknown": (lambda t: t, ["--colour", "red"], ["unrecognized arguments: --colour. See"]),
 }
 
 

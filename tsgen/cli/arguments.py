@@ -3,21 +3,31 @@
 It parses all arguments of ``impute``, ``report``, ``compare`` and ``conformal``. Of those of ``fit``,
 ``test`` and ``predict`` it parses only the options that are needed before Lightning's parser can run; the
 others go to Lightning's parser unchanged (:class:`~tsgen.cli.commands.TsgenCLI`). This module does not import
-torch, so that ``tsgen --help`` is fast.
+torch, so that help and shell completion are fast. ``--help`` is short; ``--help-all`` of ``fit``, ``test``
+and ``predict`` is that of Lightning's parser.
 """
 
 from __future__ import annotations
 
 import shutil
 import textwrap
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Sequence
+from argparse import (
+    SUPPRESS,
+    Action,
+    ArgumentParser,
+    Namespace,
+    RawDescriptionHelpFormatter,
+    _SubParsersAction,
+)
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import tsgen
 from tsgen.cli.clone import has_datamodules
+from tsgen.cli.completion import complete_words, configuration_names
 from tsgen.cli.configs import fragments, shipped
+from tsgen.cli.suggestions import did_you_mean, near_or_all, unknown_options
 
 RUN_COMMANDS = {
     "fit": "train a model; its checkpoints and logs go to runs/NAME",
@@ -35,13 +45,37 @@ RUN_EPILOG = (
     "Also: --variant VARIANT selects a variant of the configuration and may be repeated; --trusted PACKAGE "
     "lets options name the classes of a package of yours. See `tsgen --help`."
 )
-"""The end of the help of ``fit``, ``test`` and ``predict``, which Lightning's parser prints."""
+"""The end of the long help of ``fit``, ``test`` and ``predict``, which Lightning's parser prints."""
+
+NEXT = """tsgen: missing values of time series on graphs, as distributions
+  tsgen impute TABLE.csv        fill the gaps of a table of yours
+  tsgen fit --config demo       train on simulated data; then test, predict
+  tsgen report runs/demo        a page on what came out
+  tsgen --help                  all commands; tsgen COMMAND --help: its options"""
+"""What ``tsgen`` and ``tsgen help`` print."""
+
+RUN_OPTIONS = {
+    "--name NAME": "the run's name; by default that of the configuration",
+    "--runs FOLDER": "the folder of all runs; by default runs",
+    "--ckpt_path best|last|FILE": "the checkpoint to start from; `fit --ckpt_path last` resumes",
+    "--seed_everything N": "the seed; by default 0",
+    "--trainer.max_epochs N": "the number of epochs, and likewise",
+    "--trainer.max_time 00:00:30:00": "days:hours:minutes:seconds",
+    "--trainer.accelerator cpu|gpu": "where to compute; by default a GPU if there is one",
+    "--trainer.logger CSVLogger|false": "by default as in the configuration; may be repeated",
+    "--data.OPTION VALUE": "an option of the data, such as --data.batch_size 64",
+    "--model.OPTION VALUE": "one of the model, such as --model.encoder.hidden 128",
+    "--data.help CLASS": "lists the options of a data module",
+    "--model.help CLASS": "lists the options of a model; --model.encoder.help likewise",
+    "--print_config": "prints all options with their values",
+}
+"""The most used options of Lightning's parser, for the short help."""
 
 
 IMPUTE_EXAMPLES = """examples:
-  tsgen impute pm25.csv                                  a wide table; the graph from correlations
-  tsgen impute pm25.csv --coordinates stations.csv       columns node, latitude, longitude
-  tsgen impute traffic.parquet --edges roads.csv         columns source, target, weight
+  tsgen impute pm25.csv                               graph from correlations
+  tsgen impute pm25.csv --coordinates stations.csv    node, latitude, longitude
+  tsgen impute speed.parquet --edges roads.csv        source, target, weight
   tsgen impute long.csv --node_column station --out filled --num_samples 200"""
 
 
@@ -55,6 +89,38 @@ class Parser(ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raises ``ValueError`` instead of printing the usage and exiting."""
         raise ValueError(f"{message}. See `{self.prog} --help`.")
+
+    @property
+    def options(self) -> list[str]:
+        """All options, such as ``--out`` and ``-h``."""
+        return list(self._option_string_actions)
+
+
+class _HelpAll(Action):
+    """Prints the help of all commands, or of one."""
+
+    def __call__(self, parser: ArgumentParser, given: Namespace, values: Any, option: Any = None) -> None:
+        parser.print_help()
+        for action in parser._actions:
+            for command in action.choices.values() if isinstance(action, _SubParsersAction) else ():
+                print(f"\n{'-' * 78}\n")
+                command.print_help()
+        parser.exit()
+
+
+def next_steps(command: str) -> str:
+    """Returns what to do after ``tsgen fit``, ``test`` or ``predict`` without any option, as some lines.
+
+    Args:
+        command: The command.
+    """
+    return (
+        f"tsgen: {command} needs --config NAME, such as:\n"
+        f"  tsgen {command} --config demo\n"
+        f"  tsgen {command} --config files --data.path TABLE.csv --data.edges FILE.csv\n"
+        f"`tsgen {command} --help` shows its options, `tsgen --help` all configurations.\n"
+        "Without a configuration, `tsgen impute TABLE.csv` fills the gaps of a table."
+    )
 
 
 def parse(words: Sequence[str]) -> Namespace:
@@ -71,13 +137,36 @@ def parse(words: Sequence[str]) -> Namespace:
         ValueError: If the arguments are invalid.
         SystemExit: After printing help or the version.
     """
-    parser = _parser()
+    parser, commands = _parser()
+    complete_words(parser)
+    _check_words(words, parser, commands)
     arguments, rest = parser.parse_known_args(list(words))
     if arguments.command in RUN_COMMANDS:
-        arguments.rest = rest
+        arguments.rest = ["--help"] if arguments.help_all else rest
     elif rest:
         raise ValueError(f"unrecognized arguments: {' '.join(rest)}. See `tsgen {arguments.command} --help`.")
     return arguments
+
+
+def _check_words(words: Sequence[str], parser: Parser, commands: Mapping[str, Parser]) -> None:
+    """Raises ``ValueError`` if the command does not exist, or an option of one that this module parses.
+
+    ``argparse`` would complain of the first missing argument, and take the value of a misspelt option for
+    another argument.
+    """
+    command = words[0] if words else ""
+    if command.startswith("-"):
+        unknown, known, place = unknown_options(words[:1], parser.options), parser.options, "tsgen"
+    elif command not in commands:
+        raise ValueError(
+            f"there is no command {command!r}.{near_or_all(command, list(commands))} See `tsgen --help`."
+        )
+    else:
+        known, place = commands[command].options, f"tsgen {command}"
+        unknown = [] if command in RUN_COMMANDS else unknown_options(words[1:], known)
+    if unknown:
+        hint = did_you_mean(unknown[0], known)
+        raise ValueError(f"unrecognized arguments: {' '.join(unknown)}.{hint} See `{place} --help`.")
 
 
 def parse_location(words: Sequence[str]) -> Namespace:
@@ -92,13 +181,15 @@ def parse_location(words: Sequence[str]) -> Namespace:
     return parser.parse_known_args(list(words))[0]
 
 
-def _parser() -> Parser:
+def _parser() -> tuple[Parser, Mapping[str, Parser]]:
+    """Returns the parser of the command line and those of the commands."""
     parser = Parser(
         prog="tsgen",
         usage="tsgen COMMAND [options]",
         description=_filled("Probabilistic imputation, forecasting and generation of time series on graphs."),
         epilog=_epilog(),
     )
+    parser.add_argument("--help-all", nargs=0, action=_HelpAll, help="show the help of all commands")
     parser.add_argument("--version", action="version", version=f"tsgen {tsgen.__version__}")
     commands = parser.add_subparsers(
         dest="command", metavar="COMMAND", title="commands", prog="tsgen", required=True
@@ -107,7 +198,7 @@ def _parser() -> Parser:
         commands.add_parser(
             "impute",
             help="fill the missing values of a table, without a configuration",
-            usage="tsgen impute TABLE [--coordinates FILE | --edges FILE] [--out FOLDER] [options]",
+            usage="tsgen impute TABLE [--coordinates FILE | --edges FILE] [options]",
             description=_filled(
                 "Fill the missing values of a table of time series, CSV or Parquet, with a pre-trained "
                 "model. The table is wide (one row per time, one column per node) or long (one row per "
@@ -118,12 +209,15 @@ def _parser() -> Parser:
         )
     )
     for name, text in RUN_COMMANDS.items():
-        # Lightning's parser answers --help: it knows the options
-        command = commands.add_parser(name, help=text, add_help=False)
-        command.add_argument("--config", "-c", action="append", default=[], metavar="NAME")
-        command.add_argument("--variant", action="append", default=[])
-        command.add_argument("--trusted", action="append", default=[], metavar="PACKAGE")
-        command.add_argument("--trainer.logger", action="append", default=[], dest="logger")
+        _add_run(
+            commands.add_parser(
+                name,
+                help=text,
+                usage=f"tsgen {name} --config NAME [--config NAME ...] [options]",
+                description=_filled(f"{text[0].upper()}{text[1:]}."),
+                epilog=_run_epilog(name),
+            )
+        )
     _add_report(
         commands.add_parser(
             "report",
@@ -156,7 +250,49 @@ def _parser() -> Parser:
             description=_filled("Adjust a run's prediction intervals by its errors on the validation split."),
         )
     )
-    return parser
+    for name, command in commands.choices.items():
+        if name not in RUN_COMMANDS:  # their help is complete
+            command.add_argument("--help-all", action="help", help=SUPPRESS)
+    return parser, commands.choices
+
+
+def _add_run(parser: ArgumentParser) -> None:
+    parser.add_argument("--help-all", action="store_true", help="show all options, with their types")
+    config = parser.add_argument(
+        *("--config", "-c"),
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a YAML file or a shipped configuration; later ones override earlier ones",
+    )
+    config.completer = configuration_names  # type: ignore[attr-defined]
+    parser.add_argument(
+        "--variant", action="append", default=[], help="a variant of the configuration; by default all"
+    )
+    parser.add_argument(
+        "--trusted",
+        action="append",
+        default=[],
+        metavar="PACKAGE",
+        help="let options name the classes of a package of yours",
+    )
+    parser.add_argument("--trainer.logger", action="append", default=[], dest="logger", help=SUPPRESS)
+
+
+def _run_epilog(command: str) -> str:
+    """Returns the end of the short help of a command that Lightning runs."""
+    lines = (f"  {option}\n{_filled(text, ' ' * 24)}" for option, text in RUN_OPTIONS.items())
+    return "\n".join(
+        [
+            "further options, on the command line or in a YAML file:",
+            *lines,
+            "",
+            _filled(
+                f"`tsgen {command} --help-all` lists all of them with their types (some 750 lines); "
+                "`tsgen --help` lists the configurations."
+            ),
+        ]
+    )
 
 
 def _add_impute(parser: ArgumentParser) -> None:
@@ -262,11 +398,12 @@ def _epilog() -> str:
         "A configuration may define variants. A command runs all of them, each in runs/NAME/VARIANT, unless "
         "--variant VARIANT selects some.",
         "Every option of a YAML file is also an option of the command line, such as --data.batch_size 64 or "
-        "--model.encoder.hidden 128. `tsgen fit --help` lists the options of the trainer; --data.help CLASS "
+        "--model.encoder.hidden 128. `tsgen fit --help` shows the most used ones; --data.help CLASS "
         f"and --model.help CLASS list those of a data module ({modules}) and of a model "
         f"({', '.join(MODELS)}).",
         "A configuration may only name classes that are known to be harmless. --trusted PACKAGE adds those "
         "of a package of yours; `fit` remembers it for the `test` and `predict` of the same run.",
-        "With TSGEN_TRACEBACK=1 an error shows its traceback.",
+        "With TSGEN_TRACEBACK=1 an error shows its traceback. Tab completes words after "
+        '`eval "$(register-python-argcomplete tsgen)"` (docs/command_line.md).',
     )
     return "\n\n".join(_filled(text, "  " * (i in (1, 3))) for i, text in enumerate(paragraphs))

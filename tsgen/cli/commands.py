@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from argparse import ArgumentError
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,13 +13,14 @@ import yaml
 from jsonargparse import Namespace, set_parsing_settings
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateFinder, ModelCheckpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from tsgen.cli import interruption, remembered_trust, run_folder
 from tsgen.cli.arguments import RUN_COMMANDS, RUN_EPILOG
 from tsgen.cli.loggers import configure_loggers, sweep_run
+from tsgen.cli.mistakes import classes_like, parameters
 from tsgen.cli.resuming import (
     check_building_blocks,
     check_checkpoint,
@@ -27,6 +30,7 @@ from tsgen.cli.resuming import (
     resume_logging,
 )
 from tsgen.cli.run_folder import print_once
+from tsgen.cli.suggestions import did_you_mean
 from tsgen.cli.tracking import Tracking, finish, use_tolerant_wandb
 from tsgen.cli.trust import check_classes, restrict_imports
 from tsgen.data.series import SeriesSpec
@@ -85,6 +89,7 @@ class TsgenCLI(LightningCLI):
         configuration: str = "",
     ) -> None:
         self.name, self.variant, self.trusted, self.configuration = name, variant, trusted, configuration
+        self.words = words
         super().__init__(
             DensityModel,
             SeriesDataModule,
@@ -140,6 +145,29 @@ class TsgenCLI(LightningCLI):
             }
         )
         parser.link_arguments("data.spec", "model.init_args.spec", apply_on="instantiate")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parses the arguments; the error for an unknown option names similar ones.
+
+        Raises:
+            ValueError: If an option does not exist.
+        """
+        try:
+            super().parse_arguments(parser, args)
+        except (ArgumentError, KeyError) as error:
+            unknown = re.search(
+                r"unrecognized arguments: (--[^\s=]+)|does not accept option '(.+)'", str(error)
+            )
+            if unknown is None:
+                raise
+            option = unknown[1] or f"--{unknown[2]}"
+            known = list(self._parser(self.words[0])._option_string_actions)
+            for group, base in (("data", SeriesDataModule), ("model", DensityModel)):  # depend on the class
+                known += [f"--{group}.{name}" for cls in classes_like(base) for name in parameters(cls)]
+            hint = did_you_mean(option, known)
+            raise ValueError(
+                f"unrecognized arguments: {option}.{hint} See `tsgen {self.words[0]} --help-all`."
+            ) from error
 
     def _parse_ckpt_path(self) -> None:
         """Does nothing: a checkpoint's hyperparameters never override the command line."""

@@ -35,16 +35,24 @@ def _main(words: list[str]) -> int:
     """Parses the arguments, runs the command and returns the exit code."""
     # spinning threads slow each other down on a busy machine; must be set before torch is imported
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from tsgen.cli.arguments import parse
+    from tsgen.cli.arguments import NEXT, RUN_COMMANDS, next_steps, parse
     from tsgen.cli.processes import ending_together
     from tsgen.storage.display import printable
 
+    if words[:1] == ["help"]:  # `help fit` is `fit --help`
+        words = [*words[1:], "--help"] if len(words) > 1 else []
     try:
-        given = parse(words or ["--help"])
+        if not words and "_ARGCOMPLETE" not in os.environ:
+            print(NEXT)
+            return 0
+        given = parse(words)
     except SystemExit:  # after help or the version
         return 0
     except ValueError as error:
         print(printable(f"tsgen: {error}"), file=sys.stderr)
+        return 2
+    if given.command in RUN_COMMANDS and not (given.config or given.rest):
+        print(next_steps(given.command), file=sys.stderr)
         return 2
     with ending_together():
         return _run(given)

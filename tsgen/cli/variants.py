@@ -91,8 +91,6 @@ def read_study(given: Namespace) -> Study:
     Raises:
         ValueError: If a configuration cannot be read or its ``variants`` are invalid.
     """
-    if not given.config and not given.rest:
-        raise ValueError(f"{given.command} needs --config NAME, such as --config demo. See `tsgen --help`.")
     paths = [find(name) for name in given.config]
     shipped = {path.resolve(): name for name, path in fragments().items()}
     if paths and (fragment := shipped.get(paths[0].resolve())):

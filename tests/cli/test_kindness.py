@@ -1,0 +1,140 @@
+"""The command line says what to do next, what a misspelt word may mean, and completes words by Tab."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tsgen.cli.arguments import RUN_COMMANDS
+from tsgen.cli.main import main
+from tsgen.cli.suggestions import did_you_mean, unknown_options
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = ("impute", "fit", "test", "predict", "report", "compare", "conformal")
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+@pytest.mark.parametrize("words", [[], ["help"]])
+def test_a_bare_command_says_what_to_do_next(words, capsys):
+    assert main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5 and max(map(len, lines)) < 80
+    assert "tsgen impute TABLE.csv" in lines[1] and "tsgen --help" in lines[4]
+
+
+@pytest.mark.parametrize("command", RUN_COMMANDS)
+def test_a_run_without_a_configuration_says_what_to_do_next(command, capsys):
+    assert main([command]) == 2
+    out, err = capsys.readouterr()
+    assert not out and len(err.splitlines()) == 5 and max(map(len, err.splitlines())) < 80
+    assert f"tsgen {command} --config demo" in err
+
+
+@pytest.mark.parametrize("words", [["--help"], *([command, "--help"] for command in COMMANDS)])
+def test_help_is_short(words, capsys):
+    assert main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("usage: tsgen") and len(lines) < 60 and max(map(len, lines)) <= 80
+    if len(words) > 1:
+        assert main(["help", words[0]]) == 0
+        assert capsys.readouterr().out.splitlines() == lines
+
+
+def test_help_of_no_command_imports_torch():
+    words = [[], ["help"], ["fit"], ["--help-all"], ["fitt"], ["impute", "--minuts", "3"]]
+    words += [[command, "--help"] for command in COMMANDS]
+    script = f"import sys; from tsgen.cli.main import main; [main(words) for words in {words!r}]\n"
+    script += "print({'torch', 'lightning', 'pandas', 'matplotlib'} & set(sys.modules))"
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"
+
+
+def test_all_help(capsys):
+    assert main(["--help-all"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"usage: tsgen {command}" in out for command in COMMANDS)
+    with pytest.raises(SystemExit) as ended:  # of Lightning's parser
+        main(["fit", "--config", "demo", "--help-all"])
+    assert ended.value.code == 0
+    out = capsys.readouterr().out
+    assert out.count("\n") > 400 and "--trainer.gradient_clip_val" in out and "--variant" in out
+
+
+WORDS = {
+    "impute --minuts 3": "--minuts. Did you mean --minutes? See `tsgen impute --help`.",
+    "impute t.csv --Sed=3": "--Sed. Did you mean --seed?",
+    "compare a b --ot x": "--ot. Did you mean --out?",
+    "--verson": "--verson. Did you mean --version? See `tsgen --help`.",
+    "fitt --config demo": "no command 'fitt'. Did you mean fit? See `tsgen --help`.",
+    "xyz": "no command 'xyz'. Known: impute, fit, test, predict, report, compare, conformal.",
+    "--colour": "unrecognized arguments: --colour. See `tsgen --help`.",
+}
+OPTIONS = {
+    "--trainer.max_epoch 3": "--trainer.max_epoch. Did you mean --trainer.max_epochs? See `tsgen fit",
+    "--nam x": "--nam. Did you mean --name?",
+    "--batch_size 3": "--batch_size. Did you mean --data.batch_size?",
+    "--config wrong.yaml": "--trainer.max_epoch. Did you mean --trainer.max_epochs?",
+    "--data.stepss 3": "data: SyntheticDataModule has no option 'stepss'. Did you mean steps?",
+    "--model.encoder.hiden 3": "model.encoder: GraphGRUEncoder has no option 'hiden'. Did you mean hidden?",
+    "--model.head.components 3": "'components'. --model.head.help GaussianHead lists its options.",
+    "--model AutoregresiveModel": "is called 'AutoregresiveModel'. Did you mean AutoregressiveModel?",
+    "--model Foo": "is called 'Foo'. Known: AnyOrderModel, AutoregressiveModel, GraphVAR.",
+    "--data SyntheticData": "is called 'SyntheticData'. Did you mean SyntheticDataModule?",
+    "--model.head Gausian": "is called 'Gausian'. Did you mean GaussianHead?",
+    "--model.encoder tsgen.encoders.GruEncoder": "'tsgen.encoders.GruEncoder'. Did you mean GraphGRUEncoder?",
+    "--model.encoder.convolution GraphConvolutin": "Did you mean GraphConvolution?",
+    "--trainer.callbacks EarlyStoping": "is called 'EarlyStoping'. Did you mean EarlyStopping?",
+    "--trainer.callbacks+=Foo": "is called 'Foo'. Known: Compile, GradientFlow, ImputationFigure,",
+}
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_a_misspelt_word_gets_a_suggestion(words, capsys):
+    assert main(words.split()) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("tsgen: ") and err.count("\n") == 1 and WORDS[words] in err
+
+
+@pytest.mark.parametrize("words", OPTIONS)
+def test_a_misspelt_option_of_a_run_gets_a_suggestion(words, capsys):
+    Path("wrong.yaml").write_text("trainer: {max_epoch: 3}\n")
+    assert main(["fit", "--config", "demo", *words.split()]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("tsgen: ") and err.count("\n") == 1 and OPTIONS[words] in err
+
+
+def test_only_similar_names_are_suggested():
+    assert did_you_mean("--minuts", ["--minutes", "--seed"]) == " Did you mean --minutes?"
+    assert not did_you_mean("--minuts", []) and not did_you_mean("--colour", ["--seed"])
+    # a common beginning alone does not make names similar
+    assert not did_you_mean("--trainer.zzzz", ["--trainer.max_epochs", "--trainer.devices"])
+    assert unknown_options(["t.csv", "--a=1", "--b", "--", "--c"], ["--a"]) == ["--b"]
+
+
+def completions(line):
+    """The words that a shell offers after a line."""
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
+    env |= {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE_IFS": "\n"}
+    env |= {"_ARGCOMPLETE_STDOUT_FILENAME": "offered", "_ARGCOMPLETE_SHELL": "bash"}
+    subprocess.run([sys.executable, "-m", "tsgen"], env=env, check=True, timeout=60)
+    return {word.strip() for word in Path("offered").read_text().split("\n")}
+
+
+def test_tab_completes_commands_options_and_names():
+    pytest.importorskip("argcomplete")
+    Path("own.yaml").touch()
+    assert set(COMMANDS) <= completions("tsgen ")
+    assert completions("tsgen im") == {"impute"}
+    assert {"--minutes", "--out"} <= completions("tsgen impute t.csv --")
+    assert completions("tsgen fit --config d") == {"demo"}
+    assert {"encoders/gru", "encoders/window"} <= completions("tsgen fit --config demo --config encoders/")
+    assert "own.yaml" in completions("tsgen fit --config o")
+    assert completions("tsgen conformal r --unit w") == {"window"}
