@@ -94,7 +94,21 @@ def test_a_long_table(order):
         table = table.sample(frac=1, random_state=0)
     table.to_csv("data.csv", index=False)
     assert (
-        main(["impute", "--minutes", "0", "data.csv", "--node_column", "station", "--out", "here", "--num_samples", "3"]) == 0
+        main(
+            [
+                "impute",
+                "--minutes",
+                "0",
+                "data.csv",
+                "--node_column",
+                "station",
+                "--out",
+                "here",
+                "--num_samples",
+                "3",
+            ]
+        )
+        == 0
     )
     completed = rows("here/completed.csv")
     check_completed(rows("data.csv"), completed, 2)
