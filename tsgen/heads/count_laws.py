@@ -19,7 +19,7 @@ from __future__ import annotations
 import itertools
 import math
 from abc import abstractmethod
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -173,7 +173,7 @@ class CountLaw(Distribution):
         return torch.where(value.isnan(), torch.nan, below)
 
     @abstractmethod
-    def _some(self, chosen: Tensor) -> Self:
+    def _some(self, chosen: Tensor) -> CountLaw:
         """Returns the laws of the entries that a mask or an index chooses."""
 
     @abstractmethod
