@@ -146,6 +146,7 @@ def test_forecasts_are_of_the_kind(kind):
         (xr.DataArray(np.zeros((5, 2)), dims=("t", "node")), "dimensions time and node"),
         (xr.DataArray(np.zeros((2, 3)), {"node": ["a", "a", "b"]}, ("time", "node")), "2 columns 'a'"),
         (pd.Series([1.0, 2.0]), "two axes"),
+        (xr.Dataset(), "must be a data frame"),
         ("table.csv", "must be a data frame"),
         ([[1.0, 2.0], [3.0]], "must be a data frame"),
     ],

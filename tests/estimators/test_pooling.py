@@ -108,6 +108,8 @@ def test_mistakes(results, message):
     with pytest.raises(ValueError, match=message) as error:
         given(results)
     assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="on draw 0 it raised ZeroDivisionError"):
+        pool(lambda pair: 1 / 0, [1, 2])
     with pytest.raises(ValueError, match="degrees_of_freedom"):
         pool(lambda pair: pair, [(1.0, 1.0)] * 2, degrees_of_freedom=0)
 

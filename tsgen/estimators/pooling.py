@@ -109,7 +109,15 @@ def pool(
     """
     if not degrees_of_freedom > 0:
         raise ValueError(f"degrees_of_freedom must be positive; it is {degrees_of_freedom}.")
-    results = [fit(completed) for completed in draws]
+    results = []
+    for number, completed in enumerate(draws):
+        try:
+            results.append(fit(completed))
+        except Exception as error:
+            what = f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"
+            raise ValueError(
+                f"fit must analyse each of the draws; on draw {number} it raised {what}."
+            ) from error
     if len(results) < 2:
         raise ValueError(f"draws must be at least 2 completed data sets; there are {len(results)}.")
     try:
@@ -125,12 +133,12 @@ def pool(
         raise ValueError(
             "estimates and variances of each draw must be finite, and variances positive; some are not."
         )
-    number = len(results)
+    count = len(results)
     within, between = variances.mean(axis=0), estimates.var(axis=0, ddof=1)
-    imputed = (1 + 1 / number) * between
+    imputed = (1 + 1 / count) * between
     total, ratio = within + imputed, imputed / within
     with np.errstate(divide="ignore"):  # draws that agree leave infinitely many degrees of freedom
-        inverse = 1 / ((number - 1) * (1 + 1 / ratio) ** 2)
+        inverse = 1 / ((count - 1) * (1 + 1 / ratio) ** 2)
     if math.isfinite(degrees_of_freedom):
         share = (degrees_of_freedom + 1) / (degrees_of_freedom + 3) * degrees_of_freedom
         inverse = inverse + 1 / (share * (1 - imputed / total))
