@@ -258,6 +258,12 @@ def covariance(size: int) -> Tensor:
     return torch.eye(size) + 0.5
 
 
+def draws() -> xr.DataArray:
+    """Returns draws of a series, and what is observed of it."""
+    drawn = xr.DataArray(numbers(3, 6, 2).numpy(), dims=("sample", "time", "node"))
+    return drawn.assign_coords(observed=drawn[0] > 0)
+
+
 def mean_of(completed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns estimates and their variances."""
     return completed.mean(axis=0), np.ones(completed.shape[1:])
@@ -391,7 +397,7 @@ ARGUMENTS: dict[str, Callable[[], Any]] = {
     "Forecaster.load.path": lambda: saved(forecaster()),
     "pool.fit": lambda: mean_of,
     "pool.draws": lambda: [np.ones((3, 2)), np.zeros((3, 2))],
-    "to_datatree.draws": lambda: imputer().sample(frame()),
+    "to_datatree.draws": draws,
     "from_correlations.values": lambda: EXAMPLES[GraphSeries]().values,
     "from_correlations.common": lambda: 5,
     "from_edges.source": lambda: [0, 1, 2, 3],

@@ -236,7 +236,7 @@ def test_other_checkpoints_are_refused_in_one_line(tmp_path):
         Imputer().save(tmp_path / "x.ckpt")
 
 
-@pytest.mark.parametrize(("steps", "nodes"), [(30, 3), pytest.param(1000, 50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("steps", "nodes"), [(30, 3), (1000, 50)])
 def test_the_program_of_a_newcomer(steps, nodes):
     generator = np.random.default_rng(1)
     values = generator.normal(size=(steps, 1)).cumsum(axis=0) + generator.normal(0, 0.5, (steps, nodes))

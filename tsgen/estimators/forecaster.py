@@ -106,7 +106,7 @@ class Forecaster(Fitted):
         Raises:
             ValueError: If ``fit`` was not called, or something in the data is wrong.
         """
-        return self.quantiles(data, [0.5])[0.5]
+        return self._quantiles(data, [0.5])[0]
 
     @check_arguments
     def interval(self, data: Any, level: float = 0.9) -> Interval:
@@ -120,7 +120,7 @@ class Forecaster(Fitted):
             ValueError: If ``level`` is not between 0 and 1, ``fit`` was not called, or something in the data
                 is wrong.
         """
-        return Interval(*self.quantiles(data, bounds(level)).values())
+        return Interval(*self._quantiles(data, bounds(level)))
 
     @check_arguments
     def quantiles(self, data: Any, levels: Sequence[float]) -> dict[float, Any]:
@@ -135,9 +135,7 @@ class Forecaster(Fitted):
                 is wrong.
         """
         check_levels(levels)
-        came = self._given(data)
-        found = quantiles_of(self._drawn(came), levels)
-        return {level: came.continued(values) for level, values in zip(levels, found, strict=True)}
+        return dict(zip(levels, self._quantiles(data, levels), strict=True))
 
     @check_arguments
     def sample(self, data: Any, num_samples: int | None = None) -> xr.DataArray:
@@ -160,6 +158,11 @@ class Forecaster(Fitted):
     def _check_parameters(self) -> None:
         check_number("horizon", self.horizon, 1)
         super()._check_parameters()
+
+    def _quantiles(self, data: Any, levels: Sequence[float]) -> list[Any]:
+        """Returns quantiles of the draws, for each level."""
+        came = self._given(data)
+        return [came.continued(values) for values in quantiles_of(self._drawn(came), levels)]
 
     def _drawn(self, came: Given, num_samples: int | None = None) -> xr.Dataset:
         """Returns draws of the steps that follow the data."""

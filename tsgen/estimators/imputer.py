@@ -213,7 +213,9 @@ class Imputer(Fitted):
         return -float((entry_scores(draws.to(truth.dtype), truth)["crps"] / scale).double().mean())
 
     @check_arguments
-    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
+    def get_feature_names_out(
+        self, input_features: Sequence | np.ndarray | pd.Index | None = None
+    ) -> np.ndarray:
         """Returns the names of the columns, which are those of ``fit``; x0, x1 and so on for an array.
 
         Args:

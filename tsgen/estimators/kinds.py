@@ -281,7 +281,7 @@ def given(data: Any) -> Given:
         return Polars(data)
     if hasattr(data, "toarray"):
         raise TypeError("the data must be dense, with NaN where values are missing; it is a sparse matrix.")
-    if isinstance(data, list | tuple) or hasattr(data, "__array__"):
+    if isinstance(data, list | tuple) or (hasattr(data, "__array__") and not isinstance(data, xr.Dataset)):
         try:
             return Array(data if isinstance(data, np.ndarray) else np.asarray(data))
         except ValueError as error:

@@ -60,7 +60,7 @@ class Pooled:
     @property
     def standard_error(self) -> Float[np.ndarray, "..."]:
         """The square root of the total variance."""
-        return np.sqrt(self.variance)
+        return np.asarray(np.sqrt(self.variance))
 
     @check_arguments
     def interval(self, level: float = 0.95) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
@@ -75,7 +75,7 @@ class Pooled:
         if not 0 < level < 1:
             raise ValueError(f"level must be a probability between 0 and 1; it is {level}.")
         half = stats.t.ppf((1 + level) / 2, self.degrees_of_freedom) * self.standard_error
-        return self.estimate - half, self.estimate + half
+        return np.asarray(self.estimate - half), np.asarray(self.estimate + half)
 
 
 @check_arguments
@@ -103,13 +103,21 @@ def pool(
         >>> columns = [np.array([1.0, 2.0, 3.0, a, b]) for a, b in [(2.0, 4.0), (3.0, 3.0), (1.0, 2.0)]]
         >>> pooled = pool(lambda x: (x.mean(), x.var(ddof=1) / len(x)), columns, degrees_of_freedom=4)
         >>> round(float(pooled.estimate), 3), round(float(pooled.standard_error), 3)
-        (2.2, 0.544)
+        (2.2, 0.589)
         >>> round(float(pooled.missing_information), 2), round(float(pooled.degrees_of_freedom), 1)
-        (0.73, 1.6)
+        (0.71, 1.3)
     """
     if not degrees_of_freedom > 0:
         raise ValueError(f"degrees_of_freedom must be positive; it is {degrees_of_freedom}.")
-    results = [fit(completed) for completed in draws]
+    results = []
+    for number, completed in enumerate(draws):
+        try:
+            results.append(fit(completed))
+        except Exception as error:
+            what = f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"
+            raise ValueError(
+                f"fit must analyse each of the draws; on draw {number} it raised {what}."
+            ) from error
     if len(results) < 2:
         raise ValueError(f"draws must be at least 2 completed data sets; there are {len(results)}.")
     try:
@@ -125,16 +133,17 @@ def pool(
         raise ValueError(
             "estimates and variances of each draw must be finite, and variances positive; some are not."
         )
-    number = len(results)
+    count = len(results)
     within, between = variances.mean(axis=0), estimates.var(axis=0, ddof=1)
-    imputed = (1 + 1 / number) * between
+    imputed = (1 + 1 / count) * between
     total, ratio = within + imputed, imputed / within
     with np.errstate(divide="ignore"):  # draws that agree leave infinitely many degrees of freedom
-        inverse = 1 / ((number - 1) * (1 + 1 / ratio) ** 2)
+        inverse = 1 / ((count - 1) * (1 + 1 / ratio) ** 2)
     if math.isfinite(degrees_of_freedom):
         share = (degrees_of_freedom + 1) / (degrees_of_freedom + 3) * degrees_of_freedom
         inverse = inverse + 1 / (share * (1 - imputed / total))
     with np.errstate(divide="ignore"):
         freedom = 1 / inverse
     information = (ratio + 2 / (freedom + 3)) / (ratio + 1)
-    return Pooled(estimates.mean(axis=0), total, within, between, information, freedom)
+    fields = estimates.mean(axis=0), total, within, between, information, freedom
+    return Pooled(*map(np.asarray, fields))  # of a single quantity, numpy would return scalars

@@ -458,7 +458,10 @@ def _arrow(table: Table, name: str, column: pd.Series) -> pa.ChunkedArray:
     if isinstance(column.dtype, pd.PeriodDtype):
         column = column.dt.to_timestamp()
     try:
-        return pa.chunked_array([_plain(pa.array(column, from_pandas=True))])
+        made = pa.array(column, from_pandas=True)
+        # the text of joined frames comes in several chunks
+        whole = made.combine_chunks() if isinstance(made, pa.ChunkedArray) else made
+        return pa.chunked_array([_plain(whole)])
     except (pa.ArrowException, OverflowError) as error:
         raise table.error_at(name, None, f"it must be of one kind: {first_line(error)}.") from error
 
