@@ -284,7 +284,7 @@ def _run_epilog(command: str) -> str:
     lines = (f"  {option}\n{_filled(text, ' ' * 24)}" for option, text in RUN_OPTIONS.items())
     return "\n".join(
         [
-            "further options, on the command line or in a YAML file:",
+            "further options (also of a YAML file):",
             *lines,
             "",
             _filled(
