@@ -211,6 +211,7 @@ MISTAKES = {
     "no values": (lambda t: t[["datetime"]], [], ["no value column"]),
     "all missing": (lambda t: t.assign(a="", b="", c=""), [], ["all values are missing"]),
     "no draws": (lambda t: t, ["--num_samples", "0"], ["--num_samples must be at least 1; got 0"]),
+    "no level": (lambda t: t, ["--level", "90"], ["--level must be between 0 and 1, such as 0.9; got 90"]),
     "no minutes": (lambda t: t, ["--minutes", "-1"], ["--minutes must be 0 or more; got -1"]),
     "both": (lambda t: t, ["--edges", "e.csv", "--coordinates", "c.csv"], ["not allowed with"]),
     "no file": (lambda t: t, ["--edges", "pmm.csv"], ["Did you mean 'pm.csv'"]),
@@ -239,3 +240,110 @@ def test_semicolons_and_replacing_the_table(capsys):
     before = Path("completed.csv").read_bytes()
     assert main(["impute", "--minutes", "0", "completed.csv", "--out", "."]) == 2
     assert "would replace" in capsys.readouterr().err and Path("completed.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize("level", [0.5, 0.9])
+def test_intervals_have_the_level_that_is_asked_for(level, capsys):
+    wide().to_csv("pm.csv", index=False)
+    assert main(["impute", "pm.csv", "--num_samples", "39", "--level", str(level)]) == 0
+    bands = pd.read_csv("pm_imputed/intervals.csv")
+    assert [*bands] == ["time", "node", "quantity", "median", "mean", "lower", "upper"]
+    draws = xr.load_dataset("pm_imputed/imputation.nc")["imputation"].sel(channel="pm")
+    ordered = np.sort(draws.values, axis=0)
+    place = list(draws["node"].values).index("c")
+    rows_of = [pd.Timestamp(time) for time in bands["time"][bands["node"] == "c"]]
+    steps = [list(draws["time"].values).index(time.to_datetime64()) for time in rows_of]
+    # order statistics at p (S + 1)
+    for name, p in (("lower", (1 - level) / 2), ("median", 0.5), ("upper", (1 + level) / 2)):
+        expected = ordered[round(p * 40) - 1, steps, place]
+        np.testing.assert_allclose(bands[name][bands["node"] == "c"], expected, rtol=1e-5)
+    mean = draws.values[:, steps, place].mean(0)
+    np.testing.assert_allclose(bands["mean"][bands["node"] == "c"], mean, rtol=1e-5)
+    assert f"{100 * level:g} % interval" in capsys.readouterr().out
+
+
+def test_too_few_draws_for_a_level_are_told(capsys):
+    wide().to_csv("pm.csv", index=False)
+    assert main(["impute", "pm.csv", "--num_samples", "38", "--level", "0.95"]) == 0
+    assert "needs at least 39 draws" in capsys.readouterr().out
+    assert main(["impute", "pm.csv", "--num_samples", "39", "--level", "0.95"]) == 0
+    assert "needs at least" not in capsys.readouterr().out
+
+
+def test_the_file_of_draws_follows_the_cf_conventions():
+    table = wide().rename(columns={"datetime": "time"})
+    table.to_csv("pm.csv", index=False)
+    long = table.melt("time", var_name="node", value_name="pm").assign(no2=lambda t: t["pm"])
+    long.to_csv("two.csv", index=False)
+    Path("places.csv").write_text("node,latitude,longitude\na,50,9\nb,51,10\nc,52,11\n")
+    for name in ("pm", "two"):
+        assert main(["impute", f"{name}.csv", "--num_samples", "2", "--coordinates", "places.csv"]) == 0
+        with xr.open_dataset(f"{name}_imputed/imputation.nc") as data:
+            assert data.attrs["Conventions"].startswith("CF-1.") and data.attrs["featureType"] == "timeSeries"
+            names = {key: data[key].attrs.get("standard_name") for key in ("time", "sample", "latitude")}
+            assert names == {"time": "time", "sample": "realization", "latitude": "latitude"}
+            assert data["node"].attrs["cf_role"] == "timeseries_id"
+            assert data["time"].dtype.kind == "M" and data["observed"].dtype == bool
+            # coordinates of the draws, as a reader of CF finds them
+            assert {"latitude", "longitude", "unit"} <= set(data["imputation"].coords)
+            assert dict(zip(data["node"].values, data["latitude"].values, strict=True)) == {
+                "a": 50,
+                "b": 51,
+                "c": 52,
+            }
+            assert data["longitude"].attrs["units"] == "degrees_east" and data["longitude"][0] == 9
+
+
+def test_a_workbook_comes_back_as_a_workbook(capsys):
+    pytest.importorskip("openpyxl")
+    table = wide().set_index("datetime").apply(pd.to_numeric)
+    table.index = pd.to_datetime(table.index).rename("time")
+    given = table.drop(index=table.index[5]).reset_index()
+    given.to_excel("pm.xlsx", index=False)
+    assert main(["impute", "pm.xlsx", "--num_samples", "3"]) == 0
+    assert "pm.xlsx: a wide table of 60 steps" in capsys.readouterr().out
+    completed = pd.read_excel("pm_imputed/completed.xlsx").set_index("time")
+    assert completed.index.equals(table.index) and [*completed] == ["c", "a", "b"]
+    there = given.set_index("time").notna()
+    measured = completed.loc[there.index].where(there)
+    pd.testing.assert_frame_equal(measured, given.set_index("time"), check_freq=False)
+    assert completed.notna().all(axis=None)
+
+
+def test_mistakes_in_a_workbook_name_the_row(capsys):
+    pytest.importorskip("openpyxl")
+    table = wide().set_index("datetime").apply(pd.to_numeric).reset_index().astype({"a": object})
+    table.loc[2, "a"] = "NA"
+    table.to_excel("pm.xlsx", index=False)
+    assert main(["impute", "pm.xlsx", "--num_samples", "2"]) == 0
+    assert pd.read_excel("pm_imputed/completed.xlsx")["a"].dtype == float
+    table.loc[3, "a"] = "broken"
+    table.to_excel("pm.xlsx", index=False)
+    Path("no.xlsx").write_bytes(b"PK but not a workbook")
+    pd.DataFrame({"time": [], "a": []}).to_excel("empty.xlsx", index=False)
+    capsys.readouterr()
+    for name, parts in {
+        "pm.xlsx": ["row 5, column 'a'", "'broken' is not a number"],
+        "no.xlsx": ["not a well-formed .xlsx file"],
+        "empty.xlsx": ["no rows below the header"],
+    }.items():
+        assert main(["impute", name]) == 2
+        err = capsys.readouterr().err
+        assert err.startswith(f"tsgen: {name}") and err.count("\n") == 1
+        assert all(part in err for part in parts), err
+
+
+def test_a_workbook_that_unpacks_to_too_much_is_refused(capsys, monkeypatch):
+    pytest.importorskip("openpyxl")
+    wide().to_excel("pm.xlsx", index=False)
+    monkeypatch.setattr("tsgen.storage.unpacking.MAX_UNPACKED", 10_000)
+    assert main(["impute", "pm.xlsx"]) == 2
+    assert "pm.xlsx is too large" in capsys.readouterr().err
+
+
+def test_a_workbook_needs_openpyxl(capsys, monkeypatch):
+    Path("pm.xlsx").write_bytes(b"PK")
+    monkeypatch.setattr("tsgen.readers.excel.find_spec", lambda name: None)
+    assert main(["impute", "pm.xlsx"]) == 2
+    err = capsys.readouterr().err
+    assert "pip install 'tsgen[excel]'" in err and err.count("\n") == 1

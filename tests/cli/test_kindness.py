@@ -1,5 +1,7 @@
 """The command line says what to do next, what a misspelt word may mean, and completes words by Tab."""
 
+import json
+import logging
 import os
 import subprocess
 import sys
@@ -9,6 +11,7 @@ import pytest
 
 from tsgen.cli.arguments import RUN_COMMANDS
 from tsgen.cli.main import main
+from tsgen.cli.noise import without_font_notes
 from tsgen.cli.suggestions import did_you_mean, unknown_options
 
 ROOT = Path(__file__).parents[2]
@@ -138,3 +141,30 @@ def test_tab_completes_commands_options_and_names():
     assert {"encoders/gru", "encoders/window"} <= completions("tsgen fit --config demo --config encoders/")
     assert "own.yaml" in completions("tsgen fit --config o")
     assert completions("tsgen conformal r --unit w") == {"window"}
+
+
+def test_libraries_print_nothing_that_says_nothing():
+    words = ["fit", "--config", "demo", "--data.steps=400", "--data.num_nodes=6", "--trainer.max_epochs=1"]
+    words += ["--model.encoder.hidden=8", "--model.sampler.num_samples=5", "--data.val=0.2"]
+    env = {name: text for name, text in os.environ.items() if not name.startswith("WANDB")}
+    env |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HOME": os.getcwd(), "WANDB_MODE": "offline"}
+    with Path("output").open("w") as file:  # W&B's own process would keep a pipe open
+        command = [sys.executable, "-m", "tsgen", *words]
+        subprocess.run(command, env=env, stdout=file, stderr=file, check=True, timeout=300)
+    output = Path("output").read_text("utf-8")
+    assert not [word for word in ("FLOPs", "Modules in", "anonymous", "font cache") if word in output]
+    assert "Model: 858 parameters" in output and "encoder" in output and "val_nll" not in output
+    assert "Best val/nll: " in output and "of runs/demo/checkpoints/best.ckpt" in output
+    # what W&B is told lies in the run's folder, too
+    assert json.loads(Path("runs/demo/provenance_fit.json").read_text("utf-8"))["versions"]["torch"]
+    assert Path("runs/demo/val_imputation.png").read_bytes()[:4] == b"\x89PNG"
+    assert Path("runs/demo/logs/fit/metrics.csv").is_file()
+
+
+def test_only_the_note_on_fonts_is_dropped(caplog):
+    logger = logging.getLogger("matplotlib.font_manager")
+    with without_font_notes():
+        logger.warning("Matplotlib is building the font cache; this may take a moment.")
+        logger.warning("findfont: Font family 'x' not found.")
+    logger.warning("Matplotlib is building the font cache; this may take a moment.")
+    assert [record.getMessage()[:9] for record in caplog.records] == ["findfont:", "Matplotli"]

@@ -200,7 +200,7 @@ def _parser() -> tuple[Parser, Mapping[str, Parser]]:
             help="fill the missing values of a table, without a configuration",
             usage="tsgen impute TABLE [--coordinates FILE | --edges FILE] [options]",
             description=_filled(
-                "Fill the missing values of a table of time series, CSV or Parquet, with a pre-trained "
+                "Fill the missing values of a table of time series (CSV, Parquet, Excel) with a pre-trained "
                 "model. The table is wide (one row per time, one column per node) or long (one row per "
                 "time and node). The folder of the results has the completed table, intervals.csv, the draws "
                 "in imputation.nc and report.html."
@@ -284,7 +284,7 @@ def _run_epilog(command: str) -> str:
     lines = (f"  {option}\n{_filled(text, ' ' * 24)}" for option, text in RUN_OPTIONS.items())
     return "\n".join(
         [
-            "further options, on the command line or in a YAML file:",
+            "further options (also of a YAML file):",
             *lines,
             "",
             _filled(
@@ -296,7 +296,7 @@ def _run_epilog(command: str) -> str:
 
 
 def _add_impute(parser: ArgumentParser) -> None:
-    parser.add_argument("table", type=Path, metavar="TABLE", help="a .csv, .csv.gz or .parquet file")
+    parser.add_argument("table", type=Path, metavar="TABLE", help="a .csv, .csv.gz, .parquet or .xlsx file")
     graph = parser.add_mutually_exclusive_group()
     graph.add_argument(
         "--coordinates", type=Path, metavar="FILE", help="table of node, latitude and longitude"
@@ -323,6 +323,9 @@ def _add_impute(parser: ArgumentParser) -> None:
         "--out", type=Path, metavar="FOLDER", help="the folder of the results; by default TABLE_imputed"
     )
     parser.add_argument("--num_samples", type=int, default=100, metavar="N", help="draws; by default 100")
+    parser.add_argument(
+        "--level", type=float, default=0.9, metavar="P", help="probability of the intervals; by default 0.9"
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="fixes the draws; by default 0")
     parser.add_argument(
         "--minutes",

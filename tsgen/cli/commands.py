@@ -21,6 +21,7 @@ from tsgen.cli import interruption, remembered_trust, run_folder
 from tsgen.cli.arguments import RUN_COMMANDS, RUN_EPILOG
 from tsgen.cli.loggers import configure_loggers, sweep_run
 from tsgen.cli.mistakes import classes_like, parameters
+from tsgen.cli.noise import use_short_summary
 from tsgen.cli.resuming import (
     check_building_blocks,
     check_checkpoint,
@@ -290,6 +291,7 @@ class TsgenCLI(LightningCLI):
             ),
         }
         use_tolerant_wandb(self.trainer.loggers)
+        use_short_summary(self.trainer.callbacks)  # type: ignore[attr-defined]
         attached: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         if self.subcommand == "test" or (self.subcommand == "fit" and self.datamodule.one_series):
             attached.append(callbacks[self.subcommand]())
@@ -335,6 +337,14 @@ class TsgenCLI(LightningCLI):
         resume_logging(self.trainer, self._options.ckpt_path)
         interruption.begin(self.folder)
         print_once(f"Run: {self.folder}")
+
+    def after_fit(self) -> None:
+        """Prints the best score, the checkpoint of this epoch and the folder of the logs."""
+        best = next(c for c in self.trainer.checkpoint_callbacks if type(c) is ModelCheckpoint)
+        path = self.folder / "checkpoints" / Path(best.best_model_path).name
+        if best.monitor and best.best_model_score is not None:
+            print_once(f"Best {best.monitor}: {float(best.best_model_score):.4g}, of {path}")
+        print_once(f"Scores of each epoch: {self.folder / 'logs' / 'fit'}")
 
     def predict(self, model: DensityModel, datamodule: SeriesDataModule, **options: Any) -> None:
         """Runs ``trainer.predict``; LightningCLI calls it for the subcommand of this name."""

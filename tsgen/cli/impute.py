@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import warnings
 from argparse import Namespace
@@ -18,12 +19,15 @@ from tsgen.evaluation.columns import COLUMNS, format_number
 from tsgen.evaluation.selfcheck import TooLittleObservedError
 from tsgen.evaluation.terminal import print_table
 from tsgen.imputer import check_steps, checked, draw, graph_of, weights_for
-from tsgen.inference.completion import LEVELS, complete, intervals, quantiles, write_table
+from tsgen.inference.completion import bands_of, complete, intervals, write_table
+from tsgen.inference.conventions import add_places
 from tsgen.inference.imputation import FarDrawsWarning
+from tsgen.metrics.ensemble import enough_samples
 from tsgen.models import AnyOrderModel
+from tsgen.readers.excel import EXCEL
 from tsgen.readers.layouts import Reading, read_table
 from tsgen.readers.regular_times import format_spacing
-from tsgen.readers.tables import CSV, Table, ends_in, open_table
+from tsgen.readers.tables import CSV, PARQUET, Table, ends_in, open_table
 from tsgen.report import write_report
 from tsgen.storage.atomic import write_text
 from tsgen.storage.display import print_line
@@ -38,8 +42,8 @@ def main(given: Namespace) -> None:
 
     Args:
         given: ``table``, ``coordinates``, ``edges``, ``layout``, ``time_column``, ``node_column``,
-            ``value_columns``, ``step``, ``out``, ``num_samples``, ``seed``, ``minutes`` and
-            ``support``.
+            ``value_columns``, ``step``, ``out``, ``num_samples``, ``seed``, ``minutes``,
+            ``support`` and ``level``.
 
     Raises:
         ValueError: If an option or something in a file is wrong.
@@ -66,14 +70,23 @@ def main(given: Namespace) -> None:
         model = _checked(given, series, folder)
         caught.clear()  # warnings of the check: those of all data follow
         draw(model, series, given.num_samples, given.seed, folder / "imputation.nc").close()
-    levels = quantiles(folder / "imputation.nc", LEVELS)
-    _write(table, reading, levels[LEVELS.index(0.5)], completed)
-    write_table(intervals(table, reading, levels), folder / "intervals.csv")
+    if given.coordinates is not None and series.graph.pos is not None:
+        add_places(folder / "imputation.nc", series.graph.pos.numpy())
+    bands = bands_of(folder / "imputation.nc", given.level)
+    _write(table, reading, bands.median, completed)
+    write_table(intervals(table, reading, bands), folder / "intervals.csv")
     report = write_report(folder)
     for warning in caught:
         print_line(f"Warning: {warning.message}")
     print_line(f"Completed table: {completed}")
-    print_line(f"Median and 90 % interval of each value that was missing: {folder / 'intervals.csv'}")
+    if not enough_samples(given.num_samples, given.level):
+        least = math.ceil(2 / (1 - given.level) - 1 - 1e-9)
+        print_line(
+            f"Warning: an interval of {100 * given.level:g} % needs at least {least:,} draws; that of "
+            f"{given.num_samples:,} is their range, which is narrower. Give --num_samples {least}."
+        )
+    what = f"Median, mean and {100 * given.level:g} % interval of each value that was missing"
+    print_line(f"{what}: {folder / 'intervals.csv'}")
     print_line(f"Draws: {folder / 'imputation.nc'}")
     print_line(f"Report: {report}")
 
@@ -124,6 +137,8 @@ def _check_numbers(given: Namespace) -> None:
     """Raises ``ValueError`` unless the numbers among the options are in their ranges."""
     if given.num_samples < 1:
         raise ValueError(f"--num_samples must be at least 1; got {given.num_samples}.")
+    if not 0 < given.level < 1:
+        raise ValueError(f"--level must be between 0 and 1, such as 0.9; got {given.level}.")
     if not 0 <= given.minutes < float("inf"):
         raise ValueError(f"--minutes must be 0 or more; got {given.minutes}.")
 
@@ -142,13 +157,13 @@ def _size(reading: Reading) -> str:
 
 def _completed(table: Table) -> str:
     """Returns the name of the completed table: that of a file of the same kind."""
-    endings = [ending for ending in (*CSV, ".parquet") if ends_in(table.path, (ending,))]
+    endings = [ending for ending in (*CSV, *PARQUET, *EXCEL) if ends_in(table.path, (ending,))]
     return f"completed{max(endings, key=len)}"
 
 
 def _write(table: Table, reading: Reading, values: np.ndarray, path: Path) -> None:
     """Writes the completed table."""
-    like = None if ends_in(path, CSV) else Path(table.path)
+    like = Path(table.path) if ends_in(path, PARQUET) else None
     write_table(complete(table, reading, values), path, like)
 
 

@@ -62,11 +62,13 @@ def _run(given: Namespace) -> int:
     """Runs a command and returns the exit code."""
     from tsgen.cli.arguments import RUN_COMMANDS
     from tsgen.cli.mistakes import MISTAKES, one_line
+    from tsgen.cli.noise import without_font_notes
     from tsgen.storage.display import printable
 
     module = "run" if given.command in RUN_COMMANDS else given.command
     try:
-        import_module(f"tsgen.cli.{module}").main(given)
+        with without_font_notes():
+            import_module(f"tsgen.cli.{module}").main(given)
     except MISTAKES as error:
         if os.environ.get("TSGEN_TRACEBACK") or is_interruption(error):
             raise

@@ -8,6 +8,7 @@ contain neither the path of the user's home nor keys of the environment.
 from __future__ import annotations
 
 import io
+import json
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,6 +29,7 @@ from lightning.pytorch.loggers.logger import DummyExperiment, rank_zero_experime
 from tsgen.cli.interruption import is_interruption
 from tsgen.cli.provenance import provenance
 from tsgen.data.series import Series
+from tsgen.storage.atomic import write_text
 from tsgen.storage.checkpoints import read_checkpoint
 from tsgen.storage.privacy import scrubbed
 
@@ -80,6 +82,8 @@ class TolerantWandbLogger(WandbLogger):
         """The W&B run."""
         if self._experiment is not None:
             return self._experiment
+        if self._wandb_init.get("anonymous") is None:  # Lightning's default, of which W&B warns
+            self._wandb_init.pop("anonymous", None)
         for mode in (None, "offline", "disabled"):
             if mode:
                 self._wandb_init["mode"] = mode
@@ -169,23 +173,26 @@ class Tracking(Callback):
         self.series, self.imputation, self.started = series, imputation, False
 
     def describe_run(self, trainer: Trainer, config: Mapping[str, Any]) -> None:
-        """Makes the loggers tolerant, and logs configuration and provenance to W&B.
+        """Makes the loggers tolerant, and records the provenance, in the run's folder and in W&B.
 
-        The first process calls this when the trainer starts.
+        The first process calls this when the trainer starts. W&B gets the configuration, too.
 
         Args:
             trainer: The trainer.
             config: The resolved configuration without secrets.
         """
+        command = str(trainer.state.fn and trainer.state.fn.value)
+        origin = provenance(self.series)
+        path = Path(trainer.default_root_dir) / f"provenance_{command}.json"
+        write_text(path, json.dumps(origin, indent=1) + "\n")
         for logger in trainer.loggers:
             if not isinstance(logger, CSVLogger):  # its file is a result: on a full disk the run ends
                 make_tolerant(logger)
             if isinstance(logger, WandbLogger):
                 with tolerating_errors(logger):
                     # a test or a prediction has other options than the training: they get their own key
-                    command = str(trainer.state.fn and trainer.state.fn.value)
                     key = "cli" if command == "fit" else f"cli_{command}"
-                    described = {key: config, **provenance(self.series)}
+                    described = {key: config, **origin}
                     logger.experiment.config.update(described, allow_val_change=True)
                     for name, best in _summaries(trainer).items():
                         # without the step the summary would lose its axis

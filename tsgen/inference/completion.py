@@ -20,6 +20,7 @@ from jaxtyping import Float, Int64
 from pyarrow import parquet
 
 from tsgen.metrics import calibrated_quantiles
+from tsgen.readers.excel import EXCEL, write_sheet
 from tsgen.readers.layouts import Reading
 from tsgen.readers.tables import CSV, Table, ends_in
 from tsgen.storage.atomic import replacing
@@ -28,8 +29,21 @@ from tsgen.storage.netcdf import open_netcdf
 MAX_VALUES = 2**24
 """The largest number of draws in memory at a time."""
 
-LEVELS = (0.05, 0.5, 0.95)
-"""The quantiles of an imputed value that are written to files: the 90 % interval and the median."""
+
+class Bands(NamedTuple):
+    """What is written of the draws of each entry.
+
+    Attributes:
+        lower: The lower end of the central interval.
+        median: The median.
+        upper: The upper end of the interval.
+        mean: The mean.
+    """
+
+    lower: Float[np.ndarray, "time nodes channels"]
+    median: Float[np.ndarray, "time nodes channels"]
+    upper: Float[np.ndarray, "time nodes channels"]
+    mean: Float[np.ndarray, "time nodes channels"]
 
 
 class Rows(NamedTuple):
@@ -203,18 +217,17 @@ def _written_dates(column: pd.Series, given: pd.DatetimeIndex, dates: pd.Datetim
     return (dates.tz_convert(zone or "UTC").strftime(form.replace("%z", "")) + suffix).to_numpy(dtype=object)
 
 
-def intervals(
-    table: Table, reading: Reading, levels: Float[np.ndarray, "levels time nodes channels"]
-) -> pd.DataFrame:
-    """Returns the median and the interval of each value that was missing, one per row.
+def intervals(table: Table, reading: Reading, bands: Bands) -> pd.DataFrame:
+    """Returns median, mean and interval of each value that was missing, one per row.
 
     Args:
         table: The table.
         reading: What was read from it.
-        levels: The quantiles of :data:`LEVELS` of each entry.
+        bands: Median, mean and interval of each entry.
     """
     contents = reading.contents
-    step, node, channel = np.nonzero(np.isnan(contents.values))
+    place = np.nonzero(np.isnan(contents.values))
+    step, node, channel = place
     column = table.frame().iloc[:, table.header.index(reading.columns.time)].reset_index(drop=True)
     time = np.empty(len(contents.time), dtype=object)
     time[reading.step[::-1]] = column.to_numpy(dtype=object)[::-1]
@@ -225,31 +238,34 @@ def intervals(
         "node": np.array(contents.nodes, dtype=object)[node],
         "quantity": np.array(contents.channels, dtype=object)[channel],
     }
-    low, median, high = levels[:, step, node, channel]
-    return pd.DataFrame(named | {"median": median, "lower": low, "upper": high})
+    columns = ("median", "mean", "lower", "upper")
+    return pd.DataFrame(named | {name: getattr(bands, name)[place] for name in columns})
 
 
-def quantiles(path: Path, levels: Sequence[float]) -> Float[np.ndarray, "levels time nodes channels"]:
-    """Returns quantiles of the draws in ``imputation.nc``, some steps in memory at a time.
+def bands_of(path: Path, level: float) -> Bands:
+    """Returns median, mean and interval of the draws in ``imputation.nc``, some steps in memory at a time.
 
     Args:
         path: The file.
-        levels: The probabilities.
+        level: The probability of the central interval.
     """
+    probabilities = ((1 - level) / 2, 0.5, (1 + level) / 2)
     with open_netcdf(path, read_later=("sample", "time", "node", "channel")) as data:
         draws = data["imputation"]
         samples, steps, *rest = draws.shape
         block = max(16, MAX_VALUES // max(1, samples * int(np.prod(rest))) // 16 * 16)
-        found = np.empty((len(levels), steps, *rest))
+        bands = Bands(*np.empty((len(Bands._fields), steps, *rest)))
         for first in range(0, steps, block):
             values = draws[:, first : first + block].values
             ordered = torch.from_numpy(values).sort(dim=0).values
-            found[:, first : first + block] = calibrated_quantiles(ordered, levels).numpy()
-    return found
+            found = [*calibrated_quantiles(ordered, probabilities).numpy(), values.mean(0, dtype=np.float64)]
+            for whole, part in zip(bands, found, strict=True):
+                whole[first : first + block] = part
+    return bands
 
 
 def write_table(frame: pd.DataFrame, path: Path, like: Path | None = None) -> None:
-    """Writes a table as CSV or, if the name of the file ends so, as Parquet.
+    """Writes a table as CSV or, if the name of the file ends so, as Parquet or Excel.
 
     Args:
         frame: The table.
@@ -260,6 +276,9 @@ def write_table(frame: pd.DataFrame, path: Path, like: Path | None = None) -> No
         if ends_in(path, CSV):
             packed: Any = "gzip" if ends_in(path, (".gz",)) else None  # the temporary name ends otherwise
             frame.to_csv(unfinished, index=False, compression=packed, float_format="%.6g")
+            return
+        if ends_in(path, EXCEL):
+            write_sheet(frame, unfinished)
             return
         table = pa.Table.from_pandas(frame, preserve_index=False)
         if like is not None:

@@ -32,6 +32,7 @@ from tsgen.data.channels import (
 from tsgen.data.graphs import same_graph
 from tsgen.data.series import GraphSeries, Samples, Series, SeriesBatch
 from tsgen.data.tiles import Tiles
+from tsgen.inference.conventions import with_conventions
 from tsgen.inference.stitching import SeriesImputation
 from tsgen.metrics import FarDraws
 from tsgen.models.any_order import AnyOrderModel
@@ -188,6 +189,7 @@ def _adapted(
     drawn = dataset_of_channels(function(own, shown, **options), data)
     if path is None:
         return drawn
+    drawn = with_conventions(drawn)
     with replacing(Path(path)) as unfinished:
         drawn.to_netcdf(unfinished)
     return xr.open_dataset(path)

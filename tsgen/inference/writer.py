@@ -13,6 +13,7 @@ import torch
 from tsgen.data.series import Series
 from tsgen.data.support import bounds_of
 from tsgen.data.tiles import Tiles
+from tsgen.inference.conventions import common_unit, with_conventions
 from tsgen.metrics import FarDraws
 from tsgen.storage.atomic import replacing
 
@@ -58,6 +59,7 @@ def write_imputation(
     steps.sort()
     names = series.labels().isel(time=steps)[["time", "node", "channel", "unit"]]
     skeleton = names.assign_coords(sample=np.arange(num_samples)).assign_attrs(attributes)
+    skeleton = with_conventions(skeleton)
     with replacing(path) as unfinished:
         skeleton.to_netcdf(unfinished)
         with netCDF4.Dataset(unfinished, "a") as file:
@@ -93,9 +95,17 @@ def _create_variables(
         if np.isfinite(end):
             variable.setncattr(name, np.asarray(end, variable.dtype))
     variable.long_name = "draws of the series; observed entries are the data's own"
+    variable.setncatts(common_unit(series.units))
     flag = file.createVariable("observed", "i1", axes, chunksizes=chunk, **options)
     flag.setncattr("dtype", "bool")  # xarray's encoding of booleans
-    flag.coordinates = "unit"
+    flag.setncatts(
+        {
+            "coordinates": "unit",
+            "long_name": "whether the entry is observed",
+            "flag_values": np.array([0, 1], dtype=np.int8),
+            "flag_meanings": "drawn observed",
+        }
+    )
 
 
 def _fill(

@@ -38,6 +38,7 @@ from pyarrow import csv as arrow_csv
 from pyarrow import parquet
 
 from tsgen.data.series import LARGEST
+from tsgen.readers.excel import EXCEL, read_sheet
 from tsgen.storage.display import printable, quoted
 from tsgen.storage.unpacking import check_unpacked
 
@@ -210,7 +211,7 @@ class Columns:
 
 
 class Table(ABC):
-    """A CSV or Parquet file, or a data frame, of which selected columns are read.
+    """A CSV, Parquet or Excel file, or a data frame, of which selected columns are read.
 
     Attributes:
         path: The file; for a data frame, what messages call it.
@@ -453,6 +454,23 @@ class _FrameTable(Table):
         return pa.Table.from_arrays(arrays, names)
 
 
+class _ExcelTable(_FrameTable):
+    """A table in the first sheet of an Excel workbook."""
+
+    def __init__(self, path: Path) -> None:
+        frame = read_sheet(path, _check_size, NO_VALUE)
+        if not len(frame):
+            raise ValueError(f"{path} has no rows below the header in its first sheet; add the data.")
+        super().__init__(frame, str(path))
+
+    @property
+    def name(self) -> str:
+        return Table.name.fget(self)  # type: ignore[attr-defined]
+
+    def where(self, row: int) -> str:
+        return f"row {row + 2}"
+
+
 def _arrow(table: Table, name: str, column: pd.Series) -> pa.ChunkedArray:
     """Returns a column of a data frame in pyarrow's form."""
     if isinstance(column.dtype, pd.PeriodDtype):
@@ -470,7 +488,7 @@ def open_table(source: str | Path | pd.DataFrame, name: str = "the data frame") 
     """Returns the table in a file after reading its header, or the table in a data frame.
 
     Args:
-        source: A file that ends in ``.csv``, ``.csv.gz`` or ``.parquet``, or a data frame.
+        source: A file that ends in ``.csv``, ``.csv.gz``, ``.parquet`` or ``.xlsx``, or a data frame.
         name: What messages call a data frame.
 
     Returns:
@@ -481,7 +499,9 @@ def open_table(source: str | Path | pd.DataFrame, name: str = "the data frame") 
     """
     if isinstance(source, pd.DataFrame):
         return _FrameTable(source, name)
-    path = checked_path(source, (*CSV, *PARQUET))
+    path = checked_path(source, (*CSV, *PARQUET, *EXCEL))
+    if ends_in(path, EXCEL):
+        return _ExcelTable(path)
     return _CsvTable(path) if ends_in(path, CSV) else _ParquetTable(path)
 
 

@@ -32,7 +32,8 @@ FIGURE_WINDOWS = 6
 class ImputationFigure(Callback):
     """Logs a fan chart of validation windows to W&B when training ends.
 
-    It does nothing with fully sharded models (FSDP), where no process has all weights.
+    The figure is also ``val_imputation.png`` in the run's folder. The callback does nothing with fully
+    sharded models (FSDP), where no process has all weights.
 
     Args:
         series: The series that the windows are cut from.
@@ -58,8 +59,11 @@ class ImputationFigure(Callback):
             conditioning=samples.conditioning,
             num_samples=len(samples.values),
         )
+        figure = fan_chart(data)
+        with replacing(Path(trainer.default_root_dir) / "val_imputation.png") as unfinished:
+            figure.savefig(unfinished, format="png")
         for logger in loggers:
-            logger.log_image("val/imputation", [fan_chart(data)])
+            logger.log_image("val/imputation", [figure])
 
 
 @check_arguments
