@@ -259,3 +259,11 @@ def test_the_program_of_a_newcomer(steps, nodes):
         )
         assert result.index.equals(df.index) and result.columns.equals(df.columns)
     assert (lower.to_numpy() < upper.to_numpy())[~seen].mean() > 0.99
+
+
+def test_a_checkpoint_needs_a_folder_that_exists(tmp_path):
+    frame = pd.DataFrame(np.arange(60.0).reshape(30, 2) % 7)
+    imputer = tsgen.Imputer(num_samples=2).fit(frame)
+    with pytest.raises(ValueError, match="folder of .* must exist"):
+        imputer.save(tmp_path / "none" / "x")
+    assert not (tmp_path / "none").exists()

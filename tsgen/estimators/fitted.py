@@ -96,9 +96,12 @@ class Fitted(Parameters):
             path: The file.
 
         Raises:
-            ValueError: If ``fit`` was not called, or coordinates or edges are not those of a file or frame.
+            ValueError: If ``fit`` was not called, the folder of the file does not exist, or coordinates or edges
+                are not those of a file or frame.
         """
         self._check_fitted()
+        if not Path(path).parent.is_dir():
+            raise ValueError(f"the folder of {path} must exist; make it first.")
         model = self.model_
         params = {name: x for name, x in self.get_params().items() if name not in ("coordinates", "edges")}
         estimator = {

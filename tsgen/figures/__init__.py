@@ -115,7 +115,6 @@ __all__ = [
     "printable",
     "rank_histogram",
     "read_curves",
-    "reliability",
     "score_bars",
     "training_curve",
 ]

@@ -198,11 +198,11 @@ class _BestWeights(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
         """Updates the average; checks it if that is due."""
-        current = [x.detach() for x in pl_module.parameters()]
         self.steps += 1
         # a shorter average at first, which the weights at the start would dominate otherwise
         decay = min(DECAY, (1 + self.steps) / (10 + self.steps))
-        torch._foreach_lerp_(self.average, current, 1 - decay)
+        for mean, current in zip(self.average, pl_module.parameters(), strict=True):
+            mean.lerp_(current.detach(), 1 - decay)
         if time.monotonic() >= self.due:
             self._check(pl_module)
             self._compare(trainer, pl_module)
