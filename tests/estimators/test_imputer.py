@@ -263,7 +263,7 @@ def test_the_program_of_a_newcomer(steps, nodes):
 
 def test_a_checkpoint_needs_a_folder_that_exists(tmp_path):
     frame = pd.DataFrame(np.arange(60.0).reshape(30, 2) % 7)
-    imputer = tsgen.Imputer(num_samples=2).fit(frame)
-    with pytest.raises(ValueError, match="folder of .* must exist"):
+    imputer = Imputer(num_samples=2).fit(frame)
+    with pytest.raises(ValueError, match=r"folder of .* must exist"):
         imputer.save(tmp_path / "none" / "x")
     assert not (tmp_path / "none").exists()

@@ -96,8 +96,8 @@ class Fitted(Parameters):
             path: The file.
 
         Raises:
-            ValueError: If ``fit`` was not called, the folder of the file does not exist, or coordinates or edges
-                are not those of a file or frame.
+            ValueError: If ``fit`` was not called, the folder of the file does not exist, or coordinates or
+                edges are not those of a file or frame.
         """
         self._check_fitted()
         if not Path(path).parent.is_dir():
