@@ -34,7 +34,9 @@ _HOMES = {
     "Exact": "tsgen.sampling",
     "SMC": "tsgen.sampling",
     "load": "tsgen.models",
-    "Imputer": "tsgen.imputer",
+    "Imputer": "tsgen.estimators",
+    "Forecaster": "tsgen.estimators",
+    "pool": "tsgen.estimators",
     "impute": "tsgen.inference.imputation",
     "forecast": "tsgen.inference.imputation",
     "generate": "tsgen.inference.imputation",
@@ -44,9 +46,9 @@ _HOMES = {
 }
 
 _ROOMS = (
-    *("data", "datamodules", "encoders", "evaluation", "exact", "figures", "heads", "inference", "metrics"),
-    *("models", "objectives", "protocols", "readers", "report", "sampling", "simulate", "storage"),
-    "training",
+    *("data", "datamodules", "encoders", "estimators", "evaluation", "exact", "figures", "heads"),
+    *("inference", "metrics", "models", "objectives", "protocols", "readers", "report", "sampling"),
+    *("simulate", "storage", "training"),
 )
 """Packages that ``tsgen.NAME`` finds without an import of their own."""
 

@@ -62,6 +62,7 @@ from tsgen.data import GraphSeries, OneOf, PointMask, SeriesBatch, SeriesSpec, S
 from tsgen.data.series import Samples
 from tsgen.datamodules import SimulatedDataModule, Split, SyntheticDataModule
 from tsgen.encoders import Propagation, WindowEncoder
+from tsgen.estimators import Pooled, pool
 from tsgen.evaluation import ConformalIntervals, Evaluation
 from tsgen.exact import VARProcess
 from tsgen.heads import GaussianHead
@@ -229,9 +230,22 @@ def frame() -> pd.DataFrame:
 
 
 @cache
+def forecaster() -> tsgen.Forecaster:
+    """Returns a forecaster that was fitted to the data frame."""
+    return tsgen.Forecaster(horizon=4, num_samples=3).fit(frame())
+
+
+@cache
 def imputer() -> tsgen.Imputer:
     """Returns an imputer that was fitted to the data frame."""
     return tsgen.Imputer(num_samples=3).fit(frame())
+
+
+def saved(estimator: tsgen.Imputer | tsgen.Forecaster) -> Path:
+    """Returns the path of a checkpoint of an estimator."""
+    path = run() / f"{type(estimator).__name__}.ckpt"
+    estimator.save(path)
+    return path
 
 
 def numbers(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -244,6 +258,20 @@ def covariance(size: int) -> Tensor:
     return torch.eye(size) + 0.5
 
 
+def mean_of(completed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns estimates and their variances."""
+    return completed.mean(axis=0), np.ones(completed.shape[1:])
+
+
+ESTIMATORS = ("Imputer", "Forecaster")
+"""Classes whose methods take data of several kinds."""
+
+OF_DATA = (
+    *("fit", "fit_transform", "transform", "predict", "interval", "quantiles", "sample", "score"),
+    "series",
+)
+"""Those methods."""
+
 EXAMPLES: dict[type, Callable[[], Any]] = {
     GraphSeries: lambda: data().split.series.chunk(slice(0, 30)),
     SeriesBatch: batch,
@@ -251,8 +279,8 @@ EXAMPLES: dict[type, Callable[[], Any]] = {
     Split: lambda: data().split,
     Samples: lambda: Ancestral(3)(model(), batch()),
     VARProcess: process,
-    tsgen.Imputer: imputer,
     Simulation: lambda: simulated().prior.draw(0, 0),
+    Pooled: lambda: pool(mean_of, [np.ones((3, 2)), np.zeros((3, 2))]),
     ConformalIntervals: lambda: ConformalIntervals.fit(evaluation(), level=0.5, gaps=(1,)),
 }
 """An object of each container; its fields are valid arguments of its constructor."""
@@ -356,9 +384,14 @@ ARGUMENTS: dict[str, Callable[[], Any]] = {
     "StoredSeries.with_observed.observed": lambda: data().split.series.chunk(slice(None)).observed,
     "FilesDataModule.path": table,
     "FilesDataModule.edges": edges,
-    "Imputer.num_samples": lambda: 3,
-    "Imputer.minutes": lambda: 0,
-    "frame": frame,
+    **{f"{owner}.{method}.data": frame for owner in ESTIMATORS for method in OF_DATA},
+    "Imputer.save.path": lambda: run() / "imputer.ckpt",
+    "Forecaster.save.path": lambda: run() / "forecaster.ckpt",
+    "Imputer.load.path": lambda: saved(imputer()),
+    "Forecaster.load.path": lambda: saved(forecaster()),
+    "pool.fit": lambda: mean_of,
+    "pool.draws": lambda: [np.ones((3, 2)), np.zeros((3, 2))],
+    "to_datatree.draws": lambda: imputer().sample(frame()),
     "from_correlations.values": lambda: EXAMPLES[GraphSeries]().values,
     "from_correlations.common": lambda: 5,
     "from_edges.source": lambda: [0, 1, 2, 3],
@@ -588,6 +621,8 @@ def instance(owner: type) -> Any:
 
 
 MODELS: dict[str, Callable[[], Any]] = {
+    "Imputer": imputer,
+    "Forecaster": forecaster,
     "AutoregressiveModel": model,
     "AnyOrderModel": any_order,
     "GraphVAR": exact,

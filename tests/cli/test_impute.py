@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import xarray as xr
 from conftest import make_series
 
+from tsgen.cli.arguments import parse
 from tsgen.cli.main import main
 from tsgen.evaluation.selfcheck import SelfCheck
 from tsgen.imputer import checked, weights_for
@@ -53,7 +55,7 @@ def check_completed(given, completed, keys):
 def test_a_wide_table(capsys):
     table = wide().drop(index=[7, 30])
     table.to_csv("pm.csv", index=False)
-    assert main(["impute", "pm.csv", "--num_samples", "19"]) == 0
+    assert main(["impute", "--minutes", "0", "pm.csv", "--num_samples", "19"]) == 0
     out = capsys.readouterr().out.splitlines()
     assert "60 steps of 01:00:00 x 3 nodes" in out[0] and "edges from correlations" in out[0]
     completed = rows("pm_imputed/completed.csv")
@@ -92,7 +94,21 @@ def test_a_long_table(order):
         table = table.sample(frac=1, random_state=0)
     table.to_csv("data.csv", index=False)
     assert (
-        main(["impute", "data.csv", "--node_column", "station", "--out", "here", "--num_samples", "3"]) == 0
+        main(
+            [
+                "impute",
+                "--minutes",
+                "0",
+                "data.csv",
+                "--node_column",
+                "station",
+                "--out",
+                "here",
+                "--num_samples",
+                "3",
+            ]
+        )
+        == 0
     )
     completed = rows("here/completed.csv")
     check_completed(rows("data.csv"), completed, 2)
@@ -111,7 +127,7 @@ def test_parquet_keeps_its_types_and_index():
     table = wide().set_index("datetime").apply(pd.to_numeric)
     table.index = pd.to_datetime(table.index).tz_localize("Asia/Tokyo").rename("time")
     table.drop(index=table.index[5]).to_parquet("data.parquet")
-    assert main(["impute", "data.parquet", "--num_samples", "3"]) == 0
+    assert main(["impute", "--minutes", "0", "data.parquet", "--num_samples", "3"]) == 0
     completed = pd.read_parquet("data_imputed/completed.parquet")
     assert completed.index.equals(table.index) and [*completed] == ["c", "a", "b"]
     there = table.drop(index=table.index[5]).notna()
@@ -129,13 +145,13 @@ def test_coordinates_name_their_nodes_in_any_one_column(capsys):
         (["--coordinates", "places.csv"], "4 edges from coordinates"),
         (["--edges", "edges.csv"], "2 edges."),
     ):
-        assert main(["impute", "pm.csv", "--num_samples", "2", *option]) == 0
+        assert main(["impute", "--minutes", "0", "pm.csv", "--num_samples", "2", *option]) == 0
         assert said in capsys.readouterr().out
 
 
 def test_a_table_without_gaps_comes_back(capsys):
     wide().replace("", "1.0").to_csv("pm.csv", index=False)
-    assert main(["impute", "pm.csv"]) == 0
+    assert main(["impute", "--minutes", "0", "pm.csv"]) == 0
     assert "No value is missing" in capsys.readouterr().out
     assert rows("pm_imputed/completed.csv") == rows("pm.csv")
 
@@ -147,7 +163,7 @@ def test_a_warning_of_the_check_says_what_to_do(capsys, monkeypatch):
     }
     check = SelfCheck(9, scores, {"x": 3.0}, {"counts": [9], "ranks": [3]}, ["No row for y."])
     monkeypatch.setattr("tsgen.cli.impute.checked", lambda series, *_: (weights_for(series), check))
-    assert main(["impute", "pm.csv", "--num_samples", "2"]) == 0
+    assert main(["impute", "--minutes", "0", "pm.csv", "--num_samples", "2"]) == 0
     out = capsys.readouterr().out
     advice = "x has a lower CRPS than the model on 9 hidden entries (1 < 2). Train on the table: "
     assert advice + "the same command with --minutes 5." in out and "No row for y." in out
@@ -162,9 +178,21 @@ def test_training_never_sees_the_hidden_values(monkeypatch):
     assert check.entries == int((series.observed & ~seen[0].observed).sum()) > 0 and len(seen) == 1
 
 
+def test_training_says_what_it_gained(capsys):
+    wide().to_csv("pm.csv", index=False)
+    assert main(["impute", "pm.csv", "--num_samples", "2", "--minutes", "0.02"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"Trained for 0\.\d minutes: the loss on hidden values fell from \S+ to \S+ nats", out)
+    assert "\r" not in out  # no progress outside a terminal
+
+
+def test_the_command_trains_for_five_minutes_at_most_by_default():
+    assert parse(["impute", "pm.csv"]).minutes == 5
+
+
 def test_too_little_to_check_is_imputed_all_the_same(capsys):
     Path("pm.csv").write_text("time,a,b\n0,1.5,\n1,,2.5\n")
-    assert main(["impute", "pm.csv", "--num_samples", "2"]) == 0
+    assert main(["impute", "--minutes", "0", "pm.csv", "--num_samples", "2"]) == 0
     assert "No check on hidden values: " in capsys.readouterr().out
     assert rows("pm_imputed/completed.csv")[1][1] == "1.5" and not Path("pm_imputed/selfcheck.json").exists()
 
@@ -197,7 +225,7 @@ MISTAKES = {
 def test_mistakes_are_one_line(name, capsys):
     change, words, parts = MISTAKES[name]
     change(wide()).to_csv("pm.csv", index=False)
-    assert main(["impute", "pm.csv", *words]) == 2
+    assert main(["impute", "--minutes", "0", "pm.csv", *words]) == 2
     err = capsys.readouterr().err
     assert err.startswith("tsgen: ") and err.count("\n") == 1
     assert all(part in err for part in parts), err
@@ -206,11 +234,11 @@ def test_mistakes_are_one_line(name, capsys):
 
 def test_semicolons_and_replacing_the_table(capsys):
     wide().to_csv("completed.csv", index=False, sep=";")
-    assert main(["impute", "completed.csv"]) == 2
+    assert main(["impute", "--minutes", "0", "completed.csv"]) == 2
     assert "separated by semicolons" in capsys.readouterr().err
     wide().to_csv("completed.csv", index=False)
     before = Path("completed.csv").read_bytes()
-    assert main(["impute", "completed.csv", "--out", "."]) == 2
+    assert main(["impute", "--minutes", "0", "completed.csv", "--out", "."]) == 2
     assert "would replace" in capsys.readouterr().err and Path("completed.csv").read_bytes() == before
 
 

@@ -13,7 +13,7 @@ GRID = torch.meshgrid(MEANS, torch.logspace(-4, 6, 6, dtype=torch.float64), inde
 SIZE, P = 1 / GRID[1].numpy(), 1 / (1 + (GRID[0] * GRID[1]).numpy())
 
 
-@pytest.mark.parametrize("probability", [0.001, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize("probability", [1e-9, 0.001, 0.3, 0.5, 0.9, 0.99, 1 - 1e-6])
 def test_extreme_laws_are_scipys(probability):
     law, u = NegativeBinomialLaw(*GRID), torch.full_like(GRID[0], probability)
     k = law.icdf(u)
@@ -65,3 +65,31 @@ def test_a_law_is_consistent(law):
         assert abs(float((drawn == value).double().mean()) - p) < 5 * (p * (1 - p) / 20_000) ** 0.5
     assert (law.log_prob(torch.tensor([-1.0, 0.5])) == -torch.inf).all()
     assert law.cdf(torch.tensor([-0.5, torch.inf])).tolist() == [0, pytest.approx(1)]
+
+
+@pytest.mark.parametrize(("mean", "dispersion"), [(1.0, 4.0), (30.0, 0.05), (30.0, 4.0), (5000.0, 0.5)])
+def test_a_quantile_takes_few_evaluations(mean, dispersion, monkeypatch):
+    """Of the distribution function, which is dear; and many quantiles are those of one at a time."""
+    evaluated, original = [], NegativeBinomialLaw._cdf
+
+    def counted(self, count):
+        evaluated.append(count.numel())
+        return original(self, count)
+
+    monkeypatch.setattr(NegativeBinomialLaw, "_cdf", counted)
+    law = NegativeBinomialLaw(*(torch.tensor(x, dtype=torch.float64) for x in (mean, dispersion)))
+    u = torch.rand(2000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    k = law.icdf(u)
+    assert sum(evaluated) < 4 * len(u)
+    for i in range(0, 2000, 400):
+        assert law.icdf(u[i]) == k[i]
+    assert ((law.cdf(k) >= u) & (law.cdf(k - 1) < u)).all()
+
+
+def test_quantiles_of_no_and_of_all_probability():
+    for law in (
+        PoissonLaw(torch.tensor([2.0, 500.0])),
+        NegativeBinomialLaw(torch.tensor([2.0, 500.0]), torch.tensor(0.5)),
+    ):
+        assert law.icdf(torch.tensor([[0.0], [1.0]])).tolist() == [[0, 0], [torch.inf, torch.inf]]
+        assert law.icdf(torch.ones(3, 2)[:0]).shape == (0, 2)

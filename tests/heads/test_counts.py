@@ -20,6 +20,7 @@ from tsgen.heads import (
     StudentTHead,
     ZeroInflatedHead,
 )
+from tsgen.heads.counts import linked_mean
 from tsgen.metrics import has_closed_crps, law_crps
 from tsgen.storage.components import describe, restore
 
@@ -140,6 +141,17 @@ def test_with_log1p_the_mean_is_log_linear(made_):
     logs = head(states, states[..., :1], states[..., :1] > 9, units).mean.log()
     torch.testing.assert_close(logs.diff(n=2, dim=0), torch.zeros(3, 1, 3, 1).double(), atol=1e-9, rtol=0)
     torch.testing.assert_close(logs[2, 0], units.transforms.unrounded(units.loc).log())
+
+
+@pytest.mark.parametrize("transform", NAMES)
+def test_the_link_starts_at_the_mean_image_with_the_slope_of_its_deviation(transform):
+    """Also where the image of zero is not zero, as with a spline."""
+    units = units_of(transform, mean=20.0)
+    number = torch.zeros(3, 1, dtype=torch.float64, requires_grad=True)
+    image = units.transforms.forward(linked_mean(number, units))
+    torch.testing.assert_close(image, units.loc)
+    (slope,) = torch.autograd.grad(image.sum(), number)
+    torch.testing.assert_close(slope, units.scale)
 
 
 def test_zeros_of_rain_are_added_to_those_of_the_other_law():

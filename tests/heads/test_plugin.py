@@ -15,7 +15,7 @@ import torch
 from conftest import ENCODERS, TWO_WAY_ENCODERS, make_batch, make_model, make_series
 from lightning import Trainer
 from test_likelihood import CauchyHead
-from torch.distributions import Categorical, MixtureSameFamily, StudentT
+from torch.distributions import Categorical, Gumbel, MixtureSameFamily, StudentT
 from torch.utils.data import DataLoader
 
 from tsgen.data.series import SeriesSpec
@@ -53,10 +53,10 @@ def mine(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("test", EVERY_HEAD + WITH_MEAN)
 def test_it_keeps_the_contract_of_a_head(test, mine, monkeypatch):
-    monkeypatch.setitem(test_heads.HEADS, "student t", mine.StudentTHead)
-    test("student t")
-    monkeypatch.setitem(test_heads.HEADS, "student t", partial(ConditionalHead, head=mine.StudentTHead))
-    test("student t")
+    monkeypatch.setitem(test_heads.HEADS, "gumbel", mine.GumbelHead)
+    test("gumbel")
+    monkeypatch.setitem(test_heads.HEADS, "gumbel", partial(ConditionalHead, head=mine.GumbelHead))
+    test("gumbel")
 
 
 @pytest.mark.parametrize("test", EVERY_HEAD)
@@ -68,17 +68,17 @@ def test_a_head_without_a_mean_keeps_it_too(test, monkeypatch):
 @pytest.mark.parametrize("test", EVERY_PAIR)
 @pytest.mark.parametrize("encoder", ["gru", "attention", "two-way gru"])
 def test_it_keeps_the_contract_beside_encoders(test, encoder, mine, monkeypatch, series):
-    monkeypatch.setitem(conftest.HEADS, "student t", mine.StudentTHead)
-    model = make_model(series, (ENCODERS | TWO_WAY_ENCODERS)[encoder], conftest.HEADS["student t"])
+    monkeypatch.setitem(conftest.HEADS, "gumbel", mine.GumbelHead)
+    model = make_model(series, (ENCODERS | TWO_WAY_ENCODERS)[encoder], conftest.HEADS["gumbel"])
     test(*({"model": model, "batch": make_batch(series)}).values())
 
 
 def test_the_quantiles_are_those_of_the_law(mine):
-    head, levels = mine.StudentTHead(1, test_heads.SIZES), [1e-9, 0.025, 0.5, 0.9, 0.999]
-    law = StudentT(4.0, torch.tensor(3.0, dtype=torch.float64), 2.0)
+    head, levels = mine.GumbelHead(1, test_heads.SIZES), [1e-9, 0.025, 0.5, 0.9, 0.999]
+    law = Gumbel(torch.tensor(3.0, dtype=torch.float64), 2.0)
     found = head.quantile(law, torch.tensor(levels, dtype=torch.float64)[:, None])
     scipy_stats = pytest.importorskip("scipy.stats")
-    expected = torch.from_numpy(scipy_stats.t.ppf(levels, 4, 3.0, 2.0))
+    expected = torch.from_numpy(scipy_stats.gumbel_r.ppf(levels, 3.0, 2.0))
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
@@ -108,16 +108,16 @@ def trained(series, head, folder, **options):
 
 def test_it_is_trained_saved_and_loaded(mine, series, tmp_path):
     batch = make_batch(series)
-    model, trainer = trained(series, mine.StudentTHead, tmp_path)
+    model, trainer = trained(series, mine.GumbelHead, tmp_path)
     assert "val/nll" in trainer.callback_metrics and "val/crps" not in trainer.callback_metrics
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     with pytest.raises(ValueError, match="mine"):
         load(tmp_path / "last.ckpt")
     loaded = load(tmp_path / "last.ckpt", trusted=["mine"])
-    assert isinstance(loaded.head, mine.StudentTHead)
+    assert isinstance(loaded.head, mine.GumbelHead)
     assert torch.equal(loaded.log_prob(batch), model.eval().log_prob(batch))
-    head = restore(describe(partial(ConditionalHead, head=mine.StudentTHead)), (Head,), ["mine"])
-    assert isinstance(head(4, test_heads.SIZES).head, mine.StudentTHead)
+    head = restore(describe(partial(ConditionalHead, head=mine.GumbelHead)), (Head,), ["mine"])
+    assert isinstance(head(4, test_heads.SIZES).head, mine.GumbelHead)
 
 
 class StudentMixtureHead(CauchyHead):

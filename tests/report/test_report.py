@@ -21,7 +21,7 @@ from tsgen.data.interpolation import GAPS, gap_class
 from tsgen.evaluation.comparison import compare
 from tsgen.figures.compared import differing_panels
 from tsgen.figures.missing import states
-from tsgen.metrics import breakdown
+from tsgen.metrics import ExceedanceScores, breakdown
 from tsgen.metrics.breakdown import better_baselines, by_group, deviation, doubts
 from tsgen.metrics.ensemble import central_interval
 from tsgen.report import write_comparison, write_report
@@ -827,6 +827,20 @@ def test_page_where_nothing_is_scored(unpainted, make_run):
     text = words_of(check(write_report(run)))
     assert "Nothing was scored" in text
     assert "Calibration" not in text
+
+
+def test_the_page_shows_thresholds_and_quantiles(make_run):
+    scores = ExceedanceScores([0.5, 2.0])
+    draws = torch.linspace(0, 3, 40).view(20, 2)
+    scores.update(draws, torch.tensor([1.0, 2.5]))
+    quantiles = [{"level": 0.05, "score": 0.125, "below": 0.04, "at_most": 0.07}]
+    run = make_run(make_evaluation(), exceedance=scores.table(), quantile_scores=quantiles)
+    page = write_report(run).read_text("utf-8")
+    assert "<h2>Values above a threshold</h2>" in page and "&gt; 0.5" in page and "&gt; 2" in page
+    assert "100.0 %" in page and "50.0 %" in page  # of the truths
+    assert "<h2>Quantiles</h2>" in page and "4.0 %" in page and "7.0 %" in page and "0.125" in page
+    plain = write_report(make_run(make_evaluation())).read_text("utf-8")
+    assert "Values above a threshold" not in plain and "<h2>Quantiles</h2>" not in plain
 
 
 def test_a_log_without_curves_is_left_out(tmp_path):

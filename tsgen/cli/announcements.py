@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from tsgen.storage.display import print_line
 
-SOURCES = ("tsgen.data.detection",)
+SOURCES = ("tsgen.data.detection", "tsgen.imputer", "tsgen.training.fine_tuning")
 """The loggers whose messages are printed."""
 
 

@@ -330,9 +330,9 @@ def _add_impute(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--minutes",
         type=float,
-        default=0,
+        default=5,
         metavar="M",
-        help="train on the table for so long first; by default 0: the pre-trained model as it is",
+        help="train on the table first, for so long at most; by default 5. 0: the pre-trained model as it is",
     )
     parser.add_argument(
         "--support",

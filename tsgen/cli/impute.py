@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import warnings
 from argparse import Namespace
 from dataclasses import asdict
@@ -15,6 +16,7 @@ from tsgen.cli import interruption
 from tsgen.cli.announcements import announced
 from tsgen.data.series import GraphSeries
 from tsgen.evaluation.columns import COLUMNS, format_number
+from tsgen.evaluation.selfcheck import TooLittleObservedError
 from tsgen.evaluation.terminal import print_table
 from tsgen.imputer import check_steps, checked, draw, graph_of, weights_for
 from tsgen.inference.completion import bands_of, complete, intervals, write_table
@@ -29,6 +31,7 @@ from tsgen.readers.tables import CSV, PARQUET, Table, ends_in, open_table
 from tsgen.report import write_report
 from tsgen.storage.atomic import write_text
 from tsgen.storage.display import print_line
+from tsgen.training.fine_tuning import Progress
 
 HEADINGS = {key: COLUMNS[key] for key in ("crps", "mae", "coverage_90")}
 """The scores of the check and their headings."""
@@ -92,11 +95,13 @@ def _checked(given: Namespace, series: GraphSeries, folder: Path) -> AnyOrderMod
     """Returns the model; prints and writes how well it imputes a hidden tenth of what is observed."""
     path = folder / "selfcheck.json"
     try:
-        model, check = checked(series, given.minutes, given.num_samples, given.seed, given.support)
-    except ValueError as error:
+        model, check = checked(
+            series, given.minutes, given.num_samples, given.seed, given.support, _Line().show
+        )
+    except TooLittleObservedError as error:
         path.unlink(missing_ok=True)
         print_line(f"No check on hidden values: {error}")
-        return weights_for(series, given.minutes, given.seed, given.support)
+        return weights_for(series, 0, given.seed, given.support)
     advice = f"Train on the table: the same command with --minutes {max(5, 2 * given.minutes):g}."
     remarks = [*(f"{warning} {advice}" for warning in check.warnings), *check.remarks]
     names = sorted(check.scores, key=lambda name: check.scores[name]["crps_relative"])
@@ -109,6 +114,23 @@ def _checked(given: Namespace, series: GraphSeries, folder: Path) -> AnyOrderMod
     content = {**asdict(check), "best": check.best, "warnings": check.warnings}
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     return model
+
+
+class _Line:
+    """A line of a terminal that shows how far the training has come; shows nothing elsewhere."""
+
+    def __init__(self) -> None:
+        self.width = 0
+
+    def show(self, progress: Progress) -> None:
+        """Writes the line anew, or removes it at the end."""
+        if not sys.stdout.isatty():
+            return
+        left = f"{progress.left // 60:.0f}:{progress.left % 60:02.0f}"
+        loss = f"loss on hidden values {progress.best:.4g} (at the start {progress.start:.4g})"
+        text = "" if progress.ended else f"Training: {loss}, {left} left"
+        print("\r" + text.ljust(self.width), end="\r", flush=True)
+        self.width = len(text)
 
 
 def _check_numbers(given: Namespace) -> None:

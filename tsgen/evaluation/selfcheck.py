@@ -45,6 +45,10 @@ Impute = Callable[[GraphSeries], Tensor | xr.Dataset]
 as :func:`tsgen.impute` returns it: ``partial(tsgen.impute, model)`` is one."""
 
 
+class TooLittleObservedError(ValueError):
+    """Raised if a series has so few observed entries that none of them can be hidden."""
+
+
 @dataclass(frozen=True)
 class SelfCheck:
     """The scores of the model and of the baselines on the same hidden entries.
@@ -108,7 +112,8 @@ def hide_part(
         seed: Fixes the draw.
 
     Raises:
-        ValueError: If the share leaves 0..1, or no entry can be hidden.
+        ValueError: If the share leaves 0..1.
+        TooLittleObservedError: If no entry can be hidden.
     """
     if not 0 < share < 1:
         raise ValueError(f"share must lie between 0 and 1; it is {share}.")
@@ -130,7 +135,7 @@ def hide_part(
     hidden |= left & (noise < rate)
     hidden &= (observed & ~hidden).any(dim=0)
     if not hidden.any():
-        raise ValueError(
+        raise TooLittleObservedError(
             f"the series must have enough observed entries to hide some; it has {int(observed.sum())}. Use "
             "more data."
         )

@@ -22,7 +22,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from tsgen.argument_types import check_arguments
-from tsgen.figures.calibration import calibration, central_coverage, rank_histogram
+from tsgen.figures.calibration import calibration, central_coverage, rank_histogram, reliability
 from tsgen.figures.fans import Panel, choose_panels, fan_chart
 from tsgen.figures.groups import by_gap, by_lead, particles
 from tsgen.figures.missing import missingness
@@ -69,6 +69,8 @@ def drawings(evaluation: xr.Dataset, scores: Mapping[str, Any]) -> dict[str, Cal
         found[name] = partial(fan_chart, evaluation, choose_panels(evaluation, channel))
     if int(evaluation.attrs["num_samples"]) > 1 and (evaluation["rank"].values >= 0).any():
         found["calibration"] = lambda n: calibration(evaluation, n)
+    if scores.get("exceedance"):
+        found["reliability"] = lambda n: reliability(scores["exceedance"], n)
     if scores.get("by_gap_length"):
         found["gap_length"] = lambda n: by_gap({"": scores}, evaluation, n)
     if 0 < len(scores.get("by_lead_time") or []) <= evaluation.sizes["step"]:
@@ -113,6 +115,7 @@ __all__ = [
     "printable",
     "rank_histogram",
     "read_curves",
+    "reliability",
     "score_bars",
     "training_curve",
 ]

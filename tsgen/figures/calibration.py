@@ -16,6 +16,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -178,4 +179,29 @@ def calibration(evaluation: xr.Dataset, columns: int = 2) -> Figure:
     draw_ranks(left, evaluation)
     left.set_title("Rank of the truth")
     draw_coverage(right, {"": evaluation}, [BLUE])
+    return figure
+
+
+@in_style
+def reliability(rows: Sequence[Mapping[str, Any]], columns: int = 3) -> Figure:
+    """Draws the frequency of "more than x" against its predicted probability, for each threshold x.
+
+    Args:
+        rows: The rows of :meth:`tsgen.metrics.ExceedanceScores.table`.
+        columns: The number of panels per row.
+    """
+    figure, axes = axes_grid(len(rows), columns, 2.8, 2.8)
+    for ax, row in zip(axes, rows, strict=True):
+        bins = [one for one in row["reliability"] if one["entries"]]
+        entries = np.array([one["entries"] for one in bins])
+        ax.plot([0, 1], [0, 1], color=INK, lw=1, ls=(0, (4, 3)))
+        ax.scatter(
+            [one["probability"] for one in bins],
+            [one["frequency"] for one in bins],
+            s=10 + 110 * entries / max(1, entries.max(initial=0)),
+            color=BLUE,
+            lw=0,
+        )
+        ax.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05), xlabel="predicted probability", ylabel="frequency")
+        ax.set_title(f"> {row['threshold']:g}")
     return figure

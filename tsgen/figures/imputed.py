@@ -80,3 +80,48 @@ def widths(
         ax.axhline(reference, color=GREY, lw=1, ls=(0, (4, 3)))
         ax.set_ylim(0, 1.15 * highest)
     return figure
+
+
+@in_style
+def values_compared(
+    measured: Float[np.ndarray, " measured"],
+    drawn: Float[np.ndarray, " drawn"],
+    label: str,
+    columns: int = 2,
+) -> Figure:
+    """Draws histograms of measured and drawn values, and their quantiles against each other.
+
+    Args:
+        measured: Measured values, in data units.
+        drawn: Drawn values, in data units.
+        label: The name and unit of the channel.
+        columns: The number of panels per row.
+    """
+    figure, (left, right) = axes_grid(2, columns, 4.2, 3.2)
+    levels = np.linspace(0.01, 0.99, 99)
+    quantiles = [np.quantile(values, levels) for values in (measured, drawn)]
+    low, high = (
+        end(ends) for end, ends in ((min, [q[0] for q in quantiles]), (max, [q[-1] for q in quantiles]))
+    )
+    edges = _edges(measured, low, high)
+    shares = [np.histogram(values, edges)[0] / max(1, len(values)) for values in (measured, drawn)]
+    left.stairs(shares[0], edges, fill=True, color=BAND_50, label="measured")
+    left.stairs(shares[1], edges, color=BLUE, lw=1.5, label="drawn")
+    left.legend(frameon=False, fontsize=8)
+    left.set(xlabel=label, ylabel="share of values")
+    left.set_title("Measured and drawn values")
+    right.plot([low, high], [low, high], color=GREY, lw=1, ls=(0, (4, 3)))
+    right.plot(*quantiles, "o", color=BLUE, ms=3, mew=0)
+    right.set(xlabel=f"measured, {label}", ylabel="drawn")
+    right.set_title("Quantiles")
+    for ax in (left, right):
+        few_ticks(ax)
+        few_ticks(ax, "x", 6)
+    return figure
+
+
+def _edges(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Returns the edges of the bins of a histogram: one for each of a few whole numbers, else 40."""
+    if high - low <= 60 and (values == np.round(values)).all():
+        return np.arange(np.floor(low), np.ceil(high) + 2) - 0.5
+    return np.linspace(low, high, 41) if high > low else np.array([low - 0.5, low + 0.5])

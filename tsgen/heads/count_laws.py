@@ -16,6 +16,7 @@ References:
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import abstractmethod
 from typing import Any, ClassVar
@@ -34,6 +35,15 @@ BOTH_LARGE = 3000.0
 
 TERMS = 1000
 """Most terms of the continued fraction; about 200 are needed if one parameter is at most BOTH_LARGE."""
+
+WALK = 64
+"""Quantiles below this are found by adding up probabilities."""
+
+NEWTON_STEPS = 20
+"""Steps of Newton's method before bisection."""
+
+TINY = 1e-300
+"""A probability that replaces zero in a quotient."""
 
 STIRLING = 10.0
 """Stirling's series with three terms has errors below 1e-10 from here on."""
@@ -63,10 +73,9 @@ def log_beta(a: Tensor, b: Tensor) -> Tensor:
 
 def _continued_fraction(a: Tensor, b: Tensor, x: Tensor) -> Tensor:
     """Returns the continued fraction of the incomplete beta function, by Lentz's method."""
-    tiny = 1e-300
 
     def away_from_zero(z: Tensor) -> Tensor:
-        return torch.where(z.abs() < tiny, tiny, z)
+        return torch.where(z.abs() < TINY, TINY, z)
 
     c = torch.ones_like(x)
     d = 1 / away_from_zero(1 - (a + b) * x / (a + 1))
@@ -163,44 +172,93 @@ class CountLaw(Distribution):
         below = torch.where(value == math.inf, 1.0, torch.where(value < 0, 0.0, below))
         return torch.where(value.isnan(), torch.nan, below)
 
+    @abstractmethod
+    def _some(self, chosen: Tensor) -> CountLaw:
+        """Returns the laws of the entries that a mask or an index chooses."""
+
+    @abstractmethod
+    def _ratio(self) -> tuple[Any, Tensor]:
+        """Returns the numbers c and d of :math:`P(k) / P(k - 1) = c + d / k`."""
+
     @torch.no_grad()
     def icdf(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Returns the smallest counts k with a distribution function F(k) of at least a probability.
 
-        The search begins at the quantile of a Gaussian law, doubles its steps until it has passed the
-        quantile, and halves the interval. A probability of 1 gives infinity.
+        Where the quantile of a gamma law of the same mean and variance (Wilson and Hilferty's) is below
+        :data:`WALK`, probabilities are added up. Other counts are found by Newton's method.
 
         Args:
-            value: Probabilities, in [0, 1].
+            value: Probabilities, in [0, 1]. A probability of 1 gives infinity.
         """
         probability = value.to(torch.float64)
-        mean, deviation = self.mean.expand(self._extended_shape()), self.variance.sqrt()
-        z = torch.special.ndtri(probability.clamp(1e-15, 1 - 1e-15))
-        guess = (mean + deviation * z).clamp(0, LARGEST_COUNT).floor()
-        step = torch.ones_like(guess)
-        low = high = guess
-        below = self._cdf(guess) < probability
-        for _ in range(54):
-            moved = torch.where(below, high + step, low - step).clamp(-1, LARGEST_COUNT)
-            # where the guess is below its quantile, high rises; elsewhere low falls
-            open_ = torch.where(below, self._below(high, probability), ~self._below(low, probability))
-            open_ &= torch.where(below, high < LARGEST_COUNT, low > -1)
-            if not bool(open_.any()):
-                break
-            low, high = (
-                torch.where(open_, torch.where(below, high, moved), low),
-                torch.where(open_, torch.where(below, moved, low), high),
-            )
-            step = step * 2
-        while bool((high - low > 1).any()):
-            middle = ((low + high) / 2).floor()
-            lower = self._below(middle, probability)
-            low, high = torch.where(lower, middle, low), torch.where(lower, high, middle)
-        return torch.where(probability >= 1, math.inf, high.clamp(min=0))
+        shape = torch.broadcast_shapes(probability.shape, self.batch_shape)
+        law, p = self.expand(shape), probability.expand(shape)
+        shape_root = law.mean / law.variance.sqrt()
+        z = torch.special.ndtri(p.clamp(1e-15, 1 - 1e-15))
+        cube_root = 1 - 1 / (3 * shape_root).square() + z / (3 * shape_root)
+        count = (law.mean * cube_root.clamp(min=0).pow(3)).clamp(max=LARGEST_COUNT).floor()
+        near = count < WALK
+        if bool(near.any()):
+            count[near] = law._some(near)._walk(p[near])
+        far = (count >= WALK) & (p < 1)
+        if bool(far.any()):
+            count[far] = law._some(far)._search(p[far], count[far])
+        return torch.where(p >= 1, math.inf, count)
 
-    def _below(self, count: Tensor, probability: Tensor) -> Tensor:
-        """Returns whether the distribution function at a count, of at least -1, is below a probability."""
-        return (count < 0) | (self._cdf(count.clamp(min=0)) < probability)
+    def _walk(self, p: Float[Tensor, "entries"]) -> Float[Tensor, "entries"]:
+        """Returns the quantiles of probabilities, or :data:`WALK` if they are larger, by adding up."""
+        found, place = torch.empty_like(p), torch.arange(len(p), device=p.device)
+        count = torch.zeros_like(p)
+        constant, falling = self._ratio()
+        constant = torch.as_tensor(constant, dtype=p.dtype, device=p.device).expand_as(p)
+        mass = total = self._log_prob(count).exp()
+        for k in range(1, WALK + 1):
+            above = p > total
+            left = int(above.sum())
+            if not left:
+                break
+            if left < len(p) / 2:
+                # go on with those that are left
+                found[place] = count
+                place, p, count, mass, total, constant, falling = (
+                    x[above] for x in (place, p, count, mass, total, constant, falling)
+                )
+                above = torch.ones_like(p, dtype=torch.bool)
+            count = count + above
+            mass = mass * (constant + falling / k)
+            total = total + mass
+        found[place] = count
+        return found
+
+    def _search(self, p: Float[Tensor, "entries"], count: Float[Tensor, "entries"]) -> Tensor:
+        """Returns the quantiles of probabilities by Newton's method, from a first guess.
+
+        The logarithm of the smaller tail is nearly linear in the count. F(k) less P(k) is the distribution
+        function at k - 1, so that one evaluation decides whether k is the quantile. After
+        :data:`NEWTON_STEPS` the bracket is halved.
+        """
+        found, place, law = torch.empty_like(p), torch.arange(len(p), device=p.device), self
+        low, high = torch.full_like(p, -1.0), torch.full_like(p, LARGEST_COUNT)
+        for step in itertools.count():
+            cdf, mass = law._cdf(count), law._log_prob(count).exp()
+            below = cdf < p
+            low, high = torch.where(below, count, low), torch.where(below, high, count)
+            low = torch.where(~below & (cdf - mass < p), count - 1, low)
+            found[place] = high
+            open_ = high - low > 1
+            if not bool(open_.any()):
+                return found
+            if step < NEWTON_STEPS:
+                upper = p > 0.5
+                tail, aim = torch.where(upper, 1 - cdf, cdf), torch.where(upper, 1 - p, p)
+                distance = (tail.clamp(min=TINY) / aim).log().abs() * tail / mass.clamp(min=TINY)
+                count = torch.where(below, count + distance.ceil(), count - distance.floor())
+            else:
+                count = ((low + high) / 2).floor()
+            count = count.maximum(low + 1).minimum(high - 1)
+            place, p, count, low, high = (x[open_] for x in (place, p, count, low, high))
+            law = law._some(open_)
+        raise AssertionError("unreachable")
 
 
 def _finite(value: Tensor) -> Tensor:
@@ -236,6 +294,12 @@ class PoissonLaw(CountLaw):
     def variance(self) -> Tensor:
         """The variance, equal to the mean."""
         return self.rate
+
+    def _some(self, chosen: Tensor) -> PoissonLaw:
+        return PoissonLaw(self.rate[chosen])
+
+    def _ratio(self) -> tuple[float, Tensor]:
+        return 0.0, self.rate
 
     def _log_prob(self, count: Tensor) -> Tensor:
         return torch.xlogy(count, self.rate) - self.rate - torch.lgamma(count + 1)
@@ -301,6 +365,13 @@ class NegativeBinomialLaw(CountLaw):
     def variance(self) -> Tensor:
         """The variance."""
         return self._mean + self.dispersion * self._mean.square()
+
+    def _some(self, chosen: Tensor) -> NegativeBinomialLaw:
+        return NegativeBinomialLaw(self._mean[chosen], self.dispersion[chosen])
+
+    def _ratio(self) -> tuple[Tensor, Tensor]:
+        odds = self._mean / (self.size + self._mean)
+        return odds, odds * (self.size - 1)
 
     def _log_prob(self, count: Tensor) -> Tensor:
         size, mean = self.size, self._mean

@@ -33,9 +33,6 @@ infinity."""
 LARGEST = 60.0
 """The largest affine number, in units of the link, so that a mean and its square are finite."""
 
-WALK = 64
-"""Quantiles below this are found by adding up probabilities."""
-
 DISPERSIONS = (1e-4, 1e4)
 """The smallest and the largest dispersion."""
 
@@ -95,38 +92,7 @@ class CountHead(Head):
 
     def quantile(self, law: CountLaw, uniforms: Float[Tensor, "*entry uniforms"]) -> Float[Tensor, "*entry"]:
         """Turns uniform numbers into draws by the quantile function."""
-        return count_quantile(law, uniforms[..., 0])
-
-
-@torch.no_grad()
-def count_quantile(law: CountLaw, probability: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """Returns the quantiles of counts: small ones by adding up probabilities, others by the law's search.
-
-    Args:
-        law: Poisson or negative binomial laws.
-        probability: The probabilities; axes in front give several quantiles of each entry.
-    """
-    probability = probability.double()
-    count = torch.zeros(torch.broadcast_shapes(probability.shape, law.mean.shape), device=law.mean.device)
-    count = count.double()
-    mass = law.log_prob(torch.zeros_like(law.mean)).exp()
-    total = mass
-    above = probability > total
-    size = law.size if isinstance(law, NegativeBinomialLaw) else None
-    odds = law.mean if size is None else law.mean / (size + law.mean)
-    for k in range(1, WALK):
-        if not bool(above.any()):
-            return count
-        count = count + above
-        mass = mass * odds * ((1 if size is None else size + k - 1) / k)
-        total = total + mass
-        above = probability > total
-    if bool(above.any()):
-        chosen = above.nonzero(as_tuple=True)
-        numbers = [law.mean] + ([law.dispersion] if isinstance(law, NegativeBinomialLaw) else [])
-        rest = type(law)(*(x.expand(count.shape)[chosen] for x in numbers))
-        count[chosen] = rest.icdf(probability.expand(count.shape)[chosen])
-    return count
+        return law.icdf(uniforms[..., 0])
 
 
 def linked_mean(number: Float[Tensor, "*entries"], units: Units) -> Float[Tensor, "*entries"]:

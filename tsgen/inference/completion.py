@@ -160,9 +160,11 @@ def _filled(
         cells = column.reindex(range(len(missing))).to_numpy(dtype=object, copy=True)
         cells[missing] = _as_written(values[missing], column[~missing[: len(column)]])
         return pd.Series(cells)
-    numbers = np.where(missing, values, measured)
     if pd.api.types.is_integer_dtype(column.dtype) and len(column) == len(missing):
-        return pd.Series(np.rint(numbers)).astype(column.dtype)
+        filled = column.copy()  # large integers are not exact in floating point
+        filled[missing] = np.rint(values[missing]).astype(np.int64)
+        return filled
+    numbers = np.where(missing, values, measured)
     kind = column.dtype if pd.api.types.is_float_dtype(column.dtype) else np.float64
     return pd.Series(numbers).astype(kind)
 

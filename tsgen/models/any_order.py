@@ -386,12 +386,10 @@ class AnyOrderModel(NeuralModel):
         return new, batch
 
     def setup(self, stage: str) -> None:
-        """Checks building blocks and data; fits the linear process to the data at hand."""
+        """Checks building blocks and data; fits the linear process to the data unless it is fitted."""
         super().setup(stage)
         split = getattr(getattr(self.own_trainer, "datamodule", None), "split", None)
-        if self.linear is None or split is None:
-            return
-        if (stage == "fit" and not self.adapts) or not self.linear.fitted:
+        if self.linear is not None and split is not None and not self.linear.fitted:
             self.fit_units(split.series, split.train)
 
     def check_data(self, data: Any, stage: str) -> None:

@@ -38,6 +38,8 @@ def evaluation_sections(evaluation: xr.Dataset, scores: Mapping[str, Any]) -> di
         "gaps": _gaps(scores, draws),
         "leads": _optional(draws, "lead_time", 2),
         "calibration": _calibration(evaluation, draws),
+        "thresholds": _thresholds(scores, draws),
+        "quantiles": _quantiles(scores),
         "particles": _optional(draws, "particles", 1),
         "network": _network(evaluation, draws),
         "missing": picture(draws["missingness"], 2),
@@ -167,6 +169,38 @@ def _calibration(evaluation: xr.Dataset, draws: Drawings) -> dict[str, Any] | No
     if not ranks:
         return None
     return {"picture": _optional(draws, "calibration", 2), "ranks": ranks}
+
+
+def _thresholds(scores: Mapping[str, Any], draws: Drawings) -> dict[str, Any] | None:
+    """Returns the scores of "more than x" for each threshold x; None if none were asked for."""
+    rows = scores.get("exceedance")
+    if not rows:
+        return None
+    thresholds = [f"> {figures.number(row['threshold']):g}" for row in rows]
+    columns = [
+        column([figures.number(row.get(key)) for row in rows], percent)
+        for key, percent in (
+            ("frequency", True),
+            ("probability", True),
+            ("brier", False),
+            ("crps_above", False),
+        )
+    ]
+    cells = zip(thresholds, *columns, strict=True)
+    return {"rows": [Row([*row]) for row in cells], "picture": _optional(draws, "reliability", 3)}
+
+
+def _quantiles(scores: Mapping[str, Any]) -> list[Row]:
+    """Returns the quantile scores by level."""
+    rows = scores.get("quantile_scores") or []
+    columns = [
+        [f"{100 * figures.number(row['level']):g} %" for row in rows],
+        *(
+            column([figures.number(row.get(key)) for row in rows], key != "score")
+            for key in ("score", "below", "at_most")
+        ),
+    ]
+    return [Row([*cells]) for cells in zip(*columns, strict=True)]
 
 
 def _network(evaluation: xr.Dataset, draws: Drawings) -> dict[str, Any]:

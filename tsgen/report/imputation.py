@@ -15,6 +15,7 @@ from tsgen.figures.style import in_style, name_of_time, of_channel
 from tsgen.report.gaps import MAX_SHOWN_STEPS, Imputation, gap_fans, read_imputation
 from tsgen.report.pictures import picture
 from tsgen.report.tables import MAX_NODES, Row, column, name
+from tsgen.report.values import value_sections
 
 _MAX_GAPS = 10
 
@@ -35,6 +36,7 @@ def imputation_sections(path: Path) -> dict[str, Any]:
             "introduction": _introduction(found),
             "fans": _fans(found),
             "longest_shown": MAX_SHOWN_STEPS,
+            "values": value_sections(found.data) if any_gap else [],
             "gaps": _gaps(found) if any_gap else None,
             "widths": _widths(found) if any_gap else None,
             "nodes": _nodes(found) if any_gap else None,
