@@ -245,7 +245,7 @@ def test_semicolons_and_replacing_the_table(capsys):
 @pytest.mark.parametrize("level", [0.5, 0.9])
 def test_intervals_have_the_level_that_is_asked_for(level, capsys):
     wide().to_csv("pm.csv", index=False)
-    assert main(["impute", "pm.csv", "--num_samples", "39", "--level", str(level)]) == 0
+    assert main(["impute", "--minutes", "0", "pm.csv", "--num_samples", "39", "--level", str(level)]) == 0
     bands = pd.read_csv("pm_imputed/intervals.csv")
     assert [*bands] == ["time", "node", "quantity", "median", "mean", "lower", "upper"]
     draws = xr.load_dataset("pm_imputed/imputation.nc")["imputation"].sel(channel="pm")
@@ -264,9 +264,9 @@ def test_intervals_have_the_level_that_is_asked_for(level, capsys):
 
 def test_too_few_draws_for_a_level_are_told(capsys):
     wide().to_csv("pm.csv", index=False)
-    assert main(["impute", "pm.csv", "--num_samples", "38", "--level", "0.95"]) == 0
+    assert main(["impute", "--minutes", "0", "pm.csv", "--num_samples", "38", "--level", "0.95"]) == 0
     assert "needs at least 39 draws" in capsys.readouterr().out
-    assert main(["impute", "pm.csv", "--num_samples", "39", "--level", "0.95"]) == 0
+    assert main(["impute", "--minutes", "0", "pm.csv", "--num_samples", "39", "--level", "0.95"]) == 0
     assert "needs at least" not in capsys.readouterr().out
 
 
@@ -277,7 +277,21 @@ def test_the_file_of_draws_follows_the_cf_conventions():
     long.to_csv("two.csv", index=False)
     Path("places.csv").write_text("node,latitude,longitude\na,50,9\nb,51,10\nc,52,11\n")
     for name in ("pm", "two"):
-        assert main(["impute", f"{name}.csv", "--num_samples", "2", "--coordinates", "places.csv"]) == 0
+        assert (
+            main(
+                [
+                    "impute",
+                    "--minutes",
+                    "0",
+                    f"{name}.csv",
+                    "--num_samples",
+                    "2",
+                    "--coordinates",
+                    "places.csv",
+                ]
+            )
+            == 0
+        )
         with xr.open_dataset(f"{name}_imputed/imputation.nc") as data:
             assert data.attrs["Conventions"].startswith("CF-1.") and data.attrs["featureType"] == "timeSeries"
             names = {key: data[key].attrs.get("standard_name") for key in ("time", "sample", "latitude")}
@@ -300,7 +314,7 @@ def test_a_workbook_comes_back_as_a_workbook(capsys):
     table.index = pd.to_datetime(table.index).rename("time")
     given = table.drop(index=table.index[5]).reset_index()
     given.to_excel("pm.xlsx", index=False)
-    assert main(["impute", "pm.xlsx", "--num_samples", "3"]) == 0
+    assert main(["impute", "--minutes", "0", "pm.xlsx", "--num_samples", "3"]) == 0
     assert "pm.xlsx: a wide table of 60 steps" in capsys.readouterr().out
     completed = pd.read_excel("pm_imputed/completed.xlsx").set_index("time")
     assert completed.index.equals(table.index) and [*completed] == ["c", "a", "b"]
@@ -315,7 +329,7 @@ def test_mistakes_in_a_workbook_name_the_row(capsys):
     table = wide().set_index("datetime").apply(pd.to_numeric).reset_index().astype({"a": object})
     table.loc[2, "a"] = "NA"
     table.to_excel("pm.xlsx", index=False)
-    assert main(["impute", "pm.xlsx", "--num_samples", "2"]) == 0
+    assert main(["impute", "--minutes", "0", "pm.xlsx", "--num_samples", "2"]) == 0
     assert pd.read_excel("pm_imputed/completed.xlsx")["a"].dtype == float
     table.loc[3, "a"] = "broken"
     table.to_excel("pm.xlsx", index=False)
@@ -327,7 +341,7 @@ def test_mistakes_in_a_workbook_name_the_row(capsys):
         "no.xlsx": ["not a well-formed .xlsx file"],
         "empty.xlsx": ["no rows below the header"],
     }.items():
-        assert main(["impute", name]) == 2
+        assert main(["impute", "--minutes", "0", name]) == 2
         err = capsys.readouterr().err
         assert err.startswith(f"tsgen: {name}") and err.count("\n") == 1
         assert all(part in err for part in parts), err
@@ -337,13 +351,13 @@ def test_a_workbook_that_unpacks_to_too_much_is_refused(capsys, monkeypatch):
     pytest.importorskip("openpyxl")
     wide().to_excel("pm.xlsx", index=False)
     monkeypatch.setattr("tsgen.storage.unpacking.MAX_UNPACKED", 10_000)
-    assert main(["impute", "pm.xlsx"]) == 2
+    assert main(["impute", "--minutes", "0", "pm.xlsx"]) == 2
     assert "pm.xlsx is too large" in capsys.readouterr().err
 
 
 def test_a_workbook_needs_openpyxl(capsys, monkeypatch):
     Path("pm.xlsx").write_bytes(b"PK")
     monkeypatch.setattr("tsgen.readers.excel.find_spec", lambda name: None)
-    assert main(["impute", "pm.xlsx"]) == 2
+    assert main(["impute", "--minutes", "0", "pm.xlsx"]) == 2
     err = capsys.readouterr().err
     assert "pip install 'tsgen[excel]'" in err and err.count("\n") == 1
