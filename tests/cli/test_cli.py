@@ -393,7 +393,7 @@ def test_a_path_is_as_good_as_a_name(tmp_path):
 
 GOOD = ["--config", "demo", *SMALL, *SHORT]
 MISTAKES = {
-    "no such command": (["fitt", *GOOD], "invalid choice: 'fitt'"),
+    "no such command": (["fitt", *GOOD], "there is no command 'fitt'. Did you mean fit?"),
     "no such config": (["fit", "--config", "dmo"], "demo"),
     "config without a name": (["fit", "--config"], "--config"),
     "misspelt option": (["fit", *GOOD, "--trainer.max_epoch", "3"], "max_epoch"),
@@ -462,9 +462,7 @@ def test_help_is_readable(capsys):
     assert all(word in shown for word in ("fit", "report", "compare", "conformal", "demo", "aqi36"))
     assert main(["report", "--help"]) == 0
     for command in ("fit", "test", "predict"):
-        with pytest.raises(SystemExit) as end:
-            main([command, "--help"])
-        assert end.value.code == 0
+        assert main([command, "--help"]) == 0
         assert "--trainer.max_epochs" in capsys.readouterr().out
 
 

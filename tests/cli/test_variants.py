@@ -158,7 +158,7 @@ MISTAKES = {
     "misspelt option of the last": (
         {"variants": {**VARIANTS, "bad": {"model.encoder.hiddn": 3}}},
         [],
-        "variant bad: model.encoder: Option 'hiddn'",
+        "variant bad: model.encoder: GraphGRUEncoder has no option 'hiddn'. Did you mean hidden?",
     ),
     "text for a number": ({"variants": {"a": {"data.window": "long"}}}, [], "variant a: data"),
     "no such class": ({"variants": {"a": {"model.head": "tsgen.heads.NoHead"}}}, [], "NoHead"),
