@@ -393,7 +393,7 @@ def test_a_path_is_as_good_as_a_name(tmp_path):
 
 GOOD = ["--config", "demo", *SMALL, *SHORT]
 MISTAKES = {
-    "no such command": (["fitt", *GOOD], "no command 'fitt'. Did you mean fit?"),
+    "no such command": (["fitt", *GOOD], "there is no command 'fitt'. Did you mean fit?"),
     "no such config": (["fit", "--config", "dmo"], "demo"),
     "config without a name": (["fit", "--config"], "--config"),
     "misspelt option": (["fit", *GOOD, "--trainer.max_epoch", "3"], "max_epoch"),

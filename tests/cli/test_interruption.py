@@ -5,12 +5,17 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partialmethod
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+import xarray as xr
 
 from tsgen.cli import interruption
 from tsgen.cli.main import main
+from tsgen.storage.parts import Parts
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--data.steps", "400", "--data.num_nodes", "6", "--model.encoder.hidden", "8"]
@@ -123,3 +128,38 @@ def test_a_process_that_does_not_end_is_ended():
         assert process.returncode == 130 and "interrupted; nothing has changed" in errors
     finally:
         process.kill()
+
+
+def test_an_interrupted_impute_resumes(monkeypatch, capsys):
+    generator = np.random.default_rng(0)
+    table = pd.DataFrame(generator.normal(size=(400, 3)).cumsum(0), columns=["a", "b", "c"])
+    table.mask(generator.random(table.shape) < 0.2).rename_axis("time").to_csv("t.csv")
+    words = ["impute", "t.csv", "--num_samples", "5", "--minutes", "0"]
+    assert main([*words, "--out", "whole"]) == 0
+    written, write = [], Parts.write
+
+    def stopping(parts, name, arrays, after):
+        ours = parts.folder.parent.name == "t_imputed"  # not those of the check on hidden values
+        if ours and len(written) == after:
+            raise KeyboardInterrupt
+        written.extend([name] * ours)
+        write(parts, name, arrays)
+
+    for after, kept in (
+        (0, "t_imputed has no draws yet. To start again"),
+        (3, "3 part files of draws are kept"),
+    ):
+        monkeypatch.setattr(Parts, "write", partialmethod(stopping, after=after))
+        assert main(words) == 130
+        err = capsys.readouterr().err.strip()
+        assert err.startswith(f"tsgen: interrupted; {kept}") and err.count("\n") == 0
+        assert err.endswith(": tsgen impute t.csv --num_samples 5 --minutes 0")
+        assert not Path("t_imputed/completed.csv").exists()
+    first = list(written)
+    monkeypatch.setattr(Parts, "write", partialmethod(stopping, after=-1))
+    assert main(words) == 0
+    assert len(first) == 3 and len(written) > 6 and len(set(written)) == len(written)
+    for name in ("completed.csv", "intervals.csv"):
+        assert Path("t_imputed", name).read_bytes() == Path("whole", name).read_bytes()
+    draws = [xr.load_dataset(f"{folder}/imputation.nc") for folder in ("whole", "t_imputed")]
+    xr.testing.assert_identical(*draws)

@@ -118,7 +118,7 @@ def test_only_similar_names_are_suggested():
     assert did_you_mean("--minuts", ["--minutes", "--seed"]) == " Did you mean --minutes?"
     assert not did_you_mean("--minuts", []) and not did_you_mean("--colour", ["--seed"])
     # a common beginning alone does not make names similar
-    assert not did_you_mean("--trainer.zzzz", ["--trainer.max_epochs", "--trainer.devices"])
+    assert not did_you_mean("--early_stopping.zzzz", ["--early_stopping.mode", "--early_stopping.strict"])
     assert unknown_options(["t.csv", "--a=1", "--b", "--", "--c"], ["--a"]) == ["--b"]
 
 

@@ -26,12 +26,11 @@ def complete_words(parser: ArgumentParser) -> None:
 
 
 def configuration_names(prefix: str, **_: Any) -> list[str]:
-    """Returns the shipped configurations and fragments, and the YAML files, that begin with a text.
+    """Returns the shipped configurations and fragments, and the YAML files that begin with a text.
 
     Args:
-        prefix: The text.
+        prefix: The text. argcomplete offers only what begins with it.
     """
     from argcomplete.completers import FilesCompleter
 
-    names = [name for name in (*shipped(), *fragments()) if name.startswith(prefix)]
-    return [*names, *FilesCompleter(["yaml", "yml"])(prefix)]
+    return [*shipped(), *fragments(), *FilesCompleter(["yaml", "yml"])(prefix)]

@@ -70,7 +70,12 @@ def _outcome(words: list[str]) -> tuple[str, list[str]]:
         from tsgen.storage.parts import Parts
 
         parts = len(Parts.beside(folder / "imputation.nc").names())
-        return f"{parts:,} part files of draws are kept in {folder}. To continue", words
+        if not parts:
+            return f"{folder} has no draws yet. To start again", words
+        kept = f"{parts:,} part files of draws are kept in {folder}"
+        if command == "impute":  # the weights of another training have other draws
+            kept += ", for the same weights"
+        return f"{kept}. To continue", words
     if command == "test":
         return f"{folder} has no new scores. To start again", words
     last = folder / "checkpoints" / "last.ckpt"
