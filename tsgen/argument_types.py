@@ -25,7 +25,7 @@ import types
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache, wraps
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, ForwardRef, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 from jaxtyping import AbstractArray, jaxtyped
@@ -183,7 +183,9 @@ def _fits(value: Any, hint: Any, shapes: bool) -> bool:
         other = hint is not bool and isinstance(value, bool)
         return isinstance(value, WIDER[hint]) and not other and not _is_too_large(value)
     if isinstance(hint, TypeVar):
-        return _fits(value, hint.__bound__ or Any, shapes)
+        # a bound in quotes is the class of the method itself
+        bound = Any if isinstance(hint.__bound__, ForwardRef) else hint.__bound__ or Any
+        return _fits(value, bound, shapes)
     if hint is slice:
         return isinstance(value, slice) and _is_plain(value)
     if hint is Sequence:

@@ -8,6 +8,7 @@ from conftest import make_series
 
 from tsgen.evaluation.selfcheck import TooLittleObservedError, hide_part
 from tsgen.imputer import weights_for
+from tsgen.models import AnyOrderModel
 from tsgen.training import fine_tuning
 from tsgen.training.fine_tuning import fine_tuned, loss_on
 
@@ -84,6 +85,40 @@ def test_the_loss_that_selects_is_that_of_entries_that_training_does_not_read(mo
     assert torch.equal(context, shown)
     # not what a check with the same seed has hidden
     assert not torch.equal(scored, hide_part(series, seed=0))
+
+
+@pytest.mark.parametrize(("steps", "window"), [(2, 72), (7, 3), (60, 72), (500, 72), (20_000, 24)])
+def test_folds_divide_the_series(steps, window):
+    folds = fine_tuning.folds_of(steps, window)
+    covered = sorted(step for fold in folds for stretch in fold for step in range(steps)[stretch])
+    assert covered == list(range(steps)) and len(folds) == min(3, steps)
+    # of a long series each fold has parts of early, middle and late times
+    assert len(folds[0]) == (8 if steps == 20_000 else 1)
+
+
+def test_windows_are_seen_through_a_process_that_was_fitted_to_other_folds(monkeypatch):
+    fitted, seen, calls = {}, [], []
+    fitted_to, fit_units = fine_tuning._fitted_to, AnyOrderModel.fit_units
+
+    def recorded(model, series, folds):
+        linear = fitted_to(model, series, folds)
+        fitted[id(linear)] = {step for fold in folds for stretch in fold for step in range(60)[stretch]}
+        return linear
+
+    class Recorded(fine_tuning._BestWeights):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, index):
+            seen.append((id(pl_module.linear), set(batch.position.flatten().tolist())))
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, index)
+
+    monkeypatch.setattr(fine_tuning, "_fitted_to", recorded)
+    monkeypatch.setattr(fine_tuning, "_BestWeights", Recorded)
+    monkeypatch.setattr(AnyOrderModel, "fit_units", lambda *args: calls.append(1) or fit_units(*args))
+    monkeypatch.setattr(fine_tuning, "STEPS", 1)
+    series = example()
+    fine_tuned(weights_for(series), series, 0.05)
+    assert len({process for process, _ in seen}) == 3
+    assert all(steps and not steps & fitted[process] for process, steps in seen)
+    assert len(calls) == 3  # the trainer does not fit the process again
 
 
 def test_values_that_are_not_observed_are_not_read():

@@ -174,14 +174,14 @@ def test_validation_does_not_depend_on_the_batch_size():
     assert results[1:] == pytest.approx(results[:1] * 2, rel=1e-5)
 
 
-PROCESSES = {  # with a head that contains the law one step ahead, or comes close to it
-    "linear": (GaussianHead, 8),
-    "inar": (partial(MixtureHead, components=3), 16),
-    "poisson": (PoissonHead, 16),
-    "tobit": (GaussianHead, 16),
-    "log_normal": (GaussianHead, 16),
-    "logit_normal": (GaussianHead, 16),
-    "zero_inflated_gamma": (partial(MixtureHead, components=4), 24),
+PROCESSES = {  # with a head and a support that contain the law one step ahead, or come close to it
+    "linear": (GaussianHead, 8, {}),
+    "inar": (partial(MixtureHead, components=3), 16, {}),
+    "poisson": (PoissonHead, 16, {}),
+    "tobit": (GaussianHead, 16, {"support": "non_negative", "transform": "identity"}),
+    "log_normal": (GaussianHead, 16, {"support": "positive", "transform": "log"}),
+    "logit_normal": (GaussianHead, 16, {"support": "interval(0, 100)", "transform": "logit"}),
+    "zero_inflated_gamma": (partial(MixtureHead, components=4), 24, {}),
 }
 
 
@@ -190,8 +190,9 @@ PROCESSES = {  # with a head that contains the law one step ahead, or comes clos
 )
 def test_a_trained_model_reaches_the_law_of_its_data(process):
     """One-step densities on unseen data: within 0.02 nats of the law that drew it, not better than chance."""
-    head, epochs = PROCESSES[process]
-    data = SyntheticDataModule(process, num_nodes=8, steps=4000, window=24, stride=6, missing=PointMask(0.0))
+    head, epochs, options = PROCESSES[process]
+    sizes = {"num_nodes": 8, "steps": 4000, "window": 24, "stride": 6}
+    data = SyntheticDataModule(process, missing=PointMask(0.0), **sizes, **options)
     seed_everything(1)
     model = AutoregressiveModel(
         data.spec,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -44,8 +45,11 @@ class Interval(NamedTuple):
     upper: Any
 
 
+FittedT = TypeVar("FittedT", bound="Fitted")
+
+
 @check_arguments
-class Fitted(Parameters):
+class Fitted(Parameters, ABC):
     """An estimator on top of the pre-trained weights, which adapt to the data of ``fit``."""
 
     coordinates: Table
@@ -68,12 +72,124 @@ class Fitted(Parameters):
         series = on_graph(contents, graph)
         model = weights_for(series, self.minutes, self.seed, self.support)
         several = len(contents.channels) > 1
-        self.model_ = model.adapted(_shown(series), channels_of=series if several else None)
+        self.model_ = model.adapted(model_series(series), channels_of=series if several else None)
         self.graph_, self.nodes_, self.channels_ = graph, contents.nodes, contents.channels
         self.n_features_in_ = len(came.names)
         vars(self).pop("feature_names_in_", None)
         if came.labelled:
             self.feature_names_in_ = np.array(came.names, dtype=object)
+
+    def fit(self: FittedT, data: Any, y: Any = None) -> FittedT:
+        """Takes names, graph, units and a linear process from data, trains if asked, and returns itself.
+
+        Args:
+            data: The series, with NaN where values are missing: a data frame of pandas or polars, an array
+                (time, node), or an ``xarray.DataArray`` with the dimensions time and node, and channel if
+                there are several quantities. A frame with the columns ``time`` and ``node`` has one row per
+                time and node, and one further column per quantity. In other frames each column is a node, and
+                times are in the index, or in a column ``time``.
+            y: Not used; for pipelines.
+
+        Raises:
+            ValueError: If a parameter or something in the data is wrong: one line that says where and what to
+                do.
+        """
+        self._fit(data)
+        return self
+
+    @classmethod
+    @check_arguments
+    def load(cls: type[FittedT], path: str | Path) -> FittedT:
+        """Returns the estimator in a checkpoint of :meth:`save`, without running code from it.
+
+        It draws the same as the one that was saved. The graph is part of the checkpoint; ``coordinates`` and
+        ``edges`` are None.
+
+        Args:
+            path: The file.
+
+        Raises:
+            ValueError: If the file is not such a checkpoint.
+        """
+        content = read_checkpoint(Path(path)).get("estimator")
+        kind = content.get("class") if isinstance(content, dict) else None
+        if not isinstance(content, dict) or kind != cls.__name__:
+            holds = quoted(str(kind)) if kind else "a model; read it with tsgen.load"
+            raise ValueError(f"{path} must hold a saved {cls.__name__}; it holds {holds}.")
+        weights = load(path)
+        try:
+            loaded = cls(**content["params"])
+            loaded._check_parameters()
+            assert isinstance(weights, AnyOrderModel)
+            loaded.model_ = readapted(weights, content["adaptation"])
+            nodes, names = [str(name) for name in content["nodes"]], content["names"]
+            loaded.nodes_, loaded.channels_ = nodes, [str(name) for name in content["channels"]]
+            loaded.graph_ = Data(**content["graph"], num_nodes=len(nodes))
+            loaded.n_features_in_ = int(content["features"])
+            if names:
+                loaded.feature_names_in_ = np.array([str(name) for name in names], dtype=object)
+        except (KeyError, TypeError, AssertionError, AttributeError) as error:
+            raise ValueError(f"{path} must hold a saved {cls.__name__}; it is incomplete.") from error
+        return loaded
+
+    @check_arguments
+    def interval(self, data: Any, level: float = 0.9) -> Interval:
+        """Returns the bounds of a central interval of each drawn entry; of a measured one both are its value.
+
+        Args:
+            data: Data with the nodes of ``fit``.
+            level: The probability of the interval.
+
+        Raises:
+            ValueError: If ``level`` is not between 0 and 1, ``fit`` was not called, or something in the data
+                is wrong.
+        """
+        return Interval(*self._quantiles(data, bounds(level)))
+
+    @check_arguments
+    def quantiles(self, data: Any, levels: Sequence[float]) -> dict[float, Any]:
+        """Returns quantiles of the draws, each as data of the kind that came, by their levels.
+
+        Args:
+            data: Data with the nodes of ``fit``.
+            levels: Probabilities between 0 and 1.
+
+        Raises:
+            ValueError: If a level is not between 0 and 1, ``fit`` was not called, or something in the data
+                is wrong.
+        """
+        check_levels(levels)
+        return dict(zip(levels, self._quantiles(data, levels), strict=True))
+
+    @check_arguments
+    def sample(self, data: Any, num_samples: int | None = None) -> xr.DataArray:
+        """Returns draws ``(sample, time, node)``, and ``channel`` if there are several quantities.
+
+        Measured values are the same in each draw; the coordinate ``observed`` says which they are. Times that
+        the data leaves out are drawn, too. Entries are drawn independently of each other given the measured
+        ones, so that quantities of several entries need joint draws: ``tsgen.impute`` or ``tsgen.forecast``
+        of ``model_`` and ``series(data)`` with ``method=tsgen.AnyOrder(groups=6)``.
+
+        Args:
+            data: Data with the nodes of ``fit``.
+            num_samples: The number of draws; that of the estimator if not given.
+
+        Raises:
+            ValueError: If ``num_samples`` is below 1, ``fit`` was not called, or something in the data
+                is wrong.
+        """
+        if num_samples is not None:
+            check_number("num_samples", num_samples, 1)
+        came = self._given(data)
+        return labelled(self._drawn(came, num_samples), came)
+
+    @abstractmethod
+    def _drawn(self, came: Given, num_samples: int | None = None) -> xr.Dataset:
+        """Returns draws of all entries, or of those to come."""
+
+    @abstractmethod
+    def _quantiles(self, data: Any, levels: Sequence[float]) -> list[Any]:
+        """Returns quantiles of the draws as data of the kind that came, for each level."""
 
     def series(self, data: Any) -> GraphSeries:
         """Returns data as a series on the graph of ``fit``, for ``model_`` and the functions of tsgen.
@@ -121,30 +237,6 @@ class Fitted(Parameters):
         }
         AtomicCheckpoints().save_checkpoint(content, Path(path))
 
-    @classmethod
-    def _load(cls, path: str | Path) -> Any:
-        """Returns the estimator in a checkpoint."""
-        content = read_checkpoint(Path(path)).get("estimator")
-        kind = content.get("class") if isinstance(content, dict) else None
-        if not isinstance(content, dict) or kind != cls.__name__:
-            holds = quoted(str(kind)) if kind else "a model; read it with tsgen.load"
-            raise ValueError(f"{path} must hold a saved {cls.__name__}; it holds {holds}.")
-        weights = load(path)
-        try:
-            loaded = cls(**content["params"])
-            loaded._check_parameters()
-            assert isinstance(weights, AnyOrderModel)
-            loaded.model_ = readapted(weights, content["adaptation"])
-            nodes, names = [str(name) for name in content["nodes"]], content["names"]
-            loaded.nodes_, loaded.channels_ = nodes, [str(name) for name in content["channels"]]
-            loaded.graph_ = Data(**content["graph"], num_nodes=len(nodes))
-            loaded.n_features_in_ = int(content["features"])
-            if names:
-                loaded.feature_names_in_ = np.array([str(name) for name in names], dtype=object)
-        except (KeyError, TypeError, AssertionError, AttributeError) as error:
-            raise ValueError(f"{path} must hold a saved {cls.__name__}; it is incomplete.") from error
-        return loaded
-
     def _check_parameters(self) -> None:
         """Raises ``ValueError`` if a parameter is out of range."""
         check_minutes(self.minutes)
@@ -187,8 +279,12 @@ class Fitted(Parameters):
         return on_graph(came.reading.contents, self.graph_)
 
 
-def _shown(series: GraphSeries) -> GraphSeries:
-    """Returns a series of one channel, whose nodes are all nodes and channels."""
+def model_series(series: GraphSeries) -> GraphSeries:
+    """Returns the series that the model reads: of one channel, whose nodes are all nodes and channels.
+
+    Args:
+        series: The series.
+    """
     return channels_as_nodes(series) if len(series.channels) > 1 else series
 
 

@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 import xarray as xr
-from jaxtyping import Float
 
 from tsgen.argument_types import check_arguments
 from tsgen.data.detection import AUTO
 from tsgen.data.series import GraphSeries
 from tsgen.estimators.fitted import (
     Fitted,
-    Interval,
     Table,
-    _shown,
-    bounds,
-    check_levels,
-    labelled,
+    model_series,
     of_channels,
     quantiles_of,
 )
 from tsgen.estimators.kinds import Given
-from tsgen.estimators.parameters import Container, check_number, container
+from tsgen.estimators.parameters import Container, container
 from tsgen.evaluation import baselines
 from tsgen.evaluation.selfcheck import hide_part
 from tsgen.imputer import draw
@@ -80,40 +74,6 @@ class Imputer(Fitted):
         self.coordinates, self.edges = coordinates, edges
         self.minutes, self.num_samples, self.seed, self.support = minutes, num_samples, seed, support
 
-    def fit(self, data: Any, y: Any = None) -> Imputer:
-        """Takes names, graph, units and a linear process from data, trains if asked, and returns itself.
-
-        Args:
-            data: The series, with NaN where values are missing: a data frame of pandas or polars, an array
-                (time, node), or an ``xarray.DataArray`` with the dimensions time and node, and channel if
-                there are several quantities. A frame with the columns ``time`` and ``node`` has one row per
-                time and node, and one further column per quantity. In other frames each column is a node, and
-                times are in the index, or in a column ``time``.
-            y: Not used; for pipelines.
-
-        Raises:
-            ValueError: If a parameter or something in the data is wrong: one line that says where and what to
-                do.
-        """
-        self._fit(data)
-        return self
-
-    @classmethod
-    @check_arguments
-    def load(cls, path: str | Path) -> Imputer:
-        """Returns the estimator in a checkpoint of :meth:`save`, without running code from it.
-
-        It draws the same as the one that was saved. The graph is part of the checkpoint; ``coordinates`` and
-        ``edges`` are None.
-
-        Args:
-            path: The file.
-
-        Raises:
-            ValueError: If the file is not such a checkpoint.
-        """
-        return cls._load(path)
-
     def transform(self, data: Any) -> Any:
         """Returns the data with the median of the draws in place of each missing value.
 
@@ -125,8 +85,7 @@ class Imputer(Fitted):
         Raises:
             ValueError: If ``fit`` was not called, or something in the data is wrong.
         """
-        came = self._given(data)
-        [filled] = self._filled(came, [0.5])
+        [filled] = self._quantiles(data, [0.5])
         kind = container(self)
         if kind == "default":
             return filled
@@ -140,55 +99,6 @@ class Imputer(Fitted):
             y: Not used; for pipelines.
         """
         return self.fit(data).transform(data)
-
-    @check_arguments
-    def interval(self, data: Any, level: float = 0.9) -> Interval:
-        """Returns the bounds of a central interval of each missing value; measured values are both bounds.
-
-        Args:
-            data: Data with the nodes of ``fit``.
-            level: The probability of the interval.
-
-        Raises:
-            ValueError: If ``level`` is not between 0 and 1, ``fit`` was not called, or something in the data
-                is wrong.
-        """
-        return Interval(*self._filled(self._given(data), bounds(level)))
-
-    @check_arguments
-    def quantiles(self, data: Any, levels: Sequence[float]) -> dict[float, Any]:
-        """Returns quantiles of the draws, each as data of the kind that came, by their levels.
-
-        Args:
-            data: Data with the nodes of ``fit``.
-            levels: Probabilities between 0 and 1.
-
-        Raises:
-            ValueError: If a level is not between 0 and 1, ``fit`` was not called, or something in the data
-                is wrong.
-        """
-        check_levels(levels)
-        return dict(zip(levels, self._filled(self._given(data), levels), strict=True))
-
-    @check_arguments
-    def sample(self, data: Any, num_samples: int | None = None) -> xr.DataArray:
-        """Returns draws ``(sample, time, node)``, and ``channel`` if there are several quantities.
-
-        Measured values are the same in each draw; the coordinate ``observed`` says which they are. Times that
-        the data leaves out are drawn, too. Entries are drawn independently of each other given the measured
-        ones, so that quantities of several entries need joint draws:
-        ``tsgen.impute(imputer.model_, imputer.series(data), method=tsgen.AnyOrder(groups=6))``.
-
-        Args:
-            data: Data with the nodes of ``fit``.
-            num_samples: The number of draws; that of the imputer if not given.
-
-        Raises:
-            ValueError: If ``num_samples`` is below 1, ``fit`` was not called, or something in the data
-                is wrong.
-        """
-        came = self._given(data)
-        return labelled(self._drawn(self._series(came), num_samples), came)
 
     def score(self, data: Any, y: Any = None) -> float:
         """Hides a tenth of the measured values and returns how well they are imputed: higher is better.
@@ -207,7 +117,7 @@ class Imputer(Fitted):
         series = self._series(self._given(data))
         hidden = hide_part(series, seed=self.seed)
         visible = series.with_observed(series.observed & ~hidden)
-        draws = torch.from_numpy(self._drawn(visible)["imputation"].values)[:, hidden]
+        draws = torch.from_numpy(self._imputed(visible)["imputation"].values)[:, hidden]
         truth = series.values[hidden]
         scale = baselines.Fitted(visible).scale.mean(dim=0).expand(hidden.shape)[hidden]
         return -float((entry_scores(draws.to(truth.dtype), truth)["crps"] / scale).double().mean())
@@ -247,21 +157,21 @@ class Imputer(Fitted):
             self._sklearn_output_config = {"transform": transform}
         return self
 
-    def _drawn(self, series: GraphSeries, num_samples: int | None = None) -> xr.Dataset:
-        """Returns draws of a series."""
-        if num_samples is not None:
-            check_number("num_samples", num_samples, 1)
-        return of_channels(
-            draw(self.model_, _shown(series), num_samples or self.num_samples, self.seed), series
-        )
+    def _drawn(self, came: Given, num_samples: int | None = None) -> xr.Dataset:
+        """Returns draws of all entries."""
+        return self._imputed(self._series(came), num_samples)
 
-    def _filled(self, came: Given, levels: Sequence[float]) -> list[Any]:
+    def _imputed(self, series: GraphSeries, num_samples: int | None = None) -> xr.Dataset:
+        """Returns draws of a series."""
+        samples = num_samples or self.num_samples
+        return of_channels(draw(self.model_, model_series(series), samples, self.seed), series)
+
+    def _quantiles(self, data: Any, levels: Sequence[float]) -> list[Any]:
         """Returns the data with quantiles of the draws in place of missing values, for each level."""
+        came = self._given(data)
         if not came.missing.any():
             return [came.copy() for _ in levels]
-        found: Float[np.ndarray, "levels time nodes channels"]
-        found = quantiles_of(self._drawn(self._series(came)), levels)
-        return [came.filled(values) for values in found]
+        return [came.filled(values) for values in quantiles_of(self._drawn(came), levels)]
 
 
 def _in_frame(kind: str, filled: Any, names: list[str]) -> Any:
