@@ -41,6 +41,23 @@ def test_a_copy_of_the_weights_is_trained(channels):
     assert [progress.ended for progress in seen] == [False] * (len(seen) - 1) + [True]
 
 
+def test_the_weights_with_the_lowest_loss_are_kept(monkeypatch):
+    checks = []
+
+    def recorded(model, batches):
+        loss = loss_on(model, batches)
+        checks.append((loss, [x.detach().clone() for x in model.parameters()]))
+        return loss
+
+    monkeypatch.setattr(fine_tuning, "loss_on", recorded)
+    monkeypatch.setattr(fine_tuning, "PATIENCE", 1.0)  # the time ends it
+    series = example()
+    trained = fine_tuned(weights_for(series), series, 0.05)
+    lowest = min(checks, key=lambda check: check[0])[1]
+    assert len(checks) > 2
+    assert all(torch.equal(x, y) for x, y in zip(trained.parameters(), lowest, strict=True))
+
+
 def test_training_that_makes_it_worse_is_undone_and_ends(monkeypatch):
     monkeypatch.setattr(fine_tuning, "RATE", 30.0)
     monkeypatch.setattr(fine_tuning, "CHECKS", 10_000)
