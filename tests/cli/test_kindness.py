@@ -155,7 +155,7 @@ def test_libraries_print_nothing_that_says_nothing():
     assert not [word for word in ("FLOPs", "Modules in", "anonymous", "font cache") if word in output]
     assert "Model: 858 parameters" in output and "encoder" in output and "val_nll" not in output
     assert "Best val/nll: " in output and "of runs/demo/checkpoints/best.ckpt" in output
-    # what W&B is told lies in the run's folder, too
+    # what W&B gets is in the run's folder, too
     assert json.loads(Path("runs/demo/provenance_fit.json").read_text("utf-8"))["versions"]["torch"]
     assert Path("runs/demo/val_imputation.png").read_bytes()[:4] == b"\x89PNG"
     assert Path("runs/demo/logs/fit/metrics.csv").is_file()

@@ -79,7 +79,7 @@ def _accepted(text: str) -> list[str]:
 
 
 def _annotation(cls: type, name: str) -> Any:
-    """Returns the annotation of a parameter of a class; None if there is none that can be evaluated."""
+    """Returns the annotation of a parameter of a class, or None if it has none that can be evaluated."""
     try:
         return get_type_hints(vars(cls).get("__init__")).get(name)
     except (NameError, TypeError):  # a class without a constructor, or an import for type checkers alone
