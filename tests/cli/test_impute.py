@@ -182,6 +182,7 @@ def test_training_says_what_it_gained(capsys):
     wide().to_csv("pm.csv", index=False)
     assert main(["impute", "pm.csv", "--num_samples", "2", "--minutes", "0.02"]) == 0
     out = capsys.readouterr().out
+    assert "Training on the table for at most 0.02 minutes; --minutes 0 leaves it out." in out
     assert re.search(r"Trained for 0\.\d minutes: the loss on hidden values fell from \S+ to \S+ nats", out)
     assert "\r" not in out  # no progress outside a terminal
 

@@ -94,6 +94,8 @@ def main(given: Namespace) -> None:
 def _checked(given: Namespace, series: GraphSeries, folder: Path) -> AnyOrderModel:
     """Returns the model; prints and writes how well it imputes a hidden tenth of what is observed."""
     path = folder / "selfcheck.json"
+    if given.minutes:
+        print_line(f"Training on the table for at most {given.minutes:g} minutes; --minutes 0 leaves it out.")
     try:
         model, check = checked(
             series, given.minutes, given.num_samples, given.seed, given.support, _Line().show
@@ -102,7 +104,8 @@ def _checked(given: Namespace, series: GraphSeries, folder: Path) -> AnyOrderMod
         path.unlink(missing_ok=True)
         print_line(f"No check on hidden values: {error}")
         return weights_for(series, 0, given.seed, given.support)
-    advice = f"Train on the table: the same command with --minutes {max(5, 2 * given.minutes):g}."
+    how = "Train longer" if given.minutes else "Train on the table"
+    advice = f"{how}: the same command with --minutes {max(5, 2 * given.minutes):g}."
     remarks = [*(f"{warning} {advice}" for warning in check.warnings), *check.remarks]
     names = sorted(check.scores, key=lambda name: check.scores[name]["crps_relative"])
     print_table(
